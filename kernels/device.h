@@ -1,0 +1,73 @@
+// Device, Stream, Event: the order of things on a unit that computes. The CPU is a full device: its streams are workers
+// with a FIFO each, so asynchronous logic is the same with and without a GPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace spillway {
+
+class Ops;
+
+// A timeline: tickets are handed out in rising order, each becomes done once. Thread-safe.
+class Timeline {
+ public:
+  virtual ~Timeline() = default;
+  virtual bool done(uint64_t ticket) = 0;
+  // Blocks the calling thread until done. Does not throw: a failed operation is done too, and its error surfaces where
+  // the owner of the timeline says (Stream::synchronize, DiskQueue::check).
+  virtual void wait(uint64_t ticket) = 0;
+};
+
+// A point on a timeline, copyable; the default one is always done.
+struct Event {
+  Timeline* timeline = nullptr;
+  uint64_t ticket = 0;
+
+  bool done() const { return timeline == nullptr || timeline->done(ticket); }
+  void wait() const {
+    if (timeline != nullptr) timeline->wait(ticket);
+  }
+};
+
+// A FIFO of asynchronous work. Operations are enqueued by one thread at a time and run in order.
+class Stream : public Timeline {
+ public:
+  virtual const std::string& name() const = 0;
+  // Copies between any two memories the device can address (device memory, pinned host memory).
+  virtual void copy(void* destination, const void* source, uint64_t bytes) = 0;
+  // What is enqueued later starts after `event` is done.
+  virtual void wait_for(const Event& event) = 0;
+  using Timeline::wait;
+  // Done when everything enqueued so far has run.
+  virtual Event record() = 0;
+  // Blocks until the stream is empty; throws the first error any operation met since the last call.
+  virtual void synchronize() = 0;
+};
+
+enum class DeviceKind : uint8_t { cpu, cuda };
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual DeviceKind kind() const = 0;
+  virtual std::string name() const = 0;
+  // Bytes that could be reserved now (device memory for a GPU; what the machine or the cgroup leaves for a CPU).
+  virtual uint64_t free_bytes() const = 0;
+  // One block of device memory (or of host memory that the device copies from at full speed), aligned to 4096 bytes at
+  // least, not touched yet. Throws Error(fit) when it cannot be had. The owner releases it before the device dies.
+  virtual std::byte* reserve(uint64_t bytes) = 0;
+  virtual void release(std::byte* block, uint64_t bytes) = 0;
+  virtual std::byte* reserve_host(uint64_t bytes) = 0;
+  virtual void release_host(std::byte* block, uint64_t bytes) = 0;
+  // Streams that compute share the device's workers; copy streams have one of their own.
+  virtual std::unique_ptr<Stream> make_compute_stream(const std::string& name) = 0;
+  virtual std::unique_ptr<Stream> make_copy_stream(const std::string& name) = 0;
+  virtual Ops& ops() = 0;
+  // True when the host reads and writes device memory through plain pointers, so that a disk read may land in it directly.
+  virtual bool host_addressable() const = 0;
+};
+
+}  // namespace spillway

@@ -1,0 +1,67 @@
+// Ops: what a device computes. All arguments are device memory; all work is enqueued on a stream and returns at once;
+// descriptors (spans, parts, runs) are host values, consumed before the call returns. Nothing allocates in a step: the
+// scratch is given once, at start.
+//
+// The result of a row never depends on how many rows, parts or tasks share the call, nor on the number of threads: that,
+// with spans, is what makes every placement give the same bits (ARCHITECTURE.md, idea 6).
+// `kernels/reference` (double, plain loops) is the specification; cpu and cuda implement it within rounding.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/device.h"
+#include "kernels/kv_span.h"
+#include "kernels/shape.h"
+#include "kernels/view.h"
+
+namespace spillway {
+
+// out (+)= x . weight^T for one weight matrix [n x k], any weight type; out [m x n] f32.
+struct MatmulPart {
+  View weight;
+  View out;
+  bool add = false;  // add to what is in `out` (a residual) instead of replacing it
+};
+
+struct AttendShape {
+  KvFormat format;
+  int heads = 0;       // query heads; the group of query head h is KV head h / (heads / kv_heads)
+  float scale = 1.0f;  // of the scores, 1 / sqrt(head_dim) as a rule
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+  virtual const char* name() const = 0;
+
+  // Scratch for calls of up to `rows` rows with this model; given once, before any other call.
+  virtual uint64_t scratch_bytes(const ModelShape& shape, int rows) const = 0;
+  virtual void set_scratch(std::byte* data, uint64_t bytes) = 0;
+
+  // out [m x k] f32 = the rows [m x k] of any type, dequantised.
+  virtual void dequantize(Stream&, View rows, View out) = 0;
+  // RMS norm (arXiv 1910.07467): out = x / sqrt(mean(x^2) + eps) * weight; x, out [m x k] f32; weight [1 x k] f32.
+  // out may be x.
+  virtual void norm(Stream&, View x, View weight, float eps, View out) = 0;
+  // Up to 4 parts share x [m x k] f32. out rows may not overlap x.
+  virtual void matmul(Stream&, View x, std::span<const MatmulPart> parts) = 0;
+  // Rotates, in place, the first 2 * pairs elements of each head of x [m x heads * head_dim] f32. table [m x 2 * pairs] f32: row i
+  // holds cos of pair 0, sin of pair 0, cos of pair 1, ... at row i's position (runtime/rotation.h).
+  virtual void rotate(Stream&, View x, int head_dim, RotationStyle style, View table) = 0;
+  // Writes k, v [m x kv_heads * head_dim] f32 into pages, converted to the format's type (round to nearest even).
+  virtual void append(Stream&, View k, View v, const KvFormat&, std::span<const AppendRun> runs) = 0;
+  // Decode: each task's query row (of q [m x heads * head_dim] f32) against all tokens of its span; the state goes to its slot of
+  // states [slots x heads * attn_state_floats] f32.
+  virtual void attend(Stream&, View q, const AttendShape&, std::span<const SpanTask> tasks, View states) = 0;
+  // Prefill: query row i stands at position first_position + i and sees the span's tokens at positions up to its own.
+  // Row i of states [m x heads * attn_state_floats] is folded with each span in turn; `fresh` starts from empty states.
+  virtual void attend_chunk(Stream&, View q, int first_position, const AttendShape&, std::span<const KvSpan> spans,
+                            View states, bool fresh) = 0;
+  // Merges states in ascending order and divides: out [m x heads * head_dim] f32. A row whose states are all empty is zero.
+  virtual void merge(Stream&, View states, const AttendShape&, std::span<const MergeTask> tasks, View out) = 0;
+  // out = silu(gate) * up, silu(x) = x / (1 + exp(-x)) (SwiGLU, arXiv 2002.05202); all [m x n] f32; out may be gate or up.
+  virtual void swiglu(Stream&, View gate, View up, View out) = 0;
+};
+
+}  // namespace spillway
