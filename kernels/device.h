@@ -64,7 +64,8 @@ class Device {
   virtual void release_host(std::byte* block, uint64_t bytes) = 0;
   // Streams that compute share the device's workers; copy streams have one of their own.
   virtual std::unique_ptr<Stream> make_compute_stream(const std::string& name) = 0;
-  virtual std::unique_ptr<Stream> make_copy_stream(const std::string& name) = 0;
+  // bytes_per_second > 0 emulates a link of that speed (CPU only; a GPU has a real one).
+  virtual std::unique_ptr<Stream> make_copy_stream(const std::string& name, double bytes_per_second = 0) = 0;
   virtual Ops& ops() = 0;
   // True when the host reads and writes device memory through plain pointers, so that a disk read may land in it directly.
   virtual bool host_addressable() const = 0;
