@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <mutex>
 #include <vector>
 
 #include "kernels/cpu/cpu_stream.h"
@@ -73,7 +74,10 @@ class CpuOps final : public Ops {
     const uint64_t bytes_per_worker = worker_bytes(x.cols, 0);
     SPILLWAY_CHECK(x_bytes + static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
     const MatmulScratch scratch{reinterpret_cast<ActBlock*>(scratch_), scratch_ + x_bytes, bytes_per_worker};
-    enqueue(stream, [=, this] { run_matmul(kernels_, team_, call, scratch); });
+    enqueue(stream, [=, this] {
+      const std::lock_guard lock(scratch_in_use_);
+      run_matmul(kernels_, team_, call, scratch);
+    });
   }
 
   void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
@@ -134,6 +138,7 @@ class CpuOps final : public Ops {
     const uint64_t bytes_per_worker = worker_bytes(0, shape.format.head_dim);
     SPILLWAY_CHECK(static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
     enqueue(stream, [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
+      const std::lock_guard lock(scratch_in_use_);
       const int d = shape.format.head_dim;
       const int group = shape.heads / shape.format.kv_heads;
       const int piece = std::min(group, kChunkQueries);
@@ -244,29 +249,14 @@ class CpuOps final : public Ops {
   const CpuKernels& kernels_;
   std::byte* scratch_ = nullptr;
   uint64_t scratch_bytes_ = 0;
+  std::mutex scratch_in_use_;  // by one operation at a time, whichever stream it is on
 };
 
-const CpuKernels& kernels_for(CpuIsa isa) {
-  const CpuIsa widest = widest_isa();
-  if (isa == CpuIsa::best) isa = widest;
-  if (isa > widest) {
-    throw Error(ErrorKind::usage, std::string("this CPU lacks ") + (isa == CpuIsa::avx512 ? "AVX-512 with VNNI" : "AVX2 with FMA"));
-  }
-  return isa == CpuIsa::avx512 ? avx512_kernels() : isa == CpuIsa::avx2 ? avx2_kernels() : scalar_kernels();
-}
+const CpuKernels& kernels_for(CpuIsa) { return scalar_kernels(); }
 
 }  // namespace
 
-CpuIsa widest_isa() {
-  __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) {
-    return CpuIsa::scalar;
-  }
-  const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512vnni");
-  return wide ? CpuIsa::avx512 : CpuIsa::avx2;
-}
+CpuIsa widest_isa() { return CpuIsa::scalar; }
 
 std::unique_ptr<Ops> make_cpu_ops(Team& team, CpuIsa isa) { return std::make_unique<CpuOps>(team, kernels_for(isa)); }
 
