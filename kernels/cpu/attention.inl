@@ -37,19 +37,25 @@ inline void broadcast_rows(const float* a, int64_t a_step, int rows, const std::
   a += i * a_step;
   c += i * c_step;
   switch (rows - i) {
-    case 5: return broadcast_tile<kB, 5, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
-    case 4: return broadcast_tile<kB, 4, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
-    case 3: return broadcast_tile<kB, 3, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
-    case 2: return broadcast_tile<kB, 2, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
-    case 1: return broadcast_tile<kB, 1, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
-    default: return;
+    case 5:
+      return broadcast_tile<kB, 5, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
+    case 4:
+      return broadcast_tile<kB, 4, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
+    case 3:
+      return broadcast_tile<kB, 3, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
+    case 2:
+      return broadcast_tile<kB, 2, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
+    case 1:
+      return broadcast_tile<kB, 1, C>(a, a_step, b, b_stride, count, c, c_step, fresh);
+    default:
+      return;
   }
 }
 
 // c [rows x cols] (+)= a [rows x count] . b [count x cols], cols a multiple of kLanes; b_stride in bytes.
 template <DType kB>
-void broadcast_product(const float* a, int64_t a_step, int rows, const std::byte* b, int64_t b_stride, int count, float* c,
-                       int64_t c_step, int64_t cols, bool fresh) {
+void broadcast_product(const float* a, int64_t a_step, int rows, const std::byte* b, int64_t b_stride, int count,
+                       float* c, int64_t c_step, int64_t cols, bool fresh) {
   constexpr int kElement = kB == DType::f32 ? 4 : 2;
   int64_t v = 0;
   for (; v + kBroadcastCols * kLanes <= cols; v += kBroadcastCols * kLanes) {
@@ -154,7 +160,8 @@ inline void attend_piece(const SpanAttention& a, int heads, const float* q, floa
     const std::byte* values = a.span->rows[t / kPageTokens] + a.head_offset + page_k_bytes;
     const int count = tokens - t < kPageTokens ? tokens - t : kPageTokens;
     if (a.head_dim % kLanes == 0) {
-      broadcast_product<DType::f16>(s.scores + t, kSpanTokens, heads, values, 2 * a.head_dim, count, s.sums, padded, padded, false);
+      broadcast_product<DType::f16>(s.scores + t, kSpanTokens, heads, values, 2 * a.head_dim, count, s.sums, padded,
+                                    padded, false);
       continue;
     }
     for (int j = 0; j < count; j += kLanes) {  // odd head sizes: widened first, so that no load passes the page's end
@@ -190,7 +197,8 @@ inline void fold_state(float* state, int head_dim, const float* sums, float larg
   }
   if (c < head_dim) {
     const int n = head_dim - c;
-    store_f32_part(state + c, fma(load_f32(sums + c), lanes_set(take), mul(load_f32_part(state + c, n), lanes_set(keep))), n);
+    store_f32_part(state + c,
+                   fma(load_f32(sums + c), lanes_set(take), mul(load_f32_part(state + c, n), lanes_set(keep))), n);
   }
   state[head_dim + 1] = fma1(total, take, state[head_dim + 1] * keep);
   state[head_dim] = most;
@@ -203,7 +211,9 @@ inline void transpose_keys(const std::byte* keys, int tokens, int head_dim, floa
       Lanes tile[kLanes];
       for (int j = 0; j < kLanes; j++) {
         const std::byte* key = keys + int64_t{2} * ((t + j) * head_dim + c);
-        tile[j] = t + j >= tokens ? lanes_zero() : c + kLanes <= head_dim ? load_f16(key) : load_f16_part(key, head_dim - c);
+        tile[j] = t + j >= tokens          ? lanes_zero()
+                  : c + kLanes <= head_dim ? load_f16(key)
+                                           : load_f16_part(key, head_dim - c);
       }
       transpose(tile);
       for (int i = 0; i < kLanes; i++) store_f32(out + (c + i) * kPageTokens + t, tile[i]);
@@ -235,9 +245,9 @@ inline void chunk_scores(const ChunkAttention& a, const KvSpan& span, int querie
     int row = 0;
     while (visible_tokens(a, span, row) <= t) row++;  // ends: the last row sees more than t
     const int first = row * a.heads;
-    broadcast_product<DType::f32>(s.q + first * padded, padded, queries - first, reinterpret_cast<const std::byte*>(s.keys),
-                                  4 * kPageTokens, a.head_dim, s.scores + first * int64_t{kSpanTokens} + t, kSpanTokens,
-                                  kPageTokens, true);
+    broadcast_product<DType::f32>(s.q + first * padded, padded, queries - first,
+                                  reinterpret_cast<const std::byte*>(s.keys), 4 * kPageTokens, a.head_dim,
+                                  s.scores + first * int64_t{kSpanTokens} + t, kSpanTokens, kPageTokens, true);
   }
 }
 
@@ -247,7 +257,8 @@ inline void chunk_values(const ChunkAttention& a, const KvSpan& span, int querie
   for (int64_t i = 0; i < queries * padded; i += kLanes) store_f32(s.sums + i, lanes_zero());
   for (int t = 0; t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
-    widen(span.rows[t / kPageTokens] + a.head_offset + int64_t{2} * kPageTokens * a.head_dim, tokens, a.head_dim, s.values);
+    widen(span.rows[t / kPageTokens] + a.head_offset + int64_t{2} * kPageTokens * a.head_dim, tokens, a.head_dim,
+          s.values);
     for (int row = 0; row < a.rows;) {  // rows that see the same part of the page go together
       int seen = visible_tokens(a, span, row) - t;
       seen = seen < 0 ? 0 : seen > tokens ? tokens : seen;
@@ -327,7 +338,8 @@ void merge(const float* states, uint64_t stride, int count, int head_dim, float*
     total = fma1(s[head_dim + 1], weight, total);
   }
   const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
-  for (int64_t c = 0; c < padded_head(head_dim); c += kLanes) store_f32(sums + c, mul(load_f32(sums + c), lanes_set(inverse)));
+  for (int64_t c = 0; c < padded_head(head_dim); c += kLanes)
+    store_f32(sums + c, mul(load_f32(sums + c), lanes_set(inverse)));
   store_head(out, sums, head_dim);
 }
 

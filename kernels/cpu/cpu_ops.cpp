@@ -17,7 +17,9 @@ constexpr uint64_t kScratchAlignment = 64;
 uint64_t align_up(uint64_t n) { return (n + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-bool is_f32(const View& v, int64_t rows, int64_t cols) { return v.dtype == DType::f32 && v.rows == rows && v.cols == cols; }
+bool is_f32(const View& v, int64_t rows, int64_t cols) {
+  return v.dtype == DType::f32 && v.rows == rows && v.cols == cols;
+}
 bool is_head_shape(const AttendShape& s) {
   return s.format.dtype == DType::f16 && s.format.kv_heads > 0 && s.heads % s.format.kv_heads == 0 &&
          s.format.head_dim > 0 && s.format.head_dim <= kMostHeadDim;
@@ -46,9 +48,8 @@ class CpuOps final : public Ops {
     SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
     SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
     enqueue(stream, [=, this] {
-      each_row(rows.rows, rows.cols, [&](int64_t i) {
-        kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i));
-      });
+      each_row(rows.rows, rows.cols,
+               [&](int64_t i) { kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i)); });
     });
   }
 
@@ -65,7 +66,8 @@ class CpuOps final : public Ops {
     call.x = x;
     for (const MatmulPart& part : parts) {
       const DTypeInfo& type = info(part.weight.dtype);
-      SPILLWAY_CHECK(part.weight.dtype != DType::i32 && part.weight.cols == x.cols && x.cols % type.block_elements == 0);
+      SPILLWAY_CHECK(part.weight.dtype != DType::i32 && part.weight.cols == x.cols &&
+                     x.cols % type.block_elements == 0);
       SPILLWAY_CHECK(is_f32(part.out, x.rows, part.weight.rows));
       SPILLWAY_CHECK(part.weight.stride <= kMostWeightStride);
       call.parts[call.count++] = part;
@@ -169,7 +171,8 @@ class CpuOps final : public Ops {
     });
   }
 
-  void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks, View out) override {
+  void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
+             View out) override {
     check_attention(out, shape, states);
     int64_t most = 1;
     for (const MergeTask& task : tasks) {
@@ -189,7 +192,8 @@ class CpuOps final : public Ops {
   }
 
   void swiglu(Stream& stream, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
+    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) &&
+                   is_f32(out, out.rows, out.cols));
     enqueue(stream, [=, this] {
       each_row(out.rows, out.cols, [&](int64_t i) { kernels_.swiglu(gate.f32(i), up.f32(i), out.cols, out.f32(i)); });
     });
@@ -252,11 +256,26 @@ class CpuOps final : public Ops {
   std::mutex scratch_in_use_;  // by one operation at a time, whichever stream it is on
 };
 
-const CpuKernels& kernels_for(CpuIsa) { return scalar_kernels(); }
+const CpuKernels& kernels_for(CpuIsa isa) {
+  const CpuIsa widest = widest_isa();
+  if (isa == CpuIsa::best) isa = widest;
+  if (isa > widest) {
+    throw Error(ErrorKind::usage,
+                std::string("this CPU lacks ") + (isa == CpuIsa::avx512 ? "AVX-512 with VNNI" : "AVX2 with FMA"));
+  }
+  return isa == CpuIsa::avx512 ? avx512_kernels() : scalar_kernels();
+}
 
 }  // namespace
 
-CpuIsa widest_isa() { return CpuIsa::scalar; }
+CpuIsa widest_isa() {
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) {
+    return CpuIsa::scalar;
+  }
+  const bool wide = __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512vnni");
+  return wide ? CpuIsa::avx512 : CpuIsa::avx2;
+}
 
 std::unique_ptr<Ops> make_cpu_ops(Team& team, CpuIsa isa) { return std::make_unique<CpuOps>(team, kernels_for(isa)); }
 

@@ -140,10 +140,14 @@ inline int quantised_bytes(DType type) { return type == DType::q8_0 ? 34 : type 
 
 void dequantize(DType type, const std::byte* row, int64_t k, float* out) {
   switch (type) {
-    case DType::f32: return float_row<DType::f32>(row, k, out);
-    case DType::f16: return float_row<DType::f16>(row, k, out);
-    case DType::bf16: return float_row<DType::bf16>(row, k, out);
-    default: break;
+    case DType::f32:
+      return float_row<DType::f32>(row, k, out);
+    case DType::f16:
+      return float_row<DType::f16>(row, k, out);
+    case DType::bf16:
+      return float_row<DType::bf16>(row, k, out);
+    default:
+      break;
   }
   const int bytes = quantised_bytes(type);
   for (int64_t b = 0; b < k / 32; b++) dequantize_one(type, row + b * bytes, out + 32 * b);
@@ -154,7 +158,8 @@ template <DType kType, int M, int N>
 inline void float_tile(const FloatProduct& p, int64_t m0, int64_t n0) {
   const float* x[M];
   const std::byte* w[N];
-  for (int i = 0; i < M; i++) x[i] = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(p.x) + (m0 + i) * p.x_stride);
+  for (int i = 0; i < M; i++)
+    x[i] = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(p.x) + (m0 + i) * p.x_stride);
   for (int j = 0; j < N; j++) w[j] = p.weight + (n0 + j) * p.weight_stride;
   Lanes sums[M][N];
   for (int i = 0; i < M; i++) {
@@ -201,9 +206,12 @@ void float_product_of(const FloatProduct& p) {
 
 void product_float(const FloatProduct& p) {
   switch (p.dtype) {
-    case DType::f32: return float_product_of<DType::f32>(p);
-    case DType::f16: return float_product_of<DType::f16>(p);
-    default: return float_product_of<DType::bf16>(p);
+    case DType::f32:
+      return float_product_of<DType::f32>(p);
+    case DType::f16:
+      return float_product_of<DType::f16>(p);
+    default:
+      return float_product_of<DType::bf16>(p);
   }
 }
 

@@ -1,5 +1,5 @@
-// CpuKernels: the CPU's inner loops, one table for each instruction set, chosen at run time. Everything here runs on the
-// calling thread; splitting work into tasks is cpu_ops.cpp's.
+// CpuKernels: the CPU's inner loops, one table for each instruction set, chosen at run time. Everything here runs on
+// the calling thread; splitting work into tasks is cpu_ops.cpp's.
 //
 // The files behind the tables are compiled with flags of their own, so what they share is plain structs and pointers:
 // an inline function instantiated there could carry its wide instructions into the rest of the program.
@@ -25,15 +25,16 @@ inline constexpr int kPackedGroup = 12;
 inline constexpr int kInPlaceGroup = 8;
 // Weight rows of a packed tile.
 inline constexpr int kTileRows = 16;
-// Packed block of a tile: codes [8 groups of 4 k][16 rows][4], unsigned or signed as the instruction set likes; then d [16] f32, then m [16] f32.
+// Packed block of a tile: codes [8 groups of 4 k][16 rows][4], unsigned or signed as the instruction set likes; then d
+// [16] f32, then m [16] f32.
 inline constexpr int kPackedBlockBytes = kTileRows * (32 + 4 + 4);
 // Activation blocks of smaller magnitude count as zero: the inverse of their scale would overflow.
 inline constexpr float kLeastActivation = 1e-30f;
 // Queries (rows x heads) of a tile of attend_chunk.
 inline constexpr int kChunkQueries = 64;
 
-// 32 activations of one row. Rows are quantised in groups that share a pass, block-major: block b of row i of a group of
-// m rows is at [b * m + i].
+// 32 activations of one row. Rows are quantised in groups that share a pass, block-major: block b of row i of a group
+// of m rows is at [b * m + i].
 struct ActBlock {
   int8_t codes[32];  // round(x / scale), in [-127, 127]
   float scale;       // largest magnitude / 127

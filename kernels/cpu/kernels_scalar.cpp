@@ -4,6 +4,7 @@
 
 namespace spillway {
 namespace {
+constexpr const char* kKernelsName = "scalar";
 constexpr int kFloatTileM = 2;
 constexpr int kFloatTileN = 4;
 constexpr int kBroadcastRows = 2;
@@ -12,8 +13,8 @@ constexpr int kDotRows = 16;
 }  // namespace
 }  // namespace spillway
 
-#include "kernels/cpu/float_kernels.inl"
 #include "kernels/cpu/attention.inl"
+#include "kernels/cpu/float_kernels.inl"
 
 namespace spillway {
 namespace {
@@ -105,24 +106,12 @@ void product_in_place(const QuantProduct& p) {
   }
 }
 
-constexpr CpuKernels kKernels = {
-    .name = "scalar",
-    .quantize = quantize,
-    .pack = pack,
-    .product_in_place = product_in_place,
-    .product_packed = product_packed,
-    .product_float = product_float,
-    .attend = attend,
-    .attend_chunk = attend_chunk,
-    .merge = merge,
-    .norm = norm,
-    .swiglu = swiglu,
-    .rotate = rotate,
-    .to_f16 = to_f16,
-    .dequantize = dequantize,
-};
-
 }  // namespace
+}  // namespace spillway
+
+#include "kernels/cpu/kernel_table.inl"
+
+namespace spillway {
 
 const CpuKernels& scalar_kernels() { return kKernels; }
 

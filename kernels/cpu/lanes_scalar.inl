@@ -100,7 +100,8 @@ inline Lanes round_even(const Lanes& a) {
 // 2^a for whole a in [-126, 127].
 inline Lanes power_of_2(const Lanes& a) {
   return each([&](int i) {
-    const uint32_t bits = a.v[i] >= -126.0f && a.v[i] <= 127.0f ? static_cast<uint32_t>(static_cast<int>(a.v[i]) + 127) << 23 : 0;
+    const uint32_t bits =
+        a.v[i] >= -126.0f && a.v[i] <= 127.0f ? static_cast<uint32_t>(static_cast<int>(a.v[i]) + 127) << 23 : 0;
     return float_from_bits(bits);
   });
 }
