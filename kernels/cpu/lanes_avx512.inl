@@ -4,6 +4,14 @@
 namespace spillway {
 namespace {
 
+constexpr const char* kKernelsName = "AVX-512";
+// Register tiles: 32 registers.
+constexpr int kFloatTileM = 4;
+constexpr int kFloatTileN = 4;
+constexpr int kBroadcastRows = 6;
+constexpr int kBroadcastCols = 4;
+constexpr int kDotRows = 16;
+
 using Lanes = __m512;
 
 inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }

@@ -4,6 +4,13 @@
 namespace spillway {
 namespace {
 
+constexpr const char* kKernelsName = "scalar";
+constexpr int kFloatTileM = 2;
+constexpr int kFloatTileN = 4;
+constexpr int kBroadcastRows = 2;
+constexpr int kBroadcastCols = 2;
+constexpr int kDotRows = 16;
+
 struct Lanes {
   float v[kLanes];
 };
