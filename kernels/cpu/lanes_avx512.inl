@@ -10,7 +10,6 @@ constexpr int kFloatTileM = 4;
 constexpr int kFloatTileN = 4;
 constexpr int kBroadcastRows = 6;
 constexpr int kBroadcastCols = 4;
-constexpr int kDotRows = 16;
 
 using Lanes = __m512;
 
@@ -54,18 +53,14 @@ inline float fma1(float a, float b, float c) {
 inline Lanes max(Lanes a, Lanes b) { return _mm512_max_ps(a, b); }
 inline Lanes min(Lanes a, Lanes b) { return _mm512_min_ps(a, b); }
 inline Lanes round_even(Lanes a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-// 2^a for whole a in [-126, 127].
-inline Lanes power_of_2(Lanes a) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127)), 23));
-}
 // Lanes from n on become `other`.
 inline Lanes keep_first(Lanes a, int n, float other) {
   return _mm512_mask_blend_ps(first_lanes(n), lanes_set(other), a);
 }
-// Zero where a < limit.
-inline Lanes zero_below(Lanes value, Lanes a, float limit) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, lanes_set(limit), _CMP_NLT_UQ), value);
-}
+using LaneMask = __mmask16;
+inline LaneMask not_below(Lanes a, float limit) { return _mm512_cmp_ps_mask(a, lanes_set(limit), _CMP_NLT_UQ); }
+// a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
+inline Lanes times_power_of_2(Lanes a, Lanes n, LaneMask mask) { return _mm512_maskz_scalef_ps(mask, a, n); }
 inline float first(Lanes a) { return _mm512_cvtss_f32(a); }
 inline __m256 upper(Lanes a) { return _mm512_extractf32x8_ps(a, 1); }
 inline float sum_of(Lanes a) {
