@@ -29,8 +29,8 @@ inline void broadcast_tile(const float* a, int64_t a_step, const B* b, int64_t b
 }
 
 template <int C, typename B>
-inline void broadcast_rows(const float* a, int64_t a_step, int rows, const B* b, int64_t b_step, int count,
-                           float* c, int64_t c_step, bool fresh) {
+inline void broadcast_rows(const float* a, int64_t a_step, int rows, const B* b, int64_t b_step, int count, float* c,
+                           int64_t c_step, bool fresh) {
   int i = 0;
   for (; i + kBroadcastRows <= rows; i += kBroadcastRows) {
     broadcast_tile<kBroadcastRows, C>(a + i * a_step, a_step, b, b_step, count, c + i * c_step, c_step, fresh);
@@ -55,8 +55,8 @@ inline void broadcast_rows(const float* a, int64_t a_step, int rows, const B* b,
 
 // c [rows x cols] (+)= a [rows x count] . b [count x cols], cols a multiple of kLanes.
 template <typename B>
-inline void broadcast_product(const float* a, int64_t a_step, int rows, const B* b, int64_t b_step, int count,
-                              float* c, int64_t c_step, int64_t cols, bool fresh) {
+inline void broadcast_product(const float* a, int64_t a_step, int rows, const B* b, int64_t b_step, int count, float* c,
+                              int64_t c_step, int64_t cols, bool fresh) {
   int64_t v = 0;
   for (; v + kBroadcastCols * kLanes <= cols; v += kBroadcastCols * kLanes) {
     broadcast_rows<kBroadcastCols>(a, a_step, rows, b + v, b_step, count, c + v, c_step, fresh);
@@ -94,7 +94,8 @@ inline void transpose_page(const std::byte* rows, int count, int head_dim, const
       if (t + kLanes > count || c + kLanes > head_dim) {  // no load may pass the tokens that are there
         __builtin_memset(edge, 0, sizeof edge);
         const size_t bytes = 2 * static_cast<size_t>(head_dim - c < kLanes ? head_dim - c : kLanes);
-        for (int j = 0; j < kLanes && t + j < count; j++) __builtin_memcpy(edge + j * kLanes, corner + j * stride, bytes);
+        for (int j = 0; j < kLanes && t + j < count; j++)
+          __builtin_memcpy(edge + j * kLanes, corner + j * stride, bytes);
         corner = reinterpret_cast<const std::byte*>(edge);
         stride = 2 * kLanes;
       }
@@ -210,8 +211,8 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
         const int count = tokens - j < kLanes ? tokens - j : kLanes;
         for (int i = j; i < j + count; i++) ask_ahead(ahead, i, 2 * a.head_dim);
         broadcast_product(s.scores + t + j, kSpanTokens, a.heads,
-                          reinterpret_cast<const uint16_t*>(values) + int64_t{j} * a.head_dim, a.head_dim, count, s.sums,
-                          padded, padded, false);
+                          reinterpret_cast<const uint16_t*>(values) + int64_t{j} * a.head_dim, a.head_dim, count,
+                          s.sums, padded, padded, false);
       }
       continue;
     }

@@ -75,28 +75,6 @@ inline float max_of(Lanes a) {
   const __m128 m2 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
   return _mm_cvtss_f32(_mm_max_ss(m2, _mm_movehdup_ps(m2)));
 }
-// Lane i of the result is sum_of(a[i]), to the bit: the same folds, of all sixteen at once.
-inline Lanes sums_of(const Lanes (&a)[kLanes]) {
-  Lanes by_8[8];
-  Lanes by_4[4];
-  Lanes by_2[2];
-  for (int i = 0; i < 8; i++) {
-    by_8[i] =
-        add(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x44), _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xee));
-  }
-  for (int i = 0; i < 4; i++) {
-    by_4[i] = add(_mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0x88),
-                  _mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0xdd));
-  }
-  for (int i = 0; i < 2; i++) {
-    by_2[i] = add(_mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0x44),
-                  _mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0xee));
-  }
-  const Lanes all = add(_mm512_shuffle_ps(by_2[0], by_2[1], 0x88), _mm512_shuffle_ps(by_2[0], by_2[1], 0xdd));
-  // Lane 4 * i + j of `all` belongs to a[4 * j + i].
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return _mm512_permutexvar_ps(order, all);
-}
 // 16 rows of 16 f16, `stride` bytes apart -> out[c] = element c of every row. Transposed as halves, then widened.
 inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
   __m512i z[8];  // 128-bit lanes: first half of row i, of row i + 8, second half of row i, of row i + 8
