@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
     Command run = adder(app);
     commands.emplace_back(app.get_subcommands([](CLI::App*) { return true; }).back(), std::move(run));
   };
-  add(add_generate);
+  for (Command (*adder)(CLI::App&) : {add_generate, add_chat, add_score, add_plan, add_bench}) add(adder);
 
   try {
     app.parse(argc, argv);
