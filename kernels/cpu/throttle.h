@@ -31,7 +31,7 @@ class LinkThrottle {
   static constexpr auto kMaxArrears = std::chrono::milliseconds(20);
 
   double seconds_per_byte_;
-  Clock::time_point busy_until_{};
+  Clock::time_point busy_until_ = Clock::now();
 };
 
 }  // namespace spillway
