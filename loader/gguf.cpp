@@ -47,7 +47,7 @@ int64_t split_key(const GgufHeader& header, const std::string& path, const char*
 }
 
 void add_tensors(Checkpoint& checkpoint, GgufHeader& header, const std::string& path) {
-  for (GgufTensor& tensor : header.tensors) {
+  for (ParsedTensor& tensor : header.tensors) {
     std::string name = tensor.info.name;
     const auto [at, inserted] = checkpoint.tensors.emplace(std::move(name), std::move(tensor.info));
     if (!inserted) {

@@ -66,32 +66,32 @@ MetaValue array_of(ByteReader& reader) {
   if (count > kArrayLimit) {
     reader.fail_at(at, fmt::format("an array claims {} items; at most {} are read", count, kArrayLimit));
   }
-  switch (static_cast<GgufValue>(type)) {
-    case GgufValue::u8:
+  switch (static_cast<GgufValueType>(type)) {
+    case GgufValueType::u8:
       return numbers_of<uint8_t, int64_t>(reader, count);
-    case GgufValue::i8:
+    case GgufValueType::i8:
       return numbers_of<int8_t, int64_t>(reader, count);
-    case GgufValue::u16:
+    case GgufValueType::u16:
       return numbers_of<uint16_t, int64_t>(reader, count);
-    case GgufValue::i16:
+    case GgufValueType::i16:
       return numbers_of<int16_t, int64_t>(reader, count);
-    case GgufValue::u32:
+    case GgufValueType::u32:
       return numbers_of<uint32_t, int64_t>(reader, count);
-    case GgufValue::i32:
+    case GgufValueType::i32:
       return numbers_of<int32_t, int64_t>(reader, count);
-    case GgufValue::f32:
+    case GgufValueType::f32:
       return numbers_of<float, double>(reader, count);
-    case GgufValue::boolean:
+    case GgufValueType::boolean:
       return numbers_of<uint8_t, int64_t>(reader, count);
-    case GgufValue::text:
+    case GgufValueType::text:
       return texts_of(reader, count);
-    case GgufValue::u64:
+    case GgufValueType::u64:
       return numbers_of<uint64_t, int64_t>(reader, count);
-    case GgufValue::i64:
+    case GgufValueType::i64:
       return numbers_of<int64_t, int64_t>(reader, count);
-    case GgufValue::f64:
+    case GgufValueType::f64:
       return numbers_of<double, double>(reader, count);
-    case GgufValue::array:
+    case GgufValueType::array:
       reader.fail_at(at, "arrays of arrays are not read");
   }
   reader.fail_at(at, fmt::format("an array's items are of type {}, which GGUF does not know", type));
@@ -100,32 +100,32 @@ MetaValue array_of(ByteReader& reader) {
 MetaValue value_of(ByteReader& reader) {
   const uint64_t at = reader.offset();
   const uint32_t type = reader.value<uint32_t>("the type of a metadata value");
-  switch (static_cast<GgufValue>(type)) {
-    case GgufValue::u8:
+  switch (static_cast<GgufValueType>(type)) {
+    case GgufValueType::u8:
       return integer_of<uint8_t>(reader);
-    case GgufValue::i8:
+    case GgufValueType::i8:
       return integer_of<int8_t>(reader);
-    case GgufValue::u16:
+    case GgufValueType::u16:
       return integer_of<uint16_t>(reader);
-    case GgufValue::i16:
+    case GgufValueType::i16:
       return integer_of<int16_t>(reader);
-    case GgufValue::u32:
+    case GgufValueType::u32:
       return integer_of<uint32_t>(reader);
-    case GgufValue::i32:
+    case GgufValueType::i32:
       return integer_of<int32_t>(reader);
-    case GgufValue::f32:
+    case GgufValueType::f32:
       return static_cast<double>(reader.value<float>("a metadata value"));
-    case GgufValue::boolean:
+    case GgufValueType::boolean:
       return boolean_of(reader);
-    case GgufValue::text:
+    case GgufValueType::text:
       return reader.text(kTextBytes, "a text");
-    case GgufValue::array:
+    case GgufValueType::array:
       return array_of(reader);
-    case GgufValue::u64:
+    case GgufValueType::u64:
       return unsigned_of(reader);
-    case GgufValue::i64:
+    case GgufValueType::i64:
       return integer_of<int64_t>(reader);
-    case GgufValue::f64:
+    case GgufValueType::f64:
       return reader.value<double>("a metadata value");
   }
   reader.fail_at(at, fmt::format("a metadata value is of type {}, which GGUF does not know", type));
@@ -228,8 +228,8 @@ void read_type(ByteReader& reader, TensorInfo& info) {
 }
 
 // Offsets still relative to the data's start.
-GgufTensor read_tensor(ByteReader& reader, uint32_t index, uint64_t alignment) {
-  GgufTensor tensor;
+ParsedTensor read_tensor(ByteReader& reader, uint32_t index, uint64_t alignment) {
+  ParsedTensor tensor;
   tensor.record_at = reader.offset();
   tensor.info.name = reader.text(kNameBytes, "a tensor's name");
   if (tensor.info.name.empty()) reader.fail_at(tensor.record_at, "a tensor has no name");
@@ -247,10 +247,10 @@ GgufTensor read_tensor(ByteReader& reader, uint32_t index, uint64_t alignment) {
 
 // Makes offsets absolute; each tensor inside the file, none over another.
 void place_tensors(const ByteReader& reader, uint64_t file_bytes, uint64_t alignment,
-                   std::vector<GgufTensor>& tensors) {
+                   std::vector<ParsedTensor>& tensors) {
   const uint64_t data_start = align_up(reader.offset(), alignment);
-  std::vector<const GgufTensor*> by_offset;
-  for (GgufTensor& tensor : tensors) {
+  std::vector<const ParsedTensor*> by_offset;
+  for (ParsedTensor& tensor : tensors) {
     Extent& extent = tensor.info.extent;
     uint64_t end = 0;
     if (__builtin_add_overflow(extent.offset, data_start, &extent.offset) ||
@@ -266,10 +266,10 @@ void place_tensors(const ByteReader& reader, uint64_t file_bytes, uint64_t align
     by_offset.push_back(&tensor);
   }
   std::sort(by_offset.begin(), by_offset.end(),
-            [](const GgufTensor* a, const GgufTensor* b) { return a->info.extent.offset < b->info.extent.offset; });
+            [](const ParsedTensor* a, const ParsedTensor* b) { return a->info.extent.offset < b->info.extent.offset; });
   for (size_t i = 1; i < by_offset.size(); ++i) {
-    const GgufTensor& before = *by_offset[i - 1];
-    const GgufTensor& after = *by_offset[i];
+    const ParsedTensor& before = *by_offset[i - 1];
+    const ParsedTensor& after = *by_offset[i];
     if (before.info.extent.offset + before.info.extent.bytes > after.info.extent.offset) {
       reader.fail_at(after.record_at,
                      fmt::format("the tensors {} and {} overlap at byte {}", printable(before.info.name),
