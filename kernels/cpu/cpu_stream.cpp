@@ -23,9 +23,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// The steps of a layer follow one another more closely than this.
-constexpr auto kWorkerSpin = 50us;
-constexpr auto kWaiterSpin = 20us;
+// The steps of a layer follow one another more closely than this. Streams are not pinned: the two ends of one may share
+// a core, so both soon yield.
+constexpr SpinLimit kWorkerSpin{5us, 45us};
+constexpr SpinLimit kWaiterSpin{5us, 15us};
 constexpr uint64_t kThrottlePieceBytes = 1 << 20;
 constexpr uint64_t kNobody = UINT64_MAX;
 
@@ -81,13 +82,11 @@ void CpuStream::State::serve() {
 bool CpuStream::State::next_batch(std::vector<std::function<void()>>& batch) {
   const uint64_t taken = completed.load(std::memory_order_relaxed);
   const auto came = [&] { return enqueued.load(std::memory_order_acquire) != taken; };
-  const bool idle = !came();
-  if (idle) spin_until(came, kWorkerSpin);
+  spin_until(came, kWorkerSpin);
   std::unique_lock lock(mutex);
   worker_sleeps = true;
   work_came.wait(lock, [&] { return !queue.empty() || stopping; });
   worker_sleeps = false;
-  if (idle && throttle) throttle->idle_until(LinkThrottle::Clock::now());
   batch.swap(queue);
   return !batch.empty();
 }
@@ -157,7 +156,8 @@ void CpuStream::copy(void* destination, const void* source, uint64_t bytes) {
     enqueue([=] { std::memcpy(destination, source, bytes); });
     return;
   }
-  enqueue([s = state_.get(), destination, source, bytes] {
+  enqueue([s = state_.get(), destination, source, bytes, ready = LinkThrottle::Clock::now()] {
+    s->throttle->idle_until(ready);
     s->paced_copy(static_cast<std::byte*>(destination), static_cast<const std::byte*>(source), bytes);
   });
 }
