@@ -207,8 +207,9 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
     const std::byte* values = page_of(a, span, t) + page_values(a.head_dim);
     const std::byte* ahead = page_of(a, span, next) + page_values(a.head_dim);
     if (a.rows == 1 && a.head_dim % kLanes == 0) {  // read once: widened on the way
-      for (int j = 0; j < tokens; j += kLanes) {
-        const int count = tokens - j < kLanes ? tokens - j : kLanes;
+      const int seen = most - t < tokens ? most - t : tokens;
+      for (int j = 0; j < seen; j += kLanes) {
+        const int count = seen - j < kLanes ? seen - j : kLanes;
         for (int i = j; i < j + count; i++) ask_ahead(ahead, i, 2 * a.head_dim);
         broadcast_product(s.scores + t + j, kSpanTokens, a.heads,
                           reinterpret_cast<const uint16_t*>(values) + int64_t{j} * a.head_dim, a.head_dim, count,

@@ -115,6 +115,10 @@ inline LaneMask not_below(const Lanes& a, float limit) {
   const __m256 l = _mm256_set1_ps(limit);
   return {_mm256_cmp_ps(a.low, l, _CMP_NLT_UQ), _mm256_cmp_ps(a.high, l, _CMP_NLT_UQ)};
 }
+// Zero where the mask is not set.
+inline Lanes where(const LaneMask& mask, const Lanes& a) {
+  return {_mm256_and_ps(mask.low, a.low), _mm256_and_ps(mask.high, a.high)};
+}
 inline __m256 power_of_2(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }

@@ -59,6 +59,8 @@ inline Lanes keep_first(Lanes a, int n, float other) {
 }
 using LaneMask = __mmask16;
 inline LaneMask not_below(Lanes a, float limit) { return _mm512_cmp_ps_mask(a, lanes_set(limit), _CMP_NLT_UQ); }
+// Zero where the mask is not set.
+inline Lanes where(LaneMask mask, Lanes a) { return _mm512_maskz_mov_ps(mask, a); }
 // a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
 inline Lanes times_power_of_2(Lanes a, Lanes n, LaneMask mask) { return _mm512_maskz_scalef_ps(mask, a, n); }
 inline float first(Lanes a) { return _mm512_cvtss_f32(a); }

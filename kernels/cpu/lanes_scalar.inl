@@ -115,6 +115,10 @@ inline LaneMask not_below(const Lanes& a, float limit) {
   for (int i = 0; i < kLanes; i++) r.v[i] = !(a.v[i] < limit);
   return r;
 }
+// Zero where the mask is not set.
+inline Lanes where(const LaneMask& mask, const Lanes& a) {
+  return each([&](int i) { return mask.v[i] ? a.v[i] : 0.0f; });
+}
 // a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
 inline Lanes times_power_of_2(const Lanes& a, const Lanes& n, const LaneMask& mask) {
   return each([&](int i) {
