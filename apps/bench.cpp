@@ -1,4 +1,5 @@
 // spillway bench: prompt and generation speed in llama-bench's table, with bytes moved for each token beside it.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>

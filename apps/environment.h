@@ -1,15 +1,10 @@
-// What the environment says: the one place that asks it.
+// The only place that reads the process's environment for folders.
 #pragma once
 
-#include <string>
+#include "runtime/xdg.h"
 
 namespace spillway {
 
-// $XDG_CACHE_HOME/spillway, or ~/.cache/spillway.
-std::string cache_directory();
-// The model that the set-up fetched.
-std::string default_model();
-// The environment variable's value; empty when unset.
-std::string environment(const char* name);
+XdgDirs xdg_of_this_user();
 
 }  // namespace spillway
