@@ -283,7 +283,7 @@ const CpuKernels& kernels_for(CpuIsa isa) {
     throw Error(ErrorKind::usage,
                 std::string("this CPU lacks ") + (isa == CpuIsa::avx512 ? "AVX-512 with VNNI" : "AVX2 with FMA"));
   }
-  return isa == CpuIsa::avx512 ? avx512_kernels() : scalar_kernels();
+  return isa == CpuIsa::avx512 ? avx512_kernels() : isa == CpuIsa::avx2 ? avx2_kernels() : scalar_kernels();
 }
 
 }  // namespace

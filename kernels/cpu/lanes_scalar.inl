@@ -135,17 +135,10 @@ inline float max_of(const Lanes& a) {
   for (int i = 1; i < kLanes; i++) m = m > a.v[i] ? m : a.v[i];
   return m;
 }
-// Lane i of the result is sum_of(a[i]), to the bit.
-inline Lanes sums_of(const Lanes (&a)[kLanes]) {
-  return each([&](int i) { return sum_of(a[i]); });
-}
-inline void transpose(Lanes (&a)[kLanes]) {
-  for (int i = 0; i < kLanes; i++) {
-    for (int j = i + 1; j < kLanes; j++) {
-      const float t = a[i].v[j];
-      a[i].v[j] = a[j].v[i];
-      a[j].v[i] = t;
-    }
+// 16 rows of 16 f16, `stride` bytes apart -> out[c] = element c of every row.
+inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  for (int c = 0; c < kLanes; c++) {
+    out[c] = each([&](int i) { return f16_to_f32(load_u16(rows + i * stride + 2 * c)); });
   }
 }
 
