@@ -1,0 +1,289 @@
+// Attention against one span, as a partial softmax state; written once over Lanes. Keys and values are fp16, all
+// arithmetic is f32. A query's result depends on itself and its visible tokens alone, in ascending order.
+
+namespace spillway {
+namespace {
+
+// c[M][C vectors] (+)= sum over j ascending of a[.][j] * b[j][.]
+template <int M, int C>
+inline void broadcast_tile(const float* a, int64_t a_step, const float* b, int64_t b_step, int count, float* c,
+                           int64_t c_step, bool fresh) {
+  Lanes sums[M][C];
+  for (int i = 0; i < M; i++) {
+    for (int v = 0; v < C; v++) sums[i][v] = fresh ? lanes_zero() : load_f32(c + i * c_step + v * kLanes);
+  }
+  for (int j = 0; j < count; j++, b += b_step) {
+    Lanes row[C];
+    for (int v = 0; v < C; v++) row[v] = load_f32(b + v * kLanes);
+    for (int i = 0; i < M; i++) {
+      const Lanes factor = lanes_set(a[i * a_step + j]);
+      for (int v = 0; v < C; v++) sums[i][v] = fma(factor, row[v], sums[i][v]);
+    }
+  }
+  for (int i = 0; i < M; i++) {
+    for (int v = 0; v < C; v++) store_f32(c + i * c_step + v * kLanes, sums[i][v]);
+  }
+}
+
+template <int C>
+inline void broadcast_rows(const float* a, int64_t a_step, int rows, const float* b, int64_t b_step, int count,
+                           float* c, int64_t c_step, bool fresh) {
+  int i = 0;
+  for (; i + kBroadcastRows <= rows; i += kBroadcastRows) {
+    broadcast_tile<kBroadcastRows, C>(a + i * a_step, a_step, b, b_step, count, c + i * c_step, c_step, fresh);
+  }
+  a += i * a_step;
+  c += i * c_step;
+  switch (rows - i) {
+    case 5:
+      return broadcast_tile<5, C>(a, a_step, b, b_step, count, c, c_step, fresh);
+    case 4:
+      return broadcast_tile<4, C>(a, a_step, b, b_step, count, c, c_step, fresh);
+    case 3:
+      return broadcast_tile<3, C>(a, a_step, b, b_step, count, c, c_step, fresh);
+    case 2:
+      return broadcast_tile<2, C>(a, a_step, b, b_step, count, c, c_step, fresh);
+    case 1:
+      return broadcast_tile<1, C>(a, a_step, b, b_step, count, c, c_step, fresh);
+    default:
+      return;
+  }
+}
+
+// c [rows x cols] (+)= a [rows x count] . b [count x cols], cols a multiple of kLanes.
+inline void broadcast_product(const float* a, int64_t a_step, int rows, const float* b, int64_t b_step, int count,
+                              float* c, int64_t c_step, int64_t cols, bool fresh) {
+  int64_t v = 0;
+  for (; v + kBroadcastCols * kLanes <= cols; v += kBroadcastCols * kLanes) {
+    broadcast_rows<kBroadcastCols>(a, a_step, rows, b + v, b_step, count, c + v, c_step, fresh);
+  }
+  for (; v < cols; v += kLanes) broadcast_rows<1>(a, a_step, rows, b + v, b_step, count, c + v, c_step, fresh);
+}
+
+// Bytes from a page's keys to its values.
+constexpr int64_t page_values(int head_dim) { return int64_t{2} * kPageTokens * head_dim; }
+
+// Asks for the bytes at `ahead` that correspond to row j of the page being read.
+inline void ask_ahead(const std::byte* ahead, int j, int row_bytes) {
+  for (int at = 0; at < row_bytes; at += 64) __builtin_prefetch(ahead + j * row_bytes + at, 0, 2);
+}
+
+// rows [count x head_dim] f16 -> out [count x padded] f32, zero padded.
+inline void widen(const std::byte* rows, int count, int head_dim, const std::byte* ahead, float* out) {
+  const int64_t padded = padded_head(head_dim);
+  for (int j = 0; j < count; j++, rows += 2 * head_dim, out += padded) {
+    ask_ahead(ahead, j, 2 * head_dim);
+    int c = 0;
+    for (; c + kLanes <= head_dim; c += kLanes) store_f32(out + c, load_f16(rows + 2 * c));
+    if (c < head_dim) store_f32(out + c, load_f16_part(rows + 2 * c, head_dim - c));
+  }
+}
+
+// rows [count x head_dim] f16 -> out [head_dim padded x kPageTokens] f32, zero where there is no token.
+inline void transpose_page(const std::byte* rows, int count, int head_dim, const std::byte* ahead, float* out) {
+  for (int t = 0; t < kPageTokens; t += kLanes) {
+    for (int j = t; j < t + kLanes; j++) ask_ahead(ahead, j, 2 * head_dim);
+    for (int c = 0; c < head_dim; c += kLanes) {
+      Lanes tile[kLanes];
+      for (int j = 0; j < kLanes; j++) {
+        const std::byte* row = rows + int64_t{2} * ((t + j) * head_dim + c);
+        tile[j] = t + j >= count           ? lanes_zero()
+                  : c + kLanes <= head_dim ? load_f16(row)
+                                           : load_f16_part(row, head_dim - c);
+      }
+      transpose(tile);
+      for (int i = 0; i < kLanes; i++) store_f32(out + (c + i) * kPageTokens + t, tile[i]);
+    }
+  }
+}
+
+// scores [tokens] -> exp(scale * score - largest); returns the largest and the sum.
+inline void softmax_part(float* scores, int tokens, float scale, float* largest, float* sum) {
+  const Lanes factor = lanes_set(scale);
+  Lanes most = lanes_set(-__builtin_inff());
+  int t = 0;
+  for (; t + kLanes <= tokens; t += kLanes) {
+    const Lanes s = mul(load_f32(scores + t), factor);
+    store_f32(scores + t, s);
+    most = max(most, s);
+  }
+  if (t < tokens) {
+    const Lanes s = mul(load_f32_part(scores + t, tokens - t), factor);
+    store_f32_part(scores + t, s, tokens - t);
+    most = max(most, keep_first(s, tokens - t, -__builtin_inff()));
+  }
+  *largest = max_of(most);
+  const Lanes shift = lanes_set(*largest);
+  Lanes total = lanes_zero();
+  for (t = 0; t + kLanes <= tokens; t += kLanes) {
+    const Lanes p = exp_up_to_88(sub(load_f32(scores + t), shift));
+    store_f32(scores + t, p);
+    total = add(total, p);
+  }
+  if (t < tokens) {
+    const Lanes p = keep_first(exp_up_to_88(sub(load_f32_part(scores + t, tokens - t), shift)), tokens - t, 0.0f);
+    store_f32_part(scores + t, p, tokens - t);
+    total = add(total, p);
+  }
+  *sum = sum_of(total);
+}
+
+// What a tile of queries (row-major: all heads of a row, then the next row) has against one span.
+struct TileScratch {
+  float* q;       // [queries x padded]
+  float* scores;  // [queries x kSpanTokens]
+  float* sums;    // [queries x padded]
+  float* keys;    // [padded x kPageTokens]
+  float* values;  // [kPageTokens x padded]
+  float* largest;
+  float* total;
+};
+
+inline TileScratch lay_out(const AttentionTile& a) {
+  const int64_t padded = padded_head(a.head_dim);
+  TileScratch s;
+  s.q = a.scratch;
+  s.scores = s.q + kTileQueries * padded;
+  s.sums = s.scores + kTileQueries * kSpanTokens;
+  s.keys = s.sums + kTileQueries * padded;
+  s.values = s.keys + kPageTokens * padded;
+  s.largest = s.values + kPageTokens * padded;
+  s.total = s.largest + kTileQueries;
+  for (int i = 0; i < a.rows * a.heads; i++) {
+    const float* q =
+        reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(a.q) + i / a.heads * a.q_stride) +
+        i % a.heads * a.head_dim;
+    for (int c = 0; c < a.head_dim; c++) s.q[i * padded + c] = q[c];
+  }
+  return s;
+}
+
+inline float* state_of(const AttentionTile& a, int query) {
+  return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(a.states) + query / a.heads * a.states_stride) +
+         query % a.heads * attn_state_floats(a.head_dim);
+}
+
+inline int visible_tokens(const AttentionTile& a, const KvSpan& span, int row) {
+  const int64_t seen = int64_t{a.first_position} + row - span.first_position + 1;
+  return seen < 0 ? 0 : seen > span.tokens ? span.tokens : static_cast<int>(seen);
+}
+
+inline const std::byte* page_of(const AttentionTile& a, const KvSpan& span, int token) {
+  return span.rows[token / kPageTokens] + a.head_offset;
+}
+
+inline void tile_scores(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
+  const int64_t padded = padded_head(a.head_dim);
+  const int most = visible_tokens(a, span, a.rows - 1);
+  for (int t = 0; t < most; t += kPageTokens) {
+    const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
+    const bool last = t + kPageTokens >= most;
+    const std::byte* ahead = last ? page_of(a, span, 0) + page_values(a.head_dim) : page_of(a, span, t + kPageTokens);
+    transpose_page(page_of(a, span, t), tokens, a.head_dim, ahead, s.keys);
+    int row = 0;
+    while (visible_tokens(a, span, row) <= t) row++;  // ends: the last row sees more than t
+    const int64_t first = int64_t{row} * a.heads;
+    broadcast_product(s.q + first * padded, padded, (a.rows - row) * a.heads, s.keys, kPageTokens, a.head_dim,
+                      s.scores + first * kSpanTokens + t, kSpanTokens, kPageTokens, true);
+  }
+}
+
+inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
+  const int64_t padded = padded_head(a.head_dim);
+  const int most = visible_tokens(a, span, a.rows - 1);
+  for (int64_t i = 0; i < a.rows * a.heads * padded; i += kLanes) store_f32(s.sums + i, lanes_zero());
+  for (int t = 0; t < most; t += kPageTokens) {
+    const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
+    const int next = t + kPageTokens < most ? t + kPageTokens : t;
+    widen(page_of(a, span, t) + page_values(a.head_dim), tokens, a.head_dim,
+          page_of(a, span, next) + page_values(a.head_dim), s.values);
+    for (int row = 0; row < a.rows;) {  // rows that see the same part of the page go together
+      int seen = visible_tokens(a, span, row) - t;
+      seen = seen < 0 ? 0 : seen > tokens ? tokens : seen;
+      int end = row + 1;
+      while (end < a.rows && (seen == tokens || visible_tokens(a, span, end) - t == seen)) end++;
+      const int64_t first = int64_t{row} * a.heads;
+      broadcast_product(s.scores + first * kSpanTokens + t, kSpanTokens, (end - row) * a.heads, s.values, padded, seen,
+                        s.sums + first * padded, padded, padded, false);
+      row = end;
+    }
+  }
+}
+
+// sums, largest and total of every query that sees any of the span.
+inline void tile_span(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
+  tile_scores(a, span, s);
+  for (int i = 0; i < a.rows * a.heads; i++) {
+    const int seen = visible_tokens(a, span, i / a.heads);
+    if (seen > 0) softmax_part(s.scores + i * int64_t{kSpanTokens}, seen, a.scale, &s.largest[i], &s.total[i]);
+  }
+  tile_values(a, span, s);
+}
+
+inline void clear_state(float* state, int head_dim) {
+  for (int c = 0; c < head_dim; c++) state[c] = 0.0f;
+  state[head_dim] = -__builtin_inff();
+  state[head_dim + 1] = 0.0f;
+}
+
+// Folds a partial state into a running one. Prefill folds span by span, merge() folds the spans' states: the same
+// steps.
+inline void fold_state(float* state, int head_dim, const float* sums, float largest, float total) {
+  const float before = state[head_dim];
+  const float most = before > largest ? before : largest;
+  const float keep = before == -__builtin_inff() ? 0.0f : exp_one(before - most);
+  const float take = exp_one(largest - most);
+  int c = 0;
+  for (; c + kLanes <= head_dim; c += kLanes) {
+    store_f32(state + c, fma(load_f32(sums + c), lanes_set(take), mul(load_f32(state + c), lanes_set(keep))));
+  }
+  if (c < head_dim) {
+    const int n = head_dim - c;
+    const Lanes kept = mul(load_f32_part(state + c, n), lanes_set(keep));
+    store_f32_part(state + c, fma(load_f32_part(sums + c, n), lanes_set(take), kept), n);
+  }
+  state[head_dim + 1] = fma1(total, take, state[head_dim + 1] * keep);
+  state[head_dim] = most;
+}
+
+// One row against all of one span; the state is stored.
+void attend(const AttentionTile& a) {
+  const TileScratch s = lay_out(a);
+  if (a.spans->tokens > 0) tile_span(a, *a.spans, s);
+  for (int i = 0; i < a.heads; i++) {
+    float* state = state_of(a, i);
+    clear_state(state, a.head_dim);
+    if (a.spans->tokens > 0)
+      fold_state(state, a.head_dim, s.sums + i * padded_head(a.head_dim), s.largest[i], s.total[i]);
+  }
+}
+
+void attend_chunk(const AttentionTile& a) {
+  const TileScratch s = lay_out(a);
+  const int queries = a.rows * a.heads;
+  for (int i = 0; i < queries && a.fresh; i++) clear_state(state_of(a, i), a.head_dim);
+  for (int64_t n = 0; n < a.span_count; n++) {
+    const KvSpan& span = a.spans[n];
+    if (visible_tokens(a, span, a.rows - 1) == 0) continue;
+    tile_span(a, span, s);
+    for (int i = 0; i < queries; i++) {
+      if (visible_tokens(a, span, i / a.heads) == 0) continue;
+      fold_state(state_of(a, i), a.head_dim, s.sums + i * padded_head(a.head_dim), s.largest[i], s.total[i]);
+    }
+  }
+}
+
+void merge(const float* states, uint64_t stride, int count, int head_dim, float* out) {
+  alignas(64) float state[kMostHeadDim + 2];
+  clear_state(state, head_dim);
+  for (int i = 0; i < count; i++) {
+    const float* s = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(states) + i * stride);
+    if (s[head_dim] != -__builtin_inff()) fold_state(state, head_dim, s, s[head_dim], s[head_dim + 1]);
+  }
+  const float total = state[head_dim + 1];
+  const float inverse = total == 0.0f ? 0.0f : 1.0f / total;
+  for (int c = 0; c < head_dim; c++) out[c] = state[c] * inverse;
+}
+
+}  // namespace
+}  // namespace spillway
