@@ -18,9 +18,6 @@
 
 namespace spillway {
 
-// What scripts/fetch-model.sh keeps in the cache folder.
-constexpr const char* kDefaultModel = "/SmolLM2-135M-Instruct.Q4_1.gguf";
-
 void RunFlags::add(CLI::App& command) {
   const std::string budgets = "Budgets", running = "Running", reports = "Reports";
   add_option(command, "-m,--model", model, "GGUF file; a split one by its first part (default: the model the set-up fetched)");
@@ -63,13 +60,12 @@ T one_of(const std::string& flag, const std::string& text, const std::map<std::s
 
 Options RunFlags::resolve() const {
   Options result = options;
-  const XdgDirs xdg = xdg_of_this_user();
-  result.model_path = model.empty() ? xdg.cache() + kDefaultModel : model;
+  result.model_path = model.empty() ? default_model() : model;
   const auto free = make_reference_device()->free_bytes();
   if (!device_mem.empty()) result.device_bytes = parse_bytes("--device-mem", device_mem, free);
   if (!host_mem.empty()) result.host_bytes = parse_bytes("--host-mem", host_mem, free);
   if (!disk_mem.empty()) result.disk_bytes = parse_bytes("--disk-mem", disk_mem);
-  if (result.disk_directory.empty()) result.disk_directory = xdg.cache();
+  if (result.disk_directory.empty()) result.disk_directory = cache_directory();
   result.link_bytes_per_second = link_gbps * 1e9;
   result.device = one_of<DeviceChoice>("--device", device,
                                        {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu},

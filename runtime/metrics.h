@@ -8,17 +8,9 @@
 #include <string>
 
 #include "memory/tier.h"
+#include "runtime/timings.h"
 
 namespace spillway {
-
-struct Timings {
-  double load_s = 0;
-  double prefill_s = 0;
-  double prefill_tps = 0;  // prompt tokens a second
-  double decode_s = 0;
-  double decode_tps = 0;  // decode steps a second: the first token of an answer comes from the prefill
-  double ttft_s = 0;      // from the prompt to the first token
-};
 
 // Bytes by link and cause: a snapshot of Traffic that can be subtracted.
 struct LinkBytes {
