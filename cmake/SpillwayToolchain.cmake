@@ -24,8 +24,11 @@ target_compile_options(spillway_options INTERFACE -Wall -Wextra -Wshadow -ffp-co
 target_include_directories(spillway_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(spillway_options INTERFACE FMT_HEADER_ONLY)
 if(SPILLWAY_SANITIZE)
-  add_compile_options(-fsanitize=${SPILLWAY_SANITIZE} -fno-omit-frame-pointer)
+  add_compile_options(-fsanitize=${SPILLWAY_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${SPILLWAY_SANITIZE})
+endif()
+if(SPILLWAY_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage of the libraries too
 endif()
 
 # spillway_folder(NAME LINKS...): the static library of this folder.
