@@ -32,7 +32,7 @@ find_clang() {
   local version
   missing=()
   for version in "${clang_versions[@]}"; do
-    if apt-cache policy "libclang-rt-$version-dev" | grep -q 'Candidate: [0-9]'; then
+    if [[ $(apt-cache policy "libclang-rt-$version-dev") == *"Candidate: "[0-9]* ]]; then
       missing=("clang-$version" "libclang-rt-$version-dev")
       return
     fi
