@@ -27,9 +27,6 @@ if(SPILLWAY_SANITIZE)
   add_compile_options(-fsanitize=${SPILLWAY_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${SPILLWAY_SANITIZE})
 endif()
-if(SPILLWAY_FUZZ)
-  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage of the libraries too
-endif()
 
 # spillway_folder(NAME LINKS...): the static library of this folder.
 function(spillway_folder name)
