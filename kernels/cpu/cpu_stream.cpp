@@ -23,9 +23,10 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// The steps of a layer follow one another more closely than this.
-constexpr auto kWorkerSpin = 50us;
-constexpr auto kWaiterSpin = 20us;
+// The steps of a layer follow one another more closely than this. Streams are not pinned: the two ends of one may share
+// a core, so both soon yield.
+constexpr SpinLimit kWorkerSpin{5us, 45us};
+constexpr SpinLimit kWaiterSpin{5us, 15us};
 constexpr uint64_t kThrottlePieceBytes = 1 << 20;
 constexpr uint64_t kNobody = UINT64_MAX;
 

@@ -2,6 +2,8 @@
 // costs everyone else their core.
 #pragma once
 
+#include <sched.h>
+
 #include <chrono>
 
 namespace spillway {
@@ -14,18 +16,25 @@ inline void cpu_pause() {
 #endif
 }
 
+struct SpinLimit {
+  std::chrono::nanoseconds quiet;        // polls and keeps the core
+  std::chrono::nanoseconds yielding{0};  // then polls and offers the core to whoever is ready to run on it
+};
+
 // Polls `ready` until it is true (then true) or the time is over (then false). It is asked at least once.
 template <typename Ready>
-bool spin_until(const Ready& ready, std::chrono::nanoseconds limit) {
+bool spin_until(const Ready& ready, const SpinLimit& limit) {
   if (ready()) return true;
-  if (limit.count() <= 0) return false;
-  const auto end = std::chrono::steady_clock::now() + limit;
-  do {
+  if (limit.quiet + limit.yielding == limit.quiet.zero()) return false;
+  const auto quiet_end = std::chrono::steady_clock::now() + limit.quiet;
+  const auto end = quiet_end + limit.yielding;
+  for (auto now = quiet_end - limit.quiet; now < end; now = std::chrono::steady_clock::now()) {
+    if (now >= quiet_end) sched_yield();
     for (int i = 0; i < 16; i++) {
       cpu_pause();
       if (ready()) return true;
     }
-  } while (std::chrono::steady_clock::now() < end);
+  }
   return false;
 }
 

@@ -22,9 +22,10 @@ namespace {
 using namespace std::chrono_literals;
 
 // Longer than the serial gaps between the regions of a layer, shorter than a scheduler's time slice by far.
-constexpr auto kWorkerSpin = 50us;
-constexpr auto kCallerSpin = 20us;
-constexpr int kCallerYields = 50;
+constexpr SpinLimit kWorkerSpin{50us};
+constexpr SpinLimit kCallerSpin{20us, 100us};
+// Where workers share a core, none may keep it from another.
+constexpr SpinLimit kSharedSpin{0us, 20us};
 
 using FutexWord = std::atomic<uint32_t>;
 static_assert(sizeof(FutexWord) == sizeof(uint32_t) && FutexWord::is_always_lock_free);
@@ -94,7 +95,7 @@ void Team::State::serve(int worker) {
 
 void Team::State::await_region(uint32_t seen) {
   const auto changed = [&] { return region.load(std::memory_order_acquire) != seen; };
-  if (spin_until(changed, cores.shared() ? 0us : kWorkerSpin)) return;
+  if (spin_until(changed, cores.shared() ? kSharedSpin : kWorkerSpin)) return;
   // Announced before the word is looked at again; run() changes the word before it looks for sleepers.
   sleeping_workers.fetch_add(1);
   while (region.load() == seen) futex_wait(region, seen);
@@ -115,11 +116,7 @@ void Team::State::take_tasks(int worker) noexcept {
 
 void Team::State::await_unfinished() {
   const auto done = [&] { return unfinished.load(std::memory_order_acquire) == 0; };
-  if (spin_until(done, cores.shared() ? 0us : kCallerSpin)) return;
-  for (int i = 0; i < kCallerYields; i++) {
-    sched_yield();
-    if (done()) return;
-  }
+  if (spin_until(done, cores.shared() ? kSharedSpin : kCallerSpin)) return;
   caller_sleeps.store(true);
   for (uint32_t left = unfinished.load(); left != 0; left = unfinished.load()) futex_wait(unfinished, left);
   caller_sleeps.store(false);
