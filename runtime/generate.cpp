@@ -60,7 +60,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   const double begin = seconds();
   const bool decodes = options.max_tokens != 0 && options.max_tokens != 1;
   int32_t next = -1;
-  engine.prefill(sequence, prompt, options.max_tokens == 0 ? LogitsWanted::none : LogitsWanted::last, decodes,
+  engine.prefill(sequence, prompt, options.max_tokens == 0 ? 0 : 1, decodes,
                  [&](int, std::span<const float> logits) { next = sampler.sample(logits); }, hooks.on_prefill);
   const double prefilled = seconds();
   result.timings.prefill_s = prefilled - begin;

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "runtime/engine.h"
-#include "runtime/metrics.h"
 #include "runtime/sampler.h"
+#include "runtime/timings.h"
 
 namespace spillway {
 

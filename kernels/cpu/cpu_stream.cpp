@@ -82,13 +82,11 @@ void CpuStream::State::serve() {
 bool CpuStream::State::next_batch(std::vector<std::function<void()>>& batch) {
   const uint64_t taken = completed.load(std::memory_order_relaxed);
   const auto came = [&] { return enqueued.load(std::memory_order_acquire) != taken; };
-  const bool idle = !came();
-  if (idle) spin_until(came, kWorkerSpin);
+  spin_until(came, kWorkerSpin);
   std::unique_lock lock(mutex);
   worker_sleeps = true;
   work_came.wait(lock, [&] { return !queue.empty() || stopping; });
   worker_sleeps = false;
-  if (idle && throttle) throttle->idle_until(LinkThrottle::Clock::now());
   batch.swap(queue);
   return !batch.empty();
 }
@@ -158,7 +156,8 @@ void CpuStream::copy(void* destination, const void* source, uint64_t bytes) {
     enqueue([=] { std::memcpy(destination, source, bytes); });
     return;
   }
-  enqueue([s = state_.get(), destination, source, bytes] {
+  enqueue([s = state_.get(), destination, source, bytes, ready = LinkThrottle::Clock::now()] {
+    s->throttle->idle_until(ready);
     s->paced_copy(static_cast<std::byte*>(destination), static_cast<const std::byte*>(source), bytes);
   });
 }

@@ -16,8 +16,8 @@ class LinkThrottle {
 
   explicit LinkThrottle(double bytes_per_second) : seconds_per_byte_(1.0 / bytes_per_second) {}
 
-  // The stream had nothing to copy until now: an idle link saves up nothing.
-  void idle_until(Clock::time_point now) { busy_until_ = std::max(busy_until_, now); }
+  // The next copy was not ready before `time`: an idle link saves up nothing.
+  void idle_until(Clock::time_point time) { busy_until_ = std::max(busy_until_, time); }
   // Accounts for `bytes` and sleeps until a link of this speed had carried them.
   void carry(uint64_t bytes) {
     busy_until_ = std::max(busy_until_, Clock::now() - kMaxArrears);
@@ -31,7 +31,7 @@ class LinkThrottle {
   static constexpr auto kMaxArrears = std::chrono::milliseconds(20);
 
   double seconds_per_byte_;
-  Clock::time_point busy_until_{};
+  Clock::time_point busy_until_ = Clock::now();
 };
 
 }  // namespace spillway

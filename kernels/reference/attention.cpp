@@ -55,24 +55,36 @@ const std::byte* token_row(const KvFormat& format, const KvSpan& span, int token
          ((value ? kPageTokens : 0) + token % kPageTokens) * format.token_bytes();
 }
 
-State span_state(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, int kv_head) {
+double dot(const float* q, const std::vector<double>& key) {
+  double sum = 0.0;
+  for (size_t i = 0; i < key.size(); i++) sum += q[i] * key[i];
+  return sum;
+}
+
+// The states of the query heads that share one KV head; q [group x head_dim].
+std::vector<State> span_states(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, int kv_head) {
   const KvFormat& format = shape.format;
-  State state(format.head_dim);
-  std::vector<double> scores(static_cast<size_t>(tokens));
+  const size_t group = static_cast<size_t>(shape.heads / format.kv_heads);
+  std::vector<State> states(group, State(format.head_dim));
+  std::vector<double> row(static_cast<size_t>(format.head_dim));
+  std::vector<double> scores(group * tokens);
   for (int t = 0; t < tokens; t++) {
-    const std::byte* key = token_row(format, span, t, kv_head, false);
-    double dot = 0.0;
-    for (int i = 0; i < format.head_dim; i++) dot += static_cast<double>(q[i]) * element(format.dtype, key, i);
-    scores[t] = dot * shape.scale;
-    state.max = std::max(state.max, static_cast<double>(static_cast<float>(scores[t])));
+    load_row(format.dtype, token_row(format, span, t, kv_head, false), format.head_dim, row.data());
+    for (size_t g = 0; g < group; g++) {
+      const double score = dot(q + g * row.size(), row) * shape.scale;
+      scores[g * tokens + t] = score;
+      states[g].max = std::max(states[g].max, static_cast<double>(static_cast<float>(score)));
+    }
   }
   for (int t = 0; t < tokens; t++) {
-    const std::byte* value = token_row(format, span, t, kv_head, true);
-    const double weight = std::exp(scores[t] - state.max);
-    state.sum += weight;
-    for (int i = 0; i < format.head_dim; i++) state.values[i] += weight * element(format.dtype, value, i);
+    load_row(format.dtype, token_row(format, span, t, kv_head, true), format.head_dim, row.data());
+    for (size_t g = 0; g < group; g++) {
+      const double weight = std::exp(scores[g * tokens + t] - states[g].max);
+      states[g].sum += weight;
+      for (size_t i = 0; i < row.size(); i++) states[g].values[i] += weight * row[i];
+    }
   }
-  return state;
+  return states;
 }
 
 }  // namespace
@@ -87,11 +99,15 @@ void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, int
   if (tokens == 0) return;
   const int head_dim = shape.format.head_dim;
   const int group = shape.heads / shape.format.kv_heads;
-  for (int head = 0; head < shape.heads; head++) {
-    float* to = states + head * attn_state_floats(head_dim);
-    State state = State::load(to, head_dim);
-    state.merge(span_state(shape, q + head * head_dim, span, tokens, head / group));
-    state.store(to);
+  for (int kv_head = 0; kv_head < shape.format.kv_heads; kv_head++) {
+    const int first = kv_head * group;
+    const auto folded = span_states(shape, q + first * head_dim, span, tokens, kv_head);
+    for (int g = 0; g < group; g++) {
+      float* to = states + (first + g) * attn_state_floats(head_dim);
+      State state = State::load(to, head_dim);
+      state.merge(folded[static_cast<size_t>(g)]);
+      state.store(to);
+    }
   }
 }
 

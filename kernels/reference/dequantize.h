@@ -38,6 +38,30 @@ inline float element(DType type, const std::byte* row, int64_t i) {
   return 0.0f;
 }
 
+// values[0 .. cols) = the elements of a row; the type is looked at once.
+inline void load_row(DType type, const std::byte* row, int64_t cols, double* values) {
+  const auto load = [&](auto element_of) {
+    for (int64_t i = 0; i < cols; i++) values[i] = element_of(i);
+  };
+  switch (type) {
+    case DType::f32:
+      return load([&](int64_t i) { return element(DType::f32, row, i); });
+    case DType::f16:
+      return load([&](int64_t i) { return element(DType::f16, row, i); });
+    case DType::bf16:
+      return load([&](int64_t i) { return element(DType::bf16, row, i); });
+    case DType::q8_0:
+      return load([&](int64_t i) { return element(DType::q8_0, row, i); });
+    case DType::q4_0:
+      return load([&](int64_t i) { return element(DType::q4_0, row, i); });
+    case DType::q4_1:
+      return load([&](int64_t i) { return element(DType::q4_1, row, i); });
+    case DType::i32:
+      break;
+  }
+  SPILLWAY_CHECK(!"a type with floating-point values");
+}
+
 // Writes `cols` values as a row of `type`: floating-point types rounded to nearest even, blocks by their quantiser.
 // cols must be a multiple of the block.
 inline void store_row(DType type, const float* values, int64_t cols, std::byte* row) {

@@ -35,7 +35,7 @@ void matmul_part(const std::vector<double>& x, int64_t rows, const MatmulPart& p
   const int64_t k = part.weight.cols;
   std::vector<double> weight(static_cast<size_t>(k));
   for (int64_t n = 0; n < part.weight.rows; n++) {
-    for (int64_t i = 0; i < k; i++) weight[i] = element(part.weight.dtype, part.weight.row(n), i);
+    load_row(part.weight.dtype, part.weight.row(n), k, weight.data());
     for (int64_t first = 0; first < rows; first += kGroup) {
       const double* group = x.data() + first * k;
       double sums[kGroup] = {};

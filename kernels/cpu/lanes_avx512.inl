@@ -1,0 +1,130 @@
+// Lanes: 16 floats in one register of AVX-512.
+#include <immintrin.h>
+
+namespace spillway {
+namespace {
+
+constexpr const char* kKernelsName = "AVX-512";
+// Register tiles: 32 registers.
+constexpr int kFloatTileM = 4;
+constexpr int kFloatTileN = 4;
+constexpr int kBroadcastRows = 6;
+constexpr int kBroadcastCols = 4;
+
+using Lanes = __m512;
+
+inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+inline float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
+
+inline Lanes lanes_zero() { return _mm512_setzero_ps(); }
+inline Lanes lanes_set(float x) { return _mm512_set1_ps(x); }
+inline Lanes load_f32(const void* p) { return _mm512_loadu_ps(p); }
+inline Lanes load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+inline Lanes widen_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
+inline Lanes load_bf16(const void* p) { return widen_bf16(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+// The first n lanes; the others are zero, and their memory is not touched.
+inline Lanes load_f32_part(const void* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline Lanes load_f16_part(const void* p, int n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+inline Lanes load_bf16_part(const void* p, int n) { return widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
+inline void store_f32(float* p, Lanes a) { _mm512_storeu_ps(p, a); }
+inline void store_f32_part(float* p, Lanes a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a); }
+inline void store_f16(void* p, Lanes a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline void store_f16_part(void* p, Lanes a, int n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+inline Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
+inline Lanes sub(Lanes a, Lanes b) { return _mm512_sub_ps(a, b); }
+inline Lanes mul(Lanes a, Lanes b) { return _mm512_mul_ps(a, b); }
+inline Lanes div(Lanes a, Lanes b) { return _mm512_div_ps(a, b); }
+// a * b + c
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a * b
+inline Lanes fnma(Lanes a, Lanes b, Lanes c) { return _mm512_fnmadd_ps(a, b, c); }
+inline float fma1(float a, float b, float c) {
+  return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+// The second operand where either is NaN.
+inline Lanes max(Lanes a, Lanes b) { return _mm512_max_ps(a, b); }
+inline Lanes min(Lanes a, Lanes b) { return _mm512_min_ps(a, b); }
+inline Lanes round_even(Lanes a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// Lanes from n on become `other`.
+inline Lanes keep_first(Lanes a, int n, float other) {
+  return _mm512_mask_blend_ps(first_lanes(n), lanes_set(other), a);
+}
+using LaneMask = __mmask16;
+inline LaneMask not_below(Lanes a, float limit) { return _mm512_cmp_ps_mask(a, lanes_set(limit), _CMP_NLT_UQ); }
+// a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
+inline Lanes times_power_of_2(Lanes a, Lanes n, LaneMask mask) { return _mm512_maskz_scalef_ps(mask, a, n); }
+inline float first(Lanes a) { return _mm512_cvtss_f32(a); }
+inline __m256 upper(Lanes a) { return _mm512_extractf32x8_ps(a, 1); }
+inline float sum_of(Lanes a) {
+  const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a), upper(a));
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+inline float max_of(Lanes a) {
+  const __m256 m8 = _mm256_max_ps(_mm512_castps512_ps256(a), upper(a));
+  const __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m8), _mm256_extractf128_ps(m8, 1));
+  const __m128 m2 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
+  return _mm_cvtss_f32(_mm_max_ss(m2, _mm_movehdup_ps(m2)));
+}
+// Lane i of the result is sum_of(a[i]), to the bit: the same folds, of all sixteen at once.
+inline Lanes sums_of(const Lanes (&a)[kLanes]) {
+  Lanes by_8[8];
+  Lanes by_4[4];
+  Lanes by_2[2];
+  for (int i = 0; i < 8; i++) {
+    by_8[i] =
+        add(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x44), _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xee));
+  }
+  for (int i = 0; i < 4; i++) {
+    by_4[i] = add(_mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0x88),
+                  _mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0xdd));
+  }
+  for (int i = 0; i < 2; i++) {
+    by_2[i] = add(_mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0x44),
+                  _mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0xee));
+  }
+  const Lanes all = add(_mm512_shuffle_ps(by_2[0], by_2[1], 0x88), _mm512_shuffle_ps(by_2[0], by_2[1], 0xdd));
+  // Lane 4 * i + j of `all` belongs to a[4 * j + i].
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_ps(order, all);
+}
+inline void transpose(Lanes (&a)[kLanes]) {
+  Lanes b[kLanes];
+  for (int i = 0; i < 8; i++) {  // pairs of rows
+    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; i++) {  // lane l of a[4 * i + c]: column 4 * l + c of rows 4 * i ..
+    const __m512d b0 = _mm512_castps_pd(b[4 * i]);
+    const __m512d b1 = _mm512_castps_pd(b[4 * i + 1]);
+    const __m512d b2 = _mm512_castps_pd(b[4 * i + 2]);
+    const __m512d b3 = _mm512_castps_pd(b[4 * i + 3]);
+    a[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(b0, b2));
+    a[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(b0, b2));
+    a[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b1, b3));
+    a[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b1, b3));
+  }
+  for (int c = 0; c < 4; c++) {  // 4 x 4 of 128-bit lanes
+    const Lanes low01 = _mm512_shuffle_f32x4(a[c], a[4 + c], 0x44);
+    const Lanes high01 = _mm512_shuffle_f32x4(a[c], a[4 + c], 0xee);
+    const Lanes low23 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0x44);
+    const Lanes high23 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0xee);
+    b[c] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+    b[4 + c] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+    b[8 + c] = _mm512_shuffle_f32x4(high01, high23, 0x88);
+    b[12 + c] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+  }
+  for (int i = 0; i < kLanes; i++) a[i] = b[i];
+}
+
+}  // namespace
+}  // namespace spillway
