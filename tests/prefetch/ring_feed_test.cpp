@@ -24,9 +24,9 @@ struct Harness {
   RingFeed feed;
 
   Harness(uint64_t bytes, int lookahead)
-      : ring(bytes), feed(ring, lookahead, [this](uint32_t item, std::byte* place, const Event& after) {
+      : ring(bytes), feed(ring, lookahead, [this](uint32_t item, std::byte* place, const std::vector<Event>& after) {
           ++fetched;
-          copy.wait_for(after);
+          for (const Event& event : after) copy.wait_for(event);
           copy.enqueue([this, item, place] { std::memset(place, static_cast<int>(item % 251), sizes[item]); });
           return copy.record();
         }) {}

@@ -60,6 +60,7 @@ TEST(Schedule, NothingIsOverwrittenBeforeItsLastReader) {
       for (size_t earlier = 0; earlier < later; ++earlier) {
         if (!overlap(fetches[earlier], fetches[later])) continue;
         ++reuses;
+        ASSERT_GE(fetches[later].after, static_cast<int64_t>(earlier)) << "the list itself must say so, whatever the link's order";
         ASSERT_GE(sim.fetches[later].begin, sim.step_end[earlier]) << "step " << earlier << " lost its bytes to item " << later;
       }
     }
