@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "loader/checkpoint.h"
 #include "loader/model_spec.h"
@@ -64,8 +65,8 @@ TEST_F(ModelFiles, SplittingChangesNoByteOfATensor) {
   }
 }
 
-// Each token that is no control token is what its own text becomes: no merge is dead, no token comes twice.
-TEST_F(ModelFiles, EveryTokenOfTheVocabularyIsReachable) {
+// Every token's text becomes tokens of the same text, and most become themselves again.
+TEST_F(ModelFiles, TheVocabularyIsOneThatTextsUse) {
   const int size = 2000;
   const auto tokenizer = make_tokenizer(open({.layers = 1, .vocab = size}));
   ASSERT_EQ(tokenizer->vocab(), size);
