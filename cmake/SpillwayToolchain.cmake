@@ -20,7 +20,7 @@ endif()
 # Strict IEEE arithmetic without contraction: where a fused multiply-add is meant, the kernel says so. Placement identity
 # would survive contraction, agreement between backends would not.
 add_library(spillway_options INTERFACE)
-target_compile_options(spillway_options INTERFACE -Wall -Wextra -Wshadow -ffp-contract=off)
+target_compile_options(spillway_options INTERFACE -Wall -Wextra -Wshadow -Wno-missing-field-initializers -ffp-contract=off)
 target_include_directories(spillway_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(spillway_options INTERFACE FMT_HEADER_ONLY)
 if(SPILLWAY_SANITIZE)

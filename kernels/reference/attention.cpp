@@ -1,0 +1,128 @@
+#include "kernels/reference/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/reference/dequantize.h"
+
+namespace spillway::reference {
+namespace {
+
+constexpr double kNoMaximum = -std::numeric_limits<double>::infinity();
+
+// sum(exp(s - max) * v), max, sum(exp(s - max)). The maximum is always a float's value: rounded after the sums were
+// made, it would scale them.
+struct State {
+  explicit State(int head_dim) : values(static_cast<size_t>(head_dim), 0.0) {}
+
+  std::vector<double> values;
+  double max = kNoMaximum;
+  double sum = 0.0;
+
+  static State load(const float* from, int head_dim) {
+    State state(head_dim);
+    std::copy_n(from, head_dim, state.values.begin());
+    state.max = from[head_dim];
+    state.sum = from[head_dim + 1];
+    return state;
+  }
+
+  void store(float* to) const {
+    for (size_t i = 0; i < values.size(); i++) to[i] = static_cast<float>(values[i]);
+    to[values.size()] = static_cast<float>(max);
+    to[values.size() + 1] = static_cast<float>(sum);
+  }
+
+  // Afterwards the state is of the tokens of both.
+  void merge(const State& other) {
+    if (other.max == kNoMaximum) return;
+    const double top = std::max(max, other.max);
+    const double mine = std::exp(max - top);  // 0 for an empty state
+    const double theirs = std::exp(other.max - top);
+    for (size_t i = 0; i < values.size(); i++) values[i] = values[i] * mine + other.values[i] * theirs;
+    sum = sum * mine + other.sum * theirs;
+    max = top;
+  }
+};
+
+// Token `token` of the span: its key of this KV head, or its value.
+const std::byte* token_row(const KvFormat& format, const KvSpan& span, int token, int kv_head, bool value) {
+  const std::byte* page_row = span.rows[token / kPageTokens];
+  SPILLWAY_CHECK(page_row != nullptr);
+  return page_row + kv_head * format.page_bytes() +
+         ((value ? kPageTokens : 0) + token % kPageTokens) * format.token_bytes();
+}
+
+double dot(const float* q, const std::vector<double>& key) {
+  double sum = 0.0;
+  for (size_t i = 0; i < key.size(); i++) sum += q[i] * key[i];
+  return sum;
+}
+
+// The states of the query heads that share one KV head; q [group x head_dim].
+std::vector<State> span_states(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, int kv_head) {
+  const KvFormat& format = shape.format;
+  const size_t group = static_cast<size_t>(shape.heads / format.kv_heads);
+  std::vector<State> states(group, State(format.head_dim));
+  std::vector<double> row(static_cast<size_t>(format.head_dim));
+  std::vector<double> scores(group * tokens);
+  for (int t = 0; t < tokens; t++) {
+    load_row(format.dtype, token_row(format, span, t, kv_head, false), format.head_dim, row.data());
+    for (size_t g = 0; g < group; g++) {
+      const double score = dot(q + g * row.size(), row) * shape.scale;
+      scores[g * tokens + t] = score;
+      states[g].max = std::max(states[g].max, static_cast<double>(static_cast<float>(score)));
+    }
+  }
+  for (int t = 0; t < tokens; t++) {
+    load_row(format.dtype, token_row(format, span, t, kv_head, true), format.head_dim, row.data());
+    for (size_t g = 0; g < group; g++) {
+      const double weight = std::exp(scores[g * tokens + t] - states[g].max);
+      states[g].sum += weight;
+      for (size_t i = 0; i < row.size(); i++) states[g].values[i] += weight * row[i];
+    }
+  }
+  return states;
+}
+
+}  // namespace
+
+void clear_states(const AttendShape& shape, float* states) {
+  const int head_dim = shape.format.head_dim;
+  for (int head = 0; head < shape.heads; head++) State(head_dim).store(states + head * attn_state_floats(head_dim));
+}
+
+void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, float* states) {
+  SPILLWAY_CHECK(tokens >= 0 && tokens <= span.tokens && span.tokens <= kSpanTokens);
+  if (tokens == 0) return;
+  const int head_dim = shape.format.head_dim;
+  const int group = shape.heads / shape.format.kv_heads;
+  for (int kv_head = 0; kv_head < shape.format.kv_heads; kv_head++) {
+    const int first = kv_head * group;
+    const auto folded = span_states(shape, q + first * head_dim, span, tokens, kv_head);
+    for (int g = 0; g < group; g++) {
+      float* to = states + (first + g) * attn_state_floats(head_dim);
+      State state = State::load(to, head_dim);
+      state.merge(folded[static_cast<size_t>(g)]);
+      state.store(to);
+    }
+  }
+}
+
+void merge_states(const AttendShape& shape, const View& states, const MergeTask& task, float* out) {
+  const int head_dim = shape.format.head_dim;
+  for (int head = 0; head < shape.heads; head++) {
+    State all(head_dim);
+    for (int i = 0; i < task.count; i++) {
+      const float* slot = states.f32(task.first_slot + i) + head * attn_state_floats(head_dim);
+      all.merge(State::load(slot, head_dim));
+    }
+    for (int i = 0; i < head_dim; i++) {
+      out[head * head_dim + i] = all.sum > 0.0 ? static_cast<float>(all.values[i] / all.sum) : 0.0f;
+    }
+  }
+}
+
+}  // namespace spillway::reference

@@ -1,0 +1,28 @@
+// Attention over one span and the algebra of partial softmax states (the online softmax of arXiv 1805.02867), in
+// double.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kv_span.h"
+#include "kernels/ops.h"
+#include "kernels/view.h"
+
+namespace spillway::reference {
+
+inline int64_t query_width(const AttendShape& shape) {
+  return static_cast<int64_t>(shape.heads) * shape.format.head_dim;
+}
+inline int64_t states_width(const AttendShape& shape) {
+  return static_cast<int64_t>(shape.heads) * attn_state_floats(shape.format.head_dim);
+}
+
+// Makes the states [heads x attn_state_floats] empty.
+void clear_states(const AttendShape& shape, float* states);
+// Folds the first `tokens` tokens of the span into the states, for the query row q [heads x head_dim]. The states are
+// rounded to float here, once for each span, so it is all the same how spans are shared out over calls.
+void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, float* states);
+// out [heads x head_dim] = the merged and divided states of one row; zero where all are empty.
+void merge_states(const AttendShape& shape, const View& states, const MergeTask& task, float* out);
+
+}  // namespace spillway::reference

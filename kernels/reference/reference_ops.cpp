@@ -1,0 +1,208 @@
+#include "kernels/reference/reference_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "kernels/cpu/cpu_stream.h"
+#include "kernels/reference/attention.h"
+#include "kernels/reference/dequantize.h"
+
+namespace spillway {
+namespace {
+
+bool is_f32(const View& view, int64_t rows, int64_t cols) {
+  return view.dtype == DType::f32 && view.rows == rows && view.cols == cols;
+}
+
+// Sums over k run in one order for each output, whatever the number of rows. The rows of x are held in groups, as
+// [k x kGroup] doubles, only so that a row of the weight is dequantised once for the group.
+constexpr int kGroup = 8;
+
+std::vector<double> grouped(const View& x) {
+  const int64_t groups = (x.rows + kGroup - 1) / kGroup;
+  std::vector<double> values(static_cast<size_t>(groups * x.cols * kGroup), 0.0);
+  for (int64_t r = 0; r < x.rows; r++) {
+    double* group = values.data() + r / kGroup * x.cols * kGroup;
+    for (int64_t k = 0; k < x.cols; k++) group[k * kGroup + r % kGroup] = x.f32(r)[k];
+  }
+  return values;
+}
+
+void matmul_part(const std::vector<double>& x, int64_t rows, const MatmulPart& part) {
+  const int64_t k = part.weight.cols;
+  std::vector<double> weight(static_cast<size_t>(k));
+  for (int64_t n = 0; n < part.weight.rows; n++) {
+    load_row(part.weight.dtype, part.weight.row(n), k, weight.data());
+    for (int64_t first = 0; first < rows; first += kGroup) {
+      const double* group = x.data() + first * k;
+      double sums[kGroup] = {};
+      for (int64_t i = 0; i < k; i++) {
+        for (int r = 0; r < kGroup; r++) sums[r] += weight[i] * group[i * kGroup + r];
+      }
+      for (int64_t r = first; r < std::min(first + kGroup, rows); r++) {
+        float& out = part.out.f32(r)[n];
+        out = static_cast<float>(part.add ? out + sums[r - first] : sums[r - first]);
+      }
+    }
+  }
+}
+
+void norm_row(const float* x, const float* weight, int64_t cols, double eps, float* out) {
+  double squares = 0.0;
+  for (int64_t i = 0; i < cols; i++) squares += static_cast<double>(x[i]) * x[i];
+  const double root = std::sqrt(squares / static_cast<double>(cols) + eps);
+  for (int64_t i = 0; i < cols; i++) out[i] = static_cast<float>(x[i] / root * weight[i]);
+}
+
+void rotate_head(float* head, int64_t pairs, RotationStyle style, const float* table) {
+  for (int64_t i = 0; i < pairs; i++) {
+    float& a = style == RotationStyle::adjacent ? head[2 * i] : head[i];
+    float& b = style == RotationStyle::adjacent ? head[2 * i + 1] : head[i + pairs];
+    const double cosine = table[2 * i];
+    const double sine = table[2 * i + 1];
+    const double turned = a * cosine - b * sine;
+    b = static_cast<float>(a * sine + b * cosine);
+    a = static_cast<float>(turned);
+  }
+}
+
+void append_run(const View& k, const View& v, const KvFormat& format, const AppendRun& run) {
+  for (int i = 0; i < run.count; i++) {
+    for (int head = 0; head < format.kv_heads; head++) {
+      std::byte* key = run.page_row + head * format.page_bytes() + (run.first_token + i) * format.token_bytes();
+      std::byte* value = key + kPageTokens * format.token_bytes();
+      const int64_t row = run.first_row + i;
+      store_row(format.dtype, k.f32(row) + head * format.head_dim, format.head_dim, key);
+      store_row(format.dtype, v.f32(row) + head * format.head_dim, format.head_dim, value);
+    }
+  }
+}
+
+class ReferenceOps final : public Ops {
+ public:
+  const char* name() const override { return "reference"; }
+  uint64_t scratch_bytes(const ModelShape&, int) const override { return 0; }
+  void set_scratch(std::byte*, uint64_t) override {}
+
+  void dequantize(Stream& stream, View rows, View out) override {
+    SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols));
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < rows.rows; r++) {
+        for (int64_t i = 0; i < rows.cols; i++) out.f32(r)[i] = element(rows.dtype, rows.row(r), i);
+      }
+    });
+  }
+
+  void norm(Stream& stream, View x, View weight, float eps, View out) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(weight, 1, x.cols) && is_f32(out, x.rows, x.cols));
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < x.rows; r++) norm_row(x.f32(r), weight.f32(), x.cols, eps, out.f32(r));
+    });
+  }
+
+  void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
+    for (const MatmulPart& part : parts) {
+      SPILLWAY_CHECK(part.weight.cols == x.cols && is_f32(part.out, x.rows, part.weight.rows));
+    }
+    enqueue(stream, [x, copy = std::vector(parts.begin(), parts.end())] {
+      const std::vector<double> values = grouped(x);
+      for (const MatmulPart& part : copy) matmul_part(values, x.rows, part);
+    });
+  }
+
+  void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
+    SPILLWAY_CHECK(is_f32(x, table.rows, x.cols) && is_f32(table, x.rows, table.cols));
+    SPILLWAY_CHECK(x.cols % head_dim == 0 && table.cols % 2 == 0 && table.cols <= head_dim);
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < x.rows; r++) {
+        for (int64_t at = 0; at < x.cols; at += head_dim) {
+          rotate_head(x.f32(r) + at, table.cols / 2, style, table.f32(r));
+        }
+      }
+    });
+  }
+
+  void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
+    const int64_t width = static_cast<int64_t>(format.kv_heads) * format.head_dim;
+    SPILLWAY_CHECK(is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && run.first_row + run.count <= k.rows);
+    }
+    enqueue(stream, [k, v, format, copy = std::vector(runs.begin(), runs.end())] {
+      for (const AppendRun& run : copy) append_run(k, v, format, run);
+    });
+  }
+
+  void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
+    SPILLWAY_CHECK(is_f32(q, q.rows, reference::query_width(shape)));
+    SPILLWAY_CHECK(is_f32(states, states.rows, reference::states_width(shape)));
+    for (const SpanTask& task : tasks) {
+      SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
+    }
+    enqueue(stream, [q, shape, states, copy = std::vector(tasks.begin(), tasks.end())] {
+      for (const SpanTask& task : copy) {
+        float* slot = states.f32(task.slot);
+        reference::clear_states(shape, slot);
+        reference::fold_span(shape, q.f32(task.row), task.span, task.span.tokens, slot);
+      }
+    });
+  }
+
+  void attend_chunk(Stream& stream, View q, int first_position, const AttendShape& shape, std::span<const KvSpan> spans,
+                    View states, bool fresh) override {
+    SPILLWAY_CHECK(is_f32(q, q.rows, reference::query_width(shape)));
+    SPILLWAY_CHECK(is_f32(states, q.rows, reference::states_width(shape)));
+    enqueue(stream, [=, copy = std::vector(spans.begin(), spans.end())] {
+      for (int64_t row = 0; row < q.rows; row++) {
+        if (fresh) reference::clear_states(shape, states.f32(row));
+        for (const KvSpan& span : copy) {
+          const int64_t seen = first_position + row + 1 - span.first_position;
+          const int tokens = static_cast<int>(std::clamp<int64_t>(seen, 0, span.tokens));
+          reference::fold_span(shape, q.f32(row), span, tokens, states.f32(row));
+        }
+      }
+    });
+  }
+
+  void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
+             View out) override {
+    SPILLWAY_CHECK(is_f32(out, out.rows, reference::query_width(shape)));
+    SPILLWAY_CHECK(is_f32(states, states.rows, reference::states_width(shape)));
+    for (const MergeTask& task : tasks) {
+      SPILLWAY_CHECK(task.row >= 0 && task.row < out.rows);
+      SPILLWAY_CHECK(task.first_slot >= 0 && task.count >= 0 && task.first_slot + task.count <= states.rows);
+    }
+    enqueue(stream, [states, shape, out, copy = std::vector(tasks.begin(), tasks.end())] {
+      for (const MergeTask& task : copy) reference::merge_states(shape, states, task, out.f32(task.row));
+    });
+  }
+
+  void swiglu(Stream& stream, View gate, View up, View out) override {
+    SPILLWAY_CHECK(is_f32(up, gate.rows, gate.cols) && is_f32(out, gate.rows, gate.cols));
+    SPILLWAY_CHECK(gate.dtype == DType::f32);
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < gate.rows; r++) {
+        for (int64_t i = 0; i < gate.cols; i++) {
+          const double x = gate.f32(r)[i];
+          out.f32(r)[i] = static_cast<float>(x / (1.0 + std::exp(-x)) * up.f32(r)[i]);
+        }
+      }
+    });
+  }
+
+ private:
+  static void enqueue(Stream& stream, std::function<void()> work) {
+    static_cast<CpuStream&>(stream).enqueue(std::move(work));
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_reference_ops() { return std::make_unique<ReferenceOps>(); }
+
+}  // namespace spillway

@@ -1,0 +1,181 @@
+#include "prefetch/copy_engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_stream.h"
+#include "memory/pending_events.h"
+
+namespace spillway {
+
+// submit: waits for each operation's turn and hands it to the disk or the link. arrive: takes what the disk has read onwards over
+// the link. Both are host threads; the link itself is the device's copy stream.
+struct CopyLane::State {
+  Device& device;
+  DiskQueue* disk;
+  Traffic& traffic;
+  std::span<std::byte> staging;
+  StagingShape shape;
+  PendingEvents pending;
+  std::unique_ptr<Stream> to_device;
+  std::unique_ptr<Stream> to_host;
+  std::vector<Event> piece_free;  // event after which a staging piece may be filled again
+  size_t next_piece = 0;
+  CpuStream arrive;
+  CpuStream submit;  // last: ends first
+
+  State(const std::string& name, Device& on, DiskQueue* queue, Traffic& count, std::span<std::byte> stage,
+        const StagingShape& pieces, double link)
+      : device(on),
+        disk(queue),
+        traffic(count),
+        staging(stage),
+        shape(pieces),
+        to_device(on.make_copy_stream(name + " host to device", link)),
+        to_host(on.make_copy_stream(name + " device to host", link)),
+        piece_free(stage.empty() ? 0 : pieces.pieces),
+        arrive(name + " arrive", nullptr),
+        submit(name + " submit", nullptr) {
+    SPILLWAY_CHECK(stage.empty() || stage.size() >= pieces.bytes());
+  }
+
+  bool direct() const { return staging.empty(); }
+
+  static std::vector<DiskRequest> requests_of(const std::vector<DiskMove>& moves) {
+    std::vector<DiskRequest> requests;
+    requests.reserve(moves.size());
+    for (const DiskMove& m : moves) requests.push_back({m.file, m.offset, m.bytes, m.memory, m.needed});
+    return requests;
+  }
+
+  // Calls body(move, done, bytes, needed) for one staging piece after another.
+  template <typename Body>
+  void for_each_piece(const std::vector<DiskMove>& moves, const Body& body) {
+    for (const DiskMove& move : moves) {
+      const uint64_t must = move.needed == 0 ? move.bytes : move.needed;
+      for (uint64_t done = 0; done < must; done += shape.piece_bytes) {
+        body(move, done, std::min(shape.piece_bytes, move.bytes - done), std::min(shape.piece_bytes, must - done));
+      }
+    }
+  }
+
+  // The next staging piece, once whoever used it last is done.
+  size_t take_piece() {
+    const size_t piece = next_piece++ % piece_free.size();
+    piece_free[piece].wait();
+    return piece;
+  }
+
+  // Each piece goes over the link as soon as the disk has filled it.
+  void read_staged(const std::vector<DiskMove>& moves, Cause cause) {
+    for_each_piece(moves, [&](const DiskMove& move, uint64_t done, uint64_t bytes, uint64_t needed) {
+      const size_t piece = take_piece();
+      std::byte* from = staging.data() + piece * shape.piece_bytes;
+      const DiskRequest request{move.file, move.offset + done, bytes, from, needed};
+      const Event read = disk->read({&request, 1});
+      const Event copied = pending.promise();
+      piece_free[piece] = copied;
+      arrive.enqueue([this, read, copied, to = move.memory + done, from, needed, cause] {
+        read.wait();
+        over_link({{to, from, needed}}, cause);
+        pending.fulfil(copied.ticket, to_device->record());
+      });
+    });
+  }
+
+  std::vector<Event> write_staged(const std::vector<DiskMove>& moves, Cause cause) {
+    std::vector<Event> written;
+    for_each_piece(moves, [&](const DiskMove& move, uint64_t done, uint64_t bytes, uint64_t) {
+      const size_t piece = take_piece();
+      std::byte* through = staging.data() + piece * shape.piece_bytes;
+      to_host->copy(through, move.memory + done, bytes);
+      traffic.add(Link::device_to_host, cause, bytes);
+      to_host->record().wait();
+      const DiskRequest request{move.file, move.offset + done, bytes, through, 0};
+      piece_free[piece] = disk->write({&request, 1});
+      written.push_back(piece_free[piece]);
+    });
+    return written;
+  }
+
+  void over_link(const std::vector<LinkMove>& moves, Cause cause) {
+    for (const LinkMove& move : moves) {
+      to_device->copy(move.to, move.from, move.bytes);
+      traffic.add(Link::host_to_device, cause, move.bytes);
+    }
+  }
+
+  void bring(const Moves& moves, Cause cause, uint64_t ticket) {
+    for (const DiskMove& move : moves.disk) traffic.add(Link::disk_read, cause, move.bytes);
+    if (direct() && moves.link.empty()) return pending.fulfil(ticket, disk->read(requests_of(moves.disk)));
+    if (!moves.link.empty()) arrive.enqueue([this, link = moves.link, cause] { over_link(link, cause); });
+    Event read;
+    if (direct()) {
+      read = disk->read(requests_of(moves.disk));
+    } else {
+      read_staged(moves.disk, cause);
+    }
+    arrive.enqueue([this, read, ticket] {
+      read.wait();
+      pending.fulfil(ticket, to_device->record());
+    });
+  }
+
+  void take_out(const Moves& moves, Cause cause, uint64_t ticket) {
+    for (const DiskMove& move : moves.disk) traffic.add(Link::disk_write, cause, move.bytes);
+    for (const LinkMove& move : moves.link) {
+      to_host->copy(move.to, move.from, move.bytes);
+      traffic.add(Link::device_to_host, cause, move.bytes);
+    }
+    std::vector<Event> ends;
+    if (!moves.link.empty()) ends.push_back(to_host->record());
+    if (direct() && !moves.disk.empty()) {
+      ends.push_back(disk->write(requests_of(moves.disk)));
+    } else {
+      for (const Event& event : write_staged(moves.disk, cause)) ends.push_back(event);
+    }
+    if (ends.size() == 1) return pending.fulfil(ticket, ends.front());
+    arrive.enqueue([this, ends = std::move(ends), ticket] {
+      for (const Event& event : ends) event.wait();
+      pending.fulfil(ticket, {});
+    });
+  }
+};
+
+CopyLane::CopyLane(std::string name, Device& device, DiskQueue* disk, Traffic& traffic, std::span<std::byte> staging,
+                   const StagingShape& shape, double link_bytes_per_second)
+    : state_(std::make_unique<State>(name, device, disk, traffic, staging, shape, link_bytes_per_second)) {}
+
+CopyLane::~CopyLane() = default;
+
+Event CopyLane::to_device(Moves moves, std::vector<Event> after, Cause cause) {
+  State& s = *state_;
+  SPILLWAY_CHECK(s.disk != nullptr || moves.disk.empty());
+  const Event end = s.pending.promise();
+  s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
+    for (const Event& event : after) event.wait();
+    s.bring(moves, cause, ticket);
+  });
+  return end;
+}
+
+Event CopyLane::from_device(Moves moves, std::vector<Event> after, Cause cause) {
+  State& s = *state_;
+  SPILLWAY_CHECK(s.disk != nullptr || moves.disk.empty());
+  const Event end = s.pending.promise();
+  s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
+    for (const Event& event : after) event.wait();
+    s.take_out(moves, cause, ticket);
+  });
+  return end;
+}
+
+void CopyLane::synchronize() {
+  state_->submit.synchronize();
+  state_->arrive.synchronize();
+  state_->to_device->synchronize();
+  state_->to_host->synchronize();
+}
+
+}  // namespace spillway

@@ -1,0 +1,67 @@
+// CopyEngine: the means by which bytes move between tiers, one lane for each flow so that flows cannot block one another.
+// Every operation starts after an event, returns at once with the event of its end, and is counted by link and cause.
+//
+// Where device memory is plain host memory and no link is emulated, the disk reads and writes it directly. Otherwise bytes
+// pass through a staging ring in host memory, piece by piece, and over the link by the lane's copy stream.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+#include "memory/disk_queue.h"
+#include "memory/tier.h"
+
+namespace spillway {
+
+// Bytes [offset, offset + bytes) of one of the disk queue's files, to or from device memory.
+struct DiskMove {
+  uint32_t file = 0;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+  std::byte* memory = nullptr;
+  uint64_t needed = 0;  // leading bytes that must arrive; 0: all
+};
+
+// Between host and device memory.
+struct LinkMove {
+  std::byte* to = nullptr;
+  const std::byte* from = nullptr;
+  uint64_t bytes = 0;
+};
+
+struct Moves {
+  std::vector<DiskMove> disk;
+  std::vector<LinkMove> link;
+};
+
+struct StagingShape {
+  uint64_t piece_bytes = 1 << 20;
+  int pieces = 8;
+  uint64_t bytes() const { return piece_bytes * pieces; }
+};
+
+class CopyLane {
+ public:
+  // staging: empty where the disk reaches device memory directly, else pieces * piece_bytes of host memory.
+  CopyLane(std::string name, Device& device, DiskQueue* disk, Traffic& traffic, std::span<std::byte> staging,
+           const StagingShape& shape, double link_bytes_per_second);
+  ~CopyLane();
+  CopyLane(const CopyLane&) = delete;
+
+  // All moves as one operation, started when all of `after` are done. Operations of a lane start in order.
+  Event to_device(Moves moves, std::vector<Event> after, Cause cause);
+  Event from_device(Moves moves, std::vector<Event> after, Cause cause);
+
+  // Waits until everything submitted so far has ended; throws what went wrong.
+  void synchronize();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace spillway

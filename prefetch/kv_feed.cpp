@@ -1,0 +1,139 @@
+#include "prefetch/kv_feed.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace spillway {
+
+// A third of the ring for a group: one is read while the next arrives and the one after is under way.
+constexpr uint64_t kGroupsInRing = 3;
+
+KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane)
+    : cache_(cache),
+      fetch_lane_(fetch_lane),
+      spill_lane_(spill_lane),
+      group_bytes_(ring.size() / kGroupsInRing),
+      feed_(ring, lookahead, [this](uint32_t item, std::byte* place, const Event& after) {
+        return start(item, place, after);
+      }) {}
+
+void KvFeed::begin_pass(SequenceId sequence) {
+  if (sequence == sequence_ && version_ == cache_.version() && !planned_.empty()) return;
+  end();
+  sequence_ = sequence;
+  version_ = cache_.version();
+  for (int layer = 0; layer < cache_.layout().layers; ++layer) plan_layer(sequence, layer);
+}
+
+void KvFeed::plan_layer(SequenceId sequence, int layer) {
+  const uint64_t row_bytes = cache_.layout().row_bytes();
+  const int rows = cache_.rows(sequence, layer);
+  const int spans = (rows + kPagesPerSpan - 1) / kPagesPerSpan;
+  PlannedGroup group{.layer = layer};
+  const auto close = [&](int next_span, bool last) {
+    group.last_span = next_span;
+    group.last = last;
+    const uint64_t bytes = group.rows.size() * row_bytes;
+    planned_.push_back(std::move(group));
+    const uint32_t item = first_item_ + static_cast<uint32_t>(planned_.size()) - 1;
+    group = {.layer = layer, .first_span = next_span, .last_span = 0, .rows = {}, .last = false};
+    if (bytes > 0) feed_.plan(item, bytes);
+  };
+  for (int span = 0; span < spans; ++span) {
+    std::vector<int> outside;
+    for (int row = span * kPagesPerSpan; row < std::min(rows, (span + 1) * kPagesPerSpan); ++row) {
+      if (cache_.place(sequence, layer, row).tier != Tier::device) outside.push_back(row);
+    }
+    if (!group.rows.empty() && (group.rows.size() + outside.size()) * row_bytes > group_bytes_) close(span, false);
+    for (int row : outside) group.rows.push_back({row, group.rows.size() * row_bytes});
+  }
+  close(spans, true);
+}
+
+Event KvFeed::start(uint32_t item, std::byte* place, const Event& after) {
+  SPILLWAY_CHECK(fetch_lane_ != nullptr);
+  const PlannedGroup& group = planned_[item - first_item_];
+  const uint64_t bytes = cache_.layout().row_bytes();
+  Moves moves;
+  std::vector<Event> starts{after};
+  for (const PlannedRow& planned : group.rows) {
+    const RowPlace row = cache_.place(sequence_, group.layer, planned.row);
+    SPILLWAY_CHECK(row.tier != Tier::device);
+    if (!row.written.done()) starts.push_back(row.written);
+    std::byte* to = place + planned.offset;
+    if (row.tier == Tier::host) {
+      moves.link.push_back({to, row.data, bytes});
+      continue;
+    }
+    DiskMove* last = moves.disk.empty() ? nullptr : &moves.disk.back();
+    if (last != nullptr && last->offset + last->bytes == row.file_offset && last->memory + last->bytes == to) {
+      last->bytes += bytes;
+    } else {
+      moves.disk.push_back({cache_.pools().file, row.file_offset, bytes, to, 0});
+    }
+  }
+  const Event end = fetch_lane_->to_device(std::move(moves), std::move(starts), Cause::kv_fetch);
+  for (const PlannedRow& planned : group.rows) cache_.reading(sequence_, group.layer, planned.row, end);
+  return end;
+}
+
+int KvFeed::groups(int layer) const {
+  return static_cast<int>(std::count_if(planned_.begin(), planned_.end(), [&](const PlannedGroup& g) { return g.layer == layer; }));
+}
+
+KvGroup KvFeed::next(int layer, int tokens) {
+  SPILLWAY_CHECK(!planned_.empty() && planned_.front().layer == layer);
+  const PlannedGroup group = std::move(planned_.front());
+  planned_.pop_front();
+  ++first_item_;
+  KvGroup result;
+  if (!group.rows.empty()) result.lease = feed_.acquire();
+  const int rows = page_rows(tokens);
+  const int last_span = group.last ? (rows + kPagesPerSpan - 1) / kPagesPerSpan : group.last_span;
+  auto outside = group.rows.begin();
+  for (int span = group.first_span; span < last_span; ++span) {
+    KvSpan view{.rows = {}, .first_position = span * kSpanTokens, .tokens = std::min(kSpanTokens, tokens - span * kSpanTokens)};
+    for (int i = 0; i < kPagesPerSpan && span * kPagesPerSpan + i < rows; ++i) {
+      const int row = span * kPagesPerSpan + i;
+      if (outside != group.rows.end() && outside->row == row) {
+        view.rows[i] = result.lease.data() + outside->offset;
+        ++outside;
+      } else {
+        const RowPlace place = cache_.place(sequence_, layer, row);
+        SPILLWAY_CHECK(place.tier == Tier::device);
+        view.rows[i] = place.data;
+      }
+    }
+    result.spans.push_back(view);
+  }
+  return result;
+}
+
+void KvFeed::settle(int layer, const Event& written) {
+  for (const Demotion& demotion : cache_.settle(layer)) {
+    SPILLWAY_CHECK(spill_lane_ != nullptr);
+    std::vector<Event> starts = demotion.after;
+    starts.push_back(written);
+    const uint64_t bytes = cache_.layout().row_bytes();
+    std::byte* from = const_cast<std::byte*>(demotion.from);  // a DiskMove's memory is written by reads only
+    Moves moves;
+    if (demotion.to.tier == Tier::host) {
+      moves.link.push_back({demotion.to.data, from, bytes});
+    } else {
+      moves.disk.push_back({cache_.pools().file, demotion.to.file_offset, bytes, from, 0});
+    }
+    const Event end = spill_lane_->from_device(std::move(moves), std::move(starts), Cause::kv_spill);
+    cache_.moved(demotion, end);
+  }
+}
+
+void KvFeed::end() {
+  feed_.drop();
+  first_item_ += static_cast<uint32_t>(planned_.size());
+  planned_.clear();
+  sequence_ = -1;
+}
+
+}  // namespace spillway

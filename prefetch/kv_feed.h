@@ -1,0 +1,66 @@
+// KvFeed: what the runtime sees of the KV cache during a pass: groups of spans in position order, each on the device when it is
+// read. Rows kept on the device are read in place; the others stream through a ring, fetched ahead in the order the layers
+// read them, over the end of one pass into the next. It also spills what a layer no longer keeps on the device.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <span>
+#include <vector>
+
+#include "memory/kv/cache.h"
+#include "memory/lease.h"
+#include "prefetch/copy_engine.h"
+#include "prefetch/ring_feed.h"
+
+namespace spillway {
+
+// Spans [first_span, first_span + spans.size()) of one layer. Wait for `lease.ready()` before reading; release it after.
+struct KvGroup {
+  std::vector<KvSpan> spans;
+  Lease lease;
+};
+
+class KvFeed {
+ public:
+  // Lanes may be null when every row stays on the device.
+  KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane);
+
+  // A pass of `sequence` over all layers follows. May be called ahead, when the pass before has settled its last layer: its first
+  // fetches then run while that pass ends.
+  void begin_pass(SequenceId sequence);
+  // The layer's groups in position order, `tokens` positions in all; each released before the next is taken. Layers in order.
+  int groups(int layer) const;
+  KvGroup next(int layer, int tokens);
+  // Moves what `layer` no longer keeps on the device; `written`: everything that wrote or read it is before this event.
+  void settle(int layer, const Event& written);
+  // Forgets fetches planned for a pass that does not come.
+  void end();
+
+ private:
+  struct PlannedRow {
+    int row;
+    uint64_t offset;  // in the item's place
+  };
+  struct PlannedGroup {
+    int layer = 0;
+    int first_span = 0;
+    int last_span = 0;  // one past; the layer's last group runs to the end of the context
+    std::vector<PlannedRow> rows;
+    bool last = false;
+  };
+  void plan_layer(SequenceId sequence, int layer);
+  Event start(uint32_t item, std::byte* place, const Event& after);
+
+  KvCache& cache_;
+  CopyLane* fetch_lane_;
+  CopyLane* spill_lane_;
+  uint64_t group_bytes_;  // at most, of rows outside the device
+  RingFeed feed_;
+  SequenceId sequence_ = -1;
+  uint64_t version_ = 0;
+  std::deque<PlannedGroup> planned_;  // groups not taken yet
+  uint32_t first_item_ = 0;           // number of planned_.front()
+};
+
+}  // namespace spillway

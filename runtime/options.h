@@ -1,0 +1,33 @@
+// Options: what was asked for, typed. Strings and flags end in apps/.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace spillway {
+
+enum class DeviceChoice : uint8_t { automatic, cpu, reference, cuda };
+
+struct Options {
+  std::string model_path;
+  // Budgets in bytes. Not given: most of what is free (device), nothing (host, disk).
+  std::optional<uint64_t> device_bytes;
+  std::optional<uint64_t> host_bytes;
+  uint64_t disk_bytes = 0;    // for spilled KV
+  std::string disk_directory;
+
+  int context = 0;      // positions; 0: what the caller needs, or what the budgets allow
+  int chunk = 512;      // prompt tokens computed together (-ub)
+  int logit_rows = 1;   // rows of logits kept at once; a plan may give fewer
+  int threads = 0;
+  int lookahead = 0;    // streamed items fetched ahead; 0: as many as the ring holds
+  DeviceChoice device = DeviceChoice::automatic;
+  CpuIsa isa = CpuIsa::best;
+  double link_bytes_per_second = 0;  // > 0: an emulated link between host and device memory
+  bool refresh_machine = false;
+};
+
+}  // namespace spillway

@@ -1,0 +1,78 @@
+// Pass: one forward pass of one sequence over all layers: a chunk of a prompt, or one decode step. Everything is enqueued;
+// nothing is waited for but the free half of the host inputs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "loader/model_spec.h"
+#include "prefetch/kv_feed.h"
+#include "prefetch/weight_feed.h"
+#include "runtime/rotation.h"
+#include "runtime/workspace.h"
+
+namespace spillway {
+
+// f32 vectors that always lie on the device.
+struct LayerNorms {
+  View attn, ffn;  // [1 x hidden]
+};
+
+struct PassParts {
+  const ModelSpec& spec;
+  const Checkpoint& checkpoint;
+  Ops& ops;
+  Stream& compute;
+  const WeightHome& weights;
+  WeightFeed& weight_feed;
+  KvCache& kv;
+  KvFeed& kv_feed;
+  const Workspace& workspace;
+  const std::vector<LayerNorms>& norms;
+  View output_norm;
+  std::span<std::byte> host_inputs;  // two halves, filled in turn
+};
+
+// Which rows' logits a pass computes.
+enum class LogitsWanted : uint8_t { none, last, all };
+
+struct PassInput {
+  SequenceId sequence = 0;
+  std::span<const int32_t> tokens;
+  bool decode = false;  // one token by the decode path; else a chunk by the prefill path
+  LogitsWanted logits = LogitsWanted::last;
+  // Expected after this pass; none: nothing is fetched ahead.
+  bool another = false;
+  LogitsWanted next_logits = LogitsWanted::last;
+};
+
+class Pass {
+ public:
+  explicit Pass(const PassParts& parts);
+
+  // Called, in order, with rows of logits as they are enqueued: [first_row, first_row + logits.rows) of the pass, in
+  // device memory, valid until the callback's stream work is done; the callback synchronises the stream.
+  using OnLogits = std::function<void(int first_row, View logits)>;
+  void run(const PassInput& input, const OnLogits& on_logits);
+
+ private:
+  void load_inputs(const PassInput& input, int first_position);
+  void block(int layer, const PassInput& input, int first_position);
+  void append(int layer, const PassInput& input, int rows);
+  void attend(int layer, const PassInput& input, int first_position, int rows);
+  void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
+  void head(const PassInput& input, int rows, const OnLogits& on_logits);
+  int head_sweeps(LogitsWanted wanted, int rows) const;
+
+  PassParts p_;
+  Rotation rotation_;
+  View x_, h_, q_, k_, v_, attn_, gate_, up_, rope_;  // of this pass's rows
+  uint32_t next_unit_ = 0;
+  int half_ = 0;
+  Event half_free_[2];
+};
+
+}  // namespace spillway

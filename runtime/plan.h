@@ -1,0 +1,66 @@
+// Plan: where every byte lives, decided before anything is reserved; values only, printable and comparable.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "memory/tier.h"
+#include "memory/weight_unit.h"
+#include "prefetch/copy_engine.h"
+
+namespace spillway {
+
+// What one tier holds, in bytes.
+struct TierPlan {
+  uint64_t budget = 0;
+  uint64_t weights = 0;    // resident here; on disk: in the model's own files
+  uint64_t kv = 0;
+  uint64_t workspace = 0;  // activations, logits, scratch, host inputs
+  uint64_t rings = 0;      // places for what streams through, and staging
+  uint64_t process = 0;    // code, vocabulary, stacks: in the tier that the process's own memory counts against
+  uint64_t total() const { return weights + kv + workspace + rings + process; }
+};
+
+// Seconds that one token costs on each resource, and what follows from them.
+struct Expected {
+  double decode_tps = 0;
+  double prefill_tps = 0;
+  std::string bound;        // what binds decode: "disk", "link" or "compute"
+  double disk_s = 0, link_s = 0, compute_s = 0;  // of a decode step at full context
+  uint64_t disk_bytes = 0, link_bytes = 0;       // of a decode step at full context
+};
+
+struct Plan {
+  int context = 0;
+  int chunk = 0;
+  int logit_rows = 0;
+  int lookahead = 0;
+  bool emulated_link = false;
+
+  std::array<TierPlan, kTiers> tiers;
+  const TierPlan& tier(Tier t) const { return tiers[static_cast<int>(t)]; }
+  TierPlan& tier(Tier t) { return tiers[static_cast<int>(t)]; }
+
+  std::vector<WeightUnit> units;
+  std::vector<Tier> unit_tiers;  // one for each unit
+  uint64_t weight_ring_bytes = 0;
+  uint64_t small_bytes = 0;      // norms: always on the device
+
+  uint32_t kv_device_slots = 0, kv_host_slots = 0, kv_disk_slots = 0;  // page rows
+  int kv_device_rows_per_layer = 0;
+  uint64_t kv_ring_bytes = 0;
+
+  uint64_t workspace_bytes = 0;
+  uint64_t host_input_bytes = 0;
+  StagingShape staging;
+  bool staged = false;           // bytes from disk pass through host memory
+
+  Expected expected;
+
+  bool streams_weights() const { return weight_ring_bytes > 0; }
+  bool spills_kv() const { return kv_host_slots + kv_disk_slots > 0; }
+};
+
+}  // namespace spillway

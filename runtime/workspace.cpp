@@ -1,0 +1,40 @@
+#include "runtime/workspace.h"
+
+#include <algorithm>
+
+#include "memory/extent.h"
+
+namespace spillway {
+
+uint64_t Workspace::cut(const ModelShape& shape, DType embedding, const WorkspaceShape& size, const Ops& ops,
+                        std::byte* memory, Workspace* out) {
+  uint64_t used = 0;
+  const auto take = [&](uint64_t bytes) {
+    std::byte* piece = memory == nullptr ? nullptr : memory + used;
+    used += align_up(bytes, 64);
+    return piece;
+  };
+  const auto matrix = [&](DType dtype, int64_t rows, int64_t cols) {
+    return View::dense(take(row_bytes(dtype, cols) * rows), dtype, rows, cols);
+  };
+  const int spans = (size.context + kSpanTokens - 1) / kSpanTokens;
+  Workspace w;
+  w.x = matrix(DType::f32, size.chunk, shape.hidden);
+  w.h = matrix(DType::f32, size.chunk, shape.hidden);
+  w.q = matrix(DType::f32, size.chunk, shape.q_width());
+  w.k = matrix(DType::f32, size.chunk, shape.kv_width());
+  w.v = matrix(DType::f32, size.chunk, shape.kv_width());
+  w.attn = matrix(DType::f32, size.chunk, shape.q_width());
+  w.gate = matrix(DType::f32, size.chunk, shape.ffn);
+  w.up = matrix(DType::f32, size.chunk, shape.ffn);
+  w.states = matrix(DType::f32, std::max(size.chunk, spans), shape.heads * attn_state_floats(shape.head_dim));
+  w.rope = matrix(DType::f32, size.chunk, shape.rope_dims);
+  w.rows = matrix(embedding, size.chunk, shape.hidden);
+  w.logits = matrix(DType::f32, size.logit_rows, shape.vocab);
+  w.scratch_bytes = ops.scratch_bytes(shape, size.chunk);
+  w.scratch = take(w.scratch_bytes);
+  if (out != nullptr) *out = w;
+  return used;
+}
+
+}  // namespace spillway

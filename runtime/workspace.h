@@ -1,0 +1,37 @@
+// Workspace: the activations of one pass, cut once from the device's arena.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/ops.h"
+#include "kernels/shape.h"
+
+namespace spillway {
+
+struct WorkspaceShape {
+  int chunk = 1;       // rows of a pass at most
+  int logit_rows = 1;  // rows of logits at most
+  int context = 1;     // positions, for the partial states of a decode step
+};
+
+// All views are f32 but `rows`. m: rows of the pass.
+struct Workspace {
+  View x;          // [chunk x hidden] residual stream
+  View h;          // [chunk x hidden] normalised
+  View q, k, v;    // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
+  View attn;       // [chunk x heads * head_dim]
+  View gate, up;   // [chunk x ffn]
+  View states;     // [max(chunk, spans) x heads * attn_state_floats]
+  View rope;       // [chunk x rope_dims] cos and sin
+  View rows;       // [chunk x hidden] embedding rows in the file's type
+  View logits;     // [logit_rows x vocab]
+  std::byte* scratch = nullptr;
+  uint64_t scratch_bytes = 0;
+
+  // Cuts a workspace from `memory`; with null memory only counts. Returns the bytes used.
+  static uint64_t cut(const ModelShape& shape, DType embedding, const WorkspaceShape& size, const Ops& ops,
+                      std::byte* memory, Workspace* out);
+};
+
+}  // namespace spillway

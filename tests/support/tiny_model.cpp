@@ -1,0 +1,201 @@
+#include "tests/support/tiny_model.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "tests/support/gguf_writer.h"
+#include "tests/support/random_blocks.h"
+#include "tests/support/synthetic_vocab.h"
+
+namespace spillway {
+namespace {
+
+// What makes a random model behave like a model: queries and keys a little large, so that attention picks tokens out instead
+// of averaging all; logits spread by a few nats.
+constexpr double kQueryKeyGain = 1.5;
+constexpr double kLogitDeviation = 2.5;
+
+constexpr const char* kChatTemplate =
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+uint32_t file_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return 0;
+    case DType::f16: return 1;
+    case DType::q4_0: return 2;
+    case DType::q4_1: return 3;
+    case DType::q8_0: return 7;
+    case DType::bf16: return 32;
+    case DType::i32: break;
+  }
+  throw Error(ErrorKind::usage, "weights of type I32: a model's weights are F32, F16, BF16, Q8_0, Q4_0 or Q4_1");
+}
+
+// Writes the header's facts, and knows how each tensor's rows are drawn.
+class ModelFile {
+ public:
+  explicit ModelFile(const TinyModelOptions& o)
+      : options_(o), writer_({.version = o.gguf_version, .alignment = o.alignment, .parts = o.parts}) {
+    check();
+    set_facts();
+    set_vocabulary();
+    add_tensors();
+  }
+
+  std::string write(const std::string& path) const {
+    return writer_.write(path, [this](const GgufTensor& tensor, int64_t first, int64_t rows, std::byte* into) {
+      const uint64_t stride = row_bytes(tensor.dtype, tensor.cols);
+      for (int64_t r = first; r < first + rows; ++r, into += stride) fill_row(tensor, r, into);
+    });
+  }
+
+ private:
+  void check() const {
+    const TinyModelOptions& o = options_;
+    for (auto [name, value] : std::initializer_list<std::pair<const char*, int>>{
+             {"layers", o.layers}, {"hidden", o.hidden}, {"heads", o.heads}, {"kv_heads", o.kv_heads},
+             {"head_dim", o.head_dim}, {"ffn", o.ffn}, {"context", o.context}}) {
+      if (value < 1) throw Error(ErrorKind::usage, fmt::format("{} is {}: it must be at least 1", name, value));
+    }
+    if (o.heads % o.kv_heads != 0) {
+      throw Error(ErrorKind::usage, fmt::format("{} heads do not divide among {} KV heads", o.heads, o.kv_heads));
+    }
+    if (o.head_dim % 2 != 0) throw Error(ErrorKind::usage, fmt::format("head_dim {} is odd", o.head_dim));
+    if (o.vocab < SyntheticVocab::kSmallest) {
+      throw Error(ErrorKind::usage,
+                  fmt::format("vocab is {}: the bytes and the special tokens alone are {}", o.vocab, SyntheticVocab::kSmallest));
+    }
+    if (o.tied && o.output_type) throw Error(ErrorKind::usage, "a tied model has no output matrix of its own type");
+  }
+
+  void set_facts() {
+    const TinyModelOptions& o = options_;
+    auto count = [this](const char* key, int value) { writer_.set(key, static_cast<uint32_t>(value)); };
+    writer_.set("general.architecture", std::string("llama"));
+    writer_.set("general.name", o.name);
+    writer_.set("general.file_type", file_type(o.type));
+    writer_.set("general.quantization_version", uint32_t{2});
+    count("llama.block_count", o.layers);
+    count("llama.context_length", o.context);
+    count("llama.embedding_length", o.hidden);
+    count("llama.feed_forward_length", o.ffn);
+    count("llama.attention.head_count", o.heads);
+    count("llama.attention.head_count_kv", o.kv_heads);
+    writer_.set("llama.attention.layer_norm_rms_epsilon", o.norm_eps);
+    if (o.head_dim * o.heads != o.hidden) {  // as the converters do: only where the default does not hold
+      count("llama.attention.key_length", o.head_dim);
+      count("llama.attention.value_length", o.head_dim);
+    }
+    count("llama.rope.dimension_count", o.head_dim);
+    writer_.set("llama.rope.freq_base", o.rope_base);
+    count("llama.vocab_size", o.vocab);
+  }
+
+  void set_vocabulary() {
+    SyntheticVocab vocab = make_synthetic_vocab(options_.vocab);
+    writer_.set("tokenizer.ggml.model", std::string("gpt2"));
+    writer_.set("tokenizer.ggml.pre", std::string("gpt-2"));
+    writer_.set("tokenizer.ggml.tokens", std::move(vocab.tokens));
+    writer_.set("tokenizer.ggml.token_type", std::move(vocab.types));
+    writer_.set("tokenizer.ggml.merges", std::move(vocab.merges));
+    writer_.set("tokenizer.ggml.bos_token_id", static_cast<uint32_t>(SyntheticVocab::kBos));
+    writer_.set("tokenizer.ggml.eos_token_id", static_cast<uint32_t>(SyntheticVocab::kEos));
+    writer_.set("tokenizer.ggml.unknown_token_id", static_cast<uint32_t>(SyntheticVocab::kUnknown));
+    writer_.set("tokenizer.ggml.add_bos_token", false);
+    writer_.set("tokenizer.chat_template", std::string(kChatTemplate));
+  }
+
+  void matrix(const std::string& name, DType dtype, int rows, int cols, double deviation) {
+    writer_.add({name, dtype, rows, cols, false});
+    deviations_[name] = deviation;
+  }
+  // Deviation 1 / sqrt(cols), so that outputs are as large as inputs.
+  void projection(const std::string& name, int rows, int cols, double gain = 1.0) {
+    matrix(name, options_.type, rows, cols, gain / std::sqrt(static_cast<double>(cols)));
+  }
+  void vector(const std::string& name, int cols) { writer_.add({name, DType::f32, 1, cols, true}); }
+
+  void add_tensors() {
+    const TinyModelOptions& o = options_;
+    const double head_deviation = kLogitDeviation / std::sqrt(static_cast<double>(o.hidden));
+    matrix("token_embd.weight", o.embedding_type.value_or(o.type), o.vocab, o.hidden, o.tied ? head_deviation : 1.0);
+    if (o.rope_factors) vector("rope_freqs.weight", o.head_dim / 2);
+    for (int layer = 0; layer < o.layers; ++layer) {
+      const std::string block = fmt::format("blk.{}.", layer);
+      vector(block + "attn_norm.weight", o.hidden);
+      projection(block + "attn_q.weight", o.heads * o.head_dim, o.hidden, kQueryKeyGain);
+      projection(block + "attn_k.weight", o.kv_heads * o.head_dim, o.hidden, kQueryKeyGain);
+      projection(block + "attn_v.weight", o.kv_heads * o.head_dim, o.hidden);
+      projection(block + "attn_output.weight", o.hidden, o.heads * o.head_dim);
+      vector(block + "ffn_norm.weight", o.hidden);
+      projection(block + "ffn_gate.weight", o.ffn, o.hidden);
+      projection(block + "ffn_up.weight", o.ffn, o.hidden);
+      projection(block + "ffn_down.weight", o.hidden, o.ffn);
+    }
+    vector("output_norm.weight", o.hidden);
+    if (!o.tied) matrix("output.weight", o.output_type.value_or(o.type), o.vocab, o.hidden, head_deviation);
+  }
+
+  void fill_row(const GgufTensor& tensor, int64_t row, std::byte* into) const {
+    if (tensor.vector) {
+      const std::vector<float> values = tensor.name == "rope_freqs.weight" ? factors(tensor.cols) : norm(tensor);
+      std::memcpy(into, values.data(), values.size() * sizeof(float));
+      return;
+    }
+    const bool head = tensor.name == (options_.tied ? "token_embd.weight" : "output.weight");
+    if (head && row == SyntheticVocab::kEos) {  // its logit is 0, never the largest: greedy text runs to the length asked for
+      std::memset(into, 0, row_bytes(tensor.dtype, tensor.cols));
+      return;
+    }
+    fill_random_row(row_bits(options_.seed, tensor.name, row), tensor.dtype, tensor.cols, deviations_.at(tensor.name), into);
+  }
+
+  // Norm weights lie in [0.75, 1.25).
+  std::vector<float> norm(const GgufTensor& tensor) const {
+    RandomBits bits = row_bits(options_.seed, tensor.name, 0);
+    std::vector<float> values(static_cast<size_t>(tensor.cols));
+    for (float& value : values) value = 0.75f + static_cast<float>(bits.next() >> 40) * 0x1p-25f;
+    return values;
+  }
+  // Fast pairs keep their frequency, slow ones are slowed by up to 8, as in Llama 3's files.
+  static std::vector<float> factors(int64_t pairs) {
+    std::vector<float> values(static_cast<size_t>(pairs), 1.0f);
+    for (int64_t i = pairs / 2; i < pairs; ++i) {
+      values[static_cast<size_t>(i)] = 1.0f + 7.0f * static_cast<float>(i - pairs / 2 + 1) / static_cast<float>(pairs - pairs / 2);
+    }
+    return values;
+  }
+
+  const TinyModelOptions& options_;
+  GgufWriter writer_;
+  std::map<std::string, double> deviations_;
+};
+
+}  // namespace
+
+std::string write_model(const TinyModelOptions& options, const std::string& path) { return ModelFile(options).write(path); }
+
+std::string write_tiny_model(const TinyModelOptions& options, const std::string& directory) {
+  return write_model(options, directory + "/" + options.name + ".gguf");
+}
+
+std::span<const TinyModelOptions> golden_models() {
+  static const TinyModelOptions models[] = {
+      {.seed = 11, .name = "golden-f32"},
+      {.layers = 5, .hidden = 64, .heads = 4, .kv_heads = 4, .head_dim = 80, .ffn = 192, .vocab = 300, .type = DType::q4_0,
+       .tied = true, .seed = 12, .norm_eps = 1e-6f, .rope_base = 500000.0f, .rope_factors = true, .name = "golden-q4_0"},
+      {.layers = 4, .hidden = 192, .heads = 6, .kv_heads = 2, .head_dim = 96, .ffn = 256, .vocab = 333, .type = DType::q4_1,
+       .embedding_type = DType::q8_0, .tied = true, .seed = 13, .rope_base = 100000.0f, .name = "golden-q4_1"},
+      {.layers = 4, .hidden = 256, .heads = 2, .kv_heads = 1, .head_dim = 128, .ffn = 224, .vocab = 310, .type = DType::f16,
+       .embedding_type = DType::bf16, .output_type = DType::q8_0, .seed = 14, .norm_eps = 1e-4f, .alignment = 4096,
+       .parts = 3, .name = "golden-f16"},
+  };
+  return models;
+}
+
+}  // namespace spillway
