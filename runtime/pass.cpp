@@ -115,8 +115,8 @@ void Pass::load_inputs(const PassInput& input, int first_position) {
   const int rows = static_cast<int>(input.tokens.size());
   const TensorInfo& table = p_.spec.token_embedding;
   half_free_[half_].wait();
-  std::byte* host = p_.host_inputs.data() + half_ * (p_.host_inputs.size() / 2);
-  std::byte* rope = host + w.rows.stride * w.rows.rows;
+  std::byte* host = p_.host_inputs.data() + half_ * w.host_half_bytes();
+  std::byte* rope = host + w.rope_offset();
   const File& file = p_.checkpoint.files[table.extent.file];
   for (int row = 0; row < rows; ++row) {
     file.read(table.extent.offset + input.tokens[row] * w.rows.stride, {host + row * w.rows.stride, w.rows.stride});

@@ -81,14 +81,12 @@ class Planner {
     for (const WeightUnit& unit : plan_.units) largest_unit_ = std::max(largest_unit_, unit.bytes);
 
     const DType embedding = in_.spec.token_embedding.dtype;
-    const auto workspace = [&](int logit_rows) {
-      return Workspace::cut(shape_, embedding, {plan_.chunk, logit_rows, plan_.context}, in_.ops, nullptr, nullptr);
-    };
     // Many rows of logits are a convenience: they may take an eighth of the budget.
     while (plan_.logit_rows > 1 && 4ull * shape_.vocab * plan_.logit_rows > device_budget() / 8) plan_.logit_rows /= 2;
-    plan_.workspace_bytes = align_up(workspace(plan_.logit_rows), kDiskAlign);
-    plan_.host_input_bytes = align_up(
-        2 * plan_.chunk * (row_bytes(embedding, shape_.hidden) + row_bytes(DType::f32, shape_.rope_dims)), kDiskAlign);
+    Workspace views;
+    plan_.workspace_bytes = align_up(
+        Workspace::cut(shape_, embedding, {plan_.chunk, plan_.logit_rows, plan_.context}, in_.ops, nullptr, &views), kDiskAlign);
+    plan_.host_input_bytes = align_up(2 * views.host_half_bytes(), kDiskAlign);
 
     uint64_t device_fixed = plan_.workspace_bytes + plan_.small_bytes;
     uint64_t host_fixed = 0;

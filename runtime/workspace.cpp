@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "memory/extent.h"
-
 namespace spillway {
 
 uint64_t Workspace::cut(const ModelShape& shape, DType embedding, const WorkspaceShape& size, const Ops& ops,

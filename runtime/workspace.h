@@ -6,6 +6,7 @@
 
 #include "kernels/ops.h"
 #include "kernels/shape.h"
+#include "memory/extent.h"
 
 namespace spillway {
 
@@ -32,6 +33,10 @@ struct Workspace {
   // Cuts a workspace from `memory`; with null memory only counts. Returns the bytes used.
   static uint64_t cut(const ModelShape& shape, DType embedding, const WorkspaceShape& size, const Ops& ops,
                       std::byte* memory, Workspace* out);
+
+  // Host memory through which a pass's embedding rows and angles reach the device: two halves, filled in turn.
+  uint64_t rope_offset() const { return align_up(rows.stride * rows.rows, 64); }
+  uint64_t host_half_bytes() const { return align_up(rope_offset() + rope.stride * rope.rows, 64); }
 };
 
 }  // namespace spillway

@@ -1,0 +1,263 @@
+#include "kernels/cpu/cpu_ops.h"
+
+#include <algorithm>
+#include <mutex>
+#include <vector>
+
+#include "kernels/cpu/cpu_stream.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/matmul.h"
+
+namespace spillway {
+namespace {
+
+constexpr int64_t kElementsPerTask = 16384;  // of work that takes some microseconds, as waking the team does
+constexpr uint64_t kScratchAlignment = 64;
+
+uint64_t align_up(uint64_t n) { return (n + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
+int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+bool is_f32(const View& v, int64_t rows, int64_t cols) { return v.dtype == DType::f32 && v.rows == rows && v.cols == cols; }
+bool is_head_shape(const AttendShape& s) {
+  return s.format.dtype == DType::f16 && s.format.kv_heads > 0 && s.heads % s.format.kv_heads == 0 &&
+         s.format.head_dim > 0 && s.format.head_dim <= kMostHeadDim;
+}
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(Team& team, const CpuKernels& kernels) : team_(team), kernels_(kernels) {}
+
+  const char* name() const override { return kernels_.name; }
+
+  uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
+    const int64_t k = std::max({shape.hidden, shape.q_width(), shape.ffn});
+    return align_up(act_bytes(rows, div_up(k, 32) * 32)) + kScratchAlignment +
+           static_cast<uint64_t>(team_.workers()) * worker_bytes(div_up(k, 32) * 32, shape.head_dim);
+  }
+
+  void set_scratch(std::byte* data, uint64_t bytes) override {
+    const uint64_t skip = align_up(reinterpret_cast<uintptr_t>(data)) - reinterpret_cast<uintptr_t>(data);
+    SPILLWAY_CHECK(bytes >= skip);
+    scratch_ = data + skip;
+    scratch_bytes_ = bytes - skip;
+  }
+
+  void dequantize(Stream& stream, View rows, View out) override {
+    SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
+    SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
+    enqueue(stream, [=, this] {
+      each_row(rows.rows, rows.cols, [&](int64_t i) {
+        kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i));
+      });
+    });
+  }
+
+  void norm(Stream& stream, View x, View weight, float eps, View out) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols) && is_f32(weight, 1, x.cols));
+    enqueue(stream, [=, this] {
+      each_row(x.rows, x.cols, [&](int64_t i) { kernels_.norm(x.f32(i), weight.f32(), eps, x.cols, out.f32(i)); });
+    });
+  }
+
+  void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= kMostParts);
+    MatmulCall call;
+    call.x = x;
+    for (const MatmulPart& part : parts) {
+      const DTypeInfo& type = info(part.weight.dtype);
+      SPILLWAY_CHECK(part.weight.dtype != DType::i32 && part.weight.cols == x.cols && x.cols % type.block_elements == 0);
+      SPILLWAY_CHECK(is_f32(part.out, x.rows, part.weight.rows));
+      SPILLWAY_CHECK(part.weight.stride <= kMostWeightStride);
+      call.parts[call.count++] = part;
+    }
+    const uint64_t x_bytes = align_up(act_bytes(x.rows, x.cols));
+    const uint64_t bytes_per_worker = worker_bytes(x.cols, 0);
+    SPILLWAY_CHECK(x_bytes + static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
+    const MatmulScratch scratch{reinterpret_cast<ActBlock*>(scratch_), scratch_ + x_bytes, bytes_per_worker};
+    enqueue(stream, [=, this] {
+      const std::lock_guard lock(scratch_in_use_);
+      run_matmul(kernels_, team_, call, scratch);
+    });
+  }
+
+  void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && x.cols % head_dim == 0);
+    SPILLWAY_CHECK(is_f32(table, x.rows, table.cols) && table.cols % 2 == 0 && table.cols <= head_dim);
+    enqueue(stream, [=, this] {
+      each_row(x.rows, x.cols, [&](int64_t i) {
+        kernels_.rotate(x.f32(i), static_cast<int>(x.cols / head_dim), head_dim, style, table.f32(i),
+                        static_cast<int>(table.cols / 2));
+      });
+    });
+  }
+
+  void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
+    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
+    SPILLWAY_CHECK(format.dtype == DType::f16 && is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
+    int64_t longest = 0;
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
+      longest = std::max<int64_t>(longest, run.count);
+    }
+    enqueue(stream, [=, this, copies = std::vector<AppendRun>(runs.begin(), runs.end())] {
+      each_row(static_cast<int64_t>(copies.size()) * format.kv_heads, longest * format.head_dim * 2, [&](int64_t i) {
+        append_head(k, v, format, copies[i / format.kv_heads], static_cast<int>(i % format.kv_heads));
+      });
+    });
+  }
+
+  void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
+    check_attention(q, shape, states);
+    for (const SpanTask& task : tasks) {
+      check_span(task.span);
+      SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
+    }
+    enqueue(stream, [=, this, copies = std::vector<SpanTask>(tasks.begin(), tasks.end())] {
+      const int kv_heads = shape.format.kv_heads;
+      const int group = shape.heads / kv_heads;
+      run_tasks(static_cast<int64_t>(copies.size()) * kv_heads, [&](int64_t index, int) {
+        const SpanTask& task = copies[index / kv_heads];
+        const int64_t kv_head = index % kv_heads;
+        kernels_.attend({.span = &task.span,
+                         .head_offset = kv_head * shape.format.page_bytes(),
+                         .head_dim = shape.format.head_dim,
+                         .heads = group,
+                         .q = q.f32(task.row) + kv_head * group * shape.format.head_dim,
+                         .scale = shape.scale,
+                         .states = states.f32(task.slot) + kv_head * group * attn_state_floats(shape.format.head_dim)});
+      });
+    });
+  }
+
+  void attend_chunk(Stream& stream, View q, int first_position, const AttendShape& shape, std::span<const KvSpan> spans,
+                    View states, bool fresh) override {
+    check_attention(q, shape, states);
+    SPILLWAY_CHECK(states.rows >= q.rows);
+    for (const KvSpan& span : spans) check_span(span);
+    const uint64_t bytes_per_worker = worker_bytes(0, shape.format.head_dim);
+    SPILLWAY_CHECK(static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
+    enqueue(stream, [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
+      const std::lock_guard lock(scratch_in_use_);
+      const int d = shape.format.head_dim;
+      const int group = shape.heads / shape.format.kv_heads;
+      const int piece = std::min(group, kChunkQueries);
+      const int pieces = static_cast<int>(div_up(group, piece));
+      const int64_t rows_per_task = kChunkQueries / piece;
+      const int64_t columns = int64_t{shape.format.kv_heads} * pieces;
+      const int64_t blocks = div_up(q.rows, rows_per_task);
+      run_tasks(blocks * columns, [&](int64_t index, int worker) {
+        const int64_t row = (blocks - 1 - index / columns) * rows_per_task;  // the longest first
+        const int64_t kv_head = index % columns / pieces;
+        const int64_t head = kv_head * group + index % columns % pieces * piece;
+        const int64_t last = (kv_head + 1) * group;
+        kernels_.attend_chunk({.spans = copies.data(),
+                               .span_count = static_cast<int64_t>(copies.size()),
+                               .head_offset = kv_head * shape.format.page_bytes(),
+                               .head_dim = d,
+                               .heads = static_cast<int>(std::min<int64_t>(piece, last - head)),
+                               .rows = static_cast<int>(std::min(rows_per_task, q.rows - row)),
+                               .first_position = static_cast<int>(first_position + row),
+                               .q = q.f32(row) + head * d,
+                               .q_stride = q.stride,
+                               .scale = shape.scale,
+                               .states = states.f32(row) + head * attn_state_floats(d),
+                               .states_stride = states.stride,
+                               .fresh = fresh,
+                               .scratch = reinterpret_cast<float*>(scratch_ + worker * bytes_per_worker)});
+      });
+    });
+  }
+
+  void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks, View out) override {
+    check_attention(out, shape, states);
+    int64_t most = 1;
+    for (const MergeTask& task : tasks) {
+      SPILLWAY_CHECK(task.row >= 0 && task.row < out.rows && task.count >= 0 && task.first_slot >= 0);
+      SPILLWAY_CHECK(int64_t{task.first_slot} + task.count <= states.rows);
+      most = std::max<int64_t>(most, task.count);
+    }
+    enqueue(stream, [=, this, copies = std::vector<MergeTask>(tasks.begin(), tasks.end())] {
+      const int d = shape.format.head_dim;
+      each_row(static_cast<int64_t>(copies.size()) * shape.heads, most * d, [&](int64_t i) {
+        const MergeTask& task = copies[i / shape.heads];
+        const int64_t head = i % shape.heads;
+        const float* first = task.count > 0 ? states.f32(task.first_slot) + head * attn_state_floats(d) : nullptr;
+        kernels_.merge(first, states.stride, task.count, d, out.f32(task.row) + head * d);
+      });
+    });
+  }
+
+  void swiglu(Stream& stream, View gate, View up, View out) override {
+    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
+    enqueue(stream, [=, this] {
+      each_row(out.rows, out.cols, [&](int64_t i) { kernels_.swiglu(gate.f32(i), up.f32(i), out.cols, out.f32(i)); });
+    });
+  }
+
+ private:
+  template <typename Work>
+  static void enqueue(Stream& stream, Work&& work) {
+    static_cast<CpuStream&>(stream).enqueue(std::forward<Work>(work));
+  }
+
+  static uint64_t worker_bytes(int64_t k, int head_dim) {
+    return align_up(std::max(tile_bytes(k), static_cast<uint64_t>(4 * chunk_scratch_floats(head_dim))));
+  }
+
+  static void check_attention(const View& q, const AttendShape& shape, const View& states) {
+    SPILLWAY_CHECK(is_head_shape(shape) && is_f32(q, q.rows, int64_t{shape.heads} * shape.format.head_dim));
+    SPILLWAY_CHECK(is_f32(states, states.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
+  }
+
+  static void check_span(const KvSpan& span) {
+    SPILLWAY_CHECK(span.tokens >= 0 && span.tokens <= kSpanTokens);
+    for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
+  }
+
+  void append_head(const View& k, const View& v, const KvFormat& format, const AppendRun& run, int head) const {
+    const uint64_t token_bytes = format.token_bytes();
+    std::byte* keys = run.page_row + head * format.page_bytes() + run.first_token * token_bytes;
+    std::byte* values = keys + kPageTokens * token_bytes;
+    for (int i = 0; i < run.count; i++) {
+      const int64_t from = int64_t{head} * format.head_dim;
+      kernels_.to_f16(k.f32(run.first_row + i) + from, format.head_dim, keys + i * token_bytes);
+      kernels_.to_f16(v.f32(run.first_row + i) + from, format.head_dim, values + i * token_bytes);
+    }
+  }
+
+  template <typename Task>
+  void run_tasks(int64_t tasks, const Task& task) {
+    if (tasks == 1) {
+      task(0, 0);
+    } else if (tasks > 1) {
+      team_.run(tasks, task);
+    }
+  }
+
+  // Calls row(i) for each row; with the team only where there is enough of it.
+  template <typename Row>
+  void each_row(int64_t rows, int64_t elements_per_row, const Row& row) {
+    const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(elements_per_row, 1));
+    run_tasks(div_up(rows, rows_per_task), [&](int64_t task, int) {
+      const int64_t end = std::min(rows, (task + 1) * rows_per_task);
+      for (int64_t i = task * rows_per_task; i < end; i++) row(i);
+    });
+  }
+
+  Team& team_;
+  const CpuKernels& kernels_;
+  std::byte* scratch_ = nullptr;
+  uint64_t scratch_bytes_ = 0;
+  std::mutex scratch_in_use_;  // by one operation at a time, whichever stream it is on
+};
+
+const CpuKernels& kernels_for(CpuIsa) { return scalar_kernels(); }
+
+}  // namespace
+
+CpuIsa widest_isa() { return CpuIsa::scalar; }
+
+std::unique_ptr<Ops> make_cpu_ops(Team& team, CpuIsa isa) { return std::make_unique<CpuOps>(team, kernels_for(isa)); }
+
+}  // namespace spillway

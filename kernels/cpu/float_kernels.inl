@@ -1,0 +1,211 @@
+// Kernels on floats, written once over Lanes (lanes_*.inl, included before).
+
+namespace spillway {
+namespace {
+
+inline int lanes_left(int64_t n) { return n < kLanes ? static_cast<int>(n) : kLanes; }
+
+// exp within 2 units in the last place for -87.3 <= x <= 88; zero below, NaN where x is NaN.
+// Cody and Waite's reduction by ln 2 in two parts, then a Taylor polynomial on |r| <= ln(2)/2.
+inline Lanes exp_of(const Lanes& x) {
+  constexpr float kLeast = -87.33f;
+  const Lanes clamped = min(lanes_set(88.0f), max(lanes_set(kLeast), x));
+  const Lanes n = round_even(mul(clamped, lanes_set(0x1.715476p+0f)));
+  Lanes r = fnma(n, lanes_set(0x1.62ep-1f), clamped);
+  r = fnma(n, lanes_set(0x1.0bfbe8p-15f), r);
+  Lanes p = lanes_set(1.0f / 5040);
+  p = fma(p, r, lanes_set(1.0f / 720));
+  p = fma(p, r, lanes_set(1.0f / 120));
+  p = fma(p, r, lanes_set(1.0f / 24));
+  p = fma(p, r, lanes_set(1.0f / 6));
+  p = fma(p, r, lanes_set(0.5f));
+  p = fma(p, r, lanes_set(1.0f));
+  p = fma(p, r, lanes_set(1.0f));
+  return zero_below(mul(p, power_of_2(n)), x, kLeast);
+}
+
+inline float exp_one(float x) { return first(exp_of(lanes_set(x))); }
+
+void norm(const float* x, const float* weight, float eps, int64_t k, float* out) {
+  Lanes sums[4] = {lanes_zero(), lanes_zero(), lanes_zero(), lanes_zero()};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= k; i += 4 * kLanes) {
+    for (int j = 0; j < 4; j++) {
+      const Lanes v = load_f32(x + i + j * kLanes);
+      sums[j] = fma(v, v, sums[j]);
+    }
+  }
+  for (; i < k; i += kLanes) {
+    const Lanes v = load_f32_part(x + i, lanes_left(k - i));
+    sums[0] = fma(v, v, sums[0]);
+  }
+  const float sum = sum_of(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+  const Lanes scale = lanes_set(1.0f / __builtin_sqrtf(sum / static_cast<float>(k) + eps));
+  for (i = 0; i + kLanes <= k; i += kLanes) {
+    store_f32(out + i, mul(mul(load_f32(x + i), scale), load_f32(weight + i)));
+  }
+  if (i < k) {
+    const int n = lanes_left(k - i);
+    store_f32_part(out + i, mul(mul(load_f32_part(x + i, n), scale), load_f32_part(weight + i, n)), n);
+  }
+}
+
+inline Lanes silu_times(const Lanes& gate, const Lanes& up) {
+  const Lanes one = lanes_set(1.0f);
+  return mul(div(gate, add(one, exp_of(sub(lanes_zero(), gate)))), up);
+}
+
+void swiglu(const float* gate, const float* up, int64_t n, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_f32(out + i, silu_times(load_f32(gate + i), load_f32(up + i)));
+  if (i < n) {
+    const int left = lanes_left(n - i);
+    store_f32_part(out + i, silu_times(load_f32_part(gate + i, left), load_f32_part(up + i, left)), left);
+  }
+}
+
+// table: cos, sin of each pair.
+void rotate(float* x, int heads, int head_dim, RotationStyle style, const float* table, int pairs) {
+  for (int h = 0; h < heads; h++, x += head_dim) {
+    if (style == RotationStyle::adjacent) {
+      for (int i = 0; i < pairs; i++) {
+        const float a = x[2 * i];
+        const float b = x[2 * i + 1];
+        x[2 * i] = a * table[2 * i] - b * table[2 * i + 1];
+        x[2 * i + 1] = a * table[2 * i + 1] + b * table[2 * i];
+      }
+    } else {
+      for (int i = 0; i < pairs; i++) {
+        const float a = x[i];
+        const float b = x[i + pairs];
+        x[i] = a * table[2 * i] - b * table[2 * i + 1];
+        x[i + pairs] = a * table[2 * i + 1] + b * table[2 * i];
+      }
+    }
+  }
+}
+
+void to_f16(const float* x, int64_t n, std::byte* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store_f16(out + 2 * i, load_f32(x + i));
+  if (i < n) store_f16_part(out + 2 * i, load_f32_part(x + i, lanes_left(n - i)), lanes_left(n - i));
+}
+
+template <DType kType>
+inline Lanes load_lanes(const std::byte* row, int64_t i) {
+  if constexpr (kType == DType::f32) return load_f32(row + 4 * i);
+  if constexpr (kType == DType::f16) return load_f16(row + 2 * i);
+  if constexpr (kType == DType::bf16) return load_bf16(row + 2 * i);
+}
+
+template <DType kType>
+inline Lanes load_lanes_part(const std::byte* row, int64_t i, int n) {
+  if constexpr (kType == DType::f32) return load_f32_part(row + 4 * i, n);
+  if constexpr (kType == DType::f16) return load_f16_part(row + 2 * i, n);
+  if constexpr (kType == DType::bf16) return load_bf16_part(row + 2 * i, n);
+}
+
+template <DType kType>
+void float_row(const std::byte* row, int64_t k, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= k; i += kLanes) store_f32(out + i, load_lanes<kType>(row, i));
+  if (i < k) store_f32_part(out + i, load_lanes_part<kType>(row, i, lanes_left(k - i)), lanes_left(k - i));
+}
+
+// One block of 32 at `block`; codes as floats times d (plus m).
+inline void dequantize_one(DType type, const std::byte* block, float* out) {
+  uint16_t halves[2];
+  __builtin_memcpy(halves, block, sizeof halves);
+  const float d = half_to_float(halves[0]);
+  if (type == DType::q8_0) {
+    int8_t codes[32];
+    __builtin_memcpy(codes, block + 2, sizeof codes);
+    for (int i = 0; i < 32; i++) out[i] = d * static_cast<float>(codes[i]);
+    return;
+  }
+  const bool affine = type == DType::q4_1;
+  const int offset = affine ? 0 : 8;
+  const float m = affine ? half_to_float(halves[1]) : 0.0f;
+  uint8_t bytes[16];
+  __builtin_memcpy(bytes, block + (affine ? 4 : 2), sizeof bytes);
+  for (int i = 0; i < 16; i++) {
+    const float low = d * static_cast<float>((bytes[i] & 15) - offset);
+    const float high = d * static_cast<float>((bytes[i] >> 4) - offset);
+    out[i] = affine ? low + m : low;
+    out[i + 16] = affine ? high + m : high;
+  }
+}
+
+inline int quantised_bytes(DType type) { return type == DType::q8_0 ? 34 : type == DType::q4_0 ? 18 : 20; }
+
+void dequantize(DType type, const std::byte* row, int64_t k, float* out) {
+  switch (type) {
+    case DType::f32: return float_row<DType::f32>(row, k, out);
+    case DType::f16: return float_row<DType::f16>(row, k, out);
+    case DType::bf16: return float_row<DType::bf16>(row, k, out);
+    default: break;
+  }
+  const int bytes = quantised_bytes(type);
+  for (int64_t b = 0; b < k / 32; b++) dequantize_one(type, row + b * bytes, out + 32 * b);
+}
+
+// out[i][j] (i < M rows of x, j < N rows of weight): 16 partial sums over k, folded at the end.
+template <DType kType, int M, int N>
+inline void float_tile(const FloatProduct& p, int64_t m0, int64_t n0) {
+  const float* x[M];
+  const std::byte* w[N];
+  for (int i = 0; i < M; i++) x[i] = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(p.x) + (m0 + i) * p.x_stride);
+  for (int j = 0; j < N; j++) w[j] = p.weight + (n0 + j) * p.weight_stride;
+  Lanes sums[M][N];
+  for (int i = 0; i < M; i++) {
+    for (int j = 0; j < N; j++) sums[i][j] = lanes_zero();
+  }
+  int64_t k = 0;
+  for (; k + kLanes <= p.k; k += kLanes) {
+    Lanes weights[N];
+    for (int j = 0; j < N; j++) weights[j] = load_lanes<kType>(w[j], k);
+    for (int i = 0; i < M; i++) {
+      const Lanes row = load_f32(x[i] + k);
+      for (int j = 0; j < N; j++) sums[i][j] = fma(row, weights[j], sums[i][j]);
+    }
+  }
+  if (k < p.k) {
+    const int n = lanes_left(p.k - k);
+    for (int i = 0; i < M; i++) {
+      const Lanes row = load_f32_part(x[i] + k, n);
+      for (int j = 0; j < N; j++) sums[i][j] = fma(row, load_lanes_part<kType>(w[j], k, n), sums[i][j]);
+    }
+  }
+  for (int i = 0; i < M; i++) {
+    float* out = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(p.out) + (m0 + i) * p.out_stride) + n0;
+    for (int j = 0; j < N; j++) {
+      const float sum = sum_of(sums[i][j]);
+      out[j] = p.add ? out[j] + sum : sum;
+    }
+  }
+}
+
+template <DType kType, int M>
+void float_rows(const FloatProduct& p, int64_t m0) {
+  int64_t n = 0;
+  for (; n + kFloatTileN <= p.n; n += kFloatTileN) float_tile<kType, M, kFloatTileN>(p, m0, n);
+  for (; n < p.n; n++) float_tile<kType, M, 1>(p, m0, n);
+}
+
+template <DType kType>
+void float_product_of(const FloatProduct& p) {
+  int64_t m = 0;
+  for (; m + kFloatTileM <= p.m; m += kFloatTileM) float_rows<kType, kFloatTileM>(p, m);
+  for (; m < p.m; m++) float_rows<kType, 1>(p, m);
+}
+
+void product_float(const FloatProduct& p) {
+  switch (p.dtype) {
+    case DType::f32: return float_product_of<DType::f32>(p);
+    case DType::f16: return float_product_of<DType::f16>(p);
+    default: return float_product_of<DType::bf16>(p);
+  }
+}
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,140 @@
+// CpuKernels: the CPU's inner loops, one table for each instruction set, chosen at run time. Everything here runs on the
+// calling thread; splitting work into tasks is cpu_ops.cpp's.
+//
+// The files behind the tables are compiled with flags of their own, so what they share is plain structs and pointers:
+// an inline function instantiated there could carry its wide instructions into the rest of the program.
+//
+// Whatever the instruction set, one result is computed in one order, which depends on its own row alone:
+//   quantised  out = sum over blocks of 32, ascending, of fma(float(exact integer dot product), d_w * d_a, out)
+//   float      16 partial sums over k mod 16, ascending, then folded 8, 4, 2, 1
+// so AVX2 and AVX-512 agree to the bit; scalar has no fused multiply-add and agrees within rounding.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/kv_span.h"
+#include "kernels/shape.h"
+#include "kernels/view.h"
+
+namespace spillway {
+
+inline constexpr int kLanes = 16;
+// Most rows of activations that one pass over a packed tile serves, and over weights in place.
+inline constexpr int kPackedGroup = 12;
+inline constexpr int kInPlaceGroup = 8;
+// Weight rows of a packed tile.
+inline constexpr int kTileRows = 16;
+// Packed block of a tile: codes [8 groups of 4 k][16 rows][4], unsigned or signed as the instruction set likes; then d [16] f32, then m [16] f32.
+inline constexpr int kPackedBlockBytes = kTileRows * (32 + 4 + 4);
+// Activation blocks of smaller magnitude count as zero: the inverse of their scale would overflow.
+inline constexpr float kLeastActivation = 1e-30f;
+// Queries (rows x heads) of a tile of attend_chunk.
+inline constexpr int kChunkQueries = 64;
+
+// 32 activations of one row. Rows are quantised in groups that share a pass, block-major: block b of row i of a group of
+// m rows is at [b * m + i].
+struct ActBlock {
+  int8_t codes[32];  // round(x / scale), in [-127, 127]
+  float scale;       // largest magnitude / 127
+  float scaled_sum;  // scale * sum of codes
+  int32_t minus_8_sums;
+  int32_t minus_128_sums;
+};
+
+// Weight rows against one group of quantised activations.
+struct QuantProduct {
+  DType dtype;
+  const std::byte* weight;  // in place: rows of blocks; packed: a tile
+  uint64_t weight_stride;   // in place only
+  int64_t rows;             // in place: any multiple of kTileRows; packed: 1 .. kTileRows
+  int64_t blocks;
+  const ActBlock* x;
+  int m;  // rows of the group
+  float* out;
+  uint64_t out_stride;  // bytes
+  bool add;
+};
+
+// Float weights; x [m x k], weight [n x k], out [m x n].
+struct FloatProduct {
+  DType dtype;
+  const std::byte* weight;
+  uint64_t weight_stride;
+  int64_t n;
+  int64_t k;
+  const float* x;
+  uint64_t x_stride;
+  int64_t m;
+  float* out;
+  uint64_t out_stride;
+  bool add;
+  float* scratch;  // float_scratch_floats
+};
+
+// Queries of one KV head against one span. The head's page lies head_offset bytes into each row of pages.
+struct SpanAttention {
+  const KvSpan* span;
+  uint64_t head_offset;
+  int head_dim;
+  int heads;       // query heads of the group, consecutive
+  const float* q;  // [heads x head_dim]
+  float scale;
+  float* states;  // [heads x attn_state_floats]
+};
+
+struct ChunkAttention {
+  const KvSpan* spans;
+  int64_t span_count;
+  uint64_t head_offset;
+  int head_dim;
+  int heads;  // query heads of the group, consecutive; rows * heads <= kChunkQueries
+  int rows;
+  int first_position;  // of row 0
+  const float* q;
+  uint64_t q_stride;  // bytes from row to row
+  float scale;
+  float* states;
+  uint64_t states_stride;
+  bool fresh;
+  float* scratch;  // chunk_scratch_floats
+};
+
+inline constexpr int kMostHeadDim = 512;
+// A tile's rows are gathered with 32-bit offsets.
+inline constexpr uint64_t kMostWeightStride = (uint64_t{1} << 31) / kTileRows - 64;
+
+constexpr int64_t padded_head(int head_dim) { return (head_dim + kLanes - 1) / kLanes * kLanes; }
+constexpr int64_t chunk_scratch_floats(int head_dim) {
+  return kChunkQueries * (kSpanTokens + 2 * padded_head(head_dim) + 4) + 2 * kPageTokens * padded_head(head_dim);
+}
+
+struct CpuKernels {
+  const char* name;
+
+  // x [32 * blocks] -> out[b * step].
+  void (*quantize)(const float* x, int64_t blocks, ActBlock* out, int64_t step);
+  // Weight rows [rows x blocks] -> a packed tile; rows < kTileRows repeats the last one.
+  void (*pack)(DType, const std::byte* weight, uint64_t stride, int rows, int64_t blocks, std::byte* tile);
+  void (*product_in_place)(const QuantProduct&);
+  void (*product_packed)(const QuantProduct&);
+  void (*product_float)(const FloatProduct&);
+
+  void (*attend)(const SpanAttention&);
+  void (*attend_chunk)(const ChunkAttention&);
+  // States [count] at `states`, `stride` bytes apart -> out [head_dim].
+  void (*merge)(const float* states, uint64_t stride, int count, int head_dim, float* out);
+
+  void (*norm)(const float* x, const float* weight, float eps, int64_t k, float* out);
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  // All heads of one row.
+  void (*rotate)(float* x, int heads, int head_dim, RotationStyle style, const float* table, int pairs);
+  void (*to_f16)(const float* x, int64_t n, std::byte* out);
+  void (*dequantize)(DType, const std::byte* row, int64_t k, float* out);
+};
+
+const CpuKernels& scalar_kernels();
+const CpuKernels& avx2_kernels();
+const CpuKernels& avx512_kernels();
+
+}  // namespace spillway

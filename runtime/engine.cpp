@@ -1,0 +1,229 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "kernels/check.h"
+#include "memory/arena.h"
+#include "memory/kv/layout.h"
+#include "prefetch/copy_engine.h"
+
+namespace spillway {
+namespace {
+
+std::vector<const File*> files_of(const Model& model, const std::optional<File>& spill) {
+  std::vector<const File*> files;
+  for (const File& file : model.checkpoint.files) files.push_back(&file);
+  if (spill) files.push_back(&*spill);
+  return files;
+}
+
+}  // namespace
+
+// In the order of construction; destroyed in reverse.
+struct Engine::Parts {
+  Device& device;
+  Arena device_arena;
+  Arena host_arena;
+  std::optional<File> spill_file;
+  std::unique_ptr<DiskQueue> disk;
+  std::unique_ptr<Stream> compute;
+  std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane;
+  WeightHome home;
+  std::vector<LayerNorms> norms;
+  View output_norm;
+  Workspace workspace;
+  std::span<std::byte> host_inputs;
+  std::unique_ptr<KvCache> kv;
+  std::unique_ptr<WeightFeed> weight_feed;
+  std::unique_ptr<KvFeed> kv_feed;
+  std::unique_ptr<Pass> pass;
+
+  Parts(const Model& model, const Options& options, const Plan& plan, Device& on, Traffic& traffic)
+      : device(on),
+        device_arena(on, Tier::device, plan.tier(Tier::device).total() - plan.tier(Tier::device).process),
+        host_arena(on, Tier::host, plan.tier(Tier::host).total() - plan.tier(Tier::host).process) {
+    const uint64_t spill_bytes = plan.tier(Tier::disk).kv;
+    if (spill_bytes > 0) spill_file = File::make_unnamed(options.disk_directory, spill_bytes);
+    if (plan.tier(Tier::disk).weights > 0 || spill_bytes > 0) {
+      std::vector<std::span<std::byte>> memory{plan.staged ? host_arena.memory() : device_arena.memory()};
+      disk = DiskQueue::open(files_of(model, spill_file), std::move(memory), {});
+    }
+    compute = device.make_compute_stream("compute");
+    const auto lane = [&](const char* name) {
+      const auto staging = plan.staged ? host_arena.take(std::string(name) + " staging", plan.staging.bytes()) : std::span<std::byte>{};
+      return std::make_unique<CopyLane>(name, device, disk.get(), traffic, staging, plan.staging, options.link_bytes_per_second);
+    };
+    if (plan.streams_weights() || plan.staged) weight_lane = lane("weights");
+    if (plan.spills_kv() || plan.staged) fetch_lane = lane("kv fetch");
+    if (plan.spills_kv() || plan.staged) spill_lane = lane("kv spill");
+
+    std::byte* activations = device_arena.take("workspace", plan.workspace_bytes).data();
+    Workspace::cut(model.spec.shape, model.spec.token_embedding.dtype, {plan.chunk, plan.logit_rows, plan.context}, device.ops(),
+                   activations, &workspace);
+    device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
+    Arena& inputs = device.host_addressable() ? device_arena : host_arena;
+    host_inputs = inputs.take("host inputs", plan.host_input_bytes);
+    place_weights(plan);
+    place_kv(model, plan);
+    const auto weight_ring = device_arena.take("weight ring", plan.weight_ring_bytes);
+    const auto kv_ring = device_arena.take("KV ring", plan.kv_ring_bytes);
+    weight_feed = std::make_unique<WeightFeed>(home, weight_ring, plan.lookahead, weight_lane.get());
+    kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get());
+  }
+
+  // One sync, so that nothing of what follows is torn down under a running stream.
+  ~Parts() {
+    if (weight_feed) weight_feed->end();
+    if (kv_feed) kv_feed->end();
+    if (disk) disk->cancel();
+    // A queue that failed has already said so at the end of its step.
+    try {
+      compute->synchronize();
+    } catch (const std::exception&) {
+    }
+  }
+
+  void place_weights(const Plan& plan) {
+    home.units = plan.units;
+    for (size_t i = 0; i < plan.units.size(); ++i) {
+      WeightPlace place{plan.unit_tiers[i], nullptr};
+      if (place.tier == Tier::device) place.data = device_arena.take("weights", plan.units[i].bytes).data();
+      if (place.tier == Tier::host) place.data = host_arena.take("weights", plan.units[i].bytes).data();
+      home.places.push_back(place);
+    }
+  }
+
+  void place_kv(const Model& model, const Plan& plan) {
+    const KvLayout layout(model.spec.shape);
+    KvPools pools{.device_slots = plan.kv_device_slots,
+                  .host_slots = plan.kv_host_slots,
+                  .disk_slots = plan.kv_disk_slots,
+                  .device_rows_per_layer = plan.kv_device_rows_per_layer,
+                  .file = static_cast<uint32_t>(model.checkpoint.files.size())};
+    pools.device = device_arena.take("KV", plan.kv_device_slots * layout.row_bytes()).data();
+    pools.host = host_arena.take("KV", plan.kv_host_slots * layout.row_bytes()).data();
+    kv = std::make_unique<KvCache>(layout, pools);
+  }
+};
+
+Engine::Engine(const Model& model, const Options& options, Plan plan, Device& device, const OnProgress& progress)
+    : model_(model), plan_(std::move(plan)), parts_(std::make_unique<Parts>(model, options, plan_, device, traffic_)) {
+  load_weights(progress);
+  Parts& p = *parts_;
+  p.device_arena.freeze();
+  p.host_arena.freeze();
+  p.pass = std::make_unique<Pass>(PassParts{model_.spec, model_.checkpoint, device.ops(), *p.compute, p.home, *p.weight_feed, *p.kv,
+                                            *p.kv_feed, p.workspace, p.norms, p.output_norm, p.host_inputs});
+}
+
+Engine::~Engine() = default;
+
+// Resident weights come through the page cache, so that the second start is fast.
+void Engine::load_weights(const OnProgress& progress) {
+  Parts& p = *parts_;
+  uint64_t total = 0, done = 0;
+  for (size_t i = 0; i < p.home.units.size(); ++i) {
+    if (p.home.places[i].data != nullptr) total += p.home.units[i].bytes;
+  }
+  for (size_t i = 0; i < p.home.units.size(); ++i) {
+    const WeightPlace& place = p.home.places[i];
+    if (place.data == nullptr) continue;
+    for (const WeightRun& run : p.home.units[i].runs) {
+      model_.checkpoint.files[run.extent.file].read(run.extent.offset, {place.data + run.offset, run.needed});
+      traffic_.add(Link::disk_read, Cause::weights, run.needed);
+    }
+    done += p.home.units[i].bytes;
+    if (progress) progress(done, total);
+  }
+  const std::span<std::byte> small = p.device_arena.take("norms", plan_.small_bytes);
+  uint64_t used = 0;
+  const auto vector = [&](const TensorInfo& tensor) {
+    std::byte* at = small.data() + used;
+    model_.checkpoint.files[tensor.extent.file].read(tensor.extent.offset, {at, tensor.extent.bytes});
+    used += tensor.extent.bytes;
+    return View::dense(at, tensor.dtype, 1, tensor.cols);
+  };
+  for (const LayerTensors& layer : model_.spec.layers) {
+    const View attn = vector(layer.attn_norm);
+    p.norms.push_back({attn, vector(layer.ffn_norm)});
+  }
+  p.output_norm = vector(model_.spec.output_norm);
+}
+
+SequenceId Engine::open_sequence() { return parts_->kv->open(); }
+SequenceId Engine::fork_sequence(SequenceId from) { return parts_->kv->fork(from); }
+int Engine::tokens(SequenceId sequence) const { return parts_->kv->tokens(sequence); }
+
+void Engine::close_sequence(SequenceId sequence) {
+  parts_->kv_feed->end();
+  parts_->kv->close(sequence, parts_->compute->record());
+}
+
+void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitsWanted wanted, bool decode_follows,
+                     const OnRow& on_row, const OnProgress& progress) {
+  const size_t chunk = plan_.chunk;
+  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+    const size_t count = std::min(chunk, tokens.size() - begin);
+    const bool last = begin + count == tokens.size();
+    const auto wanted_of = [&](bool is_last) {
+      return wanted == LogitsWanted::last && !is_last ? LogitsWanted::none : wanted;
+    };
+    const bool next_last = begin + count + chunk >= tokens.size();
+    const PassInput input{.sequence = sequence,
+                          .tokens = tokens.subspan(begin, count),
+                          .decode = false,
+                          .logits = wanted_of(last),
+                          .another = !last || decode_follows,
+                          .next_logits = last ? LogitsWanted::last : wanted_of(next_last)};
+    parts_->pass->run(input, [&](int first, View logits) {
+      end_step();
+      for (int row = 0; row < logits.rows; ++row) {
+        on_row(static_cast<int>(begin) + first + row, {logits.f32(row), static_cast<size_t>(logits.cols)});
+      }
+    });
+    if (progress) {
+      end_step();
+      progress(begin + count, tokens.size());
+    }
+  }
+  end_step();
+}
+
+std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another) {
+  std::span<const float> row;
+  const PassInput input{.sequence = sequence,
+                        .tokens = {&token, 1},
+                        .decode = true,
+                        .logits = LogitsWanted::last,
+                        .another = another,
+                        .next_logits = LogitsWanted::last};
+  parts_->pass->run(input, [&](int, View logits) { row = {logits.f32(), static_cast<size_t>(logits.cols)}; });
+  end_step();
+  return row;
+}
+
+// The one place where errors of asynchronous work surface.
+void Engine::end_step() {
+  parts_->compute->synchronize();
+  if (parts_->disk) parts_->disk->check();
+}
+
+uint64_t Engine::peak(Tier tier) const {
+  const TierPlan& planned = plan_.tier(tier);
+  const uint64_t row = parts_->kv->layout().row_bytes();
+  return planned.total() - planned.kv + parts_->kv->slots_peak(tier) * row - (tier == Tier::disk ? planned.weights : 0);
+}
+
+std::string Engine::disk_report() const {
+  if (!parts_->disk) return {};
+  const std::string why = parts_->disk->why();
+  return fmt::format("disk: {}{}", kDiskMethodNames[static_cast<int>(parts_->disk->method())], why.empty() ? "" : " (" + why + ")");
+}
+
+DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }
+
+}  // namespace spillway

@@ -1,0 +1,64 @@
+// Engine: the one owner of lifetimes. It reserves what the plan says, loads what stays resident, and runs passes; destroyed in
+// reverse order after one synchronisation.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/backend.h"
+#include "memory/disk_queue.h"
+#include "memory/kv/cache.h"
+#include "runtime/model.h"
+#include "runtime/options.h"
+#include "runtime/pass.h"
+#include "runtime/plan.h"
+
+namespace spillway {
+
+// done and total in units of the stage's own (bytes of weights, tokens of a prompt).
+using OnProgress = std::function<void(uint64_t done, uint64_t total)>;
+
+class Engine {
+ public:
+  // Reserves and loads. Throws Error(fit) when a reservation cannot be had, Error(io) when the drive fails.
+  Engine(const Model& model, const Options& options, Plan plan, Device& device, const OnProgress& progress);
+  ~Engine();
+  Engine(const Engine&) = delete;
+
+  SequenceId open_sequence();
+  SequenceId fork_sequence(SequenceId from);
+  void close_sequence(SequenceId sequence);
+  int tokens(SequenceId sequence) const;
+
+  // One row of logits [vocab] for the token at `index` of the call; valid during the call.
+  using OnRow = std::function<void(int index, std::span<const float> logits)>;
+  // Runs `tokens` through the model in chunks. `wanted`: no logits, those after the last token, or all.
+  // decode_follows: the first weights of the next step are fetched while the last chunk ends.
+  void prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitsWanted wanted, bool decode_follows,
+               const OnRow& on_row, const OnProgress& progress = {});
+  // One token; returns the logits [vocab] of the next, valid until the next call. another: a further step is expected.
+  std::span<const float> decode(SequenceId sequence, int32_t token, bool another);
+
+  const Plan& plan() const { return plan_; }
+  const Traffic& traffic() const { return traffic_; }
+  // Bytes in use at most so far, of the reservations.
+  uint64_t peak(Tier tier) const;
+  // One line on how the disk is read, and why not better; empty when it is not used.
+  std::string disk_report() const;
+  DiskStats disk_stats() const;
+
+ private:
+  struct Parts;
+  void load_weights(const OnProgress& progress);
+  void end_step();
+
+  const Model& model_;
+  Plan plan_;
+  Traffic traffic_;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace spillway

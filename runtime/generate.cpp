@@ -1,0 +1,106 @@
+#include "runtime/generate.h"
+
+#include <chrono>
+
+#include <fmt/format.h>
+
+#include "runtime/stop.h"
+
+namespace spillway {
+namespace {
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Token bytes to text as it may be shown: whole characters, up to the first stop string.
+class TextOut {
+ public:
+  TextOut(const std::vector<std::string>& stops, const GenerateHooks& hooks, std::string& text)
+      : stops_(stops), hooks_(hooks), text_(text) {}
+  void push(std::string_view bytes) { emit(stops_.push(utf8_.push(bytes))); }
+  void finish() {
+    emit(stops_.push(utf8_.finish()));
+    emit(stops_.finish());
+  }
+  bool stopped() const { return stops_.stopped(); }
+
+ private:
+  void emit(const std::string& text) {
+    if (text.empty()) return;
+    text_ += text;
+    if (hooks_.on_text) hooks_.on_text(text);
+  }
+  Utf8Stream utf8_;
+  StopStrings stops_;
+  const GenerateHooks& hooks_;
+  std::string& text_;
+};
+
+void check_room(std::span<const int32_t> prompt, int used, int context) {
+  if (prompt.empty()) throw Error(ErrorKind::usage, "the prompt is empty");
+  if (used + static_cast<int>(prompt.size()) > context) {
+    throw Error(ErrorKind::usage, fmt::format("the prompt has {} tokens, but the context holds {} (-c){}", prompt.size(), context,
+                                              used > 0 ? fmt::format(" and {} are taken", used) : ""));
+  }
+}
+
+}  // namespace
+
+Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId sequence, std::span<const int32_t> prompt,
+                    const GenerateOptions& options, const GenerateHooks& hooks) {
+  const int context = engine.plan().context;
+  check_room(prompt, engine.tokens(sequence), context);
+  Generation result;
+  result.prompt_tokens = static_cast<int>(prompt.size());
+  TextOut out(options.stops, hooks, result.text);
+  Sampler sampler(options.sampling, tokenizer.vocab());
+  for (int32_t id : prompt) sampler.accept(id);
+
+  const double begin = seconds();
+  const bool decodes = options.max_tokens != 0 && options.max_tokens != 1;
+  int32_t next = -1;
+  engine.prefill(sequence, prompt, options.max_tokens == 0 ? LogitsWanted::none : LogitsWanted::last, decodes,
+                 [&](int, std::span<const float> logits) { next = sampler.sample(logits); }, hooks.on_prefill);
+  const double prefilled = seconds();
+  result.timings.prefill_s = prefilled - begin;
+  result.timings.ttft_s = prefilled - begin;
+
+  const auto budget_left = [&] {
+    return options.max_tokens < 0 || static_cast<int>(result.tokens.size()) < options.max_tokens;
+  };
+  int steps = 0;
+  while (budget_left()) {
+    if (!options.ignore_end && tokenizer.is_end(next)) {
+      result.finish = FinishReason::stop;
+      break;
+    }
+    result.tokens.push_back(next);
+    sampler.accept(next);
+    out.push(tokenizer.piece(next));
+    if (out.stopped()) {
+      result.finish = FinishReason::stop;
+      break;
+    }
+    if (hooks.interrupted && hooks.interrupted()) {
+      result.finish = FinishReason::interrupted;
+      break;
+    }
+    if (engine.tokens(sequence) >= context) {
+      result.context_full = true;
+      break;
+    }
+    if (!budget_left()) break;
+    const bool another = (options.max_tokens < 0 || static_cast<int>(result.tokens.size()) + 1 < options.max_tokens) &&
+                         engine.tokens(sequence) + 1 < context;
+    next = sampler.sample(engine.decode(sequence, next, another));
+    ++steps;
+  }
+  out.finish();
+  result.timings.decode_s = seconds() - prefilled;
+  if (result.timings.prefill_s > 0) result.timings.prefill_tps = result.prompt_tokens / result.timings.prefill_s;
+  if (steps > 0) result.timings.decode_tps = steps / result.timings.decode_s;
+  return result;
+}
+
+}  // namespace spillway

@@ -1,0 +1,26 @@
+// Model: a file opened and understood, nothing read of its weights yet.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "loader/checkpoint.h"
+#include "loader/model_spec.h"
+#include "loader/tokenizer.h"
+
+namespace spillway {
+
+struct Model {
+  Checkpoint checkpoint;
+  ModelSpec spec;
+  std::unique_ptr<Tokenizer> tokenizer;
+
+  static Model open(const std::string& path) {
+    Model model{.checkpoint = open_gguf(path), .spec = {}, .tokenizer = nullptr};
+    model.spec = read_model_spec(model.checkpoint);
+    model.tokenizer = make_tokenizer(model.checkpoint);
+    return model;
+  }
+};
+
+}  // namespace spillway

@@ -1,0 +1,15 @@
+// The process's own memory, as the kernel counts it (/proc/self/status).
+#pragma once
+
+#include <cstdint>
+
+namespace spillway {
+
+struct ProcessMemory {
+  uint64_t resident = 0;  // VmRSS, bytes
+  uint64_t peak = 0;      // VmHWM, bytes
+};
+
+ProcessMemory process_memory();
+
+}  // namespace spillway

@@ -1,0 +1,89 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "memory/kv/layout.h"
+#include "runtime/process_memory.h"
+
+namespace spillway {
+namespace {
+
+constexpr double kMiB = 1024.0 * 1024.0;
+// Stacks, rings of the kernel and what the run itself allocates, beyond what is resident when it is planned.
+constexpr uint64_t kProcessMargin = 8ull << 20;
+// Left to the rest of the machine when no budget is given: a tenth of what is free, at least this.
+constexpr uint64_t kLeastHeadroom = 256ull << 20;
+
+uint64_t default_budget(uint64_t free) {
+  const uint64_t headroom = std::max(free / 10, kLeastHeadroom);
+  return free > headroom ? free - headroom : free / 2;
+}
+
+}  // namespace
+
+ChosenDevice choose_device(const Options& options) {
+  if (options.device == DeviceChoice::reference) {
+    return {make_reference_device(), "device: reference (double precision, for checking, slow)"};
+  }
+  if (options.device == DeviceChoice::cuda) {
+    throw Error(ErrorKind::usage, "--device cuda: this build computes on the CPU only");
+  }
+  ChosenDevice chosen{make_cpu_device({.threads = options.threads, .isa = options.isa}), {}};
+  chosen.said = fmt::format("device: {}", chosen.device->name());
+  return chosen;
+}
+
+Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits) {
+  const uint64_t process = process_memory().resident + kProcessMargin;
+  if (!options.device_bytes) {
+    // What the process holds already is not free any more, but is inside the budget.
+    options.device_bytes = default_budget(device.free_bytes() + process_memory().resident - options.host_bytes.value_or(0));
+  }
+  if (options.context <= 0) options.context = model.spec.shape.context;
+  return make_plan({.options = options,
+                    .spec = model.spec,
+                    .checkpoint = model.checkpoint,
+                    .device = device,
+                    .ops = ops,
+                    .limits = limits,
+                    .process_bytes = process});
+}
+
+std::string describe_placement(const Plan& plan) {
+  const auto weights = [&](Tier tier) { return plan.tier(tier).weights / kMiB; };
+  const auto kv = [&](Tier tier) { return plan.tier(tier).kv / kMiB; };
+  std::string line = fmt::format("weights: {:.0f} MiB on the device", weights(Tier::device));
+  if (weights(Tier::host) > 0) line += fmt::format(", {:.0f} MiB in host RAM", weights(Tier::host));
+  if (weights(Tier::disk) > 0) line += fmt::format(", {:.0f} MiB streamed from disk", weights(Tier::disk));
+  line += fmt::format("; KV of {} positions: {:.0f} MiB on the device", plan.context, kv(Tier::device));
+  if (kv(Tier::host) > 0) line += fmt::format(", {:.0f} MiB in host RAM", kv(Tier::host));
+  if (kv(Tier::disk) > 0) line += fmt::format(", {:.0f} MiB on disk", kv(Tier::disk));
+  if (plan.emulated_link) line += "; the link between host and device is emulated";
+  return line;
+}
+
+std::string describe_plan(const Plan& plan) {
+  std::string table = fmt::format("{:<8}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}\n", "tier", "budget", "weights", "KV", "workspace",
+                                  "rings", "process", "total");
+  for (int t = 0; t < kTiers; ++t) {
+    const TierPlan& tier = plan.tiers[t];
+    // Streamed weights lie in the model's own files: no part of the disk budget.
+    const bool disk = t == static_cast<int>(Tier::disk);
+    table += fmt::format("{:<8}{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB\n", kTierNames[t],
+                         tier.budget / kMiB, tier.weights / kMiB, tier.kv / kMiB, tier.workspace / kMiB, tier.rings / kMiB,
+                         tier.process / kMiB, (disk ? tier.kv : tier.total()) / kMiB);
+  }
+  const Expected& e = plan.expected;
+  table += fmt::format("context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context, plan.chunk,
+                       plan.units.size(),
+                       std::count_if(plan.unit_tiers.begin(), plan.unit_tiers.end(), [](Tier t) { return t != Tier::device; }));
+  table += fmt::format("expected{}: decode {:.2f} tokens/s at full context, prefill {:.1f} tokens/s; {} binds "
+                       "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a token)\n",
+                       plan.emulated_link ? " (emulated link)" : "", e.decode_tps, e.prefill_tps, e.bound, 1e3 * e.disk_s, 1e3 * e.link_s,
+                       1e3 * e.compute_s);
+  return table;
+}
+
+}  // namespace spillway

@@ -1,0 +1,87 @@
+#include "kernels/whole_file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "kernels/check.h"
+
+namespace spillway {
+namespace {
+
+class WholeFileTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / ("whole_file_" + std::to_string(getpid()) +
+                                                        testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::string text(const std::string& name) const {
+    std::stringstream all;
+    all << std::ifstream(folder_ / name).rdbuf();
+    return all.str();
+  }
+  auto entries() const { return std::distance(std::filesystem::directory_iterator(folder_), {}); }
+  std::filesystem::path folder_;
+};
+
+TEST_F(WholeFileTest, AppearsAtCommitAndReplaces) {
+  std::ofstream(folder_ / "a") << "old";
+  {
+    WholeFile file(folder_ / "a", 0600);
+    file.write("hello ");
+    file.write("world");
+    file.write_at(0, "H");
+    EXPECT_EQ(text("a"), "old");
+    file.commit();
+  }
+  EXPECT_EQ(text("a"), "Hello world");
+  EXPECT_EQ(entries(), 1);
+  struct stat status {};
+  ASSERT_EQ(::stat((folder_ / "a").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600u);
+}
+
+TEST_F(WholeFileTest, LeavesNothingWithoutCommit) {
+  std::ofstream(folder_ / "a") << "old";
+  { WholeFile(folder_ / "a").write("new"); }
+  EXPECT_EQ(text("a"), "old");
+  EXPECT_EQ(entries(), 1);
+}
+
+TEST_F(WholeFileTest, FollowsALinkAndKeepsIt) {
+  std::ofstream(folder_ / "a") << "old";
+  std::filesystem::create_symlink("a", folder_ / "link");
+  WholeFile file(folder_ / "link");
+  file.write("new");
+  file.commit();
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link"));
+  EXPECT_EQ(text("a"), "new");
+}
+
+TEST_F(WholeFileTest, WritesADeviceInPlace) {
+  WholeFile file("/dev/null");
+  file.write("gone");
+  file.commit();
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+}
+
+TEST_F(WholeFileTest, NamesThePathItCannotWrite) {
+  try {
+    WholeFile file(folder_ / "missing" / "a");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::io);
+    EXPECT_THAT(error.what(), testing::HasSubstr("missing/a: cannot be created"));
+  }
+  EXPECT_THROW(WholeFile{folder_.string()}, Error);
+}
+
+}  // namespace
+}  // namespace spillway
