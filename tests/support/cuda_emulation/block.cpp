@@ -33,7 +33,7 @@ Block& Block::current() {
 }
 
 void Block::run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint3 index, size_t dynamic_bytes,
-                Dice& dice) {
+                RandomBits& random) {
   grid_ = grid;
   size_ = block;
   index_ = index;
@@ -45,7 +45,7 @@ void Block::run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint
   current_block = this;
   while (ended_ < count_) {
     if (ready_.empty()) stuck();
-    std::swap(ready_[dice.below(ready_.size())], ready_.back());
+    std::swap(ready_[random.next() % ready_.size()], ready_.back());
     running_ = ready_.back();
     ready_.pop_back();
     fibers_[running_]->resume();

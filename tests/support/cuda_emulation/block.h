@@ -15,6 +15,7 @@
 #include "tests/support/cuda_emulation/fault.h"
 #include "tests/support/cuda_emulation/fiber.h"
 #include "tests/support/cuda_emulation/shared_memory.h"
+#include "tests/support/random_blocks.h"
 
 namespace spillway::emulation {
 
@@ -40,7 +41,7 @@ class Block {
   ~Block();
 
   // Runs the whole block; throws the first fault of any thread.
-  void run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint3 index, size_t dynamic_bytes, Dice& dice);
+  void run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint3 index, size_t dynamic_bytes, RandomBits& random);
 
   // The block and the thread now running, for the kernel's own calls.
   static Block& current();

@@ -73,7 +73,7 @@ class Machine {
  public:
   std::recursive_mutex mutex;
   Presence presence = Presence::device;
-  Dice dice{1};
+  RandomBits random{1};
   std::vector<std::unique_ptr<FakeStream>> streams;
   std::vector<std::unique_ptr<FakeEvent>> events;
 
@@ -181,7 +181,7 @@ bool Machine::step() {
     if (!stream->queue.empty() && stream->queue.front().can_run()) heads.push_back(stream.get());
   }
   if (heads.empty()) return false;
-  FakeStream& stream = *heads[dice.below(heads.size())];
+  FakeStream& stream = *heads[random.next() % heads.size()];
   const Operation operation = std::move(stream.queue.front());
   stream.queue.pop_front();
   if (operation.work != nullptr) {
@@ -199,10 +199,10 @@ bool Machine::step() {
 void Machine::run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, const std::function<void()>& kernel) {
   std::vector<uint32_t> order(grid.count());
   std::iota(order.begin(), order.end(), 0u);
-  for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[dice.below(i)]);
+  for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[random.next() % i]);
   for (const uint32_t i : order) {
     const uint3 index = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
-    block_.run(kernel, grid, block, index, dynamic_bytes, dice);
+    block_.run(kernel, grid, block, index, dynamic_bytes, random);
   }
 }
 
@@ -251,7 +251,7 @@ void restart(uint64_t seed) {
   Lock lock(machine().mutex);
   machine().check_empty();
   if (!machine().streams.empty() || !machine().events.empty()) fault("streams or events were never destroyed");
-  machine().dice = Dice(seed);
+  machine().random = RandomBits(seed);
   machine().presence = Presence::device;
 }
 
