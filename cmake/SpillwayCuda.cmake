@@ -1,6 +1,6 @@
-# CUDA as an optional language: SPILLWAY_CUDA_FOUND says whether the module is built, SPILLWAY_CUDA_WHY_NOT why not, in one
-# sentence. The compiler is CMAKE_CUDA_COMPILER, CUDACXX, nvcc on the PATH or /usr/local/cuda/bin/nvcc; nothing else of a
-# toolkit is looked for than what lies beside it: its headers and the static runtime.
+# CUDA as an optional language: SPILLWAY_CUDA_FOUND says whether the module is built, SPILLWAY_CUDA_WHY_NOT why not. The
+# compiler is CMAKE_CUDA_COMPILER, CUDACXX, /usr/local/cuda/bin/nvcc or nvcc on the PATH; nothing else of a toolkit is
+# needed than what lies beside it: its headers and the static runtime.
 set(SPILLWAY_CUDA_FOUND FALSE)
 if(SPILLWAY_CUDA STREQUAL "OFF")
   set(SPILLWAY_CUDA_WHY_NOT "SPILLWAY_CUDA is OFF")
@@ -48,7 +48,7 @@ set(CMAKE_CUDA_EXTENSIONS OFF)
 get_filename_component(SPILLWAY_CUDA_ROOT "${CMAKE_CUDA_COMPILER}" REALPATH)
 get_filename_component(SPILLWAY_CUDA_ROOT "${SPILLWAY_CUDA_ROOT}/../.." ABSOLUTE)
 find_library(SPILLWAY_CUDART libcudart_static.a
-  HINTS "${SPILLWAY_CUDA_ROOT}" "${CMAKE_CUDA_COMPILER_TOOLKIT_LIBRARY_ROOT}" ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES}
+  HINTS "${SPILLWAY_CUDA_ROOT}" ${CMAKE_CUDA_HOST_IMPLICIT_LINK_DIRECTORIES}
   PATH_SUFFIXES lib64 lib targets/x86_64-linux/lib targets/sbsa-linux/lib REQUIRED)
 set(SPILLWAY_CUDA_FOUND TRUE)
 message(STATUS "CUDA module: nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}")

@@ -59,8 +59,8 @@ bool CudaModule::find_table(const std::string& file) {
   }
   const SpillwayCudaTable* table = function();
   if (table->version != kCudaTableVersion || table->bytes != sizeof(SpillwayCudaTable)) {
-    report_ = fmt::format("no CUDA device: {} is of version {} ({} bytes), this program needs version {} ({} bytes)", file,
-                          table->version, table->bytes, kCudaTableVersion, sizeof(SpillwayCudaTable));
+    report_ = fmt::format("no CUDA device: {} is of version {} ({} bytes), this program needs version {} ({} bytes)",
+                          file, table->version, table->bytes, kCudaTableVersion, sizeof(SpillwayCudaTable));
     return false;
   }
   table_ = table;

@@ -1,6 +1,6 @@
-// Arithmetic shared by the kernels. Every sum has one order, whatever the launch: both compilers are told not to contract
-// products and sums, fused multiply-adds are written out, and no library function is called whose last bit may differ.
-// So the emulation gives the bits of the GPU.
+// Arithmetic shared by the kernels. Every sum has one order, whatever the launch: both compilers are told not to
+// contract products and sums, fused multiply-adds are written out, and no library function is called whose last bit may
+// differ. So the emulation gives the bits of the GPU.
 #pragma once
 
 #include "kernels/cuda/gpu.cuh"
@@ -17,10 +17,10 @@ __device__ __forceinline__ float lane_sum(float value) {
   return value;
 }
 
-// As lane_sum for each of kCount values (a power of two), with about kCount shuffles instead of kCount * log2(lanes): at each
-// step a lane hands half of its values to its partner and keeps the other half. The sum of index
-// summed_index<kCount, kHighest>(lane) ends in values[0] and, while kCount exceeds the lanes, those after it in values[1], ...
-// The tree of additions is lane_sum's for every kCount, so the bits are too.
+// As lane_sum for each of kCount values (a power of two), with about kCount shuffles instead of kCount * log2(lanes):
+// at each step a lane hands half of its values to its partner and keeps the other half. The sum of index
+// summed_index<kCount, kHighest>(lane) ends in values[0] and, while kCount exceeds the lanes, those after it in
+// values[1], ... The tree of additions is lane_sum's for every kCount, so the bits are too.
 template <int kCount, int kHighest, int kLowest = 1>
 __device__ __forceinline__ void lane_sums(float* values, int lane) {
   if constexpr (kHighest >= kLowest) {
@@ -62,12 +62,13 @@ __device__ __forceinline__ bool writes_sum(int lane) {
   }
 }
 
-// e^x for x <= 0, within 2 units in the last place; 0 below -87.3 (where the result would be subnormal) and for -infinity.
+// e^x for x <= 0, within 2 units in the last place; 0 below -87.3 (where the result would be subnormal) and for
+// -infinity.
 __device__ __forceinline__ float exp_of_negative(float x) {
   if (!(x > -87.3f)) return x != x ? x : 0.0f;
   const float n = rintf(x * 1.44269504f);
   const float r = fmaf(n, -1.42860677e-6f, fmaf(n, -0.693145752f, x));  // x - n ln 2, |r| <= ln 2 / 2
-  float p = 1.98412698e-4f;                                           // Taylor's terms to r^7
+  float p = 1.98412698e-4f;                                             // Taylor's terms to r^7
   p = fmaf(p, r, 1.38888889e-3f);
   p = fmaf(p, r, 8.33333333e-3f);
   p = fmaf(p, r, 4.16666667e-2f);

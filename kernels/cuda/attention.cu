@@ -1,9 +1,9 @@
 // Decode attention: one query row against one span, for a group of query heads that share a KV head (GQA, arXiv
 // 2305.13245). The result is a partial softmax state (kernels/kv_span.h), to be merged with those of the other spans.
 //
-// A thread block takes one task and one KV head (and up to 8 of its query heads), a warp each page of the span. The lanes
-// of a warp load K, then V, of consecutive tokens, 16 bytes each; every load serves all heads of the group. The order of
-// additions is by tokens within a page, then by pages: nothing else enters into a result.
+// A thread block takes one task and one KV head (and up to 8 of its query heads), a warp each page of the span. The
+// lanes of a warp load K, then V, of consecutive tokens, 16 bytes each; every load serves all heads of the group. The
+// order of additions is by tokens within a page, then by pages: nothing else enters into a result.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launchers.cuh"
@@ -13,9 +13,9 @@ namespace {
 
 constexpr int kWarps = kPagesPerSpan;
 constexpr int kThreads = kWarps * kWarpLanes;
-constexpr int kMostHeads = 8;       // of a group, in one thread block
+constexpr int kMostHeads = 8;  // of a group, in one thread block
 constexpr int kMostHeadDim = 128;
-constexpr int kLoadsInFlight = 4;   // of each lane
+constexpr int kLoadsInFlight = 4;  // of each lane
 constexpr float kNothing = -INFINITY;
 
 struct AttendLaunch {
@@ -35,15 +35,16 @@ struct AttendLaunch {
 // Which part of the work a lane has: kLanes lanes hold the 16-byte pieces of one token, the other lanes further tokens.
 template <typename Kv, int kLanes>
 struct LanePlace {
-  int piece;      // elements [piece, piece + Kv::kCount) of a head
-  int token;      // of the tokens loaded together
-  bool in_head;   // head_dim may end before the last lane
+  int piece;     // elements [piece, piece + Kv::kCount) of a head
+  int token;     // of the tokens loaded together
+  bool in_head;  // head_dim may end before the last lane
 
   __device__ __forceinline__ LanePlace(int lane, int head_dim)
       : piece(lane % kLanes * Kv::kCount), token(lane / kLanes), in_head(piece < head_dim) {}
 };
 
-// Calls visit(token, values) for this lane's tokens of [0, tokens rounded up), in order; absent tokens and elements are zero.
+// Calls visit(token, values) for this lane's tokens of [0, tokens rounded up), in order; absent tokens and elements are
+// zero.
 template <typename Kv, int kLanes, typename Visit>
 __device__ __forceinline__ void for_each_token(const std::byte* rows, const LanePlace<Kv, kLanes>& place, int tokens,
                                                int head_dim, const Visit& visit) {
@@ -123,8 +124,8 @@ __device__ __forceinline__ void weigh_page(int tokens, Shared<float> scores, Sha
 
 // sums[g * head_dim + d] = sum over the page's tokens of weight * v; takes the place of the weights.
 template <typename Kv, int kLanes, int kHeads>
-__device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte* values, int tokens, Shared<float> weights,
-                                         int lane) {
+__device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte* values, int tokens,
+                                         Shared<float> weights, int lane) {
   const LanePlace<Kv, kLanes> place(lane, a.head_dim);
   constexpr int kSums = kHeads * Kv::kCount;
   float acc[kSums] = {};
@@ -170,8 +171,8 @@ __device__ __forceinline__ void fold_pages(const AttendLaunch& a, int pages, int
 template <typename Kv, int kLanes, int kHeads>
 __global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
   const Shared<float> regions = dynamic_shared<float>(0, kWarps * a.region);
-  SPILLWAY_SHARED(float, max_of, kWarps * kHeads);
-  SPILLWAY_SHARED(float, sum_of, kWarps * kHeads);
+  SPILLWAY_SHARED(float, max_of, kWarps* kHeads);
+  SPILLWAY_SHARED(float, sum_of, kWarps* kHeads);
   const SpanTask& task = a.tasks[blockIdx.x];
   const int kv_head = static_cast<int>(blockIdx.y);
   const int first_of_group = static_cast<int>(blockIdx.z) * kHeads;
@@ -204,7 +205,8 @@ cudaError_t launch_heads(cudaStream_t stream, const AttendLaunch& a, int tasks, 
                   static_cast<uint32_t>(ceil_div(a.group, kHeads)));
   AttendLaunch sized = a;
   sized.region = kHeads * (a.head_dim > kPageTokens ? a.head_dim : kPageTokens);
-  return launch(attend_span<Kv, kLanes, kHeads>, grid, dim3(kThreads), kWarps * sized.region * sizeof(float), stream, sized);
+  return launch(attend_span<Kv, kLanes, kHeads>, grid, dim3(kThreads), kWarps * sized.region * sizeof(float), stream,
+                sized);
 }
 
 template <typename Kv, int kLanes>
@@ -226,7 +228,8 @@ cudaError_t launch_format(cudaStream_t stream, const AttendLaunch& a, int tasks,
 
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
   const KvFormat& format = args.shape.format;
-  SPILLWAY_CHECK(args.q.dtype == DType::f32 && args.states.dtype == DType::f32 && args.shape.heads % format.kv_heads == 0);
+  SPILLWAY_CHECK(args.q.dtype == DType::f32 && args.states.dtype == DType::f32 &&
+                 args.shape.heads % format.kv_heads == 0);
   SPILLWAY_CHECK(args.q.cols == static_cast<int64_t>(args.shape.heads) * format.head_dim);
   SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(args.shape.heads) * attn_state_floats(format.head_dim));
   if (args.tasks_count == 0) return cudaSuccess;
@@ -243,10 +246,14 @@ cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
                           .region = 0,
                           .scale = args.shape.scale};
   switch (format.dtype) {
-    case DType::f16: return launch_format<ElementsF16>(stream, a, args.tasks_count, format.kv_heads);
-    case DType::bf16: return launch_format<ElementsBf16>(stream, a, args.tasks_count, format.kv_heads);
-    case DType::f32: return launch_format<ElementsF32>(stream, a, args.tasks_count, format.kv_heads);
-    default: return cudaErrorNotSupported;
+    case DType::f16:
+      return launch_format<ElementsF16>(stream, a, args.tasks_count, format.kv_heads);
+    case DType::bf16:
+      return launch_format<ElementsBf16>(stream, a, args.tasks_count, format.kv_heads);
+    case DType::f32:
+      return launch_format<ElementsF32>(stream, a, args.tasks_count, format.kv_heads);
+    default:
+      return cudaErrorNotSupported;
   }
 }
 

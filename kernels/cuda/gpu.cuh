@@ -1,7 +1,7 @@
-// The hardware, and the only way to it: kernels speak CUDA C++ (threadIdx, __syncthreads, __shfl_xor_sync ...), and what
-// CUDA C++ has no plain word for is named here. One source, two targets: nvcc for the GPU, and any C++20 compiler for
-// the emulation the tests run, which needs no CUDA header. There SPILLWAY_CUDA_EMULATED is the header that stands in for
-// CUDA's own; it is named on the command line, so that the kernels know of no test.
+// The hardware, and the only way to it: kernels speak CUDA C++ (threadIdx, __syncthreads, __shfl_xor_sync ...), and
+// what CUDA C++ has no plain word for is named here. One source, two targets: nvcc for the GPU, and any C++20 compiler
+// for the emulation the tests run, which needs no CUDA header. There SPILLWAY_CUDA_EMULATED is the header that stands
+// in for CUDA's own; it is named on the command line, so that the kernels know of no test.
 #pragma once
 
 #include <cstddef>
@@ -75,7 +75,7 @@ __device__ __forceinline__ float load_f16(uint16_t bits) {
 // Enqueues a kernel; the result is for cudaGetErrorString.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,
-                   const Arguments&... arguments) {
+                   Arguments... arguments) {
   const auto enqueue = [&](Parameters... parameters) {
     void* pointers[] = {&parameters...};
     return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, dynamic_bytes, stream);

@@ -1,11 +1,10 @@
 // Matrix-vector products for a few rows of x: which kernels run, and how a matrix is dealt out.
 //
-// A group of 1, 2 or 4 warps, by the type and the width of the matrix alone, shares its rows. So the order of additions in a
-// result never depends on its address, on the number of rows of x, on what shares the call, or on the grid.
-#include "kernels/cuda/matvec.cuh"
-
+// A group of 1, 2 or 4 warps, by the type and the width of the matrix alone, shares its rows. So the order of additions
+// in a result never depends on its address, on the number of rows of x, on what shares the call, or on the grid.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/matvec.cuh"
 
 namespace spillway::cuda {
 namespace {

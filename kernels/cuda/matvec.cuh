@@ -55,17 +55,17 @@ struct MatvecRows {
 struct MatvecShape {
   MatvecRows x;
   int rows_of_x;
-  bool x_aligned;     // to 16 bytes, each row
+  bool x_aligned;  // to 16 bytes, each row
   std::byte* scratch;
 
   int splits;  // warps that share a row of the weight
 };
 
-// Writes the sums of a thread block: its `splits` warps to a row added in order, a thread to a result. partial: what each warp has,
-// kRows x kX.
+// Writes the sums of a thread block: its `splits` warps to a row added in order, a thread to a result. partial: what
+// each warp has, kRows x kX.
 template <int kRows, int kX>
-__device__ __forceinline__ void write_results(const MatvecWeight& weight, Shared<float> partial, int splits, int first_row,
-                                              int first_x, int rows_of_x) {
+__device__ __forceinline__ void write_results(const MatvecWeight& weight, Shared<float> partial, int splits,
+                                              int first_row, int first_x, int rows_of_x) {
   constexpr int kResults = kRows * kX;
   const int groups = kMatvecWarps / splits;
   for (int i = static_cast<int>(threadIdx.x); i < groups * kResults; i += kMatvecThreads) {
@@ -87,17 +87,23 @@ struct MatvecStep {
 };
 constexpr MatvecStep matvec_step(DType type) {
   switch (type) {
-    case DType::q8_0: return {2, 32 * kBlockElements};
-    case DType::f32: return {4, 32 * 4};
+    case DType::q8_0:
+      return {2, 32 * kBlockElements};
+    case DType::f32:
+      return {4, 32 * 4};
     case DType::f16:
-    case DType::bf16: return {4, 32 * 8};
-    default: return {4, 32 * kBlockElements};
+    case DType::bf16:
+      return {4, 32 * 8};
+    default:
+      return {4, 32 * kBlockElements};
   }
 }
 
 // Weights of the type, once for every tile of rows of x.
-cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights, const MatvecShape& shape);
-cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights, const MatvecShape& shape);
+cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                    const MatvecShape& shape);
+cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                const MatvecShape& shape);
 // x to int8 codes by blocks of 32, into the scratch.
 cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape);
 

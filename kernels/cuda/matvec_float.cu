@@ -1,5 +1,6 @@
-// Matrix-vector products with F16, BF16 and F32 weights. A warp takes four rows of the weight, or one of `splits` shares
-// of them, in steps of 16 bytes to a lane; the loads of the next step are in flight while this one is multiplied.
+// Matrix-vector products with F16, BF16 and F32 weights. A warp takes four rows of the weight, or one of `splits`
+// shares of them, in steps of 16 bytes to a lane; the loads of the next step are in flight while this one is
+// multiplied.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launchers.cuh"
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights wei
   constexpr int kRows = matvec_step(Weight::kType).rows;
   constexpr int kStep = kWarpLanes * kElements;
   static_assert(kStep == matvec_step(Weight::kType).elements);
-  SPILLWAY_SHARED(float, partial, kMatvecWarps * kRows * kX);
+  SPILLWAY_SHARED(float, partial, kMatvecWarps* kRows* kX);
   const int lane = lane_index();
   const int warp = warp_index();
   const int cols = shape.x.cols;
@@ -109,11 +110,15 @@ cudaError_t launch_type(cudaStream_t stream, const MatvecWeights& weights, const
 
 }  // namespace
 
-cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights, const MatvecShape& shape) {
+cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                const MatvecShape& shape) {
   switch (type) {
-    case DType::f32: return launch_type<ElementsF32>(stream, weights, shape);
-    case DType::f16: return launch_type<ElementsF16>(stream, weights, shape);
-    default: return launch_type<ElementsBf16>(stream, weights, shape);
+    case DType::f32:
+      return launch_type<ElementsF32>(stream, weights, shape);
+    case DType::f16:
+      return launch_type<ElementsF16>(stream, weights, shape);
+    default:
+      return launch_type<ElementsBf16>(stream, weights, shape);
   }
 }
 

@@ -1,9 +1,11 @@
-// Matrix-vector products with quantised weights, computed on as they are stored (kernels/blocks.h), x quantised to int8.
+// Matrix-vector products with quantised weights, computed on as they are stored (kernels/blocks.h), x quantised to
+// int8.
 //
-// A warp takes kRows rows of the weight, or one of `splits` shares of them, chunk by chunk: 32 blocks, one to a lane. Blocks of
-// 18, 20 or 34 bytes at any even address allow no wide loads by themselves; so a warp copies the aligned 16-byte pieces
-// that cover its chunks into shared memory, the loads of the next ones in flight while these are multiplied, and each
-// lane picks its block out of there. Pieces that reach past the tensor are put together from what lies inside it.
+// A warp takes kRows rows of the weight, or one of `splits` shares of them, chunk by chunk: 32 blocks, one to a lane.
+// Blocks of 18, 20 or 34 bytes at any even address allow no wide loads by themselves; so a warp copies the aligned
+// 16-byte pieces that cover its chunks into shared memory, the loads of the next ones in flight while these are
+// multiplied, and each lane picks its block out of there. Pieces that reach past the tensor are put together from what
+// lies inside it.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
 #include "kernels/cuda/matvec.cuh"
@@ -117,7 +119,8 @@ struct QuantizedX {
   XScale* scales;    // [m x k / 32]
 
   static QuantizedX in(const MatvecShape& shape) {
-    return {shape.scratch, reinterpret_cast<XScale*>(shape.scratch + static_cast<int64_t>(shape.rows_of_x) * shape.x.cols)};
+    return {shape.scratch,
+            reinterpret_cast<XScale*>(shape.scratch + static_cast<int64_t>(shape.rows_of_x) * shape.x.cols)};
   }
 };
 
@@ -164,7 +167,8 @@ __global__ void __launch_bounds__(kQuantizeThreads) quantize_rows(MatvecRows x, 
   for (int offset = 4; offset >= 1; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
   if (first >= x.cols) return;
   reinterpret_cast<uint32_t*>(out.codes)[(static_cast<int64_t>(row) * x.cols + first) / 4] = codes;
-  if (first % kBlockElements == 0) out.scales[(static_cast<int64_t>(row) * x.cols + first) / kBlockElements] = {scale, sum};
+  if (first % kBlockElements == 0)
+    out.scales[(static_cast<int64_t>(row) * x.cols + first) / kBlockElements] = {scale, sum};
 }
 
 // The 16 bytes at `address`, of which only those in [begin, end) may be read; all three are even.
@@ -231,12 +235,12 @@ struct Chunks {
 
 // Rows [kX * blockIdx.y, ...) of x with the rows of the weights that blockIdx.x stands for.
 template <typename Weight, int kX>
-__global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights weights, QuantizedX x, int rows_of_x,
-                                                                   int blocks, int splits) {
+__global__ void __launch_bounds__(kMatvecThreads)
+    matvec_quantized(MatvecWeights weights, QuantizedX x, int rows_of_x, int blocks, int splits) {
   constexpr int kRows = Weight::kRows;
   using Pieces = Chunks<Weight>;
   SPILLWAY_SHARED(uint32_t, staged, kMatvecWarps * Pieces::kWords);
-  SPILLWAY_SHARED(float, partial, kMatvecWarps * kRows * kX);
+  SPILLWAY_SHARED(float, partial, kMatvecWarps* kRows* kX);
   const int lane = lane_index();
   const int warp = warp_index();
   const MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
@@ -263,7 +267,8 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights
     if (block < blocks) {
       Weight w[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; r++) w[r].unpack(words, 16 * r * Pieces::kPieces + misaligned[r] + lane * Weight::kBytes);
+      for (int r = 0; r < kRows; r++)
+        w[r].unpack(words, 16 * r * Pieces::kPieces + misaligned[r] + lane * Weight::kBytes);
 #pragma unroll
       for (int j = 0; j < kX; j++) {
         const int64_t x_block = static_cast<int64_t>(min_of(first_x + j, rows_of_x - 1)) * blocks + block;
@@ -312,9 +317,12 @@ cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape) {
 cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
                                     const MatvecShape& shape) {
   switch (type) {
-    case DType::q8_0: return launch_type<WeightQ8_0>(stream, weights, shape);
-    case DType::q4_0: return launch_type<WeightQ4_0>(stream, weights, shape);
-    default: return launch_type<WeightQ4_1>(stream, weights, shape);
+    case DType::q8_0:
+      return launch_type<WeightQ8_0>(stream, weights, shape);
+    case DType::q4_0:
+      return launch_type<WeightQ4_0>(stream, weights, shape);
+    default:
+      return launch_type<WeightQ4_1>(stream, weights, shape);
   }
 }
 

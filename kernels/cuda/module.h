@@ -1,10 +1,10 @@
 // The seam between the program and the CUDA module: plain structs and one versioned table of functions. The program
-// opens spillway_cuda.so at run time (kernels/cuda_module.h) and links to nothing of CUDA; the tests fill the same table
-// with the kernels compiled for their emulation.
+// opens spillway_cuda.so at run time (kernels/cuda_module.h) and links to nothing of CUDA; the tests fill the same
+// table with the kernels compiled for their emulation.
 //
-// A function returns null, or what went wrong in the driver's words (a static text). All work is enqueued on `stream` and
-// returns at once; pointers inside the argument structs are device memory unless said otherwise. Shapes are the caller's
-// duty, as in kernels/ops.h, which also says what each operation computes.
+// A function returns null, or what went wrong in the driver's words (a static text). All work is enqueued on `stream`
+// and returns at once; pointers inside the argument structs are device memory unless said otherwise. Shapes are the
+// caller's duty, as in kernels/ops.h, which also says what each operation computes.
 #pragma once
 
 #include <cstddef>

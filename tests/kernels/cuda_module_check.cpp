@@ -30,7 +30,8 @@ int main(int argc, char** argv) {
   std::printf("%s\n", module.report().c_str());
   if (module.table() == nullptr) return fail("the module has no usable table");
   if (!all_set(*module.table())) return fail("an entry of the table is null");
-  if (module.report().empty() || module.report().find('\n') != std::string::npos) return fail("the report is not one line");
+  if (module.report().empty() || module.report().find('\n') != std::string::npos)
+    return fail("the report is not one line");
   if (module.devices() == 0) {
     void* block = nullptr;
     if (module.table()->reserve(4096, &block) == nullptr) return fail("memory was reserved without a device");

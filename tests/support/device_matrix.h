@@ -43,7 +43,8 @@ class DeviceBytes {
   void* host_ = nullptr;
 };
 
-// How a matrix lies in its block: bytes before the first row, and unused ones between rows. It ends where the block ends.
+// How a matrix lies in its block: bytes before the first row, and unused ones between rows. It ends where the block
+// ends.
 struct Placing {
   uint64_t offset = 0;
   uint64_t gap = 0;

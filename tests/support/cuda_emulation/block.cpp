@@ -12,9 +12,12 @@ thread_local Block* current_block = nullptr;
 
 const char* name_of(WarpVerb verb) {
   switch (verb) {
-    case WarpVerb::sync: return "__syncwarp";
-    case WarpVerb::ballot: return "a vote";
-    default: return "a shuffle";
+    case WarpVerb::sync:
+      return "__syncwarp";
+    case WarpVerb::ballot:
+      return "a vote";
+    default:
+      return "a shuffle";
   }
 }
 
@@ -31,6 +34,8 @@ Block& Block::current() {
   if (current_block == nullptr) fault("device code runs outside a kernel");
   return *current_block;
 }
+
+bool Block::running() { return current_block != nullptr; }
 
 void Block::run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint3 index, size_t dynamic_bytes,
                 RandomBits& random) {
@@ -102,7 +107,8 @@ void Block::barrier(const std::source_location& where) {
   wait();
 }
 
-uint64_t Block::warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t operand, const std::source_location& where) {
+uint64_t Block::warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t operand,
+                     const std::source_location& where) {
   const uint32_t first_lane = running_ / kWarpSize * kWarpSize;
   const uint32_t lanes = std::min(kWarpSize, count_ - first_lane);
   const uint32_t present = lanes == kWarpSize ? ~0u : (1u << lanes) - 1;
@@ -172,15 +178,24 @@ void Block::join(uint32_t first_lane, uint32_t mask) {
 uint64_t Block::taken(const Thread& thread, uint32_t first_lane, uint32_t lane) const {
   uint32_t source = lane;
   switch (thread.verb) {
-    case WarpVerb::shuffle: source = thread.operand % kWarpSize; break;
-    case WarpVerb::shuffle_xor: source = (lane ^ thread.operand) % kWarpSize; break;
-    case WarpVerb::shuffle_down: source = lane + thread.operand < kWarpSize ? lane + thread.operand : lane; break;
-    case WarpVerb::shuffle_up: source = lane >= thread.operand ? lane - thread.operand : lane; break;
-    default: break;
+    case WarpVerb::shuffle:
+      source = thread.operand % kWarpSize;
+      break;
+    case WarpVerb::shuffle_xor:
+      source = (lane ^ thread.operand) % kWarpSize;
+      break;
+    case WarpVerb::shuffle_down:
+      source = lane + thread.operand < kWarpSize ? lane + thread.operand : lane;
+      break;
+    case WarpVerb::shuffle_up:
+      source = lane >= thread.operand ? lane - thread.operand : lane;
+      break;
+    default:
+      break;
   }
   if ((thread.mask >> source & 1) == 0) {
-    fault(fmt::format("{} takes the value of lane {}, which is not in the mask {:#x}, at {}", describe(first_lane + lane),
-                      source, thread.mask, place(thread.where)));
+    fault(fmt::format("{} takes the value of lane {}, which is not in the mask {:#x}, at {}",
+                      describe(first_lane + lane), source, thread.mask, place(thread.where)));
   }
   return threads_[first_lane + source].value;
 }

@@ -41,10 +41,12 @@ class Block {
   ~Block();
 
   // Runs the whole block; throws the first fault of any thread.
-  void run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint3 index, size_t dynamic_bytes, RandomBits& random);
+  void run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint3 index, size_t dynamic_bytes,
+           RandomBits& random);
 
   // The block and the thread now running, for the kernel's own calls.
   static Block& current();
+  static bool running();
   uint3 thread_index() const { return threads_[running_].index; }
   uint3 block_index() const { return index_; }
   dim3 block_size() const { return size_; }
@@ -115,7 +117,8 @@ template <typename T>
 template <typename Wide>
 void Shared<T>::write_wide(int64_t index, const Wide& value) const {
   Block& block = Block::current();
-  block.shared().write(*array_, (first_ + index) * static_cast<int64_t>(sizeof(T)), &value, sizeof(Wide), block.access());
+  block.shared().write(*array_, (first_ + index) * static_cast<int64_t>(sizeof(T)), &value, sizeof(Wide),
+                       block.access());
 }
 
 }  // namespace spillway::emulation

@@ -30,8 +30,8 @@ constexpr size_t kStackBytes = 64 * 1024;
 
 }  // namespace
 
-// The sides of a switch, as the sanitizers want to hear of them. Inlined, so that TSan's record of calls stays balanced on
-// both stacks.
+// The sides of a switch, as the sanitizers want to hear of them. Inlined, so that TSan's record of calls stays balanced
+// on both stacks.
 struct Fiber::Switching {
   [[gnu::always_inline]] static void to_fiber([[maybe_unused]] Fiber& f) {
 #ifdef __SANITIZE_ADDRESS__

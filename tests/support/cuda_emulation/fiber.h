@@ -26,7 +26,7 @@ class Fiber {
   std::byte* mapping_ = nullptr;  // a guard page, then the stack
   void (*entry_)(void*) = nullptr;
   void* argument_ = nullptr;
-  bool idle_ = false;  // between two entries
+  bool idle_ = false;          // between two entries
   void* context_ = nullptr;    // of the fiber, while the scheduler runs
   void* scheduler_ = nullptr;  // of the scheduler, while the fiber runs
   void* fake_stack_ = nullptr;

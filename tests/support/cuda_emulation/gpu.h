@@ -21,10 +21,10 @@
 #define blockDim (::spillway::emulation::Block::current().block_size())
 #define gridDim (::spillway::emulation::Block::current().grid_size())
 
-#define SPILLWAY_SHARED(type, name, count)   \
-  static const char name##_site = 0;         \
-  const ::spillway::emulation::Shared<type> name(::spillway::emulation::Block::current().shared().fixed( \
-      &name##_site, #name, __func__, (count) * sizeof(type)))
+#define SPILLWAY_SHARED(type, name, count)        \
+  static const char name##_site = 0;              \
+  const ::spillway::emulation::Shared<type> name( \
+      ::spillway::emulation::Block::current().shared().fixed(&name##_site, #name, __func__, (count) * sizeof(type)))
 
 namespace spillway::emulation {
 

@@ -224,7 +224,8 @@ void Machine::check_guards() const {
     poison(memory.raw, kGuardBytes);
     poison(start + memory.bytes, kGuardBytes);
     if (!before || !after) {
-      fault(fmt::format("the guard zone {} a block of {} bytes was written to", before ? "after" : "before", memory.bytes));
+      fault(fmt::format("the guard zone {} a block of {} bytes was written to", before ? "after" : "before",
+                        memory.bytes));
     }
   }
 }
@@ -266,7 +267,9 @@ void set_presence(Presence presence) {
 }
 
 void check_addressable(const void* data, size_t bytes) {
-  Lock lock(machine().mutex);
+  // A kernel runs under the lock of whoever waits; to TSan its fibers are threads that do not hold it.
+  std::unique_lock<std::recursive_mutex> lock(machine().mutex, std::defer_lock);
+  if (!Block::running()) lock.lock();
   if (machine().find(data, bytes) == nullptr) {
     fault(fmt::format("{} bytes at {} are neither device memory nor pinned", bytes, data));
   }
@@ -274,14 +277,22 @@ void check_addressable(const void* data, size_t bytes) {
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorNotReady: return "device not ready";
-    case cudaErrorNotSupported: return "operation not supported";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInsufficientDriver:
+      return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorNoDevice:
+      return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    case cudaErrorNotReady:
+      return "device not ready";
+    case cudaErrorNotSupported:
+      return "operation not supported";
   }
   return "unrecognized error code";
 }
@@ -412,10 +423,11 @@ cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes,
   return cudaSuccess;
 }
 
-cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes, std::function<void()> kernel) {
+cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes,
+                         std::function<void()> kernel) {
   Lock lock(machine().mutex);
-  const bool fits = grid.count() > 0 && grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535 && block.count() > 0 &&
-                    block.count() <= kMostThreads && dynamic_bytes <= kMostSharedBytes;
+  const bool fits = grid.count() > 0 && grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535 &&
+                    block.count() > 0 && block.count() <= kMostThreads && dynamic_bytes <= kMostSharedBytes;
   if (!fits) return cudaErrorInvalidValue;
   existing(stream).queue.push_back(
       {[=, kernel = std::move(kernel)] { machine().run_grid(grid, block, dynamic_bytes, kernel); }, nullptr, 0});

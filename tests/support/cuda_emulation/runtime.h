@@ -1,6 +1,6 @@
 // The fake CUDA runtime: device memory, pinned host memory, streams and events under CUDA's own names, for one device
-// that does not exist. Nothing runs when it is enqueued. Work runs when the host waits, and then the streams' heads are taken in
-// random order, so that an order nobody asked for is soon not kept. Copies read their source as late as that.
+// that does not exist. Nothing runs when it is enqueued. Work runs when the host waits, and then the streams' heads are
+// taken in random order, so that an order nobody asked for is soon not kept. Copies read their source as late as that.
 //
 // Device memory is filled with 0xCB, and lies between guard zones that are checked whenever the host waits and poisoned
 // for AddressSanitizer; under it the host cannot touch device memory outside a kernel or a copy. What a real runtime
@@ -16,7 +16,8 @@
 
 namespace spillway::emulation {
 
-// Starts afresh: the orders drawn from now on are those of `seed`. A Fault if memory, streams or events of before are left.
+// Starts afresh: the orders drawn from now on are those of `seed`. A Fault if memory, streams or events of before are
+// left.
 void restart(uint64_t seed);
 // After a fault: drops whatever memory, streams and events there are.
 void abandon();
@@ -78,7 +79,8 @@ cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes,
                             cudaStream_t stream);
 
 // The part of a launch that does not depend on the kernel's type.
-cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes, std::function<void()> kernel);
+cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes,
+                         std::function<void()> kernel);
 
 // Pointers among a kernel's arguments must be of memory it can reach, when it is enqueued and when it runs.
 template <typename T>
@@ -90,7 +92,7 @@ void check_argument(const T& argument) {
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,
-                   const Arguments&... arguments) {
+                   Arguments... arguments) {
   const auto bind = [&](Parameters... parameters) {
     (check_argument(parameters), ...);
     return enqueue_grid(stream, grid, block, dynamic_bytes, [kernel, parameters...] { kernel(parameters...); });

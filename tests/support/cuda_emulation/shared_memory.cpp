@@ -67,10 +67,11 @@ const SharedArray* SharedMemory::fixed(const void* site, const char* name, const
 
 const SharedArray* SharedMemory::dynamic(size_t offset, size_t bytes) {
   if (offset + bytes > dynamic_bytes_) {
-    fault(fmt::format("bytes [{}, {}) of dynamic shared memory are used, {} were given at launch", offset, offset + bytes,
-                      dynamic_bytes_));
+    fault(fmt::format("bytes [{}, {}) of dynamic shared memory are used, {} were given at launch", offset,
+                      offset + bytes, dynamic_bytes_));
   }
-  return &dynamic_.try_emplace({offset, bytes}, SharedArray{"dynamic shared memory", "kernel", offset, bytes}).first->second;
+  return &dynamic_.try_emplace({offset, bytes}, SharedArray{"dynamic shared memory", "kernel", offset, bytes})
+              .first->second;
 }
 
 void SharedMemory::check_bounds(const SharedArray& array, int64_t offset, size_t bytes, const char* verb) const {
@@ -79,12 +80,13 @@ void SharedMemory::check_bounds(const SharedArray& array, int64_t offset, size_t
                       array.bytes, Block::current().describe_running()));
   }
   if ((array.offset + offset) % bytes != 0) {
-    fault(fmt::format("{} in {}: {} of {} bytes at byte {}, which is not aligned", array.name, array.kernel, verb, bytes,
-                      offset));
+    fault(fmt::format("{} in {}: {} of {} bytes at byte {}, which is not aligned", array.name, array.kernel, verb,
+                      bytes, offset));
   }
 }
 
-void SharedMemory::note_read(Word& word, uint8_t bytes, const SharedArray& array, size_t offset, const SharedAccess& by) {
+void SharedMemory::note_read(Word& word, uint8_t bytes, const SharedArray& array, size_t offset,
+                             const SharedAccess& by) {
   const uint32_t lane = by.thread % kWarpSize;
   if ((word.known_bytes & bytes) != bytes) {
     fault(fmt::format("{} in {}: byte {} is read by {} and was never written", array.name, array.kernel, offset,
@@ -92,8 +94,8 @@ void SharedMemory::note_read(Word& word, uint8_t bytes, const SharedArray& array
   }
   if (word.write_epoch == by.epoch && word.writer != by.thread && (word.write_bytes & bytes) != 0 &&
       (warp_of(word.writer) != warp_of(by.thread) || by.seen[word.writer % kWarpSize] < word.write_clock)) {
-    fault(fmt::format("{} in {}: byte {} is read by {} and was written by thread {} with no barrier between", array.name,
-                      array.kernel, offset, Block::current().describe_running(), word.writer));
+    fault(fmt::format("{} in {}: byte {} is read by {} and was written by thread {} with no barrier between",
+                      array.name, array.kernel, offset, Block::current().describe_running(), word.writer));
   }
   const auto warp = static_cast<uint16_t>(warp_of(by.thread));
   if (word.read_epoch != by.epoch) {
@@ -111,7 +113,8 @@ void SharedMemory::note_read(Word& word, uint8_t bytes, const SharedArray& array
   word.last_reader = by.thread;
 }
 
-void SharedMemory::note_write(Word& word, uint8_t bytes, const SharedArray& array, size_t offset, const SharedAccess& by) {
+void SharedMemory::note_write(Word& word, uint8_t bytes, const SharedArray& array, size_t offset,
+                              const SharedAccess& by) {
   const uint32_t lane = by.thread % kWarpSize;
   if (word.write_epoch == by.epoch && word.writer != by.thread && (word.write_bytes & bytes) != 0 &&
       (warp_of(word.writer) != warp_of(by.thread) || by.seen[word.writer % kWarpSize] < word.write_clock)) {
@@ -124,8 +127,8 @@ void SharedMemory::note_write(Word& word, uint8_t bytes, const SharedArray& arra
       ordered = by.seen[std::countr_zero(others)] >= word.read_clock;
     }
     if (!ordered) {
-      fault(fmt::format("{} in {}: byte {} is written by {} and was read by thread {} with no barrier between", array.name,
-                        array.kernel, offset, Block::current().describe_running(), word.last_reader));
+      fault(fmt::format("{} in {}: byte {} is written by {} and was read by thread {} with no barrier between",
+                        array.name, array.kernel, offset, Block::current().describe_running(), word.last_reader));
     }
   }
   word.write_epoch = by.epoch;

@@ -1,10 +1,11 @@
 // Shared memory of an emulated block, with a record of who touched each word since the last barrier. Two threads at one
 // word, one of them writing, with nothing between that orders them, are a fault: that is a missing __syncthreads or
-// __syncwarp, found whatever order the threads happened to run in. So are a read of what nobody wrote, and an index past
-// the end. Barriers order a block; a __syncwarp orders its lanes; shuffles and votes order nothing.
+// __syncwarp, found whatever order the threads happened to run in. So are a read of what nobody wrote, and an index
+// past the end. Barriers order a block; a __syncwarp orders its lanes; shuffles and votes order nothing.
 //
-// A record keeps one writer, and readers by warp, for each 4-byte word: of threads that write different bytes of a word only the
-// last is remembered, and for readers that met under partial masks the latest of them counts, which is stricter than CUDA.
+// A record keeps one writer, and readers by warp, for each 4-byte word: of threads that write different bytes of a word
+// only the last is remembered, and for readers that met under partial masks the latest of them counts, which is
+// stricter than CUDA.
 #pragma once
 
 #include <cstddef>
