@@ -1,5 +1,8 @@
 #include "apps/environment.h"
 
+#include <pwd.h>
+#include <unistd.h>
+
 #include <cstdlib>
 
 namespace spillway {
@@ -9,11 +12,16 @@ std::string environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-std::string cache_directory() {
-  std::string base = environment("XDG_CACHE_HOME");
-  if (base.empty() || base.front() != '/') base = environment("HOME") + "/.cache";
-  return base + "/spillway";
+XdgDirs xdg_of_this_user() {
+  const auto variable = [](const std::string& name) -> std::optional<std::string> {
+    const char* value = std::getenv(name.c_str());
+    return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+  };
+  const passwd* user = ::getpwuid(::getuid());
+  return XdgDirs::from(variable, user == nullptr ? "/" : user->pw_dir);
 }
+
+std::string cache_directory() { return xdg_of_this_user().cache_home + "/spillway"; }
 
 std::string default_model() { return cache_directory() + "/SmolLM2-135M-Instruct.Q4_1.gguf"; }
 

@@ -3,9 +3,13 @@
 
 #include <string>
 
+#include "runtime/xdg.h"
+
 namespace spillway {
 
-// $XDG_CACHE_HOME/spillway, or ~/.cache/spillway.
+// The folders of this user.
+XdgDirs xdg_of_this_user();
+// Our own cache folder; not made yet (XdgDirs::cache() does).
 std::string cache_directory();
 // The model that the set-up fetched.
 std::string default_model();
