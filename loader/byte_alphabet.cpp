@@ -37,26 +37,27 @@ const Alphabet& alphabet() {
 
 }  // namespace
 
-std::string_view byte_symbol(unsigned char byte) {
-  return {alphabet().text[byte].data(), alphabet().length[byte]};
-}
+std::string_view byte_symbol(unsigned char byte) { return {alphabet().text[byte].data(), alphabet().length[byte]}; }
 
-std::optional<std::string> bytes_of_symbols(std::string_view token) {
+bool append_bytes_of_symbols(std::string_view token, std::string& bytes) {
   const Alphabet& table = alphabet();
-  std::string bytes;
-  bytes.reserve(token.size());
+  const size_t before = bytes.size();
+  const auto give_up = [&] {
+    bytes.resize(before);
+    return false;
+  };
   for (size_t i = 0; i < token.size(); ++i) {
     int point = static_cast<unsigned char>(token[i]);
     if (point >= 0x80) {
-      if ((point & 0xe0) != 0xc0 || i + 1 == token.size()) return {};
+      if ((point & 0xe0) != 0xc0 || i + 1 == token.size()) return give_up();
       const int next = static_cast<unsigned char>(token[++i]);
-      if ((next & 0xc0) != 0x80) return {};
+      if ((next & 0xc0) != 0x80) return give_up();
       point = (point & 0x1f) << 6 | (next & 0x3f);
     }
-    if (point > kHighest || table.byte[point] < 0) return {};
+    if (point > kHighest || table.byte[point] < 0) return give_up();
     bytes += static_cast<char>(table.byte[point]);
   }
-  return bytes;
+  return true;
 }
 
 }  // namespace spillway

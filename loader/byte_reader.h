@@ -1,4 +1,5 @@
-// ByteReader: a bounded, buffered walk over the header of a file. Nothing is believed before it is compared with the file.
+// ByteReader: a bounded, buffered walk over the header of a file. Nothing is believed before it is compared with the
+// file.
 #pragma once
 
 #include <algorithm>

@@ -10,8 +10,8 @@ namespace {
 constexpr std::string_view kBegin = "<|im_start|>";
 constexpr std::string_view kEnd = "<|im_end|>";
 
-// The system message written out in the template, as in {{ '<|im_start|>system\nYou are ...<|im_end|>\n' }}: none where what
-// follows "system" leaves the literal (a message's own content).
+// The system message written out in the template, as in {{ '<|im_start|>system\nYou are ...<|im_end|>\n' }}: none where
+// what follows "system" leaves the literal (a message's own content).
 std::optional<std::string> literal_system(const std::string& source) {
   const std::string opening = std::string(kBegin) + "system";
   for (size_t at = source.find(opening); at != std::string::npos; at = source.find(opening, at + 1)) {
@@ -39,8 +39,8 @@ std::optional<std::string> literal_system(const std::string& source) {
 ChatTemplate ChatTemplate::from(const Checkpoint& checkpoint) {
   const std::string source = checkpoint.text("tokenizer.chat_template", "");
   const auto refuse = [&](const char* what) {
-    throw Error(ErrorKind::model, fmt::format("{}: {}; known: plain ChatML (<|im_start|>ROLE ... <|im_end|>)",
-                                              checkpoint.path(), what));
+    throw Error(ErrorKind::model,
+                fmt::format("{}: {}; known: plain ChatML (<|im_start|>ROLE ... <|im_end|>)", checkpoint.path(), what));
   };
   if (source.empty()) refuse("the model brings no chat template (tokenizer.chat_template)");
   if (source.find(kBegin) == std::string::npos || source.find(kEnd) == std::string::npos) {

@@ -13,8 +13,9 @@ struct ChatMessage {
   std::string role, content;
 };
 
-// ChatML as SmolLM2-Instruct writes it: "<|im_start|>ROLE\nCONTENT<|im_end|>\n" for each message. Where the conversation
-// does not begin with a system message, the one that the template holds as a literal is put before it, if it holds one.
+// ChatML as SmolLM2-Instruct writes it: "<|im_start|>ROLE\nCONTENT<|im_end|>\n" for each message. Where the
+// conversation does not begin with a system message, the one that the template holds as a literal is put before it, if
+// it holds one.
 class ChatTemplate {
  public:
   // Reads tokenizer.chat_template. Error(model) when there is none, or none of the kind that is known.

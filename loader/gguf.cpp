@@ -47,7 +47,7 @@ int64_t split_key(const GgufHeader& header, const std::string& path, const char*
 }
 
 void add_tensors(Checkpoint& checkpoint, GgufHeader& header, const std::string& path) {
-  for (GgufTensor& tensor : header.tensors) {
+  for (ParsedTensor& tensor : header.tensors) {
     std::string name = tensor.info.name;
     const auto [at, inserted] = checkpoint.tensors.emplace(std::move(name), std::move(tensor.info));
     if (!inserted) {
@@ -61,9 +61,10 @@ PartName first_part(const GgufHeader& header, const std::string& path, int64_t c
   const int64_t number = split_key(header, path, "split.no", -1);
   const std::optional<PartName> name = part_name(path);
   if (!name || name->count != count) {
-    refuse(path, fmt::format("a part of a model split into {} files, which must be named NAME-00001-of-{:05}.gguf and so "
-                             "on",
-                             count, count));
+    refuse(path,
+           fmt::format("a part of a model split into {} files, which must be named NAME-00001-of-{:05}.gguf and so "
+                       "on",
+                       count, count));
   }
   if (number < 0 || number >= count) refuse(path, fmt::format("split.no is {} of split.count {}", number, count));
   if (number != name->number - 1) {

@@ -66,20 +66,33 @@ MetaValue array_of(ByteReader& reader) {
   if (count > kArrayLimit) {
     reader.fail_at(at, fmt::format("an array claims {} items; at most {} are read", count, kArrayLimit));
   }
-  switch (static_cast<GgufValue>(type)) {
-    case GgufValue::u8: return numbers_of<uint8_t, int64_t>(reader, count);
-    case GgufValue::i8: return numbers_of<int8_t, int64_t>(reader, count);
-    case GgufValue::u16: return numbers_of<uint16_t, int64_t>(reader, count);
-    case GgufValue::i16: return numbers_of<int16_t, int64_t>(reader, count);
-    case GgufValue::u32: return numbers_of<uint32_t, int64_t>(reader, count);
-    case GgufValue::i32: return numbers_of<int32_t, int64_t>(reader, count);
-    case GgufValue::f32: return numbers_of<float, double>(reader, count);
-    case GgufValue::boolean: return numbers_of<uint8_t, int64_t>(reader, count);
-    case GgufValue::text: return texts_of(reader, count);
-    case GgufValue::u64: return numbers_of<uint64_t, int64_t>(reader, count);
-    case GgufValue::i64: return numbers_of<int64_t, int64_t>(reader, count);
-    case GgufValue::f64: return numbers_of<double, double>(reader, count);
-    case GgufValue::array: reader.fail_at(at, "arrays of arrays are not read");
+  switch (static_cast<GgufValueType>(type)) {
+    case GgufValueType::u8:
+      return numbers_of<uint8_t, int64_t>(reader, count);
+    case GgufValueType::i8:
+      return numbers_of<int8_t, int64_t>(reader, count);
+    case GgufValueType::u16:
+      return numbers_of<uint16_t, int64_t>(reader, count);
+    case GgufValueType::i16:
+      return numbers_of<int16_t, int64_t>(reader, count);
+    case GgufValueType::u32:
+      return numbers_of<uint32_t, int64_t>(reader, count);
+    case GgufValueType::i32:
+      return numbers_of<int32_t, int64_t>(reader, count);
+    case GgufValueType::f32:
+      return numbers_of<float, double>(reader, count);
+    case GgufValueType::boolean:
+      return numbers_of<uint8_t, int64_t>(reader, count);
+    case GgufValueType::text:
+      return texts_of(reader, count);
+    case GgufValueType::u64:
+      return numbers_of<uint64_t, int64_t>(reader, count);
+    case GgufValueType::i64:
+      return numbers_of<int64_t, int64_t>(reader, count);
+    case GgufValueType::f64:
+      return numbers_of<double, double>(reader, count);
+    case GgufValueType::array:
+      reader.fail_at(at, "arrays of arrays are not read");
   }
   reader.fail_at(at, fmt::format("an array's items are of type {}, which GGUF does not know", type));
 }
@@ -87,20 +100,33 @@ MetaValue array_of(ByteReader& reader) {
 MetaValue value_of(ByteReader& reader) {
   const uint64_t at = reader.offset();
   const uint32_t type = reader.value<uint32_t>("the type of a metadata value");
-  switch (static_cast<GgufValue>(type)) {
-    case GgufValue::u8: return integer_of<uint8_t>(reader);
-    case GgufValue::i8: return integer_of<int8_t>(reader);
-    case GgufValue::u16: return integer_of<uint16_t>(reader);
-    case GgufValue::i16: return integer_of<int16_t>(reader);
-    case GgufValue::u32: return integer_of<uint32_t>(reader);
-    case GgufValue::i32: return integer_of<int32_t>(reader);
-    case GgufValue::f32: return static_cast<double>(reader.value<float>("a metadata value"));
-    case GgufValue::boolean: return boolean_of(reader);
-    case GgufValue::text: return reader.text(kTextBytes, "a text");
-    case GgufValue::array: return array_of(reader);
-    case GgufValue::u64: return unsigned_of(reader);
-    case GgufValue::i64: return integer_of<int64_t>(reader);
-    case GgufValue::f64: return reader.value<double>("a metadata value");
+  switch (static_cast<GgufValueType>(type)) {
+    case GgufValueType::u8:
+      return integer_of<uint8_t>(reader);
+    case GgufValueType::i8:
+      return integer_of<int8_t>(reader);
+    case GgufValueType::u16:
+      return integer_of<uint16_t>(reader);
+    case GgufValueType::i16:
+      return integer_of<int16_t>(reader);
+    case GgufValueType::u32:
+      return integer_of<uint32_t>(reader);
+    case GgufValueType::i32:
+      return integer_of<int32_t>(reader);
+    case GgufValueType::f32:
+      return static_cast<double>(reader.value<float>("a metadata value"));
+    case GgufValueType::boolean:
+      return boolean_of(reader);
+    case GgufValueType::text:
+      return reader.text(kTextBytes, "a text");
+    case GgufValueType::array:
+      return array_of(reader);
+    case GgufValueType::u64:
+      return unsigned_of(reader);
+    case GgufValueType::i64:
+      return integer_of<int64_t>(reader);
+    case GgufValueType::f64:
+      return reader.value<double>("a metadata value");
   }
   reader.fail_at(at, fmt::format("a metadata value is of type {}, which GGUF does not know", type));
 }
@@ -149,7 +175,8 @@ uint64_t alignment_of(const ByteReader& reader, const std::map<std::string, Meta
   const auto found = meta.find("general.alignment");
   if (found == meta.end()) return kAlignmentDefault;
   const int64_t* value = std::get_if<int64_t>(&found->second);
-  if (!value || *value < 8 || *value > static_cast<int64_t>(kAlignmentLimit) || !std::has_single_bit<uint64_t>(*value)) {
+  if (!value || *value < 8 || *value > static_cast<int64_t>(kAlignmentLimit) ||
+      !std::has_single_bit<uint64_t>(*value)) {
     reader.fail(fmt::format("general.alignment must be a power of two from 8 to {}", kAlignmentLimit));
   }
   return *value;
@@ -160,7 +187,8 @@ void read_dims(ByteReader& reader, TensorInfo& info) {
   const uint64_t at = reader.offset();
   const uint32_t dims = reader.value<uint32_t>("a tensor's number of dimensions");
   const std::string name = printable(info.name);
-  if (dims < 1 || dims > 4) reader.fail_at(at, fmt::format("the tensor {} has {} dimensions; 1 to 4 exist", name, dims));
+  if (dims < 1 || dims > 4)
+    reader.fail_at(at, fmt::format("the tensor {} has {} dimensions; 1 to 4 exist", name, dims));
   uint64_t sizes[4] = {1, 1, 1, 1};
   uint64_t elements = 1;
   for (uint32_t d = 0; d < dims; ++d) {
@@ -200,8 +228,8 @@ void read_type(ByteReader& reader, TensorInfo& info) {
 }
 
 // Offsets still relative to the data's start.
-GgufTensor read_tensor(ByteReader& reader, uint32_t index, uint64_t alignment) {
-  GgufTensor tensor;
+ParsedTensor read_tensor(ByteReader& reader, uint32_t index, uint64_t alignment) {
+  ParsedTensor tensor;
   tensor.record_at = reader.offset();
   tensor.info.name = reader.text(kNameBytes, "a tensor's name");
   if (tensor.info.name.empty()) reader.fail_at(tensor.record_at, "a tensor has no name");
@@ -218,15 +246,17 @@ GgufTensor read_tensor(ByteReader& reader, uint32_t index, uint64_t alignment) {
 }
 
 // Makes offsets absolute; each tensor inside the file, none over another.
-void place_tensors(const ByteReader& reader, uint64_t file_bytes, uint64_t alignment, std::vector<GgufTensor>& tensors) {
+void place_tensors(const ByteReader& reader, uint64_t file_bytes, uint64_t alignment,
+                   std::vector<ParsedTensor>& tensors) {
   const uint64_t data_start = align_up(reader.offset(), alignment);
-  std::vector<const GgufTensor*> by_offset;
-  for (GgufTensor& tensor : tensors) {
+  std::vector<const ParsedTensor*> by_offset;
+  for (ParsedTensor& tensor : tensors) {
     Extent& extent = tensor.info.extent;
     uint64_t end = 0;
     if (__builtin_add_overflow(extent.offset, data_start, &extent.offset) ||
         __builtin_add_overflow(extent.offset, extent.bytes, &end)) {
-      reader.fail_at(tensor.record_at, fmt::format("the offset of the tensor {} overflows", printable(tensor.info.name)));
+      reader.fail_at(tensor.record_at,
+                     fmt::format("the offset of the tensor {} overflows", printable(tensor.info.name)));
     }
     if (end > file_bytes) {
       reader.fail_at(tensor.record_at,
@@ -235,15 +265,15 @@ void place_tensors(const ByteReader& reader, uint64_t file_bytes, uint64_t align
     }
     by_offset.push_back(&tensor);
   }
-  std::sort(by_offset.begin(), by_offset.end(), [](const GgufTensor* a, const GgufTensor* b) {
-    return a->info.extent.offset < b->info.extent.offset;
-  });
+  std::sort(by_offset.begin(), by_offset.end(),
+            [](const ParsedTensor* a, const ParsedTensor* b) { return a->info.extent.offset < b->info.extent.offset; });
   for (size_t i = 1; i < by_offset.size(); ++i) {
-    const GgufTensor& before = *by_offset[i - 1];
-    const GgufTensor& after = *by_offset[i];
+    const ParsedTensor& before = *by_offset[i - 1];
+    const ParsedTensor& after = *by_offset[i];
     if (before.info.extent.offset + before.info.extent.bytes > after.info.extent.offset) {
-      reader.fail_at(after.record_at, fmt::format("the tensors {} and {} overlap at byte {}", printable(before.info.name),
-                                                  printable(after.info.name), after.info.extent.offset));
+      reader.fail_at(after.record_at,
+                     fmt::format("the tensors {} and {} overlap at byte {}", printable(before.info.name),
+                                 printable(after.info.name), after.info.extent.offset));
     }
   }
 }

@@ -10,14 +10,14 @@
 
 namespace spillway {
 
-struct GgufTensor {
+struct ParsedTensor {
   TensorInfo info;         // its extent already absolute and inside the file
   uint64_t record_at = 0;  // where the header speaks of it
 };
 
 struct GgufHeader {
   std::map<std::string, MetaValue> meta;
-  std::vector<GgufTensor> tensors;  // in the order of the header
+  std::vector<ParsedTensor> tensors;  // in the order of the header
 };
 
 // Reads and checks the header of file number `index`. Memory: at most about twelve times the header's size on disk, and

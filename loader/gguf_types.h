@@ -9,7 +9,7 @@
 
 namespace spillway {
 
-enum class GgufValue : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, text, array, u64, i64, f64 };
+enum class GgufValueType : uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, text, array, u64, i64, f64 };
 
 // Our type for ggml's number; none where it is not read.
 std::optional<DType> dtype_of_ggml(uint32_t number);

@@ -31,7 +31,8 @@ class LlamaKeys {
   float number(const char* name, double above, double highest, std::optional<double> fallback = {}) const {
     const double value = checkpoint_.number(key(name), fallback);
     if (!(value > above && value <= highest)) {
-      refuse(checkpoint_, fmt::format("{} is {}; it must lie above {} and not above {}", key(name), value, above, highest));
+      refuse(checkpoint_,
+             fmt::format("{} is {}; it must lie above {} and not above {}", key(name), value, above, highest));
     }
     return static_cast<float>(value);
   }
@@ -40,7 +41,8 @@ class LlamaKeys {
   void expect_neutral(const char* name, double neutral) const {
     if (!checkpoint_.meta.contains(key(name))) return;
     const double value = checkpoint_.number(key(name));
-    if (value != neutral) refuse(checkpoint_, fmt::format("{} is {}, which is not known; only {} is", key(name), value, neutral));
+    if (value != neutral)
+      refuse(checkpoint_, fmt::format("{} is {}, which is not known; only {} is", key(name), value, neutral));
   }
 
   std::string text(const char* name, const char* fallback) const { return checkpoint_.text(key(name), fallback); }
@@ -57,9 +59,10 @@ void refuse_unknown_variants(const Checkpoint& checkpoint, const LlamaKeys& keys
   const std::string scaling = keys.text("rope.scaling.type", "linear");
   if (scaling != "none") {
     if (scaling != "linear") {
-      refuse(checkpoint, fmt::format("the rotation is scaled by \"{}\" (llama.rope.scaling.type); known: none, and linear "
-                                     "with factor 1",
-                                     printable(scaling)));
+      refuse(checkpoint,
+             fmt::format("the rotation is scaled by \"{}\" (llama.rope.scaling.type); known: none, and linear "
+                         "with factor 1",
+                         printable(scaling)));
     }
     keys.expect_neutral("rope.scaling.factor", 1.0);
   }
@@ -76,7 +79,8 @@ int head_dim_of(const Checkpoint& checkpoint, const LlamaKeys& keys, const Model
   const int divided = shape.hidden % shape.heads == 0 ? shape.hidden / shape.heads : 0;
   const int dim = keys.integer("attention.key_length", 1, 1 << 16, divided);
   const int values = keys.integer("attention.value_length", 1, 1 << 16, dim);
-  if (dim != values) refuse(checkpoint, fmt::format("keys have {} elements a head, values {}: they must agree", dim, values));
+  if (dim != values)
+    refuse(checkpoint, fmt::format("keys have {} elements a head, values {}: they must agree", dim, values));
   if (dim % 8 != 0 || dim > 256) {
     refuse(checkpoint, fmt::format("heads have {} elements; multiples of 8 up to 256 are known", dim));
   }
@@ -91,14 +95,16 @@ ModelShape read_shape(const Checkpoint& checkpoint, const LlamaKeys& keys, const
   shape.heads = keys.integer("attention.head_count", 1, 4096);
   shape.kv_heads = keys.integer("attention.head_count_kv", 1, 4096, shape.heads);
   if (shape.heads % shape.kv_heads != 0) {
-    refuse(checkpoint, fmt::format("{} query heads cannot share {} key and value heads evenly", shape.heads, shape.kv_heads));
+    refuse(checkpoint,
+           fmt::format("{} query heads cannot share {} key and value heads evenly", shape.heads, shape.kv_heads));
   }
   shape.head_dim = head_dim_of(checkpoint, keys, shape);
   shape.context = keys.integer("context_length", 1, 1 << 30);
   shape.norm_eps = keys.number("attention.layer_norm_rms_epsilon", 0.0, 1.0);
   shape.rope_base = keys.number("rope.freq_base", 0.0, 1e12, 10000.0);
   shape.rope_dims = keys.integer("rope.dimension_count", 2, shape.head_dim, shape.head_dim);
-  if (shape.rope_dims % 2 != 0) refuse(checkpoint, fmt::format("llama.rope.dimension_count is odd: {}", shape.rope_dims));
+  if (shape.rope_dims % 2 != 0)
+    refuse(checkpoint, fmt::format("llama.rope.dimension_count is odd: {}", shape.rope_dims));
   shape.rotation = RotationStyle::adjacent;
   if (embedding.rows > 1 << 24) refuse(checkpoint, fmt::format("token_embd.weight has {} rows", embedding.rows));
   shape.vocab = static_cast<int>(embedding.rows);
@@ -122,14 +128,16 @@ class TensorTaker {
     const TensorInfo& tensor = checkpoint_.require(name);
     taken_.insert(name);
     if (tensor.rows != rows || tensor.cols != cols) {
-      complain(tensor, fmt::format("is {} x {} (rows x columns), but {} x {} is expected", tensor.rows, tensor.cols, rows, cols));
+      complain(tensor, fmt::format("is {} x {} (rows x columns), but {} x {} is expected", tensor.rows, tensor.cols,
+                                   rows, cols));
     }
     return tensor;
   }
 
   TensorInfo vector(const std::string& name, int64_t size) {
     TensorInfo tensor = matrix(name, 1, size);
-    if (tensor.dtype != DType::f32) complain(tensor, fmt::format("is of type {}; F32 is expected", info(tensor.dtype).name));
+    if (tensor.dtype != DType::f32)
+      complain(tensor, fmt::format("is of type {}; F32 is expected", info(tensor.dtype).name));
     return tensor;
   }
 
@@ -143,8 +151,9 @@ class TensorTaker {
 
  private:
   [[noreturn]] void complain(const TensorInfo& tensor, const std::string& message) const {
-    throw Error(ErrorKind::model, fmt::format("{}: at byte {}: the tensor {} {}", checkpoint_.files[tensor.extent.file].path(),
-                                              tensor.extent.offset, printable(tensor.name), message));
+    throw Error(ErrorKind::model,
+                fmt::format("{}: at byte {}: the tensor {} {}", checkpoint_.files[tensor.extent.file].path(),
+                            tensor.extent.offset, printable(tensor.name), message));
   }
 
   const Checkpoint& checkpoint_;
@@ -174,7 +183,8 @@ std::vector<float> read_rope_factors(const Checkpoint& checkpoint, TensorTaker& 
   checkpoint.files[tensor.extent.file].read(tensor.extent.offset, std::as_writable_bytes(std::span(factors)));
   for (const float factor : factors) {
     if (!std::isfinite(factor) || factor <= 0.0f) {
-      refuse(checkpoint, fmt::format("at byte {}: {} holds {}; factors are positive", tensor.extent.offset, name, factor));
+      refuse(checkpoint,
+             fmt::format("at byte {}: {} holds {}; factors are positive", tensor.extent.offset, name, factor));
     }
   }
   return factors;

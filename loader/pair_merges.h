@@ -1,4 +1,5 @@
-// PairMerges: byte-pair encoding (arXiv 1508.07909) on ids: the pair of lowest rank merges first, the leftmost of equals.
+// PairMerges: byte-pair encoding (arXiv 1508.07909) on ids: the pair of lowest rank merges first, the leftmost of
+// equals.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,11 @@
 // Pretokenizer: cuts text into the pieces within which byte pairs are merged, by the pattern that the model names.
 #pragma once
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+struct pcre2_real_code_8;  // of <pcre2.h>, for 8-bit code units
 
 namespace spillway {
 
@@ -26,16 +24,9 @@ class Pretokenizer {
   bool adds_bos() const { return adds_bos_; }
 
  private:
-  struct FreeCode {
-    void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-  };
-
-  void split_valid(std::string_view text, pcre2_match_data* match, pcre2_match_context* limits,
-                   std::vector<std::string_view>& pieces) const;
-
-  std::unique_ptr<pcre2_code, FreeCode> code_;
-  bool ignores_merges_ = false;
-  bool adds_bos_ = false;
+  const pcre2_real_code_8* code_;  // compiled once for the process
+  bool ignores_merges_;
+  bool adds_bos_;
 };
 
 }  // namespace spillway

@@ -11,14 +11,13 @@
 #include "loader/pretokenizer.h"
 #include "loader/printable.h"
 #include "loader/special_tokens.h"
+#include "loader/text_ids.h"
 
 namespace spillway {
 namespace {
 
 // llama.cpp's token types, as tokenizer.ggml.token_type holds them.
 enum class TokenType : int64_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
-
-using Vocabulary = std::unordered_map<std::string_view, int32_t>;
 
 [[noreturn]] void refuse(const Checkpoint& checkpoint, const std::string& message) {
   throw Error(ErrorKind::model, fmt::format("{}: {}", checkpoint.path(), message));
@@ -36,12 +35,14 @@ std::vector<TokenType> read_types(const Checkpoint& checkpoint, size_t tokens) {
   const auto* array = std::get_if<MetaArray>(&found->second);
   const auto* numbers = array ? std::get_if<std::vector<int64_t>>(array) : nullptr;
   if (!numbers || numbers->size() != tokens) {
-    refuse(checkpoint, fmt::format("tokenizer.ggml.token_type must hold one integer for each of the {} tokens", tokens));
+    refuse(checkpoint,
+           fmt::format("tokenizer.ggml.token_type must hold one integer for each of the {} tokens", tokens));
   }
   std::vector<TokenType> types;
   types.reserve(tokens);
   for (const int64_t number : *numbers) {
-    if (number < 0 || number > 6) refuse(checkpoint, fmt::format("tokenizer.ggml.token_type holds {}; 0 to 6 exist", number));
+    if (number < 0 || number > 6)
+      refuse(checkpoint, fmt::format("tokenizer.ggml.token_type holds {}; 0 to 6 exist", number));
     types.push_back(static_cast<TokenType>(number));
   }
   return types;
@@ -57,7 +58,7 @@ int32_t read_id(const Checkpoint& checkpoint, const std::string& key, size_t tok
   return static_cast<int32_t>(id);
 }
 
-PairMerges read_merges(const Checkpoint& checkpoint, const Vocabulary& vocabulary) {
+PairMerges read_merges(const Checkpoint& checkpoint, const TextIds& vocabulary) {
   const auto& lines = required_strings(checkpoint, "tokenizer.ggml.merges");
   PairMerges merges(lines.size());
   std::string joined;
@@ -68,22 +69,21 @@ PairMerges read_merges(const Checkpoint& checkpoint, const Vocabulary& vocabular
     }
     joined.assign(line, 0, space);
     joined.append(line, space + 1);
-    const auto left = vocabulary.find(std::string_view(line).substr(0, space));
-    const auto right = vocabulary.find(std::string_view(line).substr(space + 1));
-    const auto merged = vocabulary.find(joined);
-    if (left == vocabulary.end() || right == vocabulary.end() || merged == vocabulary.end()) {
+    const int32_t left = vocabulary.find(std::string_view(line).substr(0, space));
+    const int32_t right = vocabulary.find(std::string_view(line).substr(space + 1));
+    const int32_t merged = vocabulary.find(joined);
+    if (left < 0 || right < 0 || merged < 0) {
       refuse(checkpoint, fmt::format("the merge \"{}\" (tokenizer.ggml.merges) speaks of a token that does not exist",
                                      printable(line)));
     }
-    merges.add(left->second, right->second, merged->second);
+    merges.add(left, right, merged);
   }
   return merges;
 }
 
 // Texts that end a turn or a text in the models we know, for files that name only one of them.
-constexpr std::string_view kEnds[] = {"<|im_end|>",      "<|eot_id|>",    "<|eom_id|>", "<|end_of_text|>",
-                                      "<|endoftext|>",   "<|end|>",       "<|EOT|>",    "<EOT>",
-                                      "<end_of_turn>",   "<|end_of_turn|>"};
+constexpr std::string_view kEnds[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>",
+                                      "<|end|>",    "<|EOT|>",    "<EOT>",      "<end_of_turn>",   "<|end_of_turn|>"};
 
 class BpeTokenizer : public Tokenizer {
  public:
@@ -92,12 +92,11 @@ class BpeTokenizer : public Tokenizer {
     const auto& tokens = required_strings(checkpoint, "tokenizer.ggml.tokens");
     if (tokens.empty() || tokens.size() > INT32_MAX) refuse(checkpoint, "tokenizer.ggml.tokens is empty");
     const std::vector<TokenType> types = read_types(checkpoint, tokens.size());
-    Vocabulary vocabulary(tokens.size());
-    for (size_t id = 0; id < tokens.size(); ++id) vocabulary.emplace(tokens[id], static_cast<int32_t>(id));
+    TextIds vocabulary(tokens.size());
+    for (size_t id = 0; id < tokens.size(); ++id) vocabulary.add(tokens[id], static_cast<int32_t>(id));
     merges_ = std::make_unique<PairMerges>(read_merges(checkpoint, vocabulary));
     for (int byte = 0; byte < 256; ++byte) {
-      const auto found = vocabulary.find(byte_symbol(static_cast<unsigned char>(byte)));
-      byte_ids_[byte] = found == vocabulary.end() ? -1 : found->second;
+      byte_ids_[byte] = vocabulary.find(byte_symbol(static_cast<unsigned char>(byte)));
     }
     store_pieces(tokens, types);
     collect_specials(tokens, types);
@@ -119,7 +118,8 @@ class BpeTokenizer : public Tokenizer {
 
   void store_pieces(const std::vector<std::string>& tokens, const std::vector<TokenType>& types);
   void collect_specials(const std::vector<std::string>& tokens, const std::vector<TokenType>& types);
-  void read_ids(const Checkpoint& checkpoint, const std::vector<std::string>& tokens, const std::vector<TokenType>& types);
+  void read_ids(const Checkpoint& checkpoint, const std::vector<std::string>& tokens,
+                const std::vector<TokenType>& types);
   void encode_plain(std::string_view text, Cache& cache, std::vector<int32_t>& ids) const;
   void encode_piece(std::string_view piece, Cache& cache, std::vector<int32_t>& ids) const;
 
@@ -129,7 +129,7 @@ class BpeTokenizer : public Tokenizer {
   std::string bytes_;                       // of all tokens, one after the other
   std::vector<size_t> starts_;              // vocab + 1 offsets into bytes_
   std::vector<bool> hidden_;                // control tokens
-  Vocabulary whole_pieces_;                 // normal tokens by their bytes, where merges are ignored
+  std::unique_ptr<TextIds> whole_pieces_;   // normal tokens by their bytes, where merges are ignored
   std::unique_ptr<SpecialTokens> always_;   // user-defined tokens
   std::unique_ptr<SpecialTokens> special_;  // and control tokens
   int32_t bos_ = -1;
@@ -158,14 +158,14 @@ void BpeTokenizer::store_pieces(const std::vector<std::string>& tokens, const st
     starts_.push_back(bytes_.size());
     hidden_.push_back(types[id] == TokenType::control || types[id] == TokenType::unknown);
     const bool written = types[id] == TokenType::normal || types[id] == TokenType::unused;
-    const auto bytes = written ? bytes_of_symbols(tokens[id]) : std::nullopt;
-    bytes_ += bytes ? *bytes : tokens[id];
+    if (!written || !append_bytes_of_symbols(tokens[id], bytes_)) bytes_ += tokens[id];
   }
   starts_.push_back(bytes_.size());
   if (!pretokenizer_.ignores_merges()) return;
-  whole_pieces_.reserve(tokens.size());
+  whole_pieces_ = std::make_unique<TextIds>(tokens.size());
   for (size_t id = 0; id < tokens.size(); ++id) {
-    if (types[id] == TokenType::normal) whole_pieces_.emplace(piece(static_cast<int32_t>(id), true), id);
+    const auto number = static_cast<int32_t>(id);
+    if (types[id] == TokenType::normal) whole_pieces_->add(piece(number, true), number);
   }
 }
 
@@ -196,7 +196,8 @@ void BpeTokenizer::read_ids(const Checkpoint& checkpoint, const std::vector<std:
 }
 
 std::vector<int32_t> BpeTokenizer::encode(std::string_view text, bool parse_special, bool add_bos) const {
-  if (text.size() >= UINT32_MAX) throw Error(ErrorKind::usage, "a text of 4 GiB or more cannot be tokenised in one piece");
+  if (text.size() >= UINT32_MAX)
+    throw Error(ErrorKind::usage, "a text of 4 GiB or more cannot be tokenised in one piece");
   std::vector<int32_t> ids;
   if (add_bos && adds_bos_ && bos_ >= 0) ids.push_back(bos_);
   const SpecialTokens& specials = parse_special ? *special_ : *always_;
@@ -231,10 +232,10 @@ void BpeTokenizer::encode_plain(std::string_view text, Cache& cache, std::vector
 }
 
 void BpeTokenizer::encode_piece(std::string_view piece, Cache& cache, std::vector<int32_t>& ids) const {
-  if (pretokenizer_.ignores_merges()) {
-    const auto whole = whole_pieces_.find(piece);
-    if (whole != whole_pieces_.end()) {
-      ids.push_back(whole->second);
+  if (whole_pieces_) {
+    const int32_t whole = whole_pieces_->find(piece);
+    if (whole >= 0) {
+      ids.push_back(whole);
       return;
     }
   }

@@ -15,8 +15,10 @@
 namespace spillway {
 namespace {
 
+constexpr int kProbeTries = 100;  // of a read that is interrupted
+
 void add_reason(std::string& why, const std::string& reason) {
-  if (reason.empty()) return;
+  if (reason.empty() || why.find(reason) != std::string::npos) return;
   if (!why.empty()) why += "; ";
   why += reason;
 }
@@ -59,14 +61,14 @@ std::vector<int> choose_descriptors(const std::vector<const File*>& files, bool 
 // One small read of every file through the rung itself; the reason when one fails.
 std::string probe_backend(DiskBackend& backend, const std::vector<const File*>& files) {
   for (uint32_t i = 0; i < files.size(); ++i) {
-    int64_t result = 0;
-    do {
+    int64_t result = -EAGAIN;
+    for (int tries = 0; tries < kProbeTries && (result == -EINTR || result == -EAGAIN); ++tries) {
       const DiskTransfer transfer{0, i, false, 0, kDiskAlign, backend.probe_page()};
       backend.start({&transfer, 1});
       DiskCompletion completion;
       SPILLWAY_CHECK(backend.collect({&completion, 1}) == 1);
       result = completion.result;
-    } while (result == -EINTR || result == -EAGAIN);
+    }
     if (result < 0) {
       return fmt::format("reading {} through io_uring failed: {}", files[i]->path(),
                          strerror(static_cast<int>(-result)));

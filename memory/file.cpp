@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "kernels/check.h"
@@ -23,11 +24,10 @@ int reopen_direct(int descriptor, int access) {
   return ::open(fmt::format("/proc/self/fd/{}", descriptor).c_str(), access | O_DIRECT | O_CLOEXEC);
 }
 
-uint64_t free_bytes(const std::string& directory) {
+// Nothing where the file system does not say (tmpfs without a limit, some network file systems).
+std::optional<uint64_t> free_bytes(const std::string& directory) {
   struct statvfs info {};
-  if (::statvfs(directory.c_str(), &info) != 0) {
-    throw Error(ErrorKind::io, fmt::format("cannot ask for the free space of {}: {}", directory, strerror(errno)));
-  }
+  if (::statvfs(directory.c_str(), &info) != 0 || info.f_blocks == 0) return std::nullopt;
   return static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
 }
 
@@ -51,8 +51,9 @@ int create_unnamed(const std::string& directory) {
 }
 
 [[noreturn]] void refuse_for_space(const std::string& directory, uint64_t bytes) {
-  throw Error(ErrorKind::io, fmt::format("no space left for {} bytes in {}: {} bytes are free", bytes, directory,
-                                         free_bytes(directory)));
+  const std::optional<uint64_t> free = free_bytes(directory);
+  throw Error(ErrorKind::io, fmt::format("no space left for {} bytes in {}{}", bytes, directory,
+                                         free ? fmt::format(": {} bytes are free", *free) : ""));
 }
 
 void reserve(int descriptor, const std::string& directory, uint64_t bytes) {
@@ -63,7 +64,7 @@ void reserve(int descriptor, const std::string& directory, uint64_t bytes) {
                                            bytes, directory, static_cast<uint64_t>(limit.rlim_cur)));
   }
   // Asked first: some file systems fill the drive to the brim before they say that it does not hold the whole.
-  if (bytes > free_bytes(directory)) refuse_for_space(directory, bytes);
+  if (bytes > free_bytes(directory).value_or(UINT64_MAX)) refuse_for_space(directory, bytes);
   if (bytes == 0) return;
   const auto size = static_cast<off_t>(bytes);
   int result = 0;

@@ -55,7 +55,7 @@ struct Wishes {
   std::string output, shape = "7b";
   std::optional<std::string> type, embedding_type, output_type;
   std::optional<int> layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, parts;
-  std::optional<bool> tied;
+  bool tied = false, untied = false;
   std::optional<uint64_t> seed;
   std::optional<uint32_t> alignment;
   std::optional<float> rope_base;
@@ -76,7 +76,8 @@ void add_flags(CLI::App& app, Wishes& w) {
   app.add_option("--ffn", w.ffn);
   app.add_option("--vocab", w.vocab);
   app.add_option("--context", w.context);
-  app.add_flag("--tied,!--untied", w.tied, "the output matrix is the embedding");
+  auto* tied = app.add_flag("--tied", w.tied, "the output matrix is the embedding");
+  app.add_flag("--untied", w.untied)->excludes(tied);
   app.add_option("--rope-base", w.rope_base);
   app.add_option("--seed", w.seed);
   app.add_option("--split", w.parts, "parts to split the file into")->check(CLI::Range(1, 99999));
@@ -103,7 +104,7 @@ TinyModelOptions options_of(const Wishes& w) {
   take(o.ffn, w.ffn);
   take(o.vocab, w.vocab);
   take(o.context, w.context);
-  take(o.tied, w.tied);
+  if (w.tied || w.untied) o.tied = w.tied;
   take(o.rope_base, w.rope_base);
   take(o.seed, w.seed);
   take(o.parts, w.parts);

@@ -163,31 +163,27 @@ void Engine::close_sequence(SequenceId sequence) {
   parts_->kv->close(sequence, parts_->compute->record());
 }
 
-void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitsWanted wanted, bool decode_follows,
-                     const OnRow& on_row, const OnProgress& progress) {
-  const size_t chunk = plan_.chunk;
-  for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
-    const size_t count = std::min(chunk, tokens.size() - begin);
-    const bool last = begin + count == tokens.size();
-    const auto wanted_of = [&](bool is_last) {
-      return wanted == LogitsWanted::last && !is_last ? LogitsWanted::none : wanted;
-    };
-    const bool next_last = begin + count + chunk >= tokens.size();
+void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows, const OnRow& on_row,
+                     const OnProgress& progress) {
+  const int total = static_cast<int>(tokens.size());
+  const auto end_of = [&](int begin) { return std::min(begin + plan_.chunk, total); };
+  const auto rows_wanted = [&](int begin) { return std::clamp(end_of(begin) - (total - logit_rows), 0, end_of(begin) - begin); };
+  for (int begin = 0; begin < total; begin = end_of(begin)) {
+    const int end = end_of(begin);
     const PassInput input{.sequence = sequence,
-                          .tokens = tokens.subspan(begin, count),
+                          .tokens = tokens.subspan(begin, end - begin),
                           .decode = false,
-                          .logits = wanted_of(last),
-                          .another = !last || decode_follows,
-                          .next_logits = last ? LogitsWanted::last : wanted_of(next_last)};
+                          .logit_rows = rows_wanted(begin),
+                          .next_logit_rows = end < total ? rows_wanted(end) : decode_follows ? 1 : PassInput::kNoPass};
     parts_->pass->run(input, [&](int first, View logits) {
       end_step();
       for (int row = 0; row < logits.rows; ++row) {
-        on_row(static_cast<int>(begin) + first + row, {logits.f32(row), static_cast<size_t>(logits.cols)});
+        on_row(begin + first + row, {logits.f32(row), static_cast<size_t>(logits.cols)});
       }
     });
     if (progress) {
       end_step();
-      progress(begin + count, tokens.size());
+      progress(end, total);
     }
   }
   end_step();
@@ -198,9 +194,8 @@ std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool a
   const PassInput input{.sequence = sequence,
                         .tokens = {&token, 1},
                         .decode = true,
-                        .logits = LogitsWanted::last,
-                        .another = another,
-                        .next_logits = LogitsWanted::last};
+                        .logit_rows = 1,
+                        .next_logit_rows = another ? 1 : PassInput::kNoPass};
   parts_->pass->run(input, [&](int, View logits) { row = {logits.f32(), static_cast<size_t>(logits.cols)}; });
   end_step();
   return row;

@@ -35,10 +35,10 @@ class Engine {
 
   // One row of logits [vocab] for the token at `index` of the call; valid during the call.
   using OnRow = std::function<void(int index, std::span<const float> logits)>;
-  // Runs `tokens` through the model in chunks. `wanted`: no logits, those after the last token, or all.
+  // Runs `tokens` through the model in chunks; on_row gets the logits after the last `logit_rows` of them.
   // decode_follows: the first weights of the next step are fetched while the last chunk ends.
-  void prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitsWanted wanted, bool decode_follows,
-               const OnRow& on_row, const OnProgress& progress = {});
+  void prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows, const OnRow& on_row,
+               const OnProgress& progress = {});
   // One token; returns the logits [vocab] of the next, valid until the next call. another: a further step is expected.
   std::span<const float> decode(SequenceId sequence, int32_t token, bool another);
 

@@ -25,15 +25,15 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   up_ = w.up.slice_rows(0, rows);
   rope_ = w.rope.slice_rows(0, rows);
 
-  p_.weight_feed.begin_pass(head_sweeps(input.logits, rows),
-                            input.another ? head_sweeps(input.next_logits, rows) : WeightFeed::kNoPass);
+  const bool another = input.next_logit_rows != PassInput::kNoPass;
+  p_.weight_feed.begin_pass(head_sweeps(input.logit_rows), another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
   load_inputs(input, first_position);
   for (int layer = 0; layer < p_.spec.shape.layers; ++layer) block(layer, input, first_position);
   p_.kv.advance(input.sequence, rows);
-  if (input.another) p_.kv_feed.begin_pass(input.sequence);
-  if (input.logits != LogitsWanted::none) head(input, rows, on_logits);
+  if (another) p_.kv_feed.begin_pass(input.sequence);
+  head(input, rows, on_logits);
 }
 
 // One layer (Llama, arXiv 2302.13971, section 2.2).
@@ -129,15 +129,14 @@ void Pass::load_inputs(const PassInput& input, int first_position) {
   p_.ops.dequantize(p_.compute, w.rows.slice_rows(0, rows), x_);
 }
 
-int Pass::head_sweeps(LogitsWanted wanted, int rows) const {
-  if (wanted == LogitsWanted::none) return 0;
-  if (wanted == LogitsWanted::last) return 1;
-  return static_cast<int>((rows + p_.workspace.logits.rows - 1) / p_.workspace.logits.rows);
+// Rows of logits beyond what the workspace holds at once cost another reading of the head.
+int Pass::head_sweeps(int logit_rows) const {
+  return static_cast<int>((logit_rows + p_.workspace.logits.rows - 1) / p_.workspace.logits.rows);
 }
 
 void Pass::head(const PassInput& input, int rows, const OnLogits& on_logits) {
   const uint32_t head_unit = next_unit_;
-  const int first = input.logits == LogitsWanted::last ? rows - 1 : 0;
+  const int first = rows - input.logit_rows;
   const int at_once = static_cast<int>(p_.workspace.logits.rows);
   for (int row = first; row < rows; row += at_once) {
     const int count = std::min(at_once, rows - row);

@@ -36,17 +36,14 @@ struct PassParts {
   std::span<std::byte> host_inputs;  // two halves, filled in turn
 };
 
-// Which rows' logits a pass computes.
-enum class LogitsWanted : uint8_t { none, last, all };
-
 struct PassInput {
   SequenceId sequence = 0;
   std::span<const int32_t> tokens;
   bool decode = false;  // one token by the decode path; else a chunk by the prefill path
-  LogitsWanted logits = LogitsWanted::last;
-  // Expected after this pass; none: nothing is fetched ahead.
-  bool another = false;
-  LogitsWanted next_logits = LogitsWanted::last;
+  int logit_rows = 1;        // logits of so many rows, the last ones
+  // Of the pass expected after this one, whose first weights are fetched while this one ends; kNoPass: none is expected.
+  int next_logit_rows = kNoPass;
+  static constexpr int kNoPass = -1;
 };
 
 class Pass {
@@ -65,7 +62,7 @@ class Pass {
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
   void head(const PassInput& input, int rows, const OnLogits& on_logits);
-  int head_sweeps(LogitsWanted wanted, int rows) const;
+  int head_sweeps(int logit_rows) const;
 
   PassParts p_;
   Rotation rotation_;

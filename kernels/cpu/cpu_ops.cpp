@@ -17,11 +17,45 @@ constexpr uint64_t kScratchAlignment = 64;
 uint64_t align_up(uint64_t n) { return (n + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-bool is_f32(const View& v, int64_t rows, int64_t cols) { return v.dtype == DType::f32 && v.rows == rows && v.cols == cols; }
+bool is_f32(const View& v, int64_t rows, int64_t cols) {
+  return v.dtype == DType::f32 && v.rows == rows && v.cols == cols;
+}
 bool is_head_shape(const AttendShape& s) {
   return s.format.dtype == DType::f16 && s.format.kv_heads > 0 && s.heads % s.format.kv_heads == 0 &&
          s.format.head_dim > 0 && s.format.head_dim <= kMostHeadDim;
 }
+
+// The tasks of one row: each KV head with its group of query heads, cut where the group is larger than a tile.
+struct Columns {
+  explicit Columns(const AttendShape& shape)
+      : group(shape.heads / shape.format.kv_heads),
+        piece(std::min(group, kTileQueries)),
+        pieces(static_cast<int>(div_up(group, piece))),
+        count(int64_t{shape.format.kv_heads} * pieces) {}
+
+  AttentionTile tile(const AttendShape& shape, int64_t column, const View& q, const View& states,
+                     float* scratch) const {
+    const int64_t kv_head = column / pieces;
+    const int64_t head = kv_head * group + column % pieces * piece;
+    AttentionTile t{};
+    t.head_offset = kv_head * shape.format.page_bytes();
+    t.head_dim = shape.format.head_dim;
+    t.heads = static_cast<int>(std::min<int64_t>(piece, (kv_head + 1) * group - head));
+    t.rows = static_cast<int>(q.rows);
+    t.q = q.f32() + head * t.head_dim;
+    t.q_stride = q.stride;
+    t.scale = shape.scale;
+    t.states = states.f32() + head * attn_state_floats(t.head_dim);
+    t.states_stride = states.stride;
+    t.scratch = scratch;
+    return t;
+  }
+
+  int group;
+  int piece;
+  int pieces;
+  int64_t count;
+};
 
 class CpuOps final : public Ops {
  public:
@@ -46,9 +80,8 @@ class CpuOps final : public Ops {
     SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
     SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
     enqueue(stream, [=, this] {
-      each_row(rows.rows, rows.cols, [&](int64_t i) {
-        kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i));
-      });
+      each_row(rows.rows, rows.cols,
+               [&](int64_t i) { kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i)); });
     });
   }
 
@@ -65,7 +98,8 @@ class CpuOps final : public Ops {
     call.x = x;
     for (const MatmulPart& part : parts) {
       const DTypeInfo& type = info(part.weight.dtype);
-      SPILLWAY_CHECK(part.weight.dtype != DType::i32 && part.weight.cols == x.cols && x.cols % type.block_elements == 0);
+      SPILLWAY_CHECK(part.weight.dtype != DType::i32 && part.weight.cols == x.cols &&
+                     x.cols % type.block_elements == 0);
       SPILLWAY_CHECK(is_f32(part.out, x.rows, part.weight.rows));
       SPILLWAY_CHECK(part.weight.stride <= kMostWeightStride);
       call.parts[call.count++] = part;
@@ -114,18 +148,16 @@ class CpuOps final : public Ops {
       SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
     }
     enqueue(stream, [=, this, copies = std::vector<SpanTask>(tasks.begin(), tasks.end())] {
-      const int kv_heads = shape.format.kv_heads;
-      const int group = shape.heads / kv_heads;
-      run_tasks(static_cast<int64_t>(copies.size()) * kv_heads, [&](int64_t index, int) {
-        const SpanTask& task = copies[index / kv_heads];
-        const int64_t kv_head = index % kv_heads;
-        kernels_.attend({.span = &task.span,
-                         .head_offset = kv_head * shape.format.page_bytes(),
-                         .head_dim = shape.format.head_dim,
-                         .heads = group,
-                         .q = q.f32(task.row) + kv_head * group * shape.format.head_dim,
-                         .scale = shape.scale,
-                         .states = states.f32(task.slot) + kv_head * group * attn_state_floats(shape.format.head_dim)});
+      const std::lock_guard lock(scratch_in_use_);
+      const Columns columns(shape);
+      run_tasks(static_cast<int64_t>(copies.size()) * columns.count, [&](int64_t index, int worker) {
+        const SpanTask& task = copies[index / columns.count];
+        AttentionTile tile = columns.tile(shape, index % columns.count, q.slice_rows(task.row, 1),
+                                          states.slice_rows(task.slot, 1), worker_floats(worker, shape));
+        tile.spans = &task.span;
+        tile.span_count = 1;
+        tile.first_position = task.span.first_position + task.span.tokens;
+        kernels_.attend(tile);
       });
     });
   }
@@ -133,43 +165,29 @@ class CpuOps final : public Ops {
   void attend_chunk(Stream& stream, View q, int first_position, const AttendShape& shape, std::span<const KvSpan> spans,
                     View states, bool fresh) override {
     check_attention(q, shape, states);
-    SPILLWAY_CHECK(states.rows >= q.rows);
+    SPILLWAY_CHECK(states.rows == q.rows);
     for (const KvSpan& span : spans) check_span(span);
-    const uint64_t bytes_per_worker = worker_bytes(0, shape.format.head_dim);
-    SPILLWAY_CHECK(static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
     enqueue(stream, [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
       const std::lock_guard lock(scratch_in_use_);
-      const int d = shape.format.head_dim;
-      const int group = shape.heads / shape.format.kv_heads;
-      const int piece = std::min(group, kChunkQueries);
-      const int pieces = static_cast<int>(div_up(group, piece));
-      const int64_t rows_per_task = kChunkQueries / piece;
-      const int64_t columns = int64_t{shape.format.kv_heads} * pieces;
+      const Columns columns(shape);
+      const int64_t rows_per_task = kTileQueries / columns.piece;
       const int64_t blocks = div_up(q.rows, rows_per_task);
-      run_tasks(blocks * columns, [&](int64_t index, int worker) {
-        const int64_t row = (blocks - 1 - index / columns) * rows_per_task;  // the longest first
-        const int64_t kv_head = index % columns / pieces;
-        const int64_t head = kv_head * group + index % columns % pieces * piece;
-        const int64_t last = (kv_head + 1) * group;
-        kernels_.attend_chunk({.spans = copies.data(),
-                               .span_count = static_cast<int64_t>(copies.size()),
-                               .head_offset = kv_head * shape.format.page_bytes(),
-                               .head_dim = d,
-                               .heads = static_cast<int>(std::min<int64_t>(piece, last - head)),
-                               .rows = static_cast<int>(std::min(rows_per_task, q.rows - row)),
-                               .first_position = static_cast<int>(first_position + row),
-                               .q = q.f32(row) + head * d,
-                               .q_stride = q.stride,
-                               .scale = shape.scale,
-                               .states = states.f32(row) + head * attn_state_floats(d),
-                               .states_stride = states.stride,
-                               .fresh = fresh,
-                               .scratch = reinterpret_cast<float*>(scratch_ + worker * bytes_per_worker)});
+      run_tasks(blocks * columns.count, [&](int64_t index, int worker) {
+        const int64_t row = (blocks - 1 - index / columns.count) * rows_per_task;  // the longest first
+        const int64_t rows = std::min(rows_per_task, q.rows - row);
+        AttentionTile tile = columns.tile(shape, index % columns.count, q.slice_rows(row, rows),
+                                          states.slice_rows(row, rows), worker_floats(worker, shape));
+        tile.spans = copies.data();
+        tile.span_count = static_cast<int64_t>(copies.size());
+        tile.first_position = static_cast<int>(first_position + row);
+        tile.fresh = fresh;
+        kernels_.attend_chunk(tile);
       });
     });
   }
 
-  void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks, View out) override {
+  void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
+             View out) override {
     check_attention(out, shape, states);
     int64_t most = 1;
     for (const MergeTask& task : tasks) {
@@ -189,7 +207,8 @@ class CpuOps final : public Ops {
   }
 
   void swiglu(Stream& stream, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
+    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) &&
+                   is_f32(out, out.rows, out.cols));
     enqueue(stream, [=, this] {
       each_row(out.rows, out.cols, [&](int64_t i) { kernels_.swiglu(gate.f32(i), up.f32(i), out.cols, out.f32(i)); });
     });
@@ -202,12 +221,17 @@ class CpuOps final : public Ops {
   }
 
   static uint64_t worker_bytes(int64_t k, int head_dim) {
-    return align_up(std::max(tile_bytes(k), static_cast<uint64_t>(4 * chunk_scratch_floats(head_dim))));
+    return align_up(std::max(tile_bytes(k), static_cast<uint64_t>(4 * attention_scratch_floats(head_dim))));
   }
 
-  static void check_attention(const View& q, const AttendShape& shape, const View& states) {
+  float* worker_floats(int worker, const AttendShape& shape) const {
+    return reinterpret_cast<float*>(scratch_ + worker * worker_bytes(0, shape.format.head_dim));
+  }
+
+  void check_attention(const View& q, const AttendShape& shape, const View& states) const {
     SPILLWAY_CHECK(is_head_shape(shape) && is_f32(q, q.rows, int64_t{shape.heads} * shape.format.head_dim));
     SPILLWAY_CHECK(is_f32(states, states.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
+    SPILLWAY_CHECK(team_.workers() * worker_bytes(0, shape.format.head_dim) <= scratch_bytes_);
   }
 
   static void check_span(const KvSpan& span) {
@@ -252,11 +276,26 @@ class CpuOps final : public Ops {
   std::mutex scratch_in_use_;  // by one operation at a time, whichever stream it is on
 };
 
-const CpuKernels& kernels_for(CpuIsa) { return scalar_kernels(); }
+const CpuKernels& kernels_for(CpuIsa isa) {
+  const CpuIsa widest = widest_isa();
+  if (isa == CpuIsa::best) isa = widest;
+  if (isa > widest) {
+    throw Error(ErrorKind::usage,
+                std::string("this CPU lacks ") + (isa == CpuIsa::avx512 ? "AVX-512 with VNNI" : "AVX2 with FMA"));
+  }
+  return isa == CpuIsa::avx512 ? avx512_kernels() : isa == CpuIsa::avx2 ? avx2_kernels() : scalar_kernels();
+}
 
 }  // namespace
 
-CpuIsa widest_isa() { return CpuIsa::scalar; }
+CpuIsa widest_isa() {
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c")) {
+    return CpuIsa::scalar;
+  }
+  const bool wide = __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512vnni");
+  return wide ? CpuIsa::avx512 : CpuIsa::avx2;
+}
 
 std::unique_ptr<Ops> make_cpu_ops(Team& team, CpuIsa isa) { return std::make_unique<CpuOps>(team, kernels_for(isa)); }
 

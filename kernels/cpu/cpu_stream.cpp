@@ -115,7 +115,7 @@ void CpuStream::State::paced_copy(std::byte* destination, const std::byte* sourc
   for (uint64_t at = 0; at < bytes; at += kThrottlePieceBytes) {
     const uint64_t piece = std::min(kThrottlePieceBytes, bytes - at);
     std::memcpy(destination + at, source + at, piece);
-    throttle->carry(piece);
+    std::this_thread::sleep_until(throttle->carry(piece, LinkThrottle::Clock::now()));
   }
 }
 
@@ -123,7 +123,7 @@ CpuStream::CpuStream(std::string name, Team* team, double bytes_per_second) : st
   SPILLWAY_CHECK(bytes_per_second >= 0);
   state_->name = std::move(name);
   state_->team = team;
-  if (bytes_per_second > 0) state_->throttle.emplace(bytes_per_second);
+  if (bytes_per_second > 0) state_->throttle.emplace(bytes_per_second, LinkThrottle::Clock::now());
   state_->worker = std::thread([s = state_.get()] { s->serve(); });
   pthread_setname_np(state_->worker.native_handle(), state_->name.substr(0, 15).c_str());
 }

@@ -5,11 +5,11 @@ namespace {
 
 inline int lanes_left(int64_t n) { return n < kLanes ? static_cast<int>(n) : kLanes; }
 
-// exp within 2 units in the last place for -87.3 <= x <= 88; zero below, NaN where x is NaN.
-// Cody and Waite's reduction by ln 2 in two parts, then a Taylor polynomial on |r| <= ln(2)/2.
-inline Lanes exp_of(const Lanes& x) {
+// exp within 2 units in the last place for -87.33 <= x <= 88.02; zero below, NaN where x is NaN.
+// Cody and Waite's reduction by ln 2 in two parts, then a Taylor polynomial on |r| <= ln(2) / 2.
+inline Lanes exp_up_to_88(const Lanes& x) {
   constexpr float kLeast = -87.33f;
-  const Lanes clamped = min(lanes_set(88.0f), max(lanes_set(kLeast), x));
+  const Lanes clamped = max(lanes_set(kLeast), x);
   const Lanes n = round_even(mul(clamped, lanes_set(0x1.715476p+0f)));
   Lanes r = fnma(n, lanes_set(0x1.62ep-1f), clamped);
   r = fnma(n, lanes_set(0x1.0bfbe8p-15f), r);
@@ -21,10 +21,13 @@ inline Lanes exp_of(const Lanes& x) {
   p = fma(p, r, lanes_set(0.5f));
   p = fma(p, r, lanes_set(1.0f));
   p = fma(p, r, lanes_set(1.0f));
-  return zero_below(mul(p, power_of_2(n)), x, kLeast);
+  return times_power_of_2(p, n, not_below(x, kLeast));
 }
 
-inline float exp_one(float x) { return first(exp_of(lanes_set(x))); }
+inline Lanes exp_of(const Lanes& x) { return exp_up_to_88(min(lanes_set(88.0f), x)); }
+
+// x <= 0
+inline float exp_one(float x) { return first(exp_up_to_88(lanes_set(x))); }
 
 void norm(const float* x, const float* weight, float eps, int64_t k, float* out) {
   Lanes sums[4] = {lanes_zero(), lanes_zero(), lanes_zero(), lanes_zero()};
@@ -140,10 +143,14 @@ inline int quantised_bytes(DType type) { return type == DType::q8_0 ? 34 : type 
 
 void dequantize(DType type, const std::byte* row, int64_t k, float* out) {
   switch (type) {
-    case DType::f32: return float_row<DType::f32>(row, k, out);
-    case DType::f16: return float_row<DType::f16>(row, k, out);
-    case DType::bf16: return float_row<DType::bf16>(row, k, out);
-    default: break;
+    case DType::f32:
+      return float_row<DType::f32>(row, k, out);
+    case DType::f16:
+      return float_row<DType::f16>(row, k, out);
+    case DType::bf16:
+      return float_row<DType::bf16>(row, k, out);
+    default:
+      break;
   }
   const int bytes = quantised_bytes(type);
   for (int64_t b = 0; b < k / 32; b++) dequantize_one(type, row + b * bytes, out + 32 * b);
@@ -154,7 +161,8 @@ template <DType kType, int M, int N>
 inline void float_tile(const FloatProduct& p, int64_t m0, int64_t n0) {
   const float* x[M];
   const std::byte* w[N];
-  for (int i = 0; i < M; i++) x[i] = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(p.x) + (m0 + i) * p.x_stride);
+  for (int i = 0; i < M; i++)
+    x[i] = reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(p.x) + (m0 + i) * p.x_stride);
   for (int j = 0; j < N; j++) w[j] = p.weight + (n0 + j) * p.weight_stride;
   Lanes sums[M][N];
   for (int i = 0; i < M; i++) {
@@ -201,9 +209,12 @@ void float_product_of(const FloatProduct& p) {
 
 void product_float(const FloatProduct& p) {
   switch (p.dtype) {
-    case DType::f32: return float_product_of<DType::f32>(p);
-    case DType::f16: return float_product_of<DType::f16>(p);
-    default: return float_product_of<DType::bf16>(p);
+    case DType::f32:
+      return float_product_of<DType::f32>(p);
+    case DType::f16:
+      return float_product_of<DType::f16>(p);
+    default:
+      return float_product_of<DType::bf16>(p);
   }
 }
 

@@ -1,5 +1,5 @@
-// CpuKernels: the CPU's inner loops, one table for each instruction set, chosen at run time. Everything here runs on the
-// calling thread; splitting work into tasks is cpu_ops.cpp's.
+// CpuKernels: the CPU's inner loops, one table for each instruction set, chosen at run time. Everything here runs on
+// the calling thread; splitting work into tasks is cpu_ops.cpp's.
 //
 // The files behind the tables are compiled with flags of their own, so what they share is plain structs and pointers:
 // an inline function instantiated there could carry its wide instructions into the rest of the program.
@@ -25,15 +25,16 @@ inline constexpr int kPackedGroup = 12;
 inline constexpr int kInPlaceGroup = 8;
 // Weight rows of a packed tile.
 inline constexpr int kTileRows = 16;
-// Packed block of a tile: codes [8 groups of 4 k][16 rows][4], unsigned or signed as the instruction set likes; then d [16] f32, then m [16] f32.
+// Packed block of a tile: codes [8 groups of 4 k][16 rows][4], unsigned or signed as the instruction set likes; then d
+// [16] f32, then m [16] f32.
 inline constexpr int kPackedBlockBytes = kTileRows * (32 + 4 + 4);
 // Activation blocks of smaller magnitude count as zero: the inverse of their scale would overflow.
 inline constexpr float kLeastActivation = 1e-30f;
-// Queries (rows x heads) of a tile of attend_chunk.
-inline constexpr int kChunkQueries = 64;
+// Most queries (rows x heads) of a tile of attention.
+inline constexpr int kTileQueries = 64;
 
-// 32 activations of one row. Rows are quantised in groups that share a pass, block-major: block b of row i of a group of
-// m rows is at [b * m + i].
+// 32 activations of one row. Rows are quantised in groups that share a pass, block-major: block b of row i of a group
+// of m rows is at [b * m + i].
 struct ActBlock {
   int8_t codes[32];  // round(x / scale), in [-127, 127]
   float scale;       // largest magnitude / 127
@@ -72,41 +73,32 @@ struct FloatProduct {
   float* scratch;  // float_scratch_floats
 };
 
-// Queries of one KV head against one span. The head's page lies head_offset bytes into each row of pages.
-struct SpanAttention {
-  const KvSpan* span;
-  uint64_t head_offset;
-  int head_dim;
-  int heads;       // query heads of the group, consecutive
-  const float* q;  // [heads x head_dim]
-  float scale;
-  float* states;  // [heads x attn_state_floats]
-};
-
-struct ChunkAttention {
+// Queries of one KV head (a group's heads, or some of them, for some rows) against spans; the head's page lies
+// head_offset bytes into each row of pages.
+struct AttentionTile {
   const KvSpan* spans;
   int64_t span_count;
   uint64_t head_offset;
   int head_dim;
-  int heads;  // query heads of the group, consecutive; rows * heads <= kChunkQueries
+  int heads;  // consecutive query heads; rows * heads <= kTileQueries
   int rows;
-  int first_position;  // of row 0
+  int first_position;  // of row 0; a row sees positions up to its own
   const float* q;
   uint64_t q_stride;  // bytes from row to row
   float scale;
   float* states;
   uint64_t states_stride;
-  bool fresh;
-  float* scratch;  // chunk_scratch_floats
+  bool fresh;      // attend_chunk: starts from empty states
+  float* scratch;  // attention_scratch_floats
 };
 
-inline constexpr int kMostHeadDim = 512;
+inline constexpr int kMostHeadDim = 256;
 // A tile's rows are gathered with 32-bit offsets.
 inline constexpr uint64_t kMostWeightStride = (uint64_t{1} << 31) / kTileRows - 64;
 
 constexpr int64_t padded_head(int head_dim) { return (head_dim + kLanes - 1) / kLanes * kLanes; }
-constexpr int64_t chunk_scratch_floats(int head_dim) {
-  return kChunkQueries * (kSpanTokens + 2 * padded_head(head_dim) + 4) + 2 * kPageTokens * padded_head(head_dim);
+constexpr int64_t attention_scratch_floats(int head_dim) {
+  return kTileQueries * (kSpanTokens + 2 * padded_head(head_dim) + 4) + 2 * kPageTokens * padded_head(head_dim);
 }
 
 struct CpuKernels {
@@ -120,8 +112,9 @@ struct CpuKernels {
   void (*product_packed)(const QuantProduct&);
   void (*product_float)(const FloatProduct&);
 
-  void (*attend)(const SpanAttention&);
-  void (*attend_chunk)(const ChunkAttention&);
+  // One row against one span.
+  void (*attend)(const AttentionTile&);
+  void (*attend_chunk)(const AttentionTile&);
   // States [count] at `states`, `stride` bytes apart -> out [head_dim].
   void (*merge)(const float* states, uint64_t stride, int count, int head_dim, float* out);
 

@@ -4,6 +4,12 @@
 namespace spillway {
 namespace {
 
+constexpr const char* kKernelsName = "scalar";
+constexpr int kFloatTileM = 2;
+constexpr int kFloatTileN = 4;
+constexpr int kBroadcastRows = 2;
+constexpr int kBroadcastCols = 2;
+
 struct Lanes {
   float v[kLanes];
 };
@@ -97,20 +103,25 @@ inline Lanes round_even(const Lanes& a) {
   const float magic = 0x1.8p23f;
   return each([&](int i) { return (a.v[i] + magic) - magic; });
 }
-// 2^a for whole a in [-126, 127].
-inline Lanes power_of_2(const Lanes& a) {
-  return each([&](int i) {
-    const uint32_t bits = a.v[i] >= -126.0f && a.v[i] <= 127.0f ? static_cast<uint32_t>(static_cast<int>(a.v[i]) + 127) << 23 : 0;
-    return float_from_bits(bits);
-  });
-}
 // Lanes from n on become `other`.
 inline Lanes keep_first(const Lanes& a, int n, float other) {
   return each([&](int i) { return i < n ? a.v[i] : other; });
 }
-// Zero where a < limit.
-inline Lanes zero_below(const Lanes& value, const Lanes& a, float limit) {
-  return each([&](int i) { return a.v[i] < limit ? 0.0f : value.v[i]; });
+struct LaneMask {
+  bool v[kLanes];
+};
+inline LaneMask not_below(const Lanes& a, float limit) {
+  LaneMask r;
+  for (int i = 0; i < kLanes; i++) r.v[i] = !(a.v[i] < limit);
+  return r;
+}
+// a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
+inline Lanes times_power_of_2(const Lanes& a, const Lanes& n, const LaneMask& mask) {
+  return each([&](int i) {
+    const bool finite = n.v[i] >= -126.0f && n.v[i] <= 127.0f;
+    const float power = float_from_bits(finite ? static_cast<uint32_t>(static_cast<int>(n.v[i]) + 127) << 23 : 0);
+    return mask.v[i] ? a.v[i] * power : 0.0f;
+  });
 }
 inline float first(const Lanes& a) { return a.v[0]; }
 inline float sum_of(const Lanes& a) {
@@ -124,17 +135,10 @@ inline float max_of(const Lanes& a) {
   for (int i = 1; i < kLanes; i++) m = m > a.v[i] ? m : a.v[i];
   return m;
 }
-// Lane i of the result is sum_of(a[i]), to the bit.
-inline Lanes sums_of(const Lanes (&a)[kLanes]) {
-  return each([&](int i) { return sum_of(a[i]); });
-}
-inline void transpose(Lanes (&a)[kLanes]) {
-  for (int i = 0; i < kLanes; i++) {
-    for (int j = i + 1; j < kLanes; j++) {
-      const float t = a[i].v[j];
-      a[i].v[j] = a[j].v[i];
-      a[j].v[i] = t;
-    }
+// 16 rows of 16 f16, `stride` bytes apart -> out[c] = element c of every row.
+inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  for (int c = 0; c < kLanes; c++) {
+    out[c] = each([&](int i) { return f16_to_f32(load_u16(rows + i * stride + 2 * c)); });
   }
 }
 

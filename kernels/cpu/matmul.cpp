@@ -23,7 +23,12 @@ struct Cut {
 class Call {
  public:
   Call(const CpuKernels& kernels, Team& team, const MatmulCall& call, const MatmulScratch& scratch)
-      : kernels_(kernels), team_(team), call_(call), scratch_(scratch), m_(call.x.rows), k_(call.x.cols),
+      : kernels_(kernels),
+        team_(team),
+        call_(call),
+        scratch_(scratch),
+        m_(call.x.rows),
+        k_(call.x.cols),
         group_(m_ <= kInPlaceGroup ? m_ : kPackedGroup) {}
 
   void run() {
@@ -65,9 +70,8 @@ class Call {
     constexpr int64_t kElementsPerTask = 16384;
     const int64_t rows_per_task = std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(k_, 1));
     if (m_ <= rows_per_task) return rows(0, m_);
-    team_.run(div_up(m_, rows_per_task), [&](int64_t task, int) {
-      rows(task * rows_per_task, std::min(m_, (task + 1) * rows_per_task));
-    });
+    team_.run(div_up(m_, rows_per_task),
+              [&](int64_t task, int) { rows(task * rows_per_task, std::min(m_, (task + 1) * rows_per_task)); });
   }
 
   Cut cut(const MatmulPart& part, int64_t weight_rows) const {
@@ -149,8 +153,8 @@ class Call {
                             .out = part.out.f32(m0) + n0,
                             .out_stride = part.out.stride,
                             .add = part.add,
-                            .scratch = reinterpret_cast<float*>(scratch_.workers +
-                                                                static_cast<uint64_t>(worker) * scratch_.bytes_per_worker)});
+                            .scratch = reinterpret_cast<float*>(scratch_.workers + static_cast<uint64_t>(worker) *
+                                                                                       scratch_.bytes_per_worker)});
   }
 
   const CpuKernels& kernels_;

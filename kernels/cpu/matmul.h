@@ -25,7 +25,9 @@ struct MatmulScratch {
 };
 
 constexpr bool is_quantised(DType type) { return info(type).block_elements > 1; }
-constexpr uint64_t act_bytes(int64_t rows, int64_t k) { return static_cast<uint64_t>(rows * (k / 32)) * sizeof(ActBlock); }
+constexpr uint64_t act_bytes(int64_t rows, int64_t k) {
+  return static_cast<uint64_t>(rows * (k / 32)) * sizeof(ActBlock);
+}
 constexpr uint64_t tile_bytes(int64_t k) { return static_cast<uint64_t>(k / 32) * kPackedBlockBytes; }
 
 void run_matmul(const CpuKernels& kernels, Team& team, const MatmulCall& call, const MatmulScratch& scratch);

@@ -100,13 +100,6 @@ TEST_F(FileTest, WhatCannotBeReadIsRefusedByName) {
   expect_error(ErrorKind::model, below, [&] { File::open_read(below); });
 }
 
-TEST_F(FileTest, UnreadableIsRefusedByName) {
-  const std::string path = put("secret", "x");
-  ASSERT_EQ(::chmod(path.c_str(), 0), 0);
-  if (::access(path.c_str(), R_OK) == 0) GTEST_SKIP() << "this user may read every file";
-  expect_error(ErrorKind::model, "cannot open " + path + ": Permission denied", [&] { File::open_read(path); });
-}
-
 TEST_F(FileTest, MovesTakeTheDescriptorsAlong) {
   File file = File::open_read(put("a", "hello"));
   const int descriptor = file.descriptor();
@@ -150,12 +143,6 @@ TEST_F(FileTest, UnnamedSaysWhyNot) {
                [&] { File::make_unnamed(folder_ + "/none", 1); });
   const std::string path = put("a", "x");
   expect_error(ErrorKind::io, "not a folder: " + path, [&] { File::make_unnamed(path, 1); });
-}
-
-TEST_F(FileTest, UnnamedInAFolderThatMayNotBeWritten) {
-  ASSERT_EQ(::chmod(folder_.c_str(), 0500), 0);
-  if (::access(folder_.c_str(), W_OK) == 0) GTEST_SKIP() << "this user may write every folder";
-  expect_error(ErrorKind::io, "cannot create a file in " + folder_, [&] { File::make_unnamed(folder_, 1); });
 }
 
 TEST_F(FileTest, MoreThanTheDriveHasIsRefusedWithTheNumbers) {

@@ -84,7 +84,7 @@ TEST(StopTest, EmptyIsRefused) {
   }
 }
 
-// Characters share lead bytes (é è ê; 你 佡), pieces are cut between characters as the tokenizer's stream cuts them.
+// Characters share lead bytes (é è ê; 你 佡); pieces are cut between characters, as the tokenizer's stream cuts them.
 TEST(StopTest, RandomAgainstNaiveInAnyPieces) {
   const std::vector<std::string> letters = {"a", "b", "é", "è", "ê", "你", "佡", "😀", "😁"};
   std::mt19937_64 random(11);

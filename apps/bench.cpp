@@ -1,0 +1,209 @@
+// spillway bench: prompt and generation speed in llama-bench's table, with bytes moved for each token beside it.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <random>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "apps/commands.h"
+#include "apps/flags.h"
+#include "apps/running.h"
+#include "runtime/metrics.h"
+
+namespace spillway {
+namespace {
+
+struct BenchFlags {
+  RunFlags run;
+  std::vector<int> prompts{512};
+  std::vector<int> generations{128};
+  std::vector<int> depths{0};
+  int repetitions = 5;
+  bool no_warmup = false;
+  std::string output = "md";
+};
+
+struct Row {
+  int prompt = 0, generation = 0, depth = 0;
+  std::vector<double> seconds;
+  LinkBytes bytes;  // of all repetitions
+
+  int tokens() const { return prompt + generation; }
+  std::string test() const {
+    const std::string name = prompt > 0 ? fmt::format("pp{}", prompt) : fmt::format("tg{}", generation);
+    return depth > 0 ? fmt::format("{} @ d{}", name, depth) : name;
+  }
+  std::vector<double> speeds() const {
+    std::vector<double> speeds;
+    for (double s : seconds) speeds.push_back(tokens() / s);
+    return speeds;
+  }
+  double bytes_per_token(Link link) const {
+    return static_cast<double>(bytes.of(link)) / (static_cast<double>(tokens()) * seconds.size());
+  }
+};
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (double v : values) sum += v;
+  return sum / values.size();
+}
+
+double deviation(const std::vector<double>& values) {
+  if (values.size() < 2) return 0;
+  const double m = mean(values);
+  double sum = 0;
+  for (double v : values) sum += (v - m) * (v - m);
+  return std::sqrt(sum / (values.size() - 1));
+}
+
+class Bench {
+ public:
+  Bench(const BenchFlags& flags, Running& running) : flags_(flags), running_(running) {}
+
+  int run() {
+    const auto most = [](const std::vector<int>& values) { return values.empty() ? 0 : *std::max_element(values.begin(), values.end()); };
+    const int positions = most(flags_.depths) + std::max({most(flags_.prompts), most(flags_.generations), 1});
+    engine_ = &running_.start(positions);
+    if (flags_.output == "md") header();
+    for (int depth : flags_.depths) {
+      for (int prompt : flags_.prompts) measure({.prompt = prompt, .generation = 0, .depth = depth});
+      for (int generation : flags_.generations) measure({.prompt = 0, .generation = generation, .depth = depth});
+    }
+    if (flags_.output != "md") std::printf("%s\n", rows_.dump(2).c_str());
+    return 0;
+  }
+
+ private:
+  std::vector<int32_t> random_tokens(int count) {
+    std::vector<int32_t> tokens(count);
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % running_.tokenizer().vocab());
+    return tokens;
+  }
+
+  double once(const Row& row) {
+    const SequenceId sequence = engine_->open_sequence();
+    const auto ignore = [](int, std::span<const float>) {};
+    if (row.depth > 0) engine_->prefill(sequence, random_tokens(row.depth), 0, row.generation > 0, ignore);
+    const std::vector<int32_t> tokens = random_tokens(row.tokens());
+    const LinkBytes before = LinkBytes::of(engine_->traffic());
+    const auto begin = std::chrono::steady_clock::now();
+    if (row.prompt > 0) engine_->prefill(sequence, tokens, 1, false, ignore);
+    for (int i = 0; i < row.generation; ++i) engine_->decode(sequence, tokens[i], i + 1 < row.generation);
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    moved_ = LinkBytes::of(engine_->traffic()).since(before);
+    engine_->close_sequence(sequence);
+    return seconds;
+  }
+
+  void measure(Row row) {
+    if (row.tokens() == 0) return;
+    if (!flags_.no_warmup) once({.prompt = std::min(row.prompt, 64), .generation = std::min(row.generation, 1), .depth = 0});
+    for (int i = 0; i < flags_.repetitions; ++i) {
+      row.seconds.push_back(once(row));
+      row.bytes += moved_;
+    }
+    if (flags_.output == "md") print(row);
+    rows_.push_back(json(row));
+  }
+
+  void header() const {
+    std::printf("| %-30s | %10s | %10s | %-10s | %7s | %15s | %20s | %-44s |\n", "model", "size", "params", "backend", "threads", "test", "t/s",
+                "moved a token (share of the link's peak)");
+    std::printf("| ------------------------------ | ---------: | ---------: | ---------- | ------: | --------------: | -------------------: | "
+                "-------------------------------------------- |\n");
+  }
+
+  std::string moved(const Row& row) const {
+    std::string text;
+    const LinkPeaks peaks = running_.link_peaks();
+    for (int l = 0; l < kLinks; ++l) {
+      const double bytes = row.bytes_per_token(static_cast<Link>(l));
+      if (bytes == 0) continue;
+      const double rate = bytes * mean(row.speeds());
+      if (!text.empty()) text += ", ";
+      text += fmt::format("{} {:.2f} MB", kLinkNames[l], bytes / 1e6);
+      if (peaks.bytes_per_second[l] > 0) text += fmt::format(" ({:.0f}%{})", 100 * rate / peaks.bytes_per_second[l], peaks.emulated[l] ? ", emulated" : "");
+    }
+    return text.empty() ? "nothing" : text;
+  }
+
+  void print(const Row& row) const {
+    const Model& model = running_.model();
+    std::printf("| %-30s | %6.2f MiB | %8.2f M | %-10s | %7d | %15s | %10.2f ± %7.2f | %-44s |\n",
+                fmt::format("{} {}", model.spec.family, info(model.spec.layers.front().q.dtype).name).c_str(), model.checkpoint.weight_bytes() / 1048576.0,
+                running_.parameters() / 1e6, "CPU", running_.threads(), row.test().c_str(), mean(row.speeds()), deviation(row.speeds()),
+                moved(row).c_str());
+    std::fflush(stdout);
+  }
+
+  nlohmann::json json(const Row& row) const {
+    std::vector<int64_t> samples_ns;
+    std::vector<double> ns;
+    for (double s : row.seconds) {
+      samples_ns.push_back(static_cast<int64_t>(s * 1e9));
+      ns.push_back(s * 1e9);
+    }
+    nlohmann::json per_token = nlohmann::json::object();
+    for (int l = 0; l < kLinks; ++l) per_token[kLinkNames[l]] = row.bytes_per_token(static_cast<Link>(l));
+    const Plan& plan = engine_->plan();
+    return {{"model_filename", running_.model().checkpoint.path()},
+            {"model_type", running_.model().spec.family},
+            {"model_size", running_.model().checkpoint.weight_bytes()},
+            {"model_n_params", static_cast<uint64_t>(running_.parameters())},
+            {"cpu_info", running_.device_name()},
+            {"backends", "CPU"},
+            {"n_batch", plan.chunk},
+            {"n_ubatch", plan.chunk},
+            {"n_threads", running_.threads()},
+            {"n_prompt", row.prompt},
+            {"n_gen", row.generation},
+            {"n_depth", row.depth},
+            {"avg_ns", static_cast<int64_t>(mean(ns))},
+            {"stddev_ns", static_cast<int64_t>(deviation(ns))},
+            {"avg_ts", mean(row.speeds())},
+            {"stddev_ts", deviation(row.speeds())},
+            {"samples_ns", samples_ns},
+            {"samples_ts", row.speeds()},
+            {"bytes_per_token", per_token},
+            {"emulated_link", plan.emulated_link},
+            {"disk_busy_share", disk_busy_share()}};
+  }
+
+  // Of the time in which a disk read was wanted, the share in which one was in flight.
+  double disk_busy_share() const {
+    const DiskStats stats = engine_->disk_stats();
+    return stats.seconds_demand > 0 ? stats.seconds_busy / stats.seconds_demand : 0;
+  }
+
+  const BenchFlags& flags_;
+  Running& running_;
+  Engine* engine_ = nullptr;
+  std::mt19937_64 random_{1};
+  LinkBytes moved_;
+  nlohmann::json rows_ = nlohmann::json::array();
+};
+
+}  // namespace
+
+Command add_bench(CLI::App& app) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* command = app.add_subcommand("bench", "Measure prompt and generation speed, as llama-bench does");
+  add_option(*command, "-p,--n-prompt", flags->prompts, "Prompt tokens (a list: 512,1024)")->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
+  add_option(*command, "-n,--n-gen", flags->generations, "Generated tokens")->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
+  add_option(*command, "-d,--n-depth", flags->depths, "Tokens that are in the context before")->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
+  add_option(*command, "-r,--repetitions", flags->repetitions, "Runs of each test")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_flag("--no-warmup", flags->no_warmup, "Skip the run before each test");
+  add_option(*command, "-o,--output", flags->output, "md or json")->check(CLI::IsMember({"md", "json"}))->capture_default_str();
+  flags->run.add(*command);
+  return [flags] {
+    if (flags->run.json) flags->output = "json";
+    Running running(flags->run);
+    return Bench(*flags, running).run();
+  };
+}
+
+}  // namespace spillway

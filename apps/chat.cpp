@@ -1,0 +1,49 @@
+// spillway chat: one answer with the model's own chat template.
+#include <cstdio>
+
+#include "apps/commands.h"
+#include "apps/flags.h"
+#include "apps/running.h"
+#include "loader/chat_template.h"
+#include "runtime/generate.h"
+
+namespace spillway {
+namespace {
+
+struct ChatFlags {
+  RunFlags run;
+  SamplingFlags sampling;
+  TextFlags prompt;
+  std::string system;
+  int max_tokens = -1;
+};
+
+int run_chat(const ChatFlags& flags) {
+  Running running(flags.run);
+  const ChatTemplate chat_template = ChatTemplate::from(running.model().checkpoint);
+  std::vector<ChatMessage> messages;
+  if (!flags.system.empty()) messages.push_back({"system", flags.system});
+  messages.push_back({"user", flags.prompt.read()});
+  const std::string text = chat_template.render(messages, true);
+  const std::vector<int32_t> prompt = running.tokenizer().encode(text, true, false);
+  const int answer = flags.max_tokens >= 0 ? flags.max_tokens : 1;
+  Engine& engine = running.start(static_cast<int>(prompt.size()) + answer, true);
+  const GenerateOptions options{.max_tokens = flags.max_tokens, .sampling = flags.sampling.resolve(), .stops = flags.sampling.stops};
+  const Generation result = generate(engine, running.tokenizer(), engine.open_sequence(), prompt, options, running.hooks());
+  return running.finish(result);
+}
+
+}  // namespace
+
+Command add_chat(CLI::App& app) {
+  auto flags = std::make_shared<ChatFlags>();
+  CLI::App* command = app.add_subcommand("chat", "Answer a message with the model's chat template");
+  flags->prompt.add(*command, "The message");
+  add_option(*command, "--sys,--system-prompt", flags->system, "System prompt (default: the model's own)");
+  add_option(*command, "-n,--predict", flags->max_tokens, "Tokens of the answer at most; -1: to the end of the context")->capture_default_str();
+  flags->sampling.add(*command);
+  flags->run.add(*command);
+  return [flags] { return run_chat(*flags); };
+}
+
+}  // namespace spillway

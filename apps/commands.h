@@ -1,0 +1,19 @@
+// The commands: each adds itself to the command line and returns what to run when it is the one given.
+#pragma once
+
+#include <functional>
+
+#include <CLI/CLI.hpp>
+
+namespace spillway {
+
+// Returns the exit code.
+using Command = std::function<int()>;
+
+Command add_generate(CLI::App& app);
+Command add_chat(CLI::App& app);
+Command add_score(CLI::App& app);
+Command add_plan(CLI::App& app);
+Command add_bench(CLI::App& app);
+
+}  // namespace spillway

@@ -1,0 +1,47 @@
+// spillway generate: continues raw text. The text goes to standard output, all else to standard error.
+#include <cstdio>
+
+#include <fmt/format.h>
+
+#include "apps/commands.h"
+#include "apps/flags.h"
+#include "apps/running.h"
+#include "runtime/generate.h"
+
+namespace spillway {
+namespace {
+
+struct GenerateFlags {
+  RunFlags run;
+  SamplingFlags sampling;
+  TextFlags prompt;
+  int max_tokens = 128;
+  bool special = true;
+};
+
+int run_generate(const GenerateFlags& flags) {
+  Running running(flags.run);
+  const std::vector<int32_t> prompt = running.tokenizer().encode(flags.prompt.read(), flags.special);
+  Engine& engine = running.start(static_cast<int>(prompt.size()) + std::max(flags.max_tokens, 0));
+  const GenerateOptions options{.max_tokens = flags.max_tokens,
+                                .sampling = flags.sampling.resolve(),
+                                .stops = flags.sampling.stops,
+                                .ignore_end = false};
+  const SequenceId sequence = engine.open_sequence();
+  const Generation result = generate(engine, running.tokenizer(), sequence, prompt, options, running.hooks());
+  return running.finish(result);
+}
+
+}  // namespace
+
+Command add_generate(CLI::App& app) {
+  auto flags = std::make_shared<GenerateFlags>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a text");
+  flags->prompt.add(*command, "The text to continue");
+  add_option(*command, "-n,--predict", flags->max_tokens, "Tokens to generate; -1: to the end of the context")->capture_default_str();
+  flags->sampling.add(*command);
+  flags->run.add(*command);
+  return [flags] { return run_generate(*flags); };
+}
+
+}  // namespace spillway

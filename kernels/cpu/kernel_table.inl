@@ -1,0 +1,24 @@
+// The table of the instruction set whose kernels were included before.
+
+namespace spillway {
+namespace {
+
+constexpr CpuKernels kKernels = {
+    .name = kKernelsName,
+    .quantize = quantize,
+    .pack = pack,
+    .product_in_place = product_in_place,
+    .product_packed = product_packed,
+    .product_float = product_float,
+    .attend = attend,
+    .attend_chunk = attend_chunk,
+    .merge = merge,
+    .norm = norm,
+    .swiglu = swiglu,
+    .rotate = rotate,
+    .to_f16 = to_f16,
+    .dequantize = dequantize,
+};
+
+}  // namespace
+}  // namespace spillway

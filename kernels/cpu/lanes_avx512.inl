@@ -1,0 +1,112 @@
+// Lanes: 16 floats in one register of AVX-512.
+#include <immintrin.h>
+
+namespace spillway {
+namespace {
+
+constexpr const char* kKernelsName = "AVX-512";
+// Register tiles: 32 registers.
+constexpr int kFloatTileM = 4;
+constexpr int kFloatTileN = 4;
+constexpr int kBroadcastRows = 6;
+constexpr int kBroadcastCols = 4;
+
+using Lanes = __m512;
+
+inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+
+inline float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
+
+inline Lanes lanes_zero() { return _mm512_setzero_ps(); }
+inline Lanes lanes_set(float x) { return _mm512_set1_ps(x); }
+inline Lanes load_f32(const void* p) { return _mm512_loadu_ps(p); }
+inline Lanes load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+inline Lanes widen_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
+inline Lanes load_bf16(const void* p) { return widen_bf16(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+// The first n lanes; the others are zero, and their memory is not touched.
+inline Lanes load_f32_part(const void* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline Lanes load_f16_part(const void* p, int n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+inline Lanes load_bf16_part(const void* p, int n) { return widen_bf16(_mm256_maskz_loadu_epi16(first_lanes(n), p)); }
+inline void store_f32(float* p, Lanes a) { _mm512_storeu_ps(p, a); }
+inline void store_f32_part(float* p, Lanes a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a); }
+inline void store_f16(void* p, Lanes a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline void store_f16_part(void* p, Lanes a, int n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+inline Lanes add(Lanes a, Lanes b) { return _mm512_add_ps(a, b); }
+inline Lanes sub(Lanes a, Lanes b) { return _mm512_sub_ps(a, b); }
+inline Lanes mul(Lanes a, Lanes b) { return _mm512_mul_ps(a, b); }
+inline Lanes div(Lanes a, Lanes b) { return _mm512_div_ps(a, b); }
+// a * b + c
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a * b
+inline Lanes fnma(Lanes a, Lanes b, Lanes c) { return _mm512_fnmadd_ps(a, b, c); }
+inline float fma1(float a, float b, float c) {
+  return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+// The second operand where either is NaN.
+inline Lanes max(Lanes a, Lanes b) { return _mm512_max_ps(a, b); }
+inline Lanes min(Lanes a, Lanes b) { return _mm512_min_ps(a, b); }
+inline Lanes round_even(Lanes a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// Lanes from n on become `other`.
+inline Lanes keep_first(Lanes a, int n, float other) {
+  return _mm512_mask_blend_ps(first_lanes(n), lanes_set(other), a);
+}
+using LaneMask = __mmask16;
+inline LaneMask not_below(Lanes a, float limit) { return _mm512_cmp_ps_mask(a, lanes_set(limit), _CMP_NLT_UQ); }
+// a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
+inline Lanes times_power_of_2(Lanes a, Lanes n, LaneMask mask) { return _mm512_maskz_scalef_ps(mask, a, n); }
+inline float first(Lanes a) { return _mm512_cvtss_f32(a); }
+inline __m256 upper(Lanes a) { return _mm512_extractf32x8_ps(a, 1); }
+inline float sum_of(Lanes a) {
+  const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a), upper(a));
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+inline float max_of(Lanes a) {
+  const __m256 m8 = _mm256_max_ps(_mm512_castps512_ps256(a), upper(a));
+  const __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m8), _mm256_extractf128_ps(m8, 1));
+  const __m128 m2 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
+  return _mm_cvtss_f32(_mm_max_ss(m2, _mm_movehdup_ps(m2)));
+}
+// 16 rows of 16 f16, `stride` bytes apart -> out[c] = element c of every row. Transposed as halves, then widened.
+inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  __m512i z[8];  // 128-bit lanes: first half of row i, of row i + 8, second half of row i, of row i + 8
+  for (int i = 0; i < 8; i++) {
+    const auto* upper_row = reinterpret_cast<const __m128i*>(rows + i * stride);
+    const auto* lower_row = reinterpret_cast<const __m128i*>(rows + (i + 8) * stride);
+    z[i] = _mm512_castsi128_si512(_mm_loadu_si128(upper_row));
+    z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128(lower_row), 1);
+    z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128(upper_row + 1), 2);
+    z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128(lower_row + 1), 3);
+  }
+  __m512i pairs[8];
+  for (int i = 0; i < 4; i++) {
+    pairs[2 * i] = _mm512_unpacklo_epi16(z[2 * i], z[2 * i + 1]);
+    pairs[2 * i + 1] = _mm512_unpackhi_epi16(z[2 * i], z[2 * i + 1]);
+  }
+  __m512i fours[8];
+  for (int i = 0; i < 2; i++) {
+    for (int j = 0; j < 2; j++) {
+      fours[4 * i + 2 * j] = _mm512_unpacklo_epi32(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+      fours[4 * i + 2 * j + 1] = _mm512_unpackhi_epi32(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+    }
+  }
+  for (int c = 0; c < 4; c++) {
+    const __m512i even = _mm512_unpacklo_epi64(fours[c], fours[4 + c]);
+    const __m512i odd = _mm512_unpackhi_epi64(fours[c], fours[4 + c]);
+    out[2 * c] = _mm512_cvtph_ps(_mm512_castsi512_si256(even));
+    out[2 * c + 1] = _mm512_cvtph_ps(_mm512_castsi512_si256(odd));
+    out[2 * c + 8] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(even, 1));
+    out[2 * c + 9] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(odd, 1));
+  }
+}
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,346 @@
+// Speed of the CPU's operations beside the machine's own limits, measured in turns in the same run:
+//   decode shapes beside a plain read of memory, prefill shapes beside fused multiply-adds in registers.
+#include <fmt/format.h>
+#include <immintrin.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/blocks.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/team.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kPoolBytes = uint64_t{768} << 20;  // far more than the caches hold, so that every pass reads memory
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+__attribute__((target("avx2"))) uint64_t read_bytes(const std::byte* data, uint64_t bytes) {
+  __m256i sums[4] = {};
+  for (uint64_t i = 0; i + 128 <= bytes; i += 128) {
+    for (int j = 0; j < 4; j++) {
+      sums[j] = _mm256_xor_si256(sums[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + i + 32 * j)));
+    }
+  }
+  const __m256i all = _mm256_xor_si256(_mm256_xor_si256(sums[0], sums[1]), _mm256_xor_si256(sums[2], sums[3]));
+  return static_cast<uint64_t>(_mm256_extract_epi64(all, 0));
+}
+
+// Multiply-adds of 14 chains: floating-point operations done.
+__attribute__((target("avx2,fma"))) double fma_256(int64_t rounds, float* sink) {
+  __m256 a[12];
+  for (int i = 0; i < 12; i++) a[i] = _mm256_set1_ps(static_cast<float>(i));
+  const __m256 x = _mm256_set1_ps(0.5f);
+  for (int64_t r = 0; r < rounds; r++) {
+    for (int i = 0; i < 12; i++) a[i] = _mm256_fmadd_ps(a[i], x, x);
+    asm volatile("" : "+x"(a[0]));
+  }
+  for (int i = 1; i < 12; i++) a[0] = _mm256_add_ps(a[0], a[i]);
+  *sink = _mm256_cvtss_f32(a[0]);
+  return static_cast<double>(rounds) * 12 * 8 * 2;
+}
+
+__attribute__((target("avx512f"))) double fma_512(int64_t rounds, float* sink) {
+  __m512 a[12];
+  for (int i = 0; i < 12; i++) a[i] = _mm512_set1_ps(static_cast<float>(i));
+  const __m512 x = _mm512_set1_ps(0.5f);
+  for (int64_t r = 0; r < rounds; r++) {
+    for (int i = 0; i < 12; i++) a[i] = _mm512_fmadd_ps(a[i], x, x);
+    asm volatile("" : "+v"(a[0]));
+  }
+  for (int i = 1; i < 12; i++) a[0] = _mm512_add_ps(a[0], a[i]);
+  *sink = _mm512_cvtss_f32(a[0]);
+  return static_cast<double>(rounds) * 12 * 16 * 2;
+}
+
+struct Row {
+  std::string name;
+  std::string unit;
+  double value;
+  double limit;  // the same unit, measured in turns with it
+};
+
+class Bench {
+ public:
+  Bench(CpuIsa isa, int threads, double seconds)
+      : isa_(isa), seconds_(seconds), team_(threads), device_(make_cpu_device({.threads = threads, .isa = isa})) {
+    stream_ = device_->make_compute_stream("perf");
+    pool_ = device_->reserve(kPoolBytes);
+    scratch_.resize(256 << 20);
+    device_->ops().set_scratch(scratch_.data(), scratch_.size());
+    std::memset(pool_, 1, kPoolBytes);
+  }
+  ~Bench() {
+    stream_->synchronize();
+    device_->release(pool_, kPoolBytes);
+  }
+
+  void run(const std::string& filter) {
+    const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
+    constexpr DType kTypes[] = {DType::q4_0, DType::q4_1, DType::q8_0, DType::f16, DType::bf16, DType::f32};
+    constexpr int64_t kShapes[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008}, {576, 576}, {1536, 576}};
+    for (DType type : kTypes) {
+      if (!wanted(fmt::format("matmul {}", info(type).name))) continue;
+      fill_weights(type);
+      for (const auto& [n, k] : kShapes) {
+        matmul_decode(type, 1, n, k);
+        if (k == 4096 && n == 4096) matmul_decode(type, 4, n, k);
+      }
+      for (const auto& [n, k] : kShapes) matmul_prefill(type, n, k);
+    }
+    if (wanted("attend")) attention();
+  }
+
+  const std::vector<Row>& rows() const { return rows_; }
+
+ private:
+  // Median of `work` (which does `amount` of the unit) and of the limit, run in turns.
+  void measure(const std::string& name, const std::string& unit, double amount, const std::function<void()>& work,
+               const std::function<double()>& limit) {
+    std::vector<double> own;
+    std::vector<double> limits;
+    work();
+    double spent = 0;
+    while (spent < seconds_ || own.size() < 5) {
+      const double seconds = seconds_of(work);
+      own.push_back(amount / seconds / 1e9);
+      spent += seconds;
+      if (own.size() % 4 == 1 && limits.size() < 24) limits.push_back(limit() / 1e9);
+    }
+    rows_.push_back({name, unit, median(own), median(limits)});
+    const Row& r = rows_.back();
+    fmt::print("{:<34} {:8.2f} {:<8} limit {:8.2f}  {:5.1f} %\n", r.name, r.value, r.unit, r.limit, 100 * r.value / r.limit);
+    std::fflush(stdout);
+  }
+
+  double read_limit() {
+    constexpr uint64_t kChunk = 1 << 20;
+    constexpr int64_t kChunks = 96;
+    const uint64_t start = (next_read_ += kChunk * kChunks) % (kPoolBytes - kChunk * kChunks);
+    std::vector<uint64_t> sinks(kChunks);
+    const double seconds = seconds_of([&] {
+      team_.run(kChunks, [&](int64_t i, int) { sinks[i] = read_bytes(pool_ + start + i * kChunk, kChunk); });
+    });
+    return kChunks * kChunk / seconds;
+  }
+
+  double fma_limit() {
+    const bool wide = isa_ == CpuIsa::avx512 || (isa_ == CpuIsa::best && widest_isa() == CpuIsa::avx512);
+    std::vector<double> done(16 * team_.workers());
+    std::vector<float> sinks(done.size());
+    const double seconds = seconds_of([&] {
+      team_.run(static_cast<int64_t>(done.size()),
+                [&](int64_t i, int) { done[i] = wide ? fma_512(20000, &sinks[i]) : fma_256(20000, &sinks[i]); });
+    });
+    double sum = 0;
+    for (double d : done) sum += d;
+    return sum / seconds;
+  }
+
+  // A pattern of valid elements, repeated: subnormal or infinite ones would cost other time.
+  void fill_weights(DType type) {
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal(0.0f, 0.02f);
+    const int64_t elements = 1 << 20;
+    std::vector<std::byte> pattern(row_bytes(type, elements));
+    for (int64_t i = 0; i < elements; i += 32) {
+      float values[32];
+      for (float& v : values) v = normal(random);
+      std::byte* out = pattern.data() + row_bytes(type, i);
+      for (int j = 0; j < 32; j++) {
+        const uint16_t half = type == DType::bf16 ? f32_to_bf16(values[j]) : f32_to_f16(values[j]);
+        if (info(type).block_bytes == 2) std::memcpy(out + 2 * j, &half, 2);
+      }
+      if (type == DType::f32) std::memcpy(out, values, sizeof values);
+      if (type == DType::q8_0) quantize_block(values, reinterpret_cast<BlockQ8_0*>(out));
+      if (type == DType::q4_0) quantize_block(values, reinterpret_cast<BlockQ4_0*>(out));
+      if (type == DType::q4_1) quantize_block(values, reinterpret_cast<BlockQ4_1*>(out));
+    }
+    for (uint64_t at = 0; at < kPoolBytes; at += pattern.size()) {
+      std::memcpy(pool_ + at, pattern.data(), std::min<uint64_t>(pattern.size(), kPoolBytes - at));
+    }
+  }
+
+  View weight(DType type, int64_t n, int64_t k) {
+    const uint64_t bytes = n * row_bytes(type, k);
+    if (next_weight_ + bytes > kPoolBytes) next_weight_ = 0;
+    const View view = View::dense(pool_ + next_weight_, type, n, k);
+    next_weight_ += (bytes + 63) / 64 * 64;
+    return view;
+  }
+
+  std::vector<float> floats(int64_t count) {
+    std::mt19937 random(11);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& v : values) v = normal(random);
+    return values;
+  }
+
+  void matmul(DType type, std::vector<float>& x, std::vector<float>& out, int64_t m, int64_t n, int64_t k) {
+    const MatmulPart part{weight(type, n, k), View::dense(out.data(), DType::f32, m, n), false};
+    device_->ops().matmul(*stream_, View::dense(x.data(), DType::f32, m, k), {&part, 1});
+  }
+
+  void matmul_decode(DType type, int64_t m, int64_t n, int64_t k) {
+    std::vector<float> x = floats(m * k);
+    std::vector<float> out(m * n);
+    const uint64_t bytes = n * row_bytes(type, k);
+    const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>((64 << 20) / bytes));
+    measure(fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GB/s", static_cast<double>(bytes * calls),
+            [&] {
+              for (int64_t i = 0; i < calls; i++) matmul(type, x, out, m, n, k);
+              stream_->synchronize();
+            },
+            [&] { return read_limit(); });
+  }
+
+  void matmul_prefill(DType type, int64_t n, int64_t k) {
+    const int64_t m = 512;
+    std::vector<float> x = floats(m * k);
+    std::vector<float> out(m * n);
+    measure(fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GFLOP/s", 2.0 * m * n * k,
+            [&] {
+              matmul(type, x, out, m, n, k);
+              stream_->synchronize();
+            },
+            [&] { return fma_limit(); });
+  }
+
+  void attention() {
+    const auto keys = floats(1 << 20);
+    for (uint64_t at = 0; at + 2 <= kPoolBytes; at += 2) {
+      const uint16_t half = f32_to_f16(keys[(at / 2) & 0xfffff]);
+      std::memcpy(pool_ + at, &half, 2);
+    }
+    struct Shape {
+      int heads, kv_heads, head_dim;
+    };
+    for (const auto& [heads, kv_heads, head_dim] :
+         {Shape{9, 3, 64}, Shape{32, 32, 128}, Shape{32, 8, 128}, Shape{14, 2, 64}}) {
+      const AttendShape shape{{DType::f16, kv_heads, head_dim}, heads, 1.0f / std::sqrt(static_cast<float>(head_dim))};
+      attend(shape);
+      for (int spans : {1, 8}) attend_chunk(shape, spans);
+    }
+  }
+
+  std::vector<KvSpan> spans(const KvFormat& format, int count, uint64_t* next) const {
+    std::vector<KvSpan> result(count);
+    for (int i = 0; i < count; i++) {
+      result[i].first_position = i * kSpanTokens;
+      result[i].tokens = kSpanTokens;
+      for (auto& row : result[i].rows) {
+        if (*next + format.row_of_pages_bytes() > kPoolBytes) *next = 0;
+        row = pool_ + *next;
+        *next += format.row_of_pages_bytes();
+      }
+    }
+    return result;
+  }
+
+  static std::string name_of(const AttendShape& s) {
+    return fmt::format("{}/{} x {}", s.heads, s.format.kv_heads, s.format.head_dim);
+  }
+
+  void attend(const AttendShape& shape) {
+    const uint64_t span_bytes = shape.format.row_of_pages_bytes() * kPagesPerSpan;
+    const int count = static_cast<int>(std::clamp<uint64_t>((64 << 20) / span_bytes, 1, 256));
+    auto q = floats(shape.heads * shape.format.head_dim);
+    std::vector<float> states(count * shape.heads * attn_state_floats(shape.format.head_dim));
+    uint64_t next = 0;
+    measure("attend " + name_of(shape), "GB/s", static_cast<double>(span_bytes * count),
+            [&] {
+              std::vector<SpanTask> tasks;
+              for (const KvSpan& span : spans(shape.format, count, &next)) tasks.push_back({span, 0, static_cast<int>(tasks.size())});
+              device_->ops().attend(*stream_, View::dense(q.data(), DType::f32, 1, static_cast<int64_t>(q.size())), shape, tasks,
+                                    View::dense(states.data(), DType::f32, count, static_cast<int64_t>(states.size()) / count));
+              stream_->synchronize();
+            },
+            [&] { return read_limit(); });
+  }
+
+  void attend_chunk(const AttendShape& shape, int count) {
+    const int64_t m = 512;
+    const int64_t width = shape.heads * shape.format.head_dim;
+    auto q = floats(m * width);
+    std::vector<float> states(m * shape.heads * attn_state_floats(shape.format.head_dim));
+    uint64_t next = 0;
+    const auto kv = spans(shape.format, count, &next);
+    const double seen = static_cast<double>(m) * kSpanTokens * (count - 1) + static_cast<double>(m) * (m + 1) / 2;
+    measure(fmt::format("attend_chunk {} at {}", name_of(shape), count * kSpanTokens), "GFLOP/s",
+            4.0 * seen * static_cast<double>(width),
+            [&] {
+              device_->ops().attend_chunk(*stream_, View::dense(q.data(), DType::f32, m, width), (count - 1) * kSpanTokens, shape, kv,
+                                          View::dense(states.data(), DType::f32, m, static_cast<int64_t>(states.size()) / m), true);
+              stream_->synchronize();
+            },
+            [&] { return fma_limit(); });
+  }
+
+  CpuIsa isa_;
+  double seconds_;
+  Team team_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<Stream> stream_;
+  std::byte* pool_ = nullptr;
+  std::vector<std::byte> scratch_;
+  uint64_t next_weight_ = 0;
+  uint64_t next_read_ = 0;
+  std::vector<Row> rows_;
+};
+
+}  // namespace
+}  // namespace spillway
+
+int main(int argc, char** argv) {
+  CLI::App app("Speed of the CPU's operations beside memory and arithmetic limits");
+  std::string isa = "best";
+  std::string filter;
+  std::string json_file;
+  int threads = 0;
+  double seconds = 0.3;
+  app.add_option("--isa", isa, "best, scalar, avx2 or avx512")->check(CLI::IsMember({"best", "scalar", "avx2", "avx512"}));
+  app.add_option("-t,--threads", threads, "workers; 0: one for each core");
+  app.add_option("--filter", filter, "only names that contain this, like 'matmul Q4_0' or 'attend'");
+  app.add_option("--seconds", seconds, "least time for each row");
+  app.add_option("--json", json_file, "also writes the rows here");
+  CLI11_PARSE(app, argc, argv);
+  using namespace spillway;
+  const CpuIsa chosen = isa == "scalar"   ? CpuIsa::scalar
+                        : isa == "avx2"   ? CpuIsa::avx2
+                        : isa == "avx512" ? CpuIsa::avx512
+                                          : CpuIsa::best;
+  try {
+    Bench bench(chosen, threads, seconds);
+    bench.run(filter);
+    if (json_file.empty()) return 0;
+    auto rows = nlohmann::json::array();
+    for (const auto& r : bench.rows()) rows.push_back({{"name", r.name}, {"unit", r.unit}, {"value", r.value}, {"limit", r.limit}});
+    std::ofstream(json_file) << nlohmann::json{{"isa", isa}, {"threads", threads}, {"rows", rows}}.dump(1) << "\n";
+  } catch (const Error& error) {
+    fmt::print(stderr, "ops_perf: {}\n", error.what());
+    return error.exit_code();
+  }
+  return 0;
+}

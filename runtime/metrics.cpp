@@ -1,0 +1,161 @@
+#include "runtime/metrics.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "kernels/check.h"
+#include "memory/format_bytes.h"
+
+namespace spillway {
+namespace {
+
+using Row = std::vector<std::string>;
+
+// Columns aligned: the first to the left, the others to the right, two spaces between.
+std::string table(const std::vector<Row>& rows) {
+  std::vector<size_t> widths;
+  for (const Row& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const Row& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      line += i == 0 ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("  {:>{}}", row[i], widths[i]);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+std::string seconds(double value) { return fmt::format("{:.{}f} s", value, value < 10 ? 2 : value < 100 ? 1 : 0); }
+
+std::string times_text(const Metrics& metrics) {
+  const Timings& t = metrics.timings;
+  std::string text = fmt::format("load     {}\n", seconds(t.load_s));
+  if (metrics.prompt_tokens > 0) {
+    text += fmt::format("prefill  {} tokens in {}, {:.1f} tokens/s, first token after {}\n", metrics.prompt_tokens,
+                        seconds(t.prefill_s), t.prefill_tps, seconds(t.ttft_s));
+  }
+  if (metrics.decode_steps > 0) {
+    text += fmt::format("decode   {} steps in {}, {:.1f} tokens/s\n", metrics.decode_steps, seconds(t.decode_s),
+                        t.decode_tps);
+  }
+  return text;
+}
+
+std::string share_text(double speed, double peak, bool emulated) {
+  if (peak <= 0) return "not measured";
+  return fmt::format("{:.0f}% of {}{}", 100 * speed / peak, format_speed(peak), emulated ? " *emulated*" : "");
+}
+
+std::string links_text(const Metrics& metrics, const LinkPeaks& peaks) {
+  LinkBytes all = metrics.load;
+  all += metrics.prefill;
+  all += metrics.decode;
+  std::vector<Cause> causes;
+  for (int c = 0; c < kCauses; ++c) {
+    uint64_t sum = 0;
+    for (int l = 0; l < kLinks; ++l) sum += all.cells[l][c];
+    if (sum > 0) causes.push_back(static_cast<Cause>(c));
+  }
+  if (causes.empty()) return "moved    nothing\n";
+
+  const bool decoded = metrics.decode_steps > 0;
+  const LinkBytes& phase = decoded ? metrics.decode : metrics.prefill;
+  const double phase_s = decoded ? metrics.timings.decode_s : metrics.timings.prefill_s;
+  const auto phase_tokens = static_cast<double>(decoded ? metrics.decode_steps : metrics.prompt_tokens);
+  Row head = {"moved"};
+  for (const Cause cause : causes) head.push_back(kCauseNames[static_cast<int>(cause)]);
+  head.insert(head.end(),
+              {"total", decoded ? "a step" : "a token", decoded ? "in decode" : "in prefill", "of the link"});
+  std::vector<Row> rows = {head};
+  for (int l = 0; l < kLinks; ++l) {
+    const auto link = static_cast<Link>(l);
+    if (all.of(link) == 0) continue;
+    Row row = {kLinkNames[l]};
+    for (const Cause cause : causes) row.push_back(format_bytes(all.of(link, cause)));
+    row.push_back(format_bytes(all.of(link)));
+    const auto moved = static_cast<double>(phase.of(link));
+    if (phase_s > 0 && phase_tokens > 0) {
+      row.push_back(format_bytes(static_cast<uint64_t>(moved / phase_tokens)));
+      row.push_back(format_speed(moved / phase_s));
+      row.push_back(share_text(moved / phase_s, peaks.bytes_per_second[l], peaks.emulated[l]));
+    }
+    rows.push_back(std::move(row));
+  }
+  return table(rows);
+}
+
+std::string peaks_text(const Metrics& metrics) {
+  std::string text;
+  for (int t = 0; t < kTiers; ++t) {
+    if (metrics.peak[t] == 0 && metrics.budget[t] == 0) continue;
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", kTierNames[t], format_bytes(metrics.peak[t]));
+    if (metrics.budget[t] > 0) text += " of " + format_bytes(metrics.budget[t]);
+  }
+  if (metrics.process_peak > 0) {
+    text += fmt::format("{}process {}", text.empty() ? "" : ", ", format_bytes(metrics.process_peak));
+  }
+  return text.empty() ? "" : "peak     " + text + "\n";
+}
+
+}  // namespace
+
+LinkBytes LinkBytes::of(const Traffic& traffic) {
+  LinkBytes bytes;
+  for (int l = 0; l < kLinks; ++l) {
+    for (int c = 0; c < kCauses; ++c) bytes.cells[l][c] = traffic.bytes(static_cast<Link>(l), static_cast<Cause>(c));
+  }
+  return bytes;
+}
+
+uint64_t LinkBytes::of(Link link) const {
+  uint64_t sum = 0;
+  for (const uint64_t bytes : cells[static_cast<size_t>(link)]) sum += bytes;
+  return sum;
+}
+
+LinkBytes& LinkBytes::operator+=(const LinkBytes& other) {
+  for (int l = 0; l < kLinks; ++l) {
+    for (int c = 0; c < kCauses; ++c) cells[l][c] += other.cells[l][c];
+  }
+  return *this;
+}
+
+LinkBytes LinkBytes::since(const LinkBytes& earlier) const {
+  LinkBytes difference;
+  for (int l = 0; l < kLinks; ++l) {
+    for (int c = 0; c < kCauses; ++c) {
+      SPILLWAY_CHECK(cells[l][c] >= earlier.cells[l][c]);
+      difference.cells[l][c] = cells[l][c] - earlier.cells[l][c];
+    }
+  }
+  return difference;
+}
+
+nlohmann::json metrics_json(const Metrics& metrics) {
+  const Timings& t = metrics.timings;
+  nlohmann::json json;
+  json["timings"] = {{"load_s", t.load_s},     {"prefill_s", t.prefill_s},   {"prefill_tps", t.prefill_tps},
+                     {"decode_s", t.decode_s}, {"decode_tps", t.decode_tps}, {"ttft_s", t.ttft_s}};
+  LinkBytes all = metrics.load;
+  all += metrics.prefill;
+  all += metrics.decode;
+  for (int l = 0; l < kLinks; ++l) {
+    for (int c = 0; c < kCauses; ++c) json["bytes"][kLinkNames[l]][kCauseNames[c]] = all.cells[l][c];
+  }
+  for (int i = 0; i < kTiers; ++i) json["peak"][kTierNames[i]] = metrics.peak[i];
+  return json;
+}
+
+std::string metrics_text(const Metrics& metrics, const LinkPeaks& peaks) {
+  return times_text(metrics) + links_text(metrics, peaks) + peaks_text(metrics);
+}
+
+}  // namespace spillway

@@ -1,0 +1,50 @@
+// Metrics: what a run took and moved, as text for --stats and as JSON under stable names. Values and pure functions
+// only.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "memory/tier.h"
+#include "runtime/timings.h"
+
+namespace spillway {
+
+// Bytes by link and cause: a snapshot of Traffic that can be subtracted.
+struct LinkBytes {
+  std::array<std::array<uint64_t, kCauses>, kLinks> cells{};
+
+  static LinkBytes of(const Traffic& traffic);
+  uint64_t of(Link link) const;
+  uint64_t of(Link link, Cause cause) const { return cells[static_cast<size_t>(link)][static_cast<size_t>(cause)]; }
+  LinkBytes& operator+=(const LinkBytes& other);
+  // What was moved since `earlier`.
+  LinkBytes since(const LinkBytes& earlier) const;
+};
+
+// Measured (or, where emulated, imposed) speed of each link in bytes a second; 0: not known.
+struct LinkPeaks {
+  std::array<double, kLinks> bytes_per_second{};
+  std::array<bool, kLinks> emulated{};
+};
+
+struct Metrics {
+  Timings timings;
+  int64_t prompt_tokens = 0;
+  int64_t decode_steps = 0;
+  LinkBytes load, prefill, decode;
+  std::array<uint64_t, kTiers> peak{};    // bytes in use at most, by tier
+  std::array<uint64_t, kTiers> budget{};  // 0: none was given
+  uint64_t process_peak = 0;              // largest resident set of the process; 0: not known
+};
+
+// {"timings": {...}, "bytes": {link: {cause: n}}, "peak": {tier: bytes}}: names of the interface, all present, zeros
+// too.
+nlohmann::json metrics_json(const Metrics& metrics);
+// The --stats block, lines ended. Links that moved nothing are left out; speeds are those of decoding, or of the
+// prefill where nothing was decoded, each with its share of the link's peak.
+std::string metrics_text(const Metrics& metrics, const LinkPeaks& peaks);
+
+}  // namespace spillway
