@@ -1,0 +1,115 @@
+// AVX2 and AVX-512 take the same steps: a model gives the same bits on either (kernels/cpu/kernels.h).
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "tests/support/op_bench.h"
+
+namespace spillway {
+namespace {
+
+// One layer's worth of every operation whose result could differ; all outputs, one after the other.
+class Layer {
+ public:
+  explicit Layer(const Backend& backend) : bench_(backend, shape(), kRows) {}
+
+  std::vector<float> run() {
+    Matrix x(bench_.device(), DType::f32, kRows, kWidth);
+    Matrix weight(bench_.device(), DType::f32, 1, kWidth);
+    x.fill(1);
+    weight.fill(2);
+    x.upload(bench_.stream());
+    weight.upload(bench_.stream());
+    Matrix normed(bench_.device(), DType::f32, kRows, kWidth);
+    bench_.ops().norm(bench_.stream(), x.there(), weight.there(), 1e-5f, normed.there());
+    keep(normed);
+    for (DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1}) {
+      for (int64_t rows : {int64_t{1}, kRows}) keep(product(type, normed.there().slice_rows(0, rows)));
+    }
+    Matrix turned(bench_.device(), DType::f32, kRows, kWidth);
+    turned.fill(5);
+    turned.upload(bench_.stream());
+    bench_.ops().swiglu(bench_.stream(), x.there(), normed.there(), turned.there());
+    keep(turned);
+    attention(normed);
+    return std::move(all_);
+  }
+
+ private:
+  static constexpr int64_t kRows = 70;
+  static constexpr int kHeads = 6;
+  static constexpr int kKvHeads = 2;
+  static constexpr int kHeadDim = 72;
+  static constexpr int64_t kWidth = kHeads * kHeadDim + 16;  // a multiple of 32
+
+  static ModelShape shape() {
+    ModelShape s;
+    s.hidden = kWidth;
+    s.heads = kHeads;
+    s.kv_heads = kKvHeads;
+    s.head_dim = kHeadDim;
+    return s;
+  }
+
+  void keep(Matrix& m) {
+    m.download(bench_.stream());
+    for (int64_t r = 0; r < m.here().rows; r++) all_.insert(all_.end(), m.row(r), m.row(r) + m.here().cols);
+  }
+  void keep(const std::vector<float>& values) { all_.insert(all_.end(), values.begin(), values.end()); }
+
+  std::vector<float> product(DType type, View x) {
+    Matrix weight(bench_.device(), type, 45, kWidth);
+    Matrix out(bench_.device(), DType::f32, x.rows, 45);
+    weight.fill(7);
+    weight.upload(bench_.stream());
+    const MatmulPart part{weight.there(), out.there(), false};
+    bench_.ops().matmul(bench_.stream(), x, {&part, 1});
+    out.download(bench_.stream());
+    return {out.row(0), out.row(0) + x.rows * 45};
+  }
+
+  void attention(Matrix& x) {
+    const AttendShape shape{{DType::f16, kKvHeads, kHeadDim}, kHeads, 0.3f};
+    DeviceBytes pages(bench_.device(), 2 * shape.format.row_of_pages_bytes());
+    Matrix k(bench_.device(), DType::f32, kRows, kKvHeads * kHeadDim);
+    k.fill(9);
+    k.upload(bench_.stream());
+    KvSpan span;
+    span.tokens = kRows;
+    span.rows[0] = pages.there();
+    span.rows[1] = pages.there() + shape.format.row_of_pages_bytes();
+    const AppendRun runs[] = {{pages.there(), 0, 0, 64}, {pages.there() + shape.format.row_of_pages_bytes(), 0, 64, kRows - 64}};
+    bench_.ops().append(bench_.stream(), k.there(), k.there(), shape.format, runs);
+    Matrix states(bench_.device(), DType::f32, kRows, kHeads * attn_state_floats(kHeadDim));
+    Matrix out(bench_.device(), DType::f32, kRows, kHeads * kHeadDim);
+    const View q = x.there().slice_cols(0, kHeads * kHeadDim);
+    bench_.ops().attend_chunk(bench_.stream(), q, 0, shape, {&span, 1}, states.there(), true);
+    std::vector<MergeTask> tasks;
+    for (int r = 0; r < kRows; r++) tasks.push_back({r, r, 1});
+    bench_.ops().merge(bench_.stream(), states.there(), shape, tasks, out.there());
+    keep(states);
+    keep(out);
+  }
+
+  OpBench bench_;
+  std::vector<float> all_;
+};
+
+TEST(OpGridIsa, Avx2AndAvx512GiveTheSameBits) {
+  if (widest_isa() != CpuIsa::avx512) GTEST_SKIP() << "this CPU has no AVX-512";
+  std::vector<std::vector<float>> results;
+  for (const Backend& backend : backends()) {
+    if (backend.name == "cpu_avx2" || backend.name == "cpu_avx512") results.push_back(Layer(backend).run());
+  }
+  ASSERT_EQ(results.size(), 2u);
+  ASSERT_EQ(results[0].size(), results[1].size());
+  for (size_t i = 0; i < results[0].size(); i++) {
+    ASSERT_TRUE(std::isfinite(results[0][i])) << i;
+    ASSERT_EQ(std::memcmp(&results[0][i], &results[1][i], sizeof(float)), 0)
+        << i << ": " << results[0][i] << " and " << results[1][i];
+  }
+}
+
+}  // namespace
+}  // namespace spillway
