@@ -78,7 +78,7 @@ void refuse_unknown_variants(const Checkpoint& checkpoint, const LlamaKeys& keys
 int head_dim_of(const Checkpoint& checkpoint, const LlamaKeys& keys, const ModelShape& shape) {
   const int divided = shape.hidden % shape.heads == 0 ? shape.hidden / shape.heads : 0;
   const int dim = keys.integer("attention.key_length", 1, 1 << 16, divided);
-  const int values = keys.integer("attention.value_length", 1, 1 << 16, dim);
+  const int values = keys.integer("attention.value_length", 1, 1 << 16, divided);
   if (dim != values)
     refuse(checkpoint, fmt::format("keys have {} elements a head, values {}: they must agree", dim, values));
   if (dim % 8 != 0 || dim > 256) {

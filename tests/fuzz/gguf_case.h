@@ -6,8 +6,8 @@
 
 namespace spillway {
 
-// Lays the bytes into memory as a file, opens it and reads model, tokenizer and chat template from it. Returns true when it
-// could be opened. Throws only what the loader must not throw: anything but Error(model).
+// Lays the bytes into memory as a file, opens it and reads model, tokenizer and chat template from it. Returns true
+// when it could be opened. Throws only what the loader must not throw: anything but Error(model).
 bool try_gguf(std::span<const std::byte> bytes);
 
 }  // namespace spillway

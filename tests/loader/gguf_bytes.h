@@ -37,9 +37,12 @@ class GgufBytes {
         return;
       }
     }
+    append(key, type, bytes);
+  }
+  // Whether or not the key is there already.
+  void append(const std::string& key, uint32_t type, const std::string& bytes) {
     keys_.emplace_back(key, number(type) + bytes);
   }
-  void again(const std::string& key) { keys_.emplace_back(key, number<uint32_t>(4) + number<uint32_t>(1)); }
   void u32(const std::string& key, uint32_t value) { raw(key, 4, number(value)); }
   void f32(const std::string& key, float value) { raw(key, 6, number(value)); }
   void flag(const std::string& key, bool value) { raw(key, 7, number<uint8_t>(value)); }
@@ -116,7 +119,9 @@ inline GgufBytes smallest_llama() {
   model.f32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
   model.text("tokenizer.ggml.model", "gpt2");
   model.text("tokenizer.ggml.pre", "gpt-2");
-  model.texts("tokenizer.ggml.tokens", {"<|im_end|>", "a", "b", "c", "ab", "abc", "\xc4\xa0", "\xc4\xa0" "a"});
+  model.texts("tokenizer.ggml.tokens", {"<|im_end|>", "a", "b", "c", "ab", "abc", "\xc4\xa0",
+                                        "\xc4\xa0"
+                                        "a"});
   model.i32s("tokenizer.ggml.token_type", {3, 1, 1, 1, 1, 1, 1, 1});
   model.texts("tokenizer.ggml.merges", {"a b", "ab c", "\xc4\xa0 a"});
   model.u32("tokenizer.ggml.eos_token_id", 0);
@@ -144,7 +149,8 @@ class TemporaryFolder {
  public:
   TemporaryFolder() {
     std::string name = (std::filesystem::temp_directory_path() / "spillway-loader-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::filesystem::filesystem_error("mkdtemp", name, std::error_code(errno, std::generic_category()));
+    if (!mkdtemp(name.data()))
+      throw std::filesystem::filesystem_error("mkdtemp", name, std::error_code(errno, std::generic_category()));
     path_ = name;
   }
   TemporaryFolder(const TemporaryFolder&) = delete;

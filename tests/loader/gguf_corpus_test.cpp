@@ -14,7 +14,7 @@ namespace {
 
 TEST(GgufCorpus, EndsInAModelOrInErrorModel) {
   int cases = 0, opened = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(SPILLWAY_TESTS_FOLDER "/fuzz/corpus/gguf")) {
+  for (const auto& entry : std::filesystem::directory_iterator(SPILLWAY_TEST_DATA "/../../fuzz/corpus/gguf")) {
     std::ifstream file(entry.path(), std::ios::binary);
     const std::string bytes(std::istreambuf_iterator<char>(file), {});
     SCOPED_TRACE(entry.path().filename().string());

@@ -104,18 +104,20 @@ TEST_F(GgufTest, LookUpsFallBackOrNameTheKey) {
     }
     return "nothing thrown";
   };
-  EXPECT_THAT(message([&] { checkpoint.integer("none"); }), AllOf(HasSubstr("keys.gguf"), HasSubstr("none is missing")));
+  EXPECT_THAT(message([&] { checkpoint.integer("none"); }),
+              AllOf(HasSubstr("keys.gguf"), HasSubstr("none is missing")));
   // A fallback stands in for a missing key, never for a wrong one.
   EXPECT_THAT(message([&] { checkpoint.integer("text", 1); }), HasSubstr("text holds a text where an integer"));
   EXPECT_THAT(message([&] { checkpoint.number("text", 1.0); }), HasSubstr("where a number"));
   EXPECT_THAT(message([&] { checkpoint.strings("text"); }), HasSubstr("an array of texts"));
-  EXPECT_THAT(message([&] { checkpoint.require("w"); }), AllOf(HasSubstr("keys.gguf"), HasSubstr("the tensor w is missing")));
+  EXPECT_THAT(message([&] { checkpoint.require("w"); }),
+              AllOf(HasSubstr("keys.gguf"), HasSubstr("the tensor w is missing")));
 }
 
 TEST_F(GgufTest, ReadsTensorsInPlaceInEveryVersionAlignmentAndNumberOfParts) {
-  const std::vector<GgufTensor> tensors = {{"a", DType::f32, 3, 5},    {"b", DType::f16, 2, 7},   {"c", DType::bf16, 1, 9},
-                                           {"d", DType::q8_0, 4, 64},  {"e", DType::q4_0, 5, 32}, {"f", DType::q4_1, 3, 96},
-                                           {"g", DType::f32, 1, 11, true}};
+  const std::vector<GgufTensor> tensors = {
+      {"a", DType::f32, 3, 5},   {"b", DType::f16, 2, 7},   {"c", DType::bf16, 1, 9},      {"d", DType::q8_0, 4, 64},
+      {"e", DType::q4_0, 5, 32}, {"f", DType::q4_1, 3, 96}, {"g", DType::f32, 1, 11, true}};
   for (const uint32_t version : {2u, 3u}) {
     for (const uint32_t alignment : {8u, 32u, 4096u}) {
       for (const int parts : {1, 2, 3, 7}) {
@@ -162,7 +164,9 @@ TEST_F(GgufTest, ManyTokensAreReadQuickly) {
 
 class SplitTest : public GgufTest {
  protected:
-  std::string part(int number) const { return folder_.path() + "/tiny-0000" + std::to_string(number) + "-of-00003.gguf"; }
+  std::string part(int number) const {
+    return folder_.path() + "/tiny-0000" + std::to_string(number) + "-of-00003.gguf";
+  }
   std::string write_parts() const { return write_tiny_model({.layers = 1, .parts = 3}, folder_.path()); }
 };
 

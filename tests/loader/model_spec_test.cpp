@@ -141,7 +141,8 @@ TEST_F(ModelSpecTest, VariantsThatAreNotComputed) {
   };
   EXPECT_THAT(refused(scaled("yarn", 1.0f)), AllOf(HasSubstr("\"yarn\""), HasSubstr("known: none")));
   EXPECT_THAT(refused(scaled("linear", 4.0f)), HasSubstr("rope.scaling.factor is 4"));
-  EXPECT_THAT(refused([](GgufBytes& model) { model.f32("llama.rope.scaling.factor", 2.0f); }), HasSubstr("factor is 2"));
+  EXPECT_THAT(refused([](GgufBytes& model) { model.f32("llama.rope.scaling.factor", 2.0f); }),
+              HasSubstr("factor is 2"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.f32("llama.logit_scale", 0.5f); }), HasSubstr("llama.logit_scale"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.flag("llama.attention.causal", false); }), HasSubstr("causal"));
   GgufBytes neutral = smallest_llama();
@@ -156,9 +157,14 @@ TEST_F(ModelSpecTest, VariantsThatAreNotComputed) {
 TEST_F(ModelSpecTest, Tensors) {
   EXPECT_THAT(refused([](GgufBytes& model) { model.erase_tensor("output_norm.weight"); }),
               HasSubstr("output_norm.weight is missing"));
-  EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("blk.0.attn_q.weight").dims = {16, 8}; }),
-              AllOf(HasSubstr("blk.0.attn_q.weight is 8 x 16"), HasSubstr("16 x 16 is expected"), HasSubstr("at byte")));
-  EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("blk.0.ffn_down.weight").dims = {16, 8}; }),
+  EXPECT_THAT(
+      refused([](GgufBytes& model) {
+        model.tensor("blk.0.attn_q.weight").dims = {16, 8};
+      }),
+      AllOf(HasSubstr("blk.0.attn_q.weight is 8 x 16"), HasSubstr("16 x 16 is expected"), HasSubstr("at byte")));
+  EXPECT_THAT(refused([](GgufBytes& model) {
+                model.tensor("blk.0.ffn_down.weight").dims = {16, 8};
+              }),
               HasSubstr("blk.0.ffn_down.weight is 8 x 16"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("blk.0.attn_norm.weight").type = 1; }),
               AllOf(HasSubstr("blk.0.attn_norm.weight is of type F16"), HasSubstr("F32 is expected")));
@@ -166,12 +172,15 @@ TEST_F(ModelSpecTest, Tensors) {
               AllOf(HasSubstr("blk.0.attn_q.bias"), HasSubstr("bias")));
   EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("blk.1.attn_norm.weight").dims = {1}; }),
               HasSubstr("blk.1.attn_norm.weight is no part"));
-  EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("output.weight").dims = {1}; }), HasSubstr("output.weight is 1 x 1"));
+  EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("output.weight").dims = {1}; }),
+              HasSubstr("output.weight is 1 x 1"));
 }
 
 TEST_F(ModelSpecTest, Vocabulary) {
   EXPECT_THAT(refused_with("vocab_size", 9), HasSubstr("8 rows"));
-  EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("token_embd.weight").dims = {16, 7}; }),
+  EXPECT_THAT(refused([](GgufBytes& model) {
+                model.tensor("token_embd.weight").dims = {16, 7};
+              }),
               AllOf(HasSubstr("8 tokens"), HasSubstr("7 rows")));
   GgufBytes padded = smallest_llama();  // rows beyond the tokens
   padded.tensor("token_embd.weight").dims = {16, 10};
@@ -186,7 +195,8 @@ TEST_F(ModelSpecTest, RopeFactors) {
     model.tensor("rope_freqs.weight").bytes = factors.size() * 4;
     std::string file = model.file();  // the tensor added last lies last, padded to 32 bytes
     const size_t padded = (factors.size() * 4 + 31) / 32 * 32;
-    file.replace(file.size() - padded, factors.size() * 4, reinterpret_cast<const char*>(factors.data()), factors.size() * 4);
+    file.replace(file.size() - padded, factors.size() * 4, reinterpret_cast<const char*>(factors.data()),
+                 factors.size() * 4);
     return file;
   };
   const auto open = [&](const std::vector<float>& factors) {

@@ -29,7 +29,7 @@ Checkpoint tokenizer_only(const std::string& path, const std::string& pre, std::
 }
 
 std::string golden_path(const std::string& pre) {
-  return std::string(SPILLWAY_TESTS_FOLDER "/loader/data/tokenizer_") + pre + ".json";
+  return std::string(SPILLWAY_TEST_DATA "/tokenizer_") + pre + ".json";
 }
 
 Checkpoint golden_checkpoint(const std::string& pre) {
@@ -72,17 +72,18 @@ TEST_P(Golden, LongRunsTakeNoQuadraticTime) {
   const auto start = std::chrono::steady_clock::now();
   for (const char* unit : {"a", " ", "\n", "1", "!", "th", " \n", "\xe6\x97\xa5", "'s", "\xff"}) {
     std::string text;
-    while (text.size() < 1 << 20) text += unit;
+    while (text.size() < 1 << 18) text += unit;
     const auto ids = tokenizer->encode(text, true);
-    if (std::string(GetParam()) != "smollm") EXPECT_EQ(tokenizer->decode(ids), text) << unit;
+    if (std::string(GetParam()) == "smollm") continue;
+    EXPECT_TRUE(tokenizer->decode(ids) == text) << unit;
   }
-  // A second for ten of them where quadratic time takes hours; the bound leaves room for sanitizers and busy machines.
+  // Half a second for all ten where quadratic time takes many minutes; the bound leaves room for sanitizers.
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
 }
 
 INSTANTIATE_TEST_SUITE_P(Patterns, Golden, testing::Values("smollm", "gpt-2", "llama-bpe", "qwen2"),
-                         [](const auto& info) {
-                           std::string name = info.param;
+                         [](const auto& param) {
+                           std::string name = param.param;
                            std::erase(name, '-');
                            return name;
                          });
@@ -175,7 +176,8 @@ TEST(Tokenizer, RefusesWhatCannotBe) {
   EXPECT_THAT(refused("tokenizer.ggml.merges", texts({"\x1b[2J"})), HasSubstr("\\x1b[2J"));
   EXPECT_THAT(refused("tokenizer.ggml.tokens", texts({})), HasSubstr("empty"));
   EXPECT_THAT(refused("tokenizer.ggml.tokens", int64_t{3}), HasSubstr("an array of texts is expected"));
-  EXPECT_THAT(refused("tokenizer.ggml.token_type", MetaArray(std::vector<int64_t>{1})), HasSubstr("one integer for each"));
+  EXPECT_THAT(refused("tokenizer.ggml.token_type", MetaArray(std::vector<int64_t>{1})),
+              HasSubstr("one integer for each"));
   const size_t tokens = checkpoint.strings("tokenizer.ggml.tokens")->size();
   EXPECT_THAT(refused("tokenizer.ggml.token_type", MetaArray(std::vector<int64_t>(tokens, 7))), HasSubstr("holds 7"));
   EXPECT_THAT(refused("tokenizer.ggml.eos_token_id", static_cast<int64_t>(tokens)), HasSubstr("eos_token_id"));
@@ -232,7 +234,7 @@ TEST(SmolLm2, IdsOfHuggingFaceTokenizers) {
   if (real_model().empty()) GTEST_SKIP() << "SmolLM2 is not there: set SPILLWAY_MODEL, or run scripts/demo.sh once";
   const Checkpoint checkpoint = open_gguf(real_model());
   const auto tokenizer = make_tokenizer(checkpoint);
-  const auto golden = nlohmann::json::parse(std::ifstream(SPILLWAY_TESTS_FOLDER "/loader/data/smollm2_ids.json"));
+  const auto golden = nlohmann::json::parse(std::ifstream(SPILLWAY_TEST_DATA "/smollm2_ids.json"));
   ASSERT_GE(golden.size(), 20u);
   for (const auto& golden_case : golden) {
     const std::string text = golden_case["text"];
