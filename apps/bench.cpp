@@ -1,4 +1,5 @@
 // spillway bench: prompt and generation speed in llama-bench's table, with bytes moved for each token beside it.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -28,7 +29,8 @@ struct BenchFlags {
 struct Row {
   int prompt = 0, generation = 0, depth = 0;
   std::vector<double> seconds;
-  LinkBytes bytes;  // of all repetitions
+  LinkBytes bytes;               // of all repetitions
+  double disk_busy_seconds = 0;  // at least one disk request was in flight, of all repetitions
 
   int tokens() const { return prompt + generation; }
   std::string test() const {
@@ -89,11 +91,13 @@ class Bench {
     if (row.depth > 0) engine_->prefill(sequence, random_tokens(row.depth), 0, row.generation > 0, ignore);
     const std::vector<int32_t> tokens = random_tokens(row.tokens());
     const LinkBytes before = LinkBytes::of(engine_->traffic());
+    const double busy_before = engine_->disk_stats().seconds_busy;
     const auto begin = std::chrono::steady_clock::now();
     if (row.prompt > 0) engine_->prefill(sequence, tokens, 1, false, ignore);
     for (int i = 0; i < row.generation; ++i) engine_->decode(sequence, tokens[i], i + 1 < row.generation);
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     moved_ = LinkBytes::of(engine_->traffic()).since(before);
+    disk_busy_ = engine_->disk_stats().seconds_busy - busy_before;
     engine_->close_sequence(sequence);
     return seconds;
   }
@@ -104,6 +108,7 @@ class Bench {
     for (int i = 0; i < flags_.repetitions; ++i) {
       row.seconds.push_back(once(row));
       row.bytes += moved_;
+      row.disk_busy_seconds += disk_busy_;
     }
     if (flags_.output == "md") print(row);
     rows_.push_back(json(row));
@@ -169,13 +174,7 @@ class Bench {
             {"samples_ts", row.speeds()},
             {"bytes_per_token", per_token},
             {"emulated_link", plan.emulated_link},
-            {"disk_busy_share", disk_busy_share()}};
-  }
-
-  // Of the time in which a disk read was wanted, the share in which one was in flight.
-  double disk_busy_share() const {
-    const DiskStats stats = engine_->disk_stats();
-    return stats.seconds_demand > 0 ? stats.seconds_busy / stats.seconds_demand : 0;
+            {"disk_busy_share", row.disk_busy_seconds / (mean(row.seconds) * row.seconds.size())}};
   }
 
   const BenchFlags& flags_;
@@ -183,6 +182,7 @@ class Bench {
   Engine* engine_ = nullptr;
   std::mt19937_64 random_{1};
   LinkBytes moved_;
+  double disk_busy_ = 0;
   nlohmann::json rows_ = nlohmann::json::array();
 };
 

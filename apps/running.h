@@ -1,4 +1,5 @@
-// Running: what generate and chat share: open the model, say what runs where, stream the answer, report.
+// Running: what the commands that run a model share: open it, plan, say what runs where, reserve and load, stream the answer,
+// report.
 #pragma once
 
 #include <memory>
@@ -7,30 +8,51 @@
 #include "apps/flags.h"
 #include "apps/progress.h"
 #include "runtime/generate.h"
+#include "runtime/metrics.h"
 #include "runtime/session.h"
 
 namespace spillway {
 
+struct RunOptions {
+  int logit_rows = 1;  // rows of logits wanted at once
+};
+
 class Running {
  public:
-  explicit Running(const RunFlags& flags);
+  explicit Running(const RunFlags& flags, const RunOptions& wishes = {});
   ~Running();
 
   const Model& model() const { return model_; }
   const Tokenizer& tokenizer() const { return *model_.tokenizer; }
-  // Plans for that many positions (unless -c says otherwise), says what runs where, reserves and loads.
-  Engine& start(int positions);
+  double parameters() const;
+  int threads() const { return device_.device->workers(); }
+  std::string device_name() const { return device_.device->name(); }
+  const std::string& device_line() const { return device_.said; }
+
+  // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's context.
+  Plan plan(int positions, bool at_least = false);
+  // Plans, says what runs where, reserves and loads.
+  Engine& start(int positions, bool at_least = false);
+
+  std::unique_ptr<Progress> progress(const std::string& label, uint64_t total) const;
   GenerateHooks hooks();
+  LinkPeaks link_peaks() const;
   // Ends the text and reports as the flags ask; returns the exit code.
   int finish(const Generation& generation);
+  // The --stats block of a run that generated nothing.
+  void report_stats(const Engine& engine) const;
 
  private:
+  Metrics metrics(const Generation* generation) const;
+
   const RunFlags& flags_;
   Options options_;
   Model model_;
   ChosenDevice device_;
+  Limits limits_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Progress> prefill_progress_;
+  LinkBytes load_bytes_;
   double load_s_ = 0;
 };
 

@@ -1,4 +1,6 @@
 // spillway score: negative log-likelihood and perplexity of a text or of given tokens.
+#include <cctype>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <fstream>

@@ -24,7 +24,7 @@ target_compile_options(spillway_options INTERFACE -Wall -Wextra -Wshadow -Wno-mi
 target_include_directories(spillway_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_definitions(spillway_options INTERFACE FMT_HEADER_ONLY)
 if(SPILLWAY_SANITIZE)
-  add_compile_options(-fsanitize=${SPILLWAY_SANITIZE} -fno-omit-frame-pointer)
+  add_compile_options(-fsanitize=${SPILLWAY_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${SPILLWAY_SANITIZE})
 endif()
 

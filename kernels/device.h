@@ -54,6 +54,8 @@ class Device {
   virtual ~Device() = default;
   virtual DeviceKind kind() const = 0;
   virtual std::string name() const = 0;
+  // Compute threads of a CPU; 1 where the device computes by itself.
+  virtual int workers() const = 0;
   // Bytes that could be reserved now (device memory for a GPU; what the machine or the cgroup leaves for a CPU).
   virtual uint64_t free_bytes() const = 0;
   // One block of device memory (or of host memory that the device copies from at full speed), aligned to 4096 bytes at

@@ -11,8 +11,8 @@ class File {
  public:
   // Opens for reading. Throws Error(model) when it is missing, a folder, or may not be read.
   static File open_read(const std::string& path);
-  // An unnamed file of mode 0600 in `directory` (O_TMPFILE, or created and unlinked at once where that is refused), with
-  // `bytes` reserved on the drive. Throws Error(io) naming the directory when it cannot be had.
+  // An unnamed file of mode 0600 in `directory` (O_TMPFILE, or created and unlinked at once where that is refused),
+  // with `bytes` reserved on the drive. Throws Error(io) naming the directory when it cannot be had.
   static File make_unnamed(const std::string& directory, uint64_t bytes);
 
   File(File&& other) noexcept;

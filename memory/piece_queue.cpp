@@ -138,6 +138,7 @@ void PieceQueue::refill() {
         slot, request.file, waiting.write, request.offset + waiting.sent, bytes, request.memory + waiting.sent};
     piece.ticket = waiting.ticket;
     piece.needed = std::min(bytes, wanted - waiting.sent);
+    if (Trace::on()) piece.began = Trace::now();
     starting_.push_back(piece.transfer);
     waiting.sent += bytes;
     if (waiting.sent == total) waiting_.pop();
@@ -223,6 +224,9 @@ bool PieceQueue::again(Piece& piece, bool pause) {
 }
 
 void PieceQueue::end(Piece& piece) {
+  if (Trace::on()) {
+    Trace::span(track_, piece.transfer.write ? "write" : "read", piece.began, Trace::now(), piece.transfer.bytes);
+  }
   free_slots_.push_back(piece.transfer.slot);
   in_flight_.subtract(1);
   finish(piece.ticket, 1);

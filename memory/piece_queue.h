@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "kernels/trace.h"
 #include "memory/disk_backend.h"
 #include "memory/disk_queue.h"
 
@@ -71,6 +72,7 @@ class PieceQueue : public DiskQueue {
     uint64_t moved = 0;
     uint64_t reached = 0;
     int refusals = 0;  // EINTR, EAGAIN since the last byte
+    int64_t began = 0;  // for the trace
   };
   // Time during which a count was above zero.
   struct Stopwatch {
@@ -94,6 +96,7 @@ class PieceQueue : public DiskQueue {
   void fail(const Piece& piece, int error);
   bool is_done(uint64_t ticket) const { return ticket < oldest_ || remaining_[ticket % remaining_.size()] == 0; }
 
+  const Trace::Track track_ = Trace::track("disk");
   const std::unique_ptr<DiskBackend> backend_;
   const std::vector<std::string> names_;
   const DiskQueueOptions options_;

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "perf/npy.h"
+#include "perf/npy_reader.h"
 
 namespace spillway {
 namespace {

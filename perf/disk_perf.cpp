@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
@@ -102,9 +103,12 @@ int run(int count, char** words) {
   if (file.bytes() < work.request_bytes) throw Error(ErrorKind::usage, "the file is smaller than one request: " + path);
   const uint64_t memory_bytes =
       work.request_bytes * static_cast<uint64_t>(*std::max_element(depths.begin(), depths.end()));
-  void* memory =
-      ::mmap(nullptr, memory_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  // Huge pages, as the arenas have them: with small ones the kernel spends three times the CPU on each gigabyte.
+  const uint64_t reserved = align_up(memory_bytes, 2 << 20);
+  void* memory = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw Error(ErrorKind::fit, "no memory for the requests in flight");
+  ::madvise(memory, reserved, MADV_HUGEPAGE);
+  std::memset(memory, 1, reserved);
   nlohmann::json rows = nlohmann::json::array();
   for (int round = 0; round < repetitions; ++round) {
     for (const int depth : depths) {
@@ -115,7 +119,7 @@ int run(int count, char** words) {
       }
     }
   }
-  ::munmap(memory, memory_bytes);
+  ::munmap(memory, reserved);
   std::printf("%s\n", nlohmann::json{{"file", path}, {"file_bytes", file.bytes()}, {"rows", rows}}.dump(1).c_str());
   return 0;
 }

@@ -15,8 +15,8 @@ KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLan
       fetch_lane_(fetch_lane),
       spill_lane_(spill_lane),
       group_bytes_(ring.size() / kGroupsInRing),
-      feed_(ring, lookahead, [this](uint32_t item, std::byte* place, const Event& after) {
-        return start(item, place, after);
+      feed_(ring, lookahead, [this](uint32_t item, std::byte* place, std::vector<Event> after) {
+        return start(item, place, std::move(after));
       }) {}
 
 void KvFeed::begin_pass(SequenceId sequence) {
@@ -52,16 +52,15 @@ void KvFeed::plan_layer(SequenceId sequence, int layer) {
   close(spans, true);
 }
 
-Event KvFeed::start(uint32_t item, std::byte* place, const Event& after) {
+Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
   SPILLWAY_CHECK(fetch_lane_ != nullptr);
   const PlannedGroup& group = planned_[item - first_item_];
   const uint64_t bytes = cache_.layout().row_bytes();
   Moves moves;
-  std::vector<Event> starts{after};
   for (const PlannedRow& planned : group.rows) {
     const RowPlace row = cache_.place(sequence_, group.layer, planned.row);
     SPILLWAY_CHECK(row.tier != Tier::device);
-    if (!row.written.done()) starts.push_back(row.written);
+    if (!row.written.done()) after.push_back(row.written);
     std::byte* to = place + planned.offset;
     if (row.tier == Tier::host) {
       moves.link.push_back({to, row.data, bytes});
@@ -74,7 +73,7 @@ Event KvFeed::start(uint32_t item, std::byte* place, const Event& after) {
       moves.disk.push_back({cache_.pools().file, row.file_offset, bytes, to, 0});
     }
   }
-  const Event end = fetch_lane_->to_device(std::move(moves), std::move(starts), Cause::kv_fetch);
+  const Event end = fetch_lane_->to_device(std::move(moves), std::move(after), Cause::kv_fetch);
   for (const PlannedRow& planned : group.rows) cache_.reading(sequence_, group.layer, planned.row, end);
   return end;
 }

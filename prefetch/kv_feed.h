@@ -50,7 +50,7 @@ class KvFeed {
     bool last = false;
   };
   void plan_layer(SequenceId sequence, int layer);
-  Event start(uint32_t item, std::byte* place, const Event& after);
+  Event start(uint32_t item, std::byte* place, std::vector<Event> after);
 
   KvCache& cache_;
   CopyLane* fetch_lane_;

@@ -22,7 +22,10 @@ void RingFeed::issue() {
   while (started_ < planned_.size()) {
     Planned& next = planned_[started_];
     if (next.fetch.issue > passed_) return;
-    next.ready = start_(next.fetch.item, place(next.fetch), event_of(next.fetch.after));
+    std::erase_if(landing_, [](const Event& event) { return event.done(); });
+    std::vector<Event> after = landing_;
+    after.push_back(event_of(next.fetch.after));
+    next.ready = start_(next.fetch.item, place(next.fetch), std::move(after));
     next.started = true;
     ++started_;
   }
@@ -47,9 +50,12 @@ void RingFeed::give_back(uint64_t token, const Event& last_reader) {
 
 void RingFeed::drop() {
   SPILLWAY_CHECK(!leased_);
-  // A fetch under way is its place's last user. One never started leaves the place to whoever read it last; that the
-  // newest overlapping reader stands for the older ones is true because all readers are on one stream.
-  for (const Planned& planned : planned_) step_over(planned.started ? planned.ready : event_of(planned.fetch.after));
+  // Nobody will read them: in their steps stands the newest reader, which on its one stream follows all readers before.
+  const Event newest = readers_.empty() ? Event{} : readers_.back();
+  for (const Planned& planned : planned_) {
+    if (planned.started) landing_.push_back(planned.ready);
+    step_over(newest);
+  }
   planned_.clear();
   started_ = 0;
 }

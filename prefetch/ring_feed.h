@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "kernels/device.h"
 #include "memory/lease.h"
@@ -15,15 +16,15 @@ namespace spillway {
 
 class RingFeed final : public LeaseOwner {
  public:
-  // Starts the fetch of `item` into `place`, not before `after`; returns the event of its arrival.
-  using Start = std::function<Event(uint32_t item, std::byte* place, const Event& after)>;
+  // Starts the fetch of `item` into `place`, not before all of `after`; returns the event of its arrival.
+  using Start = std::function<Event(uint32_t item, std::byte* place, std::vector<Event> after)>;
 
   RingFeed(std::span<std::byte> ring, int lookahead, Start start);
 
   // Queues an item behind those planned before; it is fetched as soon as the schedule allows.
   const Fetch& plan(uint32_t item, uint64_t bytes);
   void rewind() { planner_.rewind(); }
-  // The oldest planned item not yet leased; the lease before it must have been released.
+  // The oldest planned item not yet leased; the lease before it must have been released. All readers are on one stream.
   Lease acquire();
   void give_back(uint64_t token, const Event& last_reader) override;
   // Forgets what is planned and not leased. Fetches under way land in the ring and are ignored.
@@ -47,6 +48,7 @@ class RingFeed final : public LeaseOwner {
   std::deque<Planned> planned_;    // not leased yet, oldest first
   size_t started_ = 0;             // of planned_, from the front
   std::deque<Event> readers_;      // last readers of steps first_reader_ ... passed_
+  std::vector<Event> landing_;     // dropped fetches still under way: their places are known to nobody else
   int64_t first_reader_ = 0;
   int64_t next_step_ = 0;          // to be planned
   int64_t passed_ = kNoStep;       // the newest step whose last reader is known

@@ -24,6 +24,8 @@ Fetch RingPlanner::place(uint32_t item, uint64_t bytes, int64_t step) {
   live_.push_back({head_, end, step});
   head_ = end;
 
+  // What was erased with a region that is only partly covered is remembered here: places are freed in order.
+  fetch.after = last_after_ = std::max(fetch.after, last_after_);
   // Fetches are enqueued in order, so none may be enqueued before its predecessor.
   fetch.issue = std::max(fetch.after, last_issue_);
   if (lookahead_ > 0) fetch.issue = std::max(fetch.issue, step - 1 - lookahead_);

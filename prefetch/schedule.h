@@ -43,6 +43,7 @@ class RingPlanner {
   uint64_t ring_bytes_;
   int lookahead_;
   uint64_t head_ = 0;
+  int64_t last_after_ = kNoStep;
   int64_t last_issue_ = kNoStep;
   std::deque<Region> live_;  // oldest first
 };

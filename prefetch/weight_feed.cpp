@@ -10,7 +10,7 @@ WeightFeed::WeightFeed(const WeightHome& home, std::span<std::byte> ring, int lo
     : home_(home),
       lane_(lane),
       feed_(ring, lookahead,
-            [this](uint32_t unit, std::byte* place, const Event& after) { return start(unit, place, after); }),
+            [this](uint32_t unit, std::byte* place, std::vector<Event> after) { return start(unit, place, std::move(after)); }),
       head_begin_(home.units.size()) {
   while (head_begin_ > 0 && home.units[head_begin_ - 1].stage == Stage::head) --head_begin_;
 }
@@ -39,7 +39,7 @@ void WeightFeed::end() {
   planned_sweeps_.clear();
 }
 
-Event WeightFeed::start(uint32_t index, std::byte* place, const Event& after) {
+Event WeightFeed::start(uint32_t index, std::byte* place, std::vector<Event> after) {
   SPILLWAY_CHECK(lane_ != nullptr);
   const WeightUnit& unit = home_.units[index];
   Moves moves;
@@ -50,7 +50,7 @@ Event WeightFeed::start(uint32_t index, std::byte* place, const Event& after) {
       moves.disk.push_back({run.extent.file, run.extent.offset, run.extent.bytes, place + run.offset, run.needed});
     }
   }
-  return lane_->to_device(std::move(moves), {after}, Cause::weights);
+  return lane_->to_device(std::move(moves), std::move(after), Cause::weights);
 }
 
 Lease WeightFeed::acquire(uint32_t unit) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <vector>
 
 #include "memory/lease.h"
 #include "memory/weight_home.h"
@@ -29,7 +30,7 @@ class WeightFeed {
 
  private:
   void plan_pass(int head_sweeps);
-  Event start(uint32_t unit, std::byte* place, const Event& after);
+  Event start(uint32_t unit, std::byte* place, std::vector<Event> after);
 
   const WeightHome& home_;
   CopyLane* lane_;

@@ -57,6 +57,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   Sampler sampler(options.sampling, tokenizer.vocab());
   for (int32_t id : prompt) sampler.accept(id);
 
+  const LinkBytes loaded = LinkBytes::of(engine.traffic());
   const double begin = seconds();
   const bool decodes = options.max_tokens != 0 && options.max_tokens != 1;
   int32_t next = -1;
@@ -65,11 +66,11 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   const double prefilled = seconds();
   result.timings.prefill_s = prefilled - begin;
   result.timings.ttft_s = prefilled - begin;
+  result.prefill_bytes = LinkBytes::of(engine.traffic()).since(loaded);
 
   const auto budget_left = [&] {
     return options.max_tokens < 0 || static_cast<int>(result.tokens.size()) < options.max_tokens;
   };
-  int steps = 0;
   while (budget_left()) {
     if (!options.ignore_end && tokenizer.is_end(next)) {
       result.finish = FinishReason::stop;
@@ -94,12 +95,13 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
     const bool another = (options.max_tokens < 0 || static_cast<int>(result.tokens.size()) + 1 < options.max_tokens) &&
                          engine.tokens(sequence) + 1 < context;
     next = sampler.sample(engine.decode(sequence, next, another));
-    ++steps;
+    ++result.decode_steps;
   }
   out.finish();
   result.timings.decode_s = seconds() - prefilled;
+  result.decode_bytes = LinkBytes::of(engine.traffic()).since(loaded).since(result.prefill_bytes);
   if (result.timings.prefill_s > 0) result.timings.prefill_tps = result.prompt_tokens / result.timings.prefill_s;
-  if (steps > 0) result.timings.decode_tps = steps / result.timings.decode_s;
+  if (result.decode_steps > 0) result.timings.decode_tps = result.decode_steps / result.timings.decode_s;
   return result;
 }
 

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "runtime/engine.h"
+#include "runtime/metrics.h"
 #include "runtime/sampler.h"
-#include "runtime/timings.h"
 
 namespace spillway {
 
@@ -30,7 +30,9 @@ struct Generation {
   int prompt_tokens = 0;
   FinishReason finish = FinishReason::length;
   bool context_full = false;  // the length was the context's, not max_tokens
+  int decode_steps = 0;
   Timings timings;
+  LinkBytes prefill_bytes, decode_bytes;
 };
 
 struct GenerateHooks {

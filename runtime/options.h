@@ -23,6 +23,7 @@ struct Options {
   int chunk = 512;      // prompt tokens computed together (-ub)
   int logit_rows = 1;   // rows of logits kept at once; a plan may give fewer
   int threads = 0;
+  uint64_t unit_bytes = 0;  // of weights moved together at most; 0: what suits the budget
   int lookahead = 0;    // streamed items fetched ahead; 0: as many as the ring holds
   DeviceChoice device = DeviceChoice::automatic;
   CpuIsa isa = CpuIsa::best;

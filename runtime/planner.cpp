@@ -77,7 +77,8 @@ class Planner {
       plan_.small_bytes += layer.attn_norm.extent.bytes + layer.ffn_norm.extent.bytes;
     }
     plan_.small_bytes = align_up(plan_.small_bytes + in_.spec.output_norm.extent.bytes, kDiskAlign);
-    plan_.units = cut_weight_units(in_.spec, in_.checkpoint, unit_bytes_for(device_budget()));
+    const uint64_t unit_bytes = options.unit_bytes > 0 ? options.unit_bytes : unit_bytes_for(device_budget());
+    plan_.units = cut_weight_units(in_.spec, in_.checkpoint, unit_bytes);
     for (const WeightUnit& unit : plan_.units) largest_unit_ = std::max(largest_unit_, unit.bytes);
 
     const DType embedding = in_.spec.token_embedding.dtype;

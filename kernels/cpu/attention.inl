@@ -4,9 +4,12 @@
 namespace spillway {
 namespace {
 
-// c[M][C vectors] (+)= sum over j ascending of a[.][j] * b[j][.]
-template <int M, int C>
-inline void broadcast_tile(const float* a, int64_t a_step, const float* b, int64_t b_step, int count, float* c,
+inline Lanes load_as(const float* p) { return load_f32(p); }
+inline Lanes load_as(const uint16_t* p) { return load_f16(p); }
+
+// c[M][C vectors] (+)= sum over j ascending of a[.][j] * b[j][.]; b is float, or f16 as uint16_t.
+template <int M, int C, typename B>
+inline void broadcast_tile(const float* a, int64_t a_step, const B* b, int64_t b_step, int count, float* c,
                            int64_t c_step, bool fresh) {
   Lanes sums[M][C];
   for (int i = 0; i < M; i++) {
@@ -14,7 +17,7 @@ inline void broadcast_tile(const float* a, int64_t a_step, const float* b, int64
   }
   for (int j = 0; j < count; j++, b += b_step) {
     Lanes row[C];
-    for (int v = 0; v < C; v++) row[v] = load_f32(b + v * kLanes);
+    for (int v = 0; v < C; v++) row[v] = load_as(b + v * kLanes);
     for (int i = 0; i < M; i++) {
       const Lanes factor = lanes_set(a[i * a_step + j]);
       for (int v = 0; v < C; v++) sums[i][v] = fma(factor, row[v], sums[i][v]);
@@ -25,9 +28,9 @@ inline void broadcast_tile(const float* a, int64_t a_step, const float* b, int64
   }
 }
 
-template <int C>
-inline void broadcast_rows(const float* a, int64_t a_step, int rows, const float* b, int64_t b_step, int count,
-                           float* c, int64_t c_step, bool fresh) {
+template <int C, typename B>
+inline void broadcast_rows(const float* a, int64_t a_step, int rows, const B* b, int64_t b_step, int count, float* c,
+                           int64_t c_step, bool fresh) {
   int i = 0;
   for (; i + kBroadcastRows <= rows; i += kBroadcastRows) {
     broadcast_tile<kBroadcastRows, C>(a + i * a_step, a_step, b, b_step, count, c + i * c_step, c_step, fresh);
@@ -51,8 +54,9 @@ inline void broadcast_rows(const float* a, int64_t a_step, int rows, const float
 }
 
 // c [rows x cols] (+)= a [rows x count] . b [count x cols], cols a multiple of kLanes.
-inline void broadcast_product(const float* a, int64_t a_step, int rows, const float* b, int64_t b_step, int count,
-                              float* c, int64_t c_step, int64_t cols, bool fresh) {
+template <typename B>
+inline void broadcast_product(const float* a, int64_t a_step, int rows, const B* b, int64_t b_step, int count, float* c,
+                              int64_t c_step, int64_t cols, bool fresh) {
   int64_t v = 0;
   for (; v + kBroadcastCols * kLanes <= cols; v += kBroadcastCols * kLanes) {
     broadcast_rows<kBroadcastCols>(a, a_step, rows, b + v, b_step, count, c + v, c_step, fresh);
@@ -79,19 +83,24 @@ inline void widen(const std::byte* rows, int count, int head_dim, const std::byt
   }
 }
 
-// rows [count x head_dim] f16 -> out [head_dim padded x kPageTokens] f32, zero where there is no token.
+// rows [count x head_dim] f16 -> out [padded x kPageTokens] f32, zero where there is no token.
 inline void transpose_page(const std::byte* rows, int count, int head_dim, const std::byte* ahead, float* out) {
   for (int t = 0; t < kPageTokens; t += kLanes) {
     for (int j = t; j < t + kLanes; j++) ask_ahead(ahead, j, 2 * head_dim);
     for (int c = 0; c < head_dim; c += kLanes) {
-      Lanes tile[kLanes];
-      for (int j = 0; j < kLanes; j++) {
-        const std::byte* row = rows + int64_t{2} * ((t + j) * head_dim + c);
-        tile[j] = t + j >= count           ? lanes_zero()
-                  : c + kLanes <= head_dim ? load_f16(row)
-                                           : load_f16_part(row, head_dim - c);
+      const std::byte* corner = rows + int64_t{2} * (int64_t{t} * head_dim + c);
+      int64_t stride = int64_t{2} * head_dim;
+      uint16_t edge[kLanes * kLanes];
+      if (t + kLanes > count || c + kLanes > head_dim) {  // no load may pass the tokens that are there
+        __builtin_memset(edge, 0, sizeof edge);
+        const size_t bytes = 2 * static_cast<size_t>(head_dim - c < kLanes ? head_dim - c : kLanes);
+        for (int j = 0; j < kLanes && t + j < count; j++)
+          __builtin_memcpy(edge + j * kLanes, corner + j * stride, bytes);
+        corner = reinterpret_cast<const std::byte*>(edge);
+        stride = 2 * kLanes;
       }
-      transpose(tile);
+      Lanes tile[kLanes];
+      transpose_f16(corner, stride, tile);
       for (int i = 0; i < kLanes; i++) store_f32(out + (c + i) * kPageTokens + t, tile[i]);
     }
   }
@@ -195,8 +204,20 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
   for (int t = 0; t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
     const int next = t + kPageTokens < most ? t + kPageTokens : t;
-    widen(page_of(a, span, t) + page_values(a.head_dim), tokens, a.head_dim,
-          page_of(a, span, next) + page_values(a.head_dim), s.values);
+    const std::byte* values = page_of(a, span, t) + page_values(a.head_dim);
+    const std::byte* ahead = page_of(a, span, next) + page_values(a.head_dim);
+    if (a.rows == 1 && a.head_dim % kLanes == 0) {  // read once: widened on the way
+      const int seen = most - t < tokens ? most - t : tokens;
+      for (int j = 0; j < seen; j += kLanes) {
+        const int count = seen - j < kLanes ? seen - j : kLanes;
+        for (int i = j; i < j + count; i++) ask_ahead(ahead, i, 2 * a.head_dim);
+        broadcast_product(s.scores + t + j, kSpanTokens, a.heads,
+                          reinterpret_cast<const uint16_t*>(values) + int64_t{j} * a.head_dim, a.head_dim, count,
+                          s.sums, padded, padded, false);
+      }
+      continue;
+    }
+    widen(values, tokens, a.head_dim, ahead, s.values);
     for (int row = 0; row < a.rows;) {  // rows that see the same part of the page go together
       int seen = visible_tokens(a, span, row) - t;
       seen = seen < 0 ? 0 : seen > tokens ? tokens : seen;

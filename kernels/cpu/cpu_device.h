@@ -17,6 +17,7 @@ class CpuDevice final : public Device {
 
   DeviceKind kind() const override { return DeviceKind::cpu; }
   std::string name() const override { return name_; }
+  int workers() const override { return team_ ? team_->workers() : 1; }
   uint64_t free_bytes() const override;
   std::byte* reserve(uint64_t bytes) override;
   void release(std::byte* block, uint64_t bytes) override;

@@ -79,7 +79,7 @@ class CpuOps final : public Ops {
   void dequantize(Stream& stream, View rows, View out) override {
     SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
     SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
-    enqueue(stream, [=, this] {
+    enqueue(stream, "dequantize", [=, this] {
       each_row(rows.rows, rows.cols,
                [&](int64_t i) { kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i)); });
     });
@@ -87,7 +87,7 @@ class CpuOps final : public Ops {
 
   void norm(Stream& stream, View x, View weight, float eps, View out) override {
     SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols) && is_f32(weight, 1, x.cols));
-    enqueue(stream, [=, this] {
+    enqueue(stream, "norm", [=, this] {
       each_row(x.rows, x.cols, [&](int64_t i) { kernels_.norm(x.f32(i), weight.f32(), eps, x.cols, out.f32(i)); });
     });
   }
@@ -108,7 +108,7 @@ class CpuOps final : public Ops {
     const uint64_t bytes_per_worker = worker_bytes(x.cols, 0);
     SPILLWAY_CHECK(x_bytes + static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
     const MatmulScratch scratch{reinterpret_cast<ActBlock*>(scratch_), scratch_ + x_bytes, bytes_per_worker};
-    enqueue(stream, [=, this] {
+    enqueue(stream, "matmul", [=, this] {
       const std::lock_guard lock(scratch_in_use_);
       run_matmul(kernels_, team_, call, scratch);
     });
@@ -117,7 +117,7 @@ class CpuOps final : public Ops {
   void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
     SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && x.cols % head_dim == 0);
     SPILLWAY_CHECK(is_f32(table, x.rows, table.cols) && table.cols % 2 == 0 && table.cols <= head_dim);
-    enqueue(stream, [=, this] {
+    enqueue(stream, "rotate", [=, this] {
       each_row(x.rows, x.cols, [&](int64_t i) {
         kernels_.rotate(x.f32(i), static_cast<int>(x.cols / head_dim), head_dim, style, table.f32(i),
                         static_cast<int>(table.cols / 2));
@@ -134,7 +134,7 @@ class CpuOps final : public Ops {
       SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
       longest = std::max<int64_t>(longest, run.count);
     }
-    enqueue(stream, [=, this, copies = std::vector<AppendRun>(runs.begin(), runs.end())] {
+    enqueue(stream, "append", [=, this, copies = std::vector<AppendRun>(runs.begin(), runs.end())] {
       each_row(static_cast<int64_t>(copies.size()) * format.kv_heads, longest * format.head_dim * 2, [&](int64_t i) {
         append_head(k, v, format, copies[i / format.kv_heads], static_cast<int>(i % format.kv_heads));
       });
@@ -147,7 +147,7 @@ class CpuOps final : public Ops {
       check_span(task.span);
       SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
     }
-    enqueue(stream, [=, this, copies = std::vector<SpanTask>(tasks.begin(), tasks.end())] {
+    enqueue(stream, "attend", [=, this, copies = std::vector<SpanTask>(tasks.begin(), tasks.end())] {
       const std::lock_guard lock(scratch_in_use_);
       const Columns columns(shape);
       run_tasks(static_cast<int64_t>(copies.size()) * columns.count, [&](int64_t index, int worker) {
@@ -167,7 +167,7 @@ class CpuOps final : public Ops {
     check_attention(q, shape, states);
     SPILLWAY_CHECK(states.rows == q.rows);
     for (const KvSpan& span : spans) check_span(span);
-    enqueue(stream, [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
+    enqueue(stream, "attend_chunk", [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
       const std::lock_guard lock(scratch_in_use_);
       const Columns columns(shape);
       const int64_t rows_per_task = kTileQueries / columns.piece;
@@ -195,7 +195,7 @@ class CpuOps final : public Ops {
       SPILLWAY_CHECK(int64_t{task.first_slot} + task.count <= states.rows);
       most = std::max<int64_t>(most, task.count);
     }
-    enqueue(stream, [=, this, copies = std::vector<MergeTask>(tasks.begin(), tasks.end())] {
+    enqueue(stream, "merge", [=, this, copies = std::vector<MergeTask>(tasks.begin(), tasks.end())] {
       const int d = shape.format.head_dim;
       each_row(static_cast<int64_t>(copies.size()) * shape.heads, most * d, [&](int64_t i) {
         const MergeTask& task = copies[i / shape.heads];
@@ -209,15 +209,15 @@ class CpuOps final : public Ops {
   void swiglu(Stream& stream, View gate, View up, View out) override {
     SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) &&
                    is_f32(out, out.rows, out.cols));
-    enqueue(stream, [=, this] {
+    enqueue(stream, "swiglu", [=, this] {
       each_row(out.rows, out.cols, [&](int64_t i) { kernels_.swiglu(gate.f32(i), up.f32(i), out.cols, out.f32(i)); });
     });
   }
 
  private:
   template <typename Work>
-  static void enqueue(Stream& stream, Work&& work) {
-    static_cast<CpuStream&>(stream).enqueue(std::forward<Work>(work));
+  static void enqueue(Stream& stream, const char* op, Work&& work) {
+    static_cast<CpuStream&>(stream).enqueue(std::forward<Work>(work), op);
   }
 
   static uint64_t worker_bytes(int64_t k, int head_dim) {
@@ -283,7 +283,7 @@ const CpuKernels& kernels_for(CpuIsa isa) {
     throw Error(ErrorKind::usage,
                 std::string("this CPU lacks ") + (isa == CpuIsa::avx512 ? "AVX-512 with VNNI" : "AVX2 with FMA"));
   }
-  return isa == CpuIsa::avx512 ? avx512_kernels() : scalar_kernels();
+  return isa == CpuIsa::avx512 ? avx512_kernels() : isa == CpuIsa::avx2 ? avx2_kernels() : scalar_kernels();
 }
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu/spin.h"
 #include "kernels/cpu/throttle.h"
+#include "kernels/trace.h"
 
 namespace spillway {
 namespace {
@@ -36,6 +37,7 @@ constexpr uint64_t kNobody = UINT64_MAX;
 // dropped unrun (their input is not there), though their tickets become done; synchronize() reports and starts afresh.
 struct CpuStream::State {
   std::string name;
+  Trace::Track track = 0;
   Team* team = nullptr;
   std::optional<LinkThrottle> throttle;  // touched by the worker alone
 
@@ -115,15 +117,16 @@ void CpuStream::State::paced_copy(std::byte* destination, const std::byte* sourc
   for (uint64_t at = 0; at < bytes; at += kThrottlePieceBytes) {
     const uint64_t piece = std::min(kThrottlePieceBytes, bytes - at);
     std::memcpy(destination + at, source + at, piece);
-    throttle->carry(piece);
+    std::this_thread::sleep_until(throttle->carry(piece, LinkThrottle::Clock::now()));
   }
 }
 
 CpuStream::CpuStream(std::string name, Team* team, double bytes_per_second) : state_(std::make_unique<State>()) {
   SPILLWAY_CHECK(bytes_per_second >= 0);
   state_->name = std::move(name);
+  state_->track = Trace::track(state_->name);
   state_->team = team;
-  if (bytes_per_second > 0) state_->throttle.emplace(bytes_per_second);
+  if (bytes_per_second > 0) state_->throttle.emplace(bytes_per_second, LinkThrottle::Clock::now());
   state_->worker = std::thread([s = state_.get()] { s->serve(); });
   pthread_setname_np(state_->worker.native_handle(), state_->name.substr(0, 15).c_str());
 }
@@ -137,8 +140,14 @@ CpuStream::~CpuStream() {
   state_->worker.join();
 }
 
-void CpuStream::enqueue(std::function<void()> work) {
+void CpuStream::enqueue(std::function<void()> work, const char* name, uint64_t bytes) {
   State& s = *state_;
+  if (name != nullptr && Trace::on()) {
+    work = [inner = std::move(work), track = s.track, name, bytes] {
+      const TraceRange range(track, name, bytes);
+      inner();
+    };
+  }
   bool wake;
   {
     const std::lock_guard lock(s.mutex);
@@ -153,13 +162,13 @@ const std::string& CpuStream::name() const { return state_->name; }
 
 void CpuStream::copy(void* destination, const void* source, uint64_t bytes) {
   if (!state_->throttle) {
-    enqueue([=] { std::memcpy(destination, source, bytes); });
+    enqueue([=] { std::memcpy(destination, source, bytes); }, "copy", bytes);
     return;
   }
   enqueue([s = state_.get(), destination, source, bytes, ready = LinkThrottle::Clock::now()] {
     s->throttle->idle_until(ready);
     s->paced_copy(static_cast<std::byte*>(destination), static_cast<const std::byte*>(source), bytes);
-  });
+  }, "copy", bytes);
 }
 
 void CpuStream::wait_for(const Event& event) {
@@ -168,7 +177,7 @@ void CpuStream::wait_for(const Event& event) {
     if (event.done()) return;
     event.wait();
     if (s->throttle) s->throttle->idle_until(LinkThrottle::Clock::now());
-  });
+  }, "wait");
 }
 
 Event CpuStream::record() { return {this, state_->enqueued.load(std::memory_order_acquire)}; }

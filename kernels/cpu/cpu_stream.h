@@ -16,7 +16,8 @@ class CpuStream final : public Stream {
   CpuStream(std::string name, Team* team, double bytes_per_second = 0);
   ~CpuStream() override;  // runs what is queued, then ends the worker
 
-  void enqueue(std::function<void()> work);
+  // `name` (a literal) and `bytes` stand in the trace; without a name the work is not shown.
+  void enqueue(std::function<void()> work, const char* name = nullptr, uint64_t bytes = 0);
 
   const std::string& name() const override;
   void copy(void* destination, const void* source, uint64_t bytes) override;

@@ -24,8 +24,6 @@ inline Lanes exp_up_to_88(const Lanes& x) {
   return times_power_of_2(p, n, not_below(x, kLeast));
 }
 
-inline Lanes exp_of(const Lanes& x) { return exp_up_to_88(min(lanes_set(88.0f), x)); }
-
 // x <= 0
 inline float exp_one(float x) { return first(exp_up_to_88(lanes_set(x))); }
 
@@ -53,9 +51,12 @@ void norm(const float* x, const float* weight, float eps, int64_t k, float* out)
   }
 }
 
+// Below -88 the quotient is no normal float any more: zero.
 inline Lanes silu_times(const Lanes& gate, const Lanes& up) {
-  const Lanes one = lanes_set(1.0f);
-  return mul(div(gate, add(one, exp_of(sub(lanes_zero(), gate)))), up);
+  constexpr float kMost = 88.0f;
+  const Lanes exponent = min(lanes_set(kMost), sub(lanes_zero(), gate));
+  const Lanes quotient = div(gate, add(lanes_set(1.0f), exp_up_to_88(exponent)));
+  return mul(where(not_below(gate, -kMost), quotient), up);
 }
 
 void swiglu(const float* gate, const float* up, int64_t n, float* out) {

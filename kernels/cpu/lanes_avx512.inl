@@ -59,6 +59,8 @@ inline Lanes keep_first(Lanes a, int n, float other) {
 }
 using LaneMask = __mmask16;
 inline LaneMask not_below(Lanes a, float limit) { return _mm512_cmp_ps_mask(a, lanes_set(limit), _CMP_NLT_UQ); }
+// Zero where the mask is not set.
+inline Lanes where(LaneMask mask, Lanes a) { return _mm512_maskz_mov_ps(mask, a); }
 // a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
 inline Lanes times_power_of_2(Lanes a, Lanes n, LaneMask mask) { return _mm512_maskz_scalef_ps(mask, a, n); }
 inline float first(Lanes a) { return _mm512_cvtss_f32(a); }
@@ -75,55 +77,37 @@ inline float max_of(Lanes a) {
   const __m128 m2 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
   return _mm_cvtss_f32(_mm_max_ss(m2, _mm_movehdup_ps(m2)));
 }
-// Lane i of the result is sum_of(a[i]), to the bit: the same folds, of all sixteen at once.
-inline Lanes sums_of(const Lanes (&a)[kLanes]) {
-  Lanes by_8[8];
-  Lanes by_4[4];
-  Lanes by_2[2];
+// 16 rows of 16 f16, `stride` bytes apart -> out[c] = element c of every row. Transposed as halves, then widened.
+inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  __m512i z[8];  // 128-bit lanes: first half of row i, of row i + 8, second half of row i, of row i + 8
   for (int i = 0; i < 8; i++) {
-    by_8[i] =
-        add(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x44), _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xee));
+    const auto* upper_row = reinterpret_cast<const __m128i*>(rows + i * stride);
+    const auto* lower_row = reinterpret_cast<const __m128i*>(rows + (i + 8) * stride);
+    z[i] = _mm512_castsi128_si512(_mm_loadu_si128(upper_row));
+    z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128(lower_row), 1);
+    z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128(upper_row + 1), 2);
+    z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128(lower_row + 1), 3);
   }
+  __m512i pairs[8];
   for (int i = 0; i < 4; i++) {
-    by_4[i] = add(_mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0x88),
-                  _mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0xdd));
+    pairs[2 * i] = _mm512_unpacklo_epi16(z[2 * i], z[2 * i + 1]);
+    pairs[2 * i + 1] = _mm512_unpackhi_epi16(z[2 * i], z[2 * i + 1]);
   }
+  __m512i fours[8];
   for (int i = 0; i < 2; i++) {
-    by_2[i] = add(_mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0x44),
-                  _mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0xee));
+    for (int j = 0; j < 2; j++) {
+      fours[4 * i + 2 * j] = _mm512_unpacklo_epi32(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+      fours[4 * i + 2 * j + 1] = _mm512_unpackhi_epi32(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+    }
   }
-  const Lanes all = add(_mm512_shuffle_ps(by_2[0], by_2[1], 0x88), _mm512_shuffle_ps(by_2[0], by_2[1], 0xdd));
-  // Lane 4 * i + j of `all` belongs to a[4 * j + i].
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return _mm512_permutexvar_ps(order, all);
-}
-inline void transpose(Lanes (&a)[kLanes]) {
-  Lanes b[kLanes];
-  for (int i = 0; i < 8; i++) {  // pairs of rows
-    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
-    b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  for (int c = 0; c < 4; c++) {
+    const __m512i even = _mm512_unpacklo_epi64(fours[c], fours[4 + c]);
+    const __m512i odd = _mm512_unpackhi_epi64(fours[c], fours[4 + c]);
+    out[2 * c] = _mm512_cvtph_ps(_mm512_castsi512_si256(even));
+    out[2 * c + 1] = _mm512_cvtph_ps(_mm512_castsi512_si256(odd));
+    out[2 * c + 8] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(even, 1));
+    out[2 * c + 9] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(odd, 1));
   }
-  for (int i = 0; i < 4; i++) {  // lane l of a[4 * i + c]: column 4 * l + c of rows 4 * i ..
-    const __m512d b0 = _mm512_castps_pd(b[4 * i]);
-    const __m512d b1 = _mm512_castps_pd(b[4 * i + 1]);
-    const __m512d b2 = _mm512_castps_pd(b[4 * i + 2]);
-    const __m512d b3 = _mm512_castps_pd(b[4 * i + 3]);
-    a[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(b0, b2));
-    a[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(b0, b2));
-    a[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b1, b3));
-    a[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b1, b3));
-  }
-  for (int c = 0; c < 4; c++) {  // 4 x 4 of 128-bit lanes
-    const Lanes low01 = _mm512_shuffle_f32x4(a[c], a[4 + c], 0x44);
-    const Lanes high01 = _mm512_shuffle_f32x4(a[c], a[4 + c], 0xee);
-    const Lanes low23 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0x44);
-    const Lanes high23 = _mm512_shuffle_f32x4(a[8 + c], a[12 + c], 0xee);
-    b[c] = _mm512_shuffle_f32x4(low01, low23, 0x88);
-    b[4 + c] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
-    b[8 + c] = _mm512_shuffle_f32x4(high01, high23, 0x88);
-    b[12 + c] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
-  }
-  for (int i = 0; i < kLanes; i++) a[i] = b[i];
 }
 
 }  // namespace

@@ -115,6 +115,10 @@ inline LaneMask not_below(const Lanes& a, float limit) {
   for (int i = 0; i < kLanes; i++) r.v[i] = !(a.v[i] < limit);
   return r;
 }
+// Zero where the mask is not set.
+inline Lanes where(const LaneMask& mask, const Lanes& a) {
+  return each([&](int i) { return mask.v[i] ? a.v[i] : 0.0f; });
+}
 // a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
 inline Lanes times_power_of_2(const Lanes& a, const Lanes& n, const LaneMask& mask) {
   return each([&](int i) {
@@ -135,17 +139,10 @@ inline float max_of(const Lanes& a) {
   for (int i = 1; i < kLanes; i++) m = m > a.v[i] ? m : a.v[i];
   return m;
 }
-// Lane i of the result is sum_of(a[i]), to the bit.
-inline Lanes sums_of(const Lanes (&a)[kLanes]) {
-  return each([&](int i) { return sum_of(a[i]); });
-}
-inline void transpose(Lanes (&a)[kLanes]) {
-  for (int i = 0; i < kLanes; i++) {
-    for (int j = i + 1; j < kLanes; j++) {
-      const float t = a[i].v[j];
-      a[i].v[j] = a[j].v[i];
-      a[j].v[i] = t;
-    }
+// 16 rows of 16 f16, `stride` bytes apart -> out[c] = element c of every row.
+inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  for (int c = 0; c < kLanes; c++) {
+    out[c] = each([&](int i) { return f16_to_f32(load_u16(rows + i * stride + 2 * c)); });
   }
 }
 

@@ -152,7 +152,7 @@ def measure(command, limit, args):
     read, busy = watch.last(sum(per_token[1:]) * args.gen)
     return {"cold_s": per_token[0], "steady_s": steady, "peak_cgroup": peak, "peak_resident": resident,
             "drive_bytes_per_token": read / (args.gen * len(per_token[1:])) if read is not None else None,
-            "drive_busy": busy, "samples_s": per_token, "row": row}
+            "drive_busy": busy, "reported_busy": row.get("disk_busy_share"), "samples_s": per_token, "row": row}
 
 
 def gb(value):
@@ -165,7 +165,7 @@ def show(result):
         for who in ("spillway", "llama"):
             got = row[who]
             against = f"{row['llama']['steady_s'] / got['steady_s']:.2f}" if who == "spillway" else "1"
-            busy = "?" if got["drive_busy"] is None else f"{100 * got['drive_busy']:.0f} %"
+            busy = ", ".join(f"{100 * share:.0f} %" for share in (got["drive_busy"], got["reported_busy"]) if share is not None)
             lines.append([f"{row['share']} % ({gb(row['cap'])})", who, f"{got['steady_s']:.2f} s", f"{got['cold_s']:.2f} s",
                           f"{got['bound_s']:.2f} s at {got['direct_speed'] / 1e9:.2f} GB/s",
                           f"{got['over_bound']:.2f}" if got["over_bound"] else "none", against,
@@ -193,10 +193,11 @@ def main():
         raise common.PeerError("needs root, for the cgroup and for a cold page cache")
 
     size, read = common.model_bytes(args.model)
-    shared = ["-m", args.model, "-p", 0, "-n", args.gen, "-r", args.repetitions, "-t", args.threads, "-o", "json"]
+    shared = ["-m", args.model, "-p", 0, "-n", args.gen, "-r", args.repetitions, "-t", args.threads, "--no-warmup",
+              "-o", "json"]
     commands = {
         "spillway": [args.spillway, "bench", *shared, *args.spillway_args.split()],
-        "llama": [args.llama_bin / "llama-bench", *shared, "--no-warmup", "--load-mode", "mmap", "--repack", 0],
+        "llama": [args.llama_bin / "llama-bench", *shared, "--load-mode", "mmap", "--repack", 0],
     }
     result = {"model": args.model, "model_bytes": size, "weight_bytes_per_token": read, "rows": []}
     for share in (int(word) for word in args.shares.split(",")):

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "perf/npy.h"
+#include "runtime/npy.h"
 
 namespace spillway {
 namespace {
@@ -78,7 +78,7 @@ void compute(const Wishes& wishes) {
   const int vocab = llama_vocab_n_tokens(llama_model_get_vocab(model.get()));
   const int count = static_cast<int>(tokens.size());
   const int prefill = wishes.prefill < 0 ? count : std::min(wishes.prefill, count);
-  NpyWriter out(wishes.output, count, vocab);
+  NpyWriter out(wishes.output, vocab);
   llama_batch batch = llama_batch_init(wishes.ubatch, 0, 1);
   for (int first = 0; first < count; first += batch.n_tokens) {
     batch.n_tokens = first < prefill ? std::min(wishes.ubatch, prefill - first) : 1;
@@ -93,11 +93,11 @@ void compute(const Wishes& wishes) {
     }
     if (llama_decode(context.get(), batch) != 0) throw std::runtime_error("llama_decode fails");
     for (int i = 0; i < batch.n_tokens; ++i) {
-      out.append(llama_get_logits_ith(context.get(), i), static_cast<size_t>(vocab));
+      out.append({llama_get_logits_ith(context.get(), i), static_cast<size_t>(vocab)});
     }
   }
   llama_batch_free(batch);
-  out.close();
+  out.finish();
 }
 
 int run(int argc, char** argv) {

@@ -17,24 +17,23 @@ import tempfile
 import common
 
 
+# llama-perplexity prints by a thread that its exit does not wait for: the last lines may be lost. So it is given some windows
+# more, and the running value of the last one that counts is taken.
+MARGIN = 4
+
+
 def llama_perplexity(args, text, windows):
-    """(perplexity, its standard error or None). llama-perplexity's log may lose its last lines at exit: the running value of
-    the last window is the final one too, and where that is lost as well, it runs again."""
-    for _ in range(3):
-        out, err = common.run([args.llama_bin / "llama-perplexity", "-m", args.model, "-f", text, "-c", args.context,
-                               "-t", args.threads])
-        final = re.search(r"Final estimate: PPL = ([0-9.]+) \+/- ([0-9.]+)", out + err)
-        if final:
-            return float(final[1]), float(final[2])
-        running = re.search(rf"\[{windows}\]([0-9.]+),", out)
-        if running:
-            return float(running[1]), None
-    raise common.PeerError("llama-perplexity prints no final value in three runs")
+    out, _ = common.run([args.llama_bin / "llama-perplexity", "-m", args.model, "-f", text, "-c", args.context,
+                         "-t", args.threads, "--chunks", windows + MARGIN])
+    running = re.search(rf"\[{windows}\]([0-9.]+),", out)
+    if not running:
+        raise common.PeerError(f"llama-perplexity prints no value for window {windows}: {out[-200:]!r}")
+    return float(running[1])
 
 
-def spillway_perplexity(args, text):
+def spillway_perplexity(args, text, windows):
     out, _ = common.run([args.spillway, "score", "-m", args.model, "-f", text, "-c", args.context, "-t", args.threads,
-                         "--json", *args.spillway_args.split()])
+                         "--chunks", windows, "--json", *args.spillway_args.split()])
     return common.rows_of(out)[0]
 
 
@@ -107,7 +106,7 @@ def main():
     parser.add_argument("--reference-windows", type=int, default=4, help="of them also by the reference device")
     parser.add_argument("--prefill", type=int, default=0, help="this many tokens by prefill, the rest one at a time, both")
     parser.add_argument("--no-perplexity", action="store_true")
-    parser.add_argument("--characters", type=int, default=0, help="only so much of the text")
+    parser.add_argument("--chunks", type=int, default=0, help="only the first so many windows; default all but the last 4")
     parser.add_argument("--spillway-args", default="", help="more flags for spillway score, in one string")
     parser.add_argument("-o", "--out", type=pathlib.Path, help="all figures as JSON")
     args = parser.parse_args()
@@ -115,23 +114,20 @@ def main():
     result = {"model": args.model, "context": args.context}
     with tempfile.TemporaryDirectory(dir=args.out.absolute().parent if args.out else None) as scratch:
         folder = pathlib.Path(scratch)
-        text = args.text
-        if args.characters:
-            text = folder / "text.txt"
-            text.write_text(args.text.read_text(encoding="utf-8")[:args.characters], encoding="utf-8")
-        ids = token_ids(args, text)
+        ids = token_ids(args, args.text)
+        windows = min(len(ids) // args.context - MARGIN, args.chunks or len(ids))
+        if windows < 1:
+            raise common.PeerError(f"{args.text}: {len(ids)} tokens are fewer than {MARGIN + 1} windows of {args.context}")
+        ids = ids[:windows * args.context]
         result["tokens"] = len(ids)
-        print(f"{len(ids)} tokens, {len(ids) // args.context} windows of {args.context}")
+        print(f"{len(ids)} tokens, {windows} windows of {args.context}", flush=True)
         if not args.no_perplexity:
-            if len(ids) < 2 * args.context:
-                raise common.PeerError(f"{args.text}: perplexity needs two windows of {args.context} tokens")
-            theirs, error = llama_perplexity(args, text, len(ids) // args.context)
-            spread = f" +/- {error:.4f}" if error else ""
-            ours = spillway_perplexity(args, text)
-            result["perplexity"] = {"spillway": ours["ppl"], "llama": theirs, "llama_error": error,
+            theirs = llama_perplexity(args, args.text, windows)
+            ours = spillway_perplexity(args, args.text, windows)
+            result["perplexity"] = {"spillway": ours["ppl"], "llama": theirs,
                                     "difference": ours["ppl"] / theirs - 1, "tokens_scored": ours["tokens"]}
             print("\n" + common.table(["perplexity", "value"], [
-                ["spillway", f"{ours['ppl']:.4f}"], ["llama.cpp", f"{theirs:.4f}{spread}"],
+                ["spillway", f"{ours['ppl']:.4f}"], ["llama.cpp", f"{theirs:.4f}"],
                 ["difference", f"{100 * (ours['ppl'] / theirs - 1):+.3f} %"]]))
         if args.windows:
             result["logits"] = compare_windows(args, ids, folder)

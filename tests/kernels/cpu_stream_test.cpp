@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cpu/throttle.h"
 
 namespace spillway {
 namespace {
@@ -230,13 +231,32 @@ TEST(CpuStream, EmulatedLinkIsNeverFasterThanItsSpeed) {
   }
 }
 
-// The best of several: a busy machine may be late, a throttle that oversleeps once a copy (50 us of 131) always is.
-TEST(CpuStream, EmulatedLinkKeepsItsSpeedInManySmallCopies) {
-  CpuStream stream("link", nullptr, kLinkSpeed);
-  double best = 1e9;
-  for (int i = 0; i < 10 && best > 1.1; i++) best = std::min(best, relative_time_of_copies(stream, 100, 64 << 10));
-  EXPECT_LT(best, 1.2);
-  EXPECT_GE(best, 0.999);
+// The link's arithmetic, in time of our own.
+TEST(LinkThrottle, LateSleepersCatchUp) {
+  const LinkThrottle::Clock::time_point start{};
+  LinkThrottle link(1e9, start);
+  auto now = start;
+  for (int i = 0; i < 1000; i++) {  // 100 us each, every sleep 60 us too long
+    const auto until = link.carry(100000, now);
+    if (until > now) now = until + 60us;
+  }
+  EXPECT_GE(now - start, 100ms);
+  EXPECT_LE(now - start, 100ms + 60us);
+}
+
+TEST(LinkThrottle, IdleTimeIsNoCredit) {
+  const LinkThrottle::Clock::time_point start{};
+  LinkThrottle link(1e9, start);
+  link.idle_until(start + 7ms);
+  EXPECT_EQ(link.carry(1000000, start + 9ms), start + 8ms);
+  link.idle_until(start + 2ms);  // ready long ago, but the link was busy
+  EXPECT_EQ(link.carry(1000000, start + 9ms), start + 9ms);
+}
+
+TEST(LinkThrottle, ArrearsAreForgottenInTheEnd) {
+  const LinkThrottle::Clock::time_point start{};
+  LinkThrottle link(1e9, start);
+  EXPECT_EQ(link.carry(1000000, start + 1s), start + 1s - LinkThrottle::kMaxArrears + 1ms);
 }
 
 }  // namespace

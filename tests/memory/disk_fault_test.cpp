@@ -219,13 +219,25 @@ TEST_F(DiskFaultTest, NothingIsLeftAfterAKill) {
   EXPECT_EQ(entries(), 1u);
 }
 
-// A drive that fills up while it is written, for real: a file system of a megabyte in a mount name space of our own.
+void put_line(const char* path, const std::string& line) { std::ofstream(path) << line; }
+
+// Mounts a file system of a megabyte that only this process sees; as root of a user name space where we are not root.
+bool mount_small(const std::string& folder) {
+  const unsigned user = ::geteuid(), group = ::getegid();
+  if (::unshare(user == 0 ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) != 0) return false;
+  if (user != 0) {
+    put_line("/proc/self/uid_map", "0 " + std::to_string(user) + " 1");
+    put_line("/proc/self/setgroups", "deny");
+    put_line("/proc/self/gid_map", "0 " + std::to_string(group) + " 1");
+  }
+  return ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+         ::mount("none", folder.c_str(), "tmpfs", 0, "size=1M") == 0;
+}
+
+// A drive that fills up while it is written, for real.
 TEST_F(DiskFaultTest, SpaceThatEndsWhileWritingIsNamed) {
   RUN_OR_SKIP(outcome, {parse_fault("fallocate=EOPNOTSUPP")}, [&] {
-    const bool root = ::geteuid() == 0;
-    if (::unshare(root ? CLONE_NEWNS : CLONE_NEWUSER | CLONE_NEWNS) != 0 ||
-        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-        ::mount("none", folder_.c_str(), "tmpfs", 0, "size=1M") != 0) {
+    if (!mount_small(folder_)) {
       std::printf("no file system can be mounted here: %s", strerror(errno));
       return kSkip;
     }

@@ -35,10 +35,10 @@ class PlayedBackend : public DiskBackend {
     return count;
   }
 
-  // The nth transfer since the beginning, waiting until it was started.
+  // The nth transfer since the beginning, once it was started; ends the process when it never is.
   DiskTransfer nth(size_t n) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return started_.size() > n; });
+    SPILLWAY_CHECK(changed_.wait_for(lock, std::chrono::seconds(20), [&] { return started_.size() > n; }));
     return started_[n];
   }
   void end(size_t n, int64_t result) {

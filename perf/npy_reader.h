@@ -1,4 +1,4 @@
-// The part of NumPy's .npy format that logits need: float32, C order, two dimensions.
+// NpyReader: a .npy file of logits, row by row: version 1, float32, C order, two dimensions (runtime/npy.h writes them).
 #pragma once
 
 #include <cstdint>
@@ -6,41 +6,9 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace spillway {
-
-class NpyWriter {
- public:
-  NpyWriter(const std::string& path, int64_t rows, int64_t cols) : path_(path), file_(std::fopen(path.c_str(), "wb")) {
-    if (!file_) throw std::runtime_error(path + ": cannot create");
-    std::string text = "{'descr': '<f4', 'fortran_order': False, 'shape': (" + std::to_string(rows) + ", " +
-                       std::to_string(cols) + "), }";
-    text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 11, ' ');
-    text += '\n';
-    const auto length = static_cast<uint16_t>(text.size());
-    write("\x93NUMPY\x01\x00", 8);
-    write(&length, 2);
-    write(text.data(), text.size());
-  }
-  NpyWriter(const NpyWriter&) = delete;
-  NpyWriter& operator=(const NpyWriter&) = delete;
-  ~NpyWriter() {
-    if (file_) std::fclose(file_);
-  }
-  void append(const float* values, size_t count) { write(values, count * sizeof(float)); }
-  void close() {
-    if (std::fclose(std::exchange(file_, nullptr)) != 0) throw std::runtime_error(path_ + ": cannot write");
-  }
-
- private:
-  void write(const void* data, size_t bytes) {
-    if (std::fwrite(data, 1, bytes, file_) != bytes) throw std::runtime_error(path_ + ": cannot write");
-  }
-  std::string path_;
-  std::FILE* file_;
-};
 
 class NpyReader {
  public:

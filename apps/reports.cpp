@@ -1,0 +1,44 @@
+#include "apps/reports.h"
+
+#include <fmt/format.h>
+
+namespace spillway {
+
+nlohmann::json plan_json(const Plan& plan) {
+  nlohmann::json tiers = nlohmann::json::object();
+  for (int t = 0; t < kTiers; ++t) {
+    const TierPlan& tier = plan.tiers[t];
+    tiers[kTierNames[t]] = {{"budget", tier.budget},       {"weights", tier.weights}, {"kv", tier.kv},
+                            {"workspace", tier.workspace}, {"rings", tier.rings},     {"process", tier.process}};
+  }
+  nlohmann::json tensors = nlohmann::json::array();
+  for (size_t i = 0; i < plan.units.size(); ++i) {
+    const WeightUnit& unit = plan.units[i];
+    const std::string stage = kStageNames[static_cast<int>(unit.stage)];
+    const std::string where = unit.stage == Stage::head ? stage : fmt::format("layer {} {}", unit.layer, stage);
+    tensors.push_back({{"name", fmt::format("{} rows {}+{}", where, unit.slices.front().first_row, unit.slices.front().rows)},
+                       {"tier", kTierNames[static_cast<int>(plan.unit_tiers[i])]},
+                       {"bytes", unit.bytes}});
+  }
+  const Expected& e = plan.expected;
+  return {{"context", plan.context},
+          {"chunk", plan.chunk},
+          {"emulated_link", plan.emulated_link},
+          {"tiers", std::move(tiers)},
+          {"tensors", std::move(tensors)},
+          {"expected",
+           {{"prefill_tps", e.prefill_tps}, {"decode_tps", e.decode_tps}, {"bound", e.bound}, {"disk_s", e.disk_s}, {"link_s", e.link_s},
+            {"compute_s", e.compute_s}}}};
+}
+
+nlohmann::json generation_json(const Generation& generation, const Metrics& metrics, const Plan& plan) {
+  nlohmann::json out = metrics_json(metrics);
+  out["text"] = generation.text;
+  out["tokens"] = generation.tokens;
+  out["prompt_tokens"] = generation.prompt_tokens;
+  out["finish_reason"] = kFinishReasonNames[static_cast<int>(generation.finish)];
+  out["plan"] = plan_json(plan);
+  return out;
+}
+
+}  // namespace spillway

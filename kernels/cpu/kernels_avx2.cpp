@@ -1,0 +1,16 @@
+// Kernels for AVX2 with FMA and F16C. Built with flags of its own: include nothing here that defines inline functions
+// for the rest of the program. Each builds on those before it.
+// clang-format off
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/lanes_avx2.inl"
+#include "kernels/cpu/float_kernels.inl"
+#include "kernels/cpu/attention.inl"
+#include "kernels/cpu/quant_avx2.inl"
+#include "kernels/cpu/kernel_table.inl"
+// clang-format on
+
+namespace spillway {
+
+const CpuKernels& avx2_kernels() { return kKernels; }
+
+}  // namespace spillway

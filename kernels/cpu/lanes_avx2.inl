@@ -1,0 +1,179 @@
+// Lanes: 16 floats in two registers of AVX2, so that sums run in the order of AVX-512.
+#include <immintrin.h>
+
+namespace spillway {
+namespace {
+
+constexpr const char* kKernelsName = "AVX2";
+// Register tiles: 16 registers, two to a Lanes.
+constexpr int kFloatTileM = 2;
+constexpr int kFloatTileN = 2;
+constexpr int kBroadcastRows = 6;
+constexpr int kBroadcastCols = 1;
+
+struct Lanes {
+  __m256 low;
+  __m256 high;
+};
+
+inline float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
+
+inline Lanes lanes_zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline Lanes lanes_set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline Lanes load_f32(const void* p) {
+  const auto* f = static_cast<const float*>(p);
+  return {_mm256_loadu_ps(f), _mm256_loadu_ps(f + 8)};
+}
+inline Lanes load_f16(const void* p) {
+  const auto* h = static_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+inline __m256 widen_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
+inline Lanes load_bf16(const void* p) {
+  const auto* h = static_cast<const __m128i*>(p);
+  return {widen_bf16(_mm_loadu_si128(h)), widen_bf16(_mm_loadu_si128(h + 1))};
+}
+// The first n lanes; the others are zero, and their memory is not touched.
+inline Lanes load_f32_part(const void* p, int n) {
+  float f[kLanes] = {};
+  __builtin_memcpy(f, p, 4 * static_cast<size_t>(n));
+  return load_f32(f);
+}
+inline Lanes load_f16_part(const void* p, int n) {
+  uint16_t h[kLanes] = {};
+  __builtin_memcpy(h, p, 2 * static_cast<size_t>(n));
+  return load_f16(h);
+}
+inline Lanes load_bf16_part(const void* p, int n) {
+  uint16_t h[kLanes] = {};
+  __builtin_memcpy(h, p, 2 * static_cast<size_t>(n));
+  return load_bf16(h);
+}
+inline void store_f32(float* p, const Lanes& a) {
+  _mm256_storeu_ps(p, a.low);
+  _mm256_storeu_ps(p + 8, a.high);
+}
+inline void store_f32_part(float* p, const Lanes& a, int n) {
+  float f[kLanes];
+  store_f32(f, a);
+  __builtin_memcpy(p, f, 4 * static_cast<size_t>(n));
+}
+inline void store_f16(void* p, const Lanes& a) {
+  auto* h = static_cast<__m128i*>(p);
+  _mm_storeu_si128(h, _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  _mm_storeu_si128(h + 1, _mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline void store_f16_part(void* p, const Lanes& a, int n) {
+  uint16_t h[kLanes];
+  store_f16(h, a);
+  __builtin_memcpy(p, h, 2 * static_cast<size_t>(n));
+}
+
+inline Lanes add(const Lanes& a, const Lanes& b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+inline Lanes sub(const Lanes& a, const Lanes& b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+inline Lanes mul(const Lanes& a, const Lanes& b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+inline Lanes div(const Lanes& a, const Lanes& b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+// a * b + c
+inline Lanes fma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+// c - a * b
+inline Lanes fnma(const Lanes& a, const Lanes& b, const Lanes& c) {
+  return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
+}
+inline float fma1(float a, float b, float c) {
+  return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
+}
+// The second operand where either is NaN.
+inline Lanes max(const Lanes& a, const Lanes& b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+inline Lanes min(const Lanes& a, const Lanes& b) {
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+}
+inline Lanes round_even(const Lanes& a) {
+  return {_mm256_round_ps(a.low, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+          _mm256_round_ps(a.high, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// Lanes from n on become `other`.
+inline Lanes keep_first(const Lanes& a, int n, float other) {
+  float f[kLanes];
+  store_f32(f, lanes_set(other));
+  store_f32_part(f, a, n);
+  return load_f32(f);
+}
+using LaneMask = Lanes;
+inline LaneMask not_below(const Lanes& a, float limit) {
+  const __m256 l = _mm256_set1_ps(limit);
+  return {_mm256_cmp_ps(a.low, l, _CMP_NLT_UQ), _mm256_cmp_ps(a.high, l, _CMP_NLT_UQ)};
+}
+// Zero where the mask is not set.
+inline Lanes where(const LaneMask& mask, const Lanes& a) {
+  return {_mm256_and_ps(mask.low, a.low), _mm256_and_ps(mask.high, a.high)};
+}
+inline __m256 power_of_2(__m256 n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+// a * 2^n for whole n in [-126, 127] where the mask is set, else zero.
+inline Lanes times_power_of_2(const Lanes& a, const Lanes& n, const LaneMask& mask) {
+  return {_mm256_and_ps(mask.low, _mm256_mul_ps(a.low, power_of_2(n.low))),
+          _mm256_and_ps(mask.high, _mm256_mul_ps(a.high, power_of_2(n.high)))};
+}
+inline float first(const Lanes& a) { return _mm256_cvtss_f32(a.low); }
+inline float sum_of(const Lanes& a) {
+  const __m256 s8 = _mm256_add_ps(a.low, a.high);
+  const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+  const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+  return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+inline float max_of(const Lanes& a) {
+  const __m256 m8 = _mm256_max_ps(a.low, a.high);
+  const __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m8), _mm256_extractf128_ps(m8, 1));
+  const __m128 m2 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
+  return _mm_cvtss_f32(_mm_max_ss(m2, _mm_movehdup_ps(m2)));
+}
+
+// out[c] = element c of 16 rows, for 8 elements.
+inline void transpose_8_f16(const std::byte* rows, int64_t stride, Lanes* out) {
+  __m256i z[8];  // row i, row i + 8
+  for (int i = 0; i < 8; i++) {
+    const auto* upper_row = reinterpret_cast<const __m128i*>(rows + i * stride);
+    const auto* lower_row = reinterpret_cast<const __m128i*>(rows + (i + 8) * stride);
+    z[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(upper_row)), _mm_loadu_si128(lower_row), 1);
+  }
+  __m256i pairs[8];
+  for (int i = 0; i < 4; i++) {
+    pairs[2 * i] = _mm256_unpacklo_epi16(z[2 * i], z[2 * i + 1]);
+    pairs[2 * i + 1] = _mm256_unpackhi_epi16(z[2 * i], z[2 * i + 1]);
+  }
+  __m256i fours[8];
+  for (int i = 0; i < 2; i++) {
+    for (int j = 0; j < 2; j++) {
+      fours[4 * i + 2 * j] = _mm256_unpacklo_epi32(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+      fours[4 * i + 2 * j + 1] = _mm256_unpackhi_epi32(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+    }
+  }
+  const auto widened = [](__m256i h) {
+    return Lanes{_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+  };
+  for (int c = 0; c < 4; c++) {
+    out[2 * c] = widened(_mm256_unpacklo_epi64(fours[c], fours[4 + c]));
+    out[2 * c + 1] = widened(_mm256_unpackhi_epi64(fours[c], fours[4 + c]));
+  }
+}
+// 16 rows of 16 f16, `stride` bytes apart -> out[c] = element c of every row. Transposed as halves, then widened.
+inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  transpose_8_f16(rows, stride, out);
+  transpose_8_f16(rows + 16, stride, out + 8);
+}
+
+}  // namespace
+}  // namespace spillway

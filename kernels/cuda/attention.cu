@@ -1,0 +1,260 @@
+// Decode attention: one query row against one span, for a group of query heads that share a KV head (GQA, arXiv
+// 2305.13245). The result is a partial softmax state (kernels/kv_span.h), to be merged with those of the other spans.
+//
+// A thread block takes one task and one KV head (and up to 8 of its query heads), a warp each page of the span. The
+// lanes of a warp load K, then V, of consecutive tokens, 16 bytes each; every load serves all heads of the group. The
+// order of additions is by tokens within a page, then by pages: nothing else enters into a result.
+#include "kernels/cuda/arithmetic.cuh"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/launchers.cuh"
+
+namespace spillway::cuda {
+namespace {
+
+constexpr int kWarps = kPagesPerSpan;
+constexpr int kThreads = kWarps * kWarpLanes;
+constexpr int kMostHeads = 8;  // of a group, in one thread block
+constexpr int kMostHeadDim = 128;
+constexpr int kLoadsInFlight = 4;  // of each lane
+constexpr float kNothing = -INFINITY;
+
+struct AttendLaunch {
+  const SpanTask* tasks;
+  const std::byte* q;
+  std::byte* states;
+  uint64_t q_stride;
+  uint64_t states_stride;
+  int64_t page_bytes;
+  int head_dim;
+  int group;
+  int state_floats;
+  int region;  // floats of shared memory for each warp: scores, later the sums over V
+  float scale;
+};
+
+// Which part of the work a lane has: kLanes lanes hold the 16-byte pieces of one token, the other lanes further tokens.
+template <typename Kv, int kLanes>
+struct LanePlace {
+  int piece;     // elements [piece, piece + Kv::kCount) of a head
+  int token;     // of the tokens loaded together
+  bool in_head;  // head_dim may end before the last lane
+
+  __device__ __forceinline__ LanePlace(int lane, int head_dim)
+      : piece(lane % kLanes * Kv::kCount), token(lane / kLanes), in_head(piece < head_dim) {}
+};
+
+// Calls visit(token, values) for this lane's tokens of [0, tokens rounded up), in order; absent tokens and elements are
+// zero.
+template <typename Kv, int kLanes, typename Visit>
+__device__ __forceinline__ void for_each_token(const std::byte* rows, const LanePlace<Kv, kLanes>& place, int tokens,
+                                               int head_dim, const Visit& visit) {
+  constexpr int kTokens = kWarpLanes / kLanes;
+  constexpr int kElementBytes = 16 / Kv::kCount;
+  for (int first = 0; first < tokens; first += kTokens * kLoadsInFlight) {
+    uint4 held[kLoadsInFlight];
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; i++) {
+      const int token = first + i * kTokens + place.token;
+      held[i] = {0, 0, 0, 0};
+      if (token < tokens && place.in_head) {
+        held[i] = load_stream(rows + (static_cast<int64_t>(token) * head_dim + place.piece) * kElementBytes);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kLoadsInFlight; i++) {
+      float values[Kv::kCount];
+      Kv::unpack(held[i], values);
+      visit(first + i * kTokens + place.token, values);
+    }
+  }
+}
+
+// scores[g * kPageTokens + t] = scale * q[g] . k[t] for the page's tokens.
+template <typename Kv, int kLanes, int kHeads>
+__device__ __forceinline__ void score_page(const AttendLaunch& a, const float* q, int heads, const std::byte* keys,
+                                           int tokens, Shared<float> scores, int lane) {
+  const LanePlace<Kv, kLanes> place(lane, a.head_dim);
+  float query[kHeads][Kv::kCount];
+#pragma unroll
+  for (int g = 0; g < kHeads; g++) {
+#pragma unroll
+    for (int e = 0; e < Kv::kCount; e++) {
+      query[g][e] = g < heads && place.in_head ? q[g * a.head_dim + place.piece + e] : 0.0f;
+    }
+  }
+  for_each_token<Kv, kLanes>(keys, place, tokens, a.head_dim, [&](int token, const float* k) {
+    float dot[kHeads] = {};
+#pragma unroll
+    for (int g = 0; g < kHeads; g++) {
+#pragma unroll
+      for (int e = 0; e < Kv::kCount; e++) dot[g] = fmaf(query[g][e], k[e], dot[g]);
+    }
+    lane_sums<kHeads, kLanes / 2>(dot, lane);
+    if (token < tokens && writes_sum<kHeads, kLanes / 2>(lane)) {
+      scores[summed_index<kHeads, kLanes / 2>(lane) * kPageTokens + token] = dot[0] * a.scale;
+    }
+  });
+}
+
+// Scores become weights exp(score - max), zero past the page's tokens; lane 0 notes max and sum of each head.
+template <int kHeads>
+__device__ __forceinline__ void weigh_page(int tokens, Shared<float> scores, Shared<float> max_of, Shared<float> sum_of,
+                                           int lane) {
+#pragma unroll
+  for (int g = 0; g < kHeads; g++) {
+    const int at = g * kPageTokens + lane;
+    const float low = lane < tokens ? static_cast<float>(scores[at]) : kNothing;
+    const float high = lane + kWarpLanes < tokens ? static_cast<float>(scores[at + kWarpLanes]) : kNothing;
+    float largest = fmaxf(low, high);
+#pragma unroll
+    for (int offset = kWarpLanes / 2; offset >= 1; offset /= 2) {
+      largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
+    }
+    const float low_weight = lane < tokens ? exp_of_negative(low - largest) : 0.0f;
+    const float high_weight = lane + kWarpLanes < tokens ? exp_of_negative(high - largest) : 0.0f;
+    scores[at] = low_weight;
+    scores[at + kWarpLanes] = high_weight;
+    const float sum = lane_sum<kWarpLanes / 2>(low_weight + high_weight);
+    if (lane == 0) {
+      max_of[g] = largest;
+      sum_of[g] = sum;
+    }
+  }
+}
+
+// sums[g * head_dim + d] = sum over the page's tokens of weight * v; takes the place of the weights.
+template <typename Kv, int kLanes, int kHeads>
+__device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte* values, int tokens,
+                                         Shared<float> weights, int lane) {
+  const LanePlace<Kv, kLanes> place(lane, a.head_dim);
+  constexpr int kSums = kHeads * Kv::kCount;
+  float acc[kSums] = {};
+  for_each_token<Kv, kLanes>(values, place, tokens, a.head_dim, [&](int token, const float* v) {
+#pragma unroll
+    for (int g = 0; g < kHeads; g++) {
+      const float weight = weights[g * kPageTokens + token];
+#pragma unroll
+      for (int e = 0; e < Kv::kCount; e++) acc[g * Kv::kCount + e] = fmaf(weight, v[e], acc[g * Kv::kCount + e]);
+    }
+  });
+  lane_sums<kSums, kWarpLanes / 2, kLanes>(acc, lane);
+  __syncwarp();  // the weights have been read
+  if (!place.in_head) return;
+  const int first = summed_index<kSums, kWarpLanes / 2, kLanes>(lane);
+#pragma unroll
+  for (int i = 0; i < kSums * kLanes / kWarpLanes; i++) {
+    const int g = (first + i) / Kv::kCount;
+    weights[g * a.head_dim + place.piece + (first + i) % Kv::kCount] = acc[i];
+  }
+}
+
+// The pages' states folded into one, in order; page w's sums begin at sums[w * region].
+template <int kHeads>
+__device__ __forceinline__ void fold_pages(const AttendLaunch& a, int pages, int heads, Shared<float> sums,
+                                           Shared<float> max_of, Shared<float> sum_of, float* states) {
+  for (int i = static_cast<int>(threadIdx.x); i < heads * a.state_floats; i += kThreads) {
+    const int g = i / a.state_floats;
+    const int d = i % a.state_floats;
+    float largest = kNothing;
+    for (int w = 0; w < pages; w++) largest = fmaxf(largest, max_of[w * kHeads + g]);
+    float result = 0.0f;
+    for (int w = 0; w < pages; w++) {
+      const float factor = exp_of_negative(max_of[w * kHeads + g] - largest);
+      const float part = d < a.head_dim ? sums[w * a.region + g * a.head_dim + d] : sum_of[w * kHeads + g];
+      result = fmaf(part, factor, result);
+    }
+    states[i] = d == a.head_dim ? largest : result;
+  }
+}
+
+// Block (task, KV head, kHeads of its group).
+template <typename Kv, int kLanes, int kHeads>
+__global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
+  const Shared<float> regions = dynamic_shared<float>(0, kWarps * a.region);
+  SPILLWAY_SHARED(float, max_of, kWarps* kHeads);
+  SPILLWAY_SHARED(float, sum_of, kWarps* kHeads);
+  const SpanTask& task = a.tasks[blockIdx.x];
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int first_of_group = static_cast<int>(blockIdx.z) * kHeads;
+  const int heads = a.group - first_of_group < kHeads ? a.group - first_of_group : kHeads;
+  const int64_t head = static_cast<int64_t>(kv_head) * a.group + first_of_group;
+  const int lane = lane_index();
+  const int warp = warp_index();
+  const int all_tokens = task.span.tokens;
+  const int left = all_tokens - warp * kPageTokens;
+  const int tokens = left < kPageTokens ? left : kPageTokens;
+  if (tokens > 0) {
+    const std::byte* keys = task.span.rows[warp] + kv_head * a.page_bytes;
+    const float* q = reinterpret_cast<const float*>(a.q + task.row * a.q_stride) + head * a.head_dim;
+    const Shared<float> mine = regions + warp * a.region;
+    score_page<Kv, kLanes, kHeads>(a, q, heads, keys, tokens, mine, lane);
+    __syncwarp();
+    weigh_page<kHeads>(tokens, mine, max_of + warp * kHeads, sum_of + warp * kHeads, lane);
+    __syncwarp();
+    sum_page<Kv, kLanes, kHeads>(a, keys + a.page_bytes / 2, tokens, mine, lane);
+  }
+  __syncthreads();
+  const int pages = (all_tokens + kPageTokens - 1) / kPageTokens;
+  float* states = reinterpret_cast<float*>(a.states + task.slot * a.states_stride) + head * a.state_floats;
+  fold_pages<kHeads>(a, pages, heads, regions, max_of, sum_of, states);
+}
+
+template <typename Kv, int kLanes, int kHeads>
+cudaError_t launch_heads(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
+  const dim3 grid(static_cast<uint32_t>(tasks), static_cast<uint32_t>(kv_heads),
+                  static_cast<uint32_t>(ceil_div(a.group, kHeads)));
+  AttendLaunch sized = a;
+  sized.region = kHeads * (a.head_dim > kPageTokens ? a.head_dim : kPageTokens);
+  return launch(attend_span<Kv, kLanes, kHeads>, grid, dim3(kThreads), kWarps * sized.region * sizeof(float), stream,
+                sized);
+}
+
+template <typename Kv, int kLanes>
+cudaError_t launch_lanes(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
+  if (a.group == 1) return launch_heads<Kv, kLanes, 1>(stream, a, tasks, kv_heads);
+  if (a.group == 2) return launch_heads<Kv, kLanes, 2>(stream, a, tasks, kv_heads);
+  if (a.group <= 4) return launch_heads<Kv, kLanes, 4>(stream, a, tasks, kv_heads);
+  return launch_heads<Kv, kLanes, kMostHeads>(stream, a, tasks, kv_heads);
+}
+
+template <typename Kv>
+cudaError_t launch_format(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
+  constexpr int kMostLanes = kMostHeadDim / Kv::kCount;
+  if (a.head_dim <= kMostHeadDim / 2) return launch_lanes<Kv, kMostLanes / 2>(stream, a, tasks, kv_heads);
+  return launch_lanes<Kv, kMostLanes>(stream, a, tasks, kv_heads);
+}
+
+}  // namespace
+
+cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
+  const KvFormat& format = args.shape.format;
+  SPILLWAY_CHECK(args.q.dtype == DType::f32 && args.states.dtype == DType::f32 &&
+                 args.shape.heads % format.kv_heads == 0);
+  SPILLWAY_CHECK(args.q.cols == static_cast<int64_t>(args.shape.heads) * format.head_dim);
+  SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(args.shape.heads) * attn_state_floats(format.head_dim));
+  if (args.tasks_count == 0) return cudaSuccess;
+  if (format.head_dim % 8 != 0 || format.head_dim > kMostHeadDim) return cudaErrorNotSupported;
+  const AttendLaunch a = {.tasks = args.tasks,
+                          .q = args.q.data,
+                          .states = args.states.data,
+                          .q_stride = args.q.stride,
+                          .states_stride = args.states.stride,
+                          .page_bytes = static_cast<int64_t>(format.page_bytes()),
+                          .head_dim = format.head_dim,
+                          .group = args.shape.heads / format.kv_heads,
+                          .state_floats = attn_state_floats(format.head_dim),
+                          .region = 0,
+                          .scale = args.shape.scale};
+  switch (format.dtype) {
+    case DType::f16:
+      return launch_format<ElementsF16>(stream, a, args.tasks_count, format.kv_heads);
+    case DType::bf16:
+      return launch_format<ElementsBf16>(stream, a, args.tasks_count, format.kv_heads);
+    case DType::f32:
+      return launch_format<ElementsF32>(stream, a, args.tasks_count, format.kv_heads);
+    default:
+      return cudaErrorNotSupported;
+  }
+}
+
+}  // namespace spillway::cuda

@@ -1,0 +1,48 @@
+// Unquantised elements by 16 bytes: how many, and how they become floats.
+#pragma once
+
+#include "kernels/cuda/gpu.cuh"
+
+namespace spillway::cuda {
+
+struct ElementsF16 {
+  static constexpr DType kType = DType::f16;
+  static constexpr int kCount = 8;
+  using Bits = uint16_t;
+  __device__ __forceinline__ static void unpack(uint4 v, float* values) {
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      values[2 * i] = load_f16(static_cast<uint16_t>(words[i] & 0xffff));
+      values[2 * i + 1] = load_f16(static_cast<uint16_t>(words[i] >> 16));
+    }
+  }
+};
+
+struct ElementsBf16 {
+  static constexpr DType kType = DType::bf16;
+  static constexpr int kCount = 8;
+  using Bits = uint16_t;
+  __device__ __forceinline__ static void unpack(uint4 v, float* values) {
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      values[2 * i] = float_from_bits(words[i] << 16);
+      values[2 * i + 1] = float_from_bits(words[i] & 0xffff0000u);
+    }
+  }
+};
+
+struct ElementsF32 {
+  static constexpr DType kType = DType::f32;
+  static constexpr int kCount = 4;
+  using Bits = uint32_t;
+  __device__ __forceinline__ static void unpack(uint4 v, float* values) {
+    values[0] = float_from_bits(v.x);
+    values[1] = float_from_bits(v.y);
+    values[2] = float_from_bits(v.z);
+    values[3] = float_from_bits(v.w);
+  }
+};
+
+}  // namespace spillway::cuda

@@ -1,0 +1,91 @@
+// The hardware, and the only way to it: kernels speak CUDA C++ (threadIdx, __syncthreads, __shfl_xor_sync ...), and
+// what CUDA C++ has no plain word for is named here. One source, two targets: nvcc for the GPU, and any C++20 compiler
+// for the emulation the tests run, which needs no CUDA header. There SPILLWAY_CUDA_EMULATED is the header that stands
+// in for CUDA's own; it is named on the command line, so that the kernels know of no test.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef SPILLWAY_CUDA_EMULATED
+#include SPILLWAY_CUDA_EMULATED
+#else
+#include <cuda_runtime.h>
+#endif
+
+#include "kernels/blocks.h"
+
+namespace spillway::cuda {
+
+inline constexpr int kWarpLanes = 32;
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+
+#ifdef SPILLWAY_CUDA_EMULATED
+
+using namespace emulation;
+
+#else
+
+// An array in shared memory, or a part of one. A plain pointer here; the emulation checks each access through it.
+template <typename T>
+using Shared = T*;
+
+// Shared memory of a fixed size: SPILLWAY_SHARED(float, partial, 32);
+#define SPILLWAY_SHARED(type, name, count) __shared__ __align__(16) type name[count]
+
+// Shared memory of the size given at launch: `count` elements from byte `offset` on.
+template <typename T>
+__device__ __forceinline__ Shared<T> dynamic_shared(int offset, int /*count*/) {
+  extern __shared__ __align__(16) unsigned char dynamic_bytes[];
+  return reinterpret_cast<T*>(dynamic_bytes + offset);
+}
+
+// 16 bytes of shared memory at once; `word` is a multiple of 4.
+__device__ __forceinline__ void store_words(Shared<uint32_t> words, int word, uint4 value) {
+  *reinterpret_cast<uint4*>(words + word) = value;
+}
+
+// 16 aligned bytes that this kernel reads once and nobody writes meanwhile: past the first-level cache, so that what is
+// read again stays there.
+__device__ __forceinline__ uint4 load_stream(const void* address) {
+  uint4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(address));
+  return v;
+}
+
+// 16 aligned bytes that other warps read too, and nobody writes meanwhile.
+__device__ __forceinline__ uint4 load_cached(const void* address) { return __ldg(static_cast<const uint4*>(address)); }
+__device__ __forceinline__ float4 load_floats(const float* address) {
+  return __ldg(reinterpret_cast<const float4*>(address));
+}
+
+__device__ __forceinline__ void store_floats(float* address, float4 value) {
+  *reinterpret_cast<float4*>(address) = value;
+}
+
+// One instruction for f16_to_f32; the same value for every finite number and infinity.
+__device__ __forceinline__ float load_f16(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
+// Enqueues a kernel; the result is for cudaGetErrorString.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,
+                   Arguments... arguments) {
+  const auto enqueue = [&](Parameters... parameters) {
+    void* pointers[] = {&parameters...};
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid, block, pointers, dynamic_bytes, stream);
+  };
+  return enqueue(arguments...);
+}
+
+#endif
+
+__device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) % kWarpLanes; }
+__device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
+
+}  // namespace spillway::cuda

@@ -1,0 +1,19 @@
+// What module.cu puts into the table: one launcher for each operation.
+#pragma once
+
+#include "kernels/cuda/gpu.cuh"
+#include "kernels/cuda/module.h"
+
+namespace spillway::cuda {
+
+cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
+cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);
+cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
+cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
+
+// Rows of 32-bit floats may lie at any multiple of 4; 16-byte accesses need both of these.
+inline bool aligned16(const View& view) {
+  return reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && (view.rows <= 1 || view.stride % 16 == 0);
+}
+
+}  // namespace spillway::cuda

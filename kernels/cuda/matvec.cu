@@ -1,0 +1,82 @@
+// Matrix-vector products for a few rows of x: which kernels run, and how a matrix is dealt out.
+//
+// A group of 1, 2 or 4 warps, by the type and the width of the matrix alone, shares its rows. So the order of additions
+// in a result never depends on its address, on the number of rows of x, on what shares the call, or on the grid.
+#include "kernels/cuda/arithmetic.cuh"
+#include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/matvec.cuh"
+
+namespace spillway::cuda {
+namespace {
+
+bool is_quantized(DType type) { return info(type).block_elements > 1; }
+
+// As many warps to a row as have a step to do, up to the thread block.
+int splits_of(DType type, int cols) {
+  const int steps = ceil_div(cols, matvec_step(type).elements);
+  return steps >= 4 ? 4 : steps >= 2 ? 2 : 1;
+}
+
+// The parts of one type, laid side by side along the grid.
+MatvecWeights gather(const CudaMatvec& a, DType type, int splits) {
+  MatvecWeights weights = {};
+  const int rows_per_block = kMatvecWarps / splits * matvec_step(type).rows;
+  for (int p = 0; p < a.parts_count; p++) {
+    const MatmulPart& part = a.parts[p];
+    if (part.weight.dtype != type || part.weight.rows == 0) continue;
+    weights.part[weights.count++] = {.data = part.weight.data,
+                                     .end = part.weight.row(part.weight.rows - 1) + row_bytes(type, part.weight.cols),
+                                     .out = part.out.data,
+                                     .stride = part.weight.stride,
+                                     .out_stride = part.out.stride,
+                                     .rows = static_cast<int>(part.weight.rows),
+                                     .row_bytes = static_cast<int>(row_bytes(type, part.weight.cols)),
+                                     .first_block = weights.grid_blocks,
+                                     .add = part.add};
+    weights.grid_blocks += ceil_div(part.weight.rows, rows_per_block);
+  }
+  return weights;
+}
+
+void check(const CudaMatvec& a) {
+  SPILLWAY_CHECK(a.x.dtype == DType::f32 && a.parts_count <= kMatvecParts);
+  for (int p = 0; p < a.parts_count; p++) {
+    const MatmulPart& part = a.parts[p];
+    SPILLWAY_CHECK(part.weight.cols == a.x.cols && part.weight.dtype != DType::i32);
+    SPILLWAY_CHECK(part.out.dtype == DType::f32 && part.out.rows == a.x.rows && part.out.cols == part.weight.rows);
+    if (!is_quantized(part.weight.dtype)) continue;
+    SPILLWAY_CHECK(a.x.cols % kBlockElements == 0 && a.scratch_bytes >= cuda_matvec_scratch_bytes(a.x.rows, a.x.cols));
+    SPILLWAY_CHECK(reinterpret_cast<uintptr_t>(a.scratch) % 16 == 0);
+  }
+}
+
+}  // namespace
+
+cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& a) {
+  check(a);
+  if (a.x.rows == 0) return cudaSuccess;
+  MatvecShape shape = {.x = {a.x.data, a.x.stride, static_cast<int>(a.x.cols)},
+                       .rows_of_x = static_cast<int>(a.x.rows),
+                       .x_aligned = aligned16(a.x),
+                       .scratch = a.scratch,
+                       .splits = 0};
+  bool quantized = false;
+  for (const DType type : {DType::q8_0, DType::q4_0, DType::q4_1, DType::f32, DType::f16, DType::bf16}) {
+    shape.splits = splits_of(type, shape.x.cols);
+    const MatvecWeights weights = gather(a, type, shape.splits);
+    if (weights.count == 0) continue;
+    cudaError_t error = cudaSuccess;
+    if (is_quantized(type) && !quantized) {
+      error = launch_quantize(stream, shape);
+      quantized = true;
+    }
+    if (error == cudaSuccess) {
+      error = is_quantized(type) ? launch_matvec_quantized(stream, type, weights, shape)
+                                 : launch_matvec_float(stream, type, weights, shape);
+    }
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace spillway::cuda

@@ -1,0 +1,110 @@
+// What the matrix-vector kernels share: the weights of one launch, and how a matrix is dealt out to warps.
+#pragma once
+
+#include "kernels/cuda/gpu.cuh"
+#include "kernels/cuda/module.h"
+
+namespace spillway::cuda {
+
+inline constexpr int kMatvecWarps = 4;
+inline constexpr int kMatvecThreads = kMatvecWarps * kWarpLanes;
+inline constexpr int kMatvecParts = 4;
+inline constexpr int kMatvecRowsOfX = 8;  // at most, for one reading of the weight
+
+__host__ __device__ __forceinline__ int min_of(int a, int b) { return a < b ? a : b; }
+
+struct MatvecWeight {
+  const std::byte* data;
+  const std::byte* end;  // of the last row
+  std::byte* out;
+  uint64_t stride;
+  uint64_t out_stride;
+  int rows;
+  int row_bytes;
+  int first_block;  // of the grid in x
+  bool add;
+
+  // Past the last row, the last one again: every warp has the same steps, and what it should not have is not written.
+  __device__ __forceinline__ const std::byte* row(int r) const {
+    return data + static_cast<uint64_t>(min_of(r, rows - 1)) * stride;
+  }
+};
+
+// Matrices of one type that share x and a launch.
+struct MatvecWeights {
+  MatvecWeight part[kMatvecParts];
+  int count;
+  int grid_blocks;
+
+  __device__ __forceinline__ MatvecWeight of_block(int block) const {
+    MatvecWeight weight = part[0];
+#pragma unroll
+    for (int p = 1; p < kMatvecParts; p++) {
+      if (p < count && block >= part[p].first_block) weight = part[p];
+    }
+    return weight;
+  }
+};
+
+struct MatvecRows {
+  const std::byte* data;
+  uint64_t stride;
+  int cols;
+};
+
+struct MatvecShape {
+  MatvecRows x;
+  int rows_of_x;
+  bool x_aligned;  // to 16 bytes, each row
+  std::byte* scratch;
+
+  int splits;  // warps that share a row of the weight
+};
+
+// Writes the sums of a thread block: its `splits` warps to a row added in order, a thread to a result. partial: what
+// each warp has, kRows x kX.
+template <int kRows, int kX>
+__device__ __forceinline__ void write_results(const MatvecWeight& weight, Shared<float> partial, int splits,
+                                              int first_row, int first_x, int rows_of_x) {
+  constexpr int kResults = kRows * kX;
+  const int groups = kMatvecWarps / splits;
+  for (int i = static_cast<int>(threadIdx.x); i < groups * kResults; i += kMatvecThreads) {
+    const int group = i / kResults;
+    const int row = first_row + group * kRows + i % kResults / kX;
+    const int x_row = first_x + i % kX;
+    if (row >= weight.rows || x_row >= rows_of_x) continue;
+    float sum = partial[group * splits * kResults + i % kResults];
+    for (int s = 1; s < splits; s++) sum += partial[(group * splits + s) * kResults + i % kResults];
+    float* out = reinterpret_cast<float*>(weight.out + x_row * weight.out_stride) + row;
+    *out = weight.add ? *out + sum : sum;
+  }
+}
+
+// Rows of a weight that one warp takes, and elements of a row in one step of it.
+struct MatvecStep {
+  int rows;
+  int elements;
+};
+constexpr MatvecStep matvec_step(DType type) {
+  switch (type) {
+    case DType::q8_0:
+      return {2, 32 * kBlockElements};
+    case DType::f32:
+      return {4, 32 * 4};
+    case DType::f16:
+    case DType::bf16:
+      return {4, 32 * 8};
+    default:
+      return {4, 32 * kBlockElements};
+  }
+}
+
+// Weights of the type, once for every tile of rows of x.
+cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                    const MatvecShape& shape);
+cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                const MatvecShape& shape);
+// x to int8 codes by blocks of 32, into the scratch.
+cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape);
+
+}  // namespace spillway::cuda

@@ -1,0 +1,125 @@
+// Matrix-vector products with F16, BF16 and F32 weights. A warp takes four rows of the weight, or one of `splits`
+// shares of them, in steps of 16 bytes to a lane; the loads of the next step are in flight while this one is
+// multiplied.
+#include "kernels/cuda/arithmetic.cuh"
+#include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/matvec.cuh"
+
+namespace spillway::cuda {
+namespace {
+
+// The first `count` elements of the 16 bytes at `address`, the rest zero. In one load where that may be.
+template <typename Elements>
+__device__ __forceinline__ uint4 load_elements(const std::byte* address, int count) {
+  using Bits = typename Elements::Bits;
+  if (count >= Elements::kCount && reinterpret_cast<uintptr_t>(address) % 16 == 0) return load_stream(address);
+  const Bits* elements = reinterpret_cast<const Bits*>(address);
+  uint32_t words[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < Elements::kCount; i++) {
+    if (i < count) words[i * sizeof(Bits) / 4] |= static_cast<uint32_t>(elements[i]) << (i * sizeof(Bits) % 4 * 8);
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+template <int kElements>
+__device__ __forceinline__ void load_x(const float* x, int count, bool aligned, float* values) {
+  if (aligned && count >= kElements) {
+#pragma unroll
+    for (int i = 0; i < kElements; i += 4) {
+      const float4 v = load_floats(x + i);
+      values[i] = v.x;
+      values[i + 1] = v.y;
+      values[i + 2] = v.z;
+      values[i + 3] = v.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kElements; i++) values[i] = i < count ? x[i] : 0.0f;
+  }
+}
+
+// Rows [kX * blockIdx.y, ...) of x with the rows of the weights that blockIdx.x stands for.
+template <typename Weight, int kX>
+__global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights weights, MatvecShape shape) {
+  constexpr int kElements = Weight::kCount;
+  constexpr int kElementBytes = 16 / kElements;
+  constexpr int kRows = matvec_step(Weight::kType).rows;
+  constexpr int kStep = kWarpLanes * kElements;
+  static_assert(kStep == matvec_step(Weight::kType).elements);
+  SPILLWAY_SHARED(float, partial, kMatvecWarps* kRows* kX);
+  const int lane = lane_index();
+  const int warp = warp_index();
+  const int cols = shape.x.cols;
+  const MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
+  const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / shape.splits) * kRows;
+  const int first_x = static_cast<int>(blockIdx.y) * kX;
+  const std::byte* row[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; r++) row[r] = weight.row(first_row + warp / shape.splits * kRows + r);
+
+  float acc[kRows * kX] = {};
+  uint4 held[kRows];
+  const int begin = warp % shape.splits * kStep + lane * kElements;
+  if (begin < cols) {
+#pragma unroll
+    for (int r = 0; r < kRows; r++) held[r] = load_elements<Weight>(row[r] + begin * kElementBytes, cols - begin);
+  }
+  for (int e = begin; e < cols; e += shape.splits * kStep) {
+    float w[kRows][kElements];
+#pragma unroll
+    for (int r = 0; r < kRows; r++) Weight::unpack(held[r], w[r]);
+    const int next = e + shape.splits * kStep;
+    if (next < cols) {
+#pragma unroll
+      for (int r = 0; r < kRows; r++) held[r] = load_elements<Weight>(row[r] + next * kElementBytes, cols - next);
+    }
+#pragma unroll
+    for (int j = 0; j < kX; j++) {
+      const std::byte* x_row = shape.x.data + min_of(first_x + j, shape.rows_of_x - 1) * shape.x.stride;
+      float x[kElements];
+      load_x<kElements>(reinterpret_cast<const float*>(x_row) + e, cols - e, shape.x_aligned, x);
+#pragma unroll
+      for (int r = 0; r < kRows; r++) {
+#pragma unroll
+        for (int i = 0; i < kElements; i++) acc[r * kX + j] = fmaf(w[r][i], x[i], acc[r * kX + j]);
+      }
+    }
+  }
+
+  lane_sums<kRows * kX, 16>(acc, lane);
+  if (writes_sum<kRows * kX, 16>(lane)) partial[warp * kRows * kX + summed_index<kRows * kX, 16>(lane)] = acc[0];
+  __syncthreads();
+  write_results<kRows, kX>(weight, partial, shape.splits, first_row, first_x, shape.rows_of_x);
+}
+
+template <typename Weight, int kX>
+cudaError_t launch_tiles(cudaStream_t stream, const MatvecWeights& weights, const MatvecShape& shape) {
+  const dim3 grid(static_cast<uint32_t>(weights.grid_blocks), static_cast<uint32_t>(ceil_div(shape.rows_of_x, kX)));
+  return launch(matvec_float<Weight, kX>, grid, dim3(kMatvecThreads), 0, stream, weights, shape);
+}
+
+template <typename Weight>
+cudaError_t launch_type(cudaStream_t stream, const MatvecWeights& weights, const MatvecShape& shape) {
+  if (shape.rows_of_x == 1) return launch_tiles<Weight, 1>(stream, weights, shape);
+  if (shape.rows_of_x == 2) return launch_tiles<Weight, 2>(stream, weights, shape);
+  if (shape.rows_of_x <= 4) return launch_tiles<Weight, 4>(stream, weights, shape);
+  return launch_tiles<Weight, kMatvecRowsOfX>(stream, weights, shape);
+}
+
+}  // namespace
+
+cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                const MatvecShape& shape) {
+  switch (type) {
+    case DType::f32:
+      return launch_type<ElementsF32>(stream, weights, shape);
+    case DType::f16:
+      return launch_type<ElementsF16>(stream, weights, shape);
+    default:
+      return launch_type<ElementsBf16>(stream, weights, shape);
+  }
+}
+
+}  // namespace spillway::cuda

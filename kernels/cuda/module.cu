@@ -1,0 +1,136 @@
+// The module's table: thin names for the CUDA runtime, and the launchers of the operations.
+#include <cstring>
+
+#include "kernels/cuda/launchers.cuh"
+
+namespace spillway::cuda {
+namespace {
+
+CudaProblem problem_of(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();  // or the next launch would report it again
+  return cudaGetErrorString(error);
+}
+
+cudaStream_t stream_of(CudaStream stream) { return static_cast<cudaStream_t>(stream); }
+cudaEvent_t event_of(CudaEvent event) { return static_cast<cudaEvent_t>(event); }
+
+CudaProblem device_count(int32_t* count) {
+  *count = 0;
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0) return "no NVIDIA driver is installed";
+  int found = 0;
+  if (const CudaProblem problem = problem_of(cudaGetDeviceCount(&found))) return problem;
+  *count = found;
+  return found > 0 ? nullptr : "the NVIDIA driver knows no device";
+}
+
+CudaProblem device_info(int32_t device, CudaDeviceInfo* info) {
+  cudaDeviceProp properties;
+  if (const CudaProblem problem = problem_of(cudaGetDeviceProperties(&properties, device))) return problem;
+  *info = {};
+  std::memcpy(info->name, properties.name, sizeof info->name - 1);
+  info->major = properties.major;
+  info->minor = properties.minor;
+  info->multiprocessors = properties.multiProcessorCount;
+  info->total_bytes = properties.totalGlobalMem;
+  return nullptr;
+}
+
+CudaProblem use_device(int32_t device) { return problem_of(cudaSetDevice(device)); }
+
+CudaProblem free_bytes(uint64_t* bytes) {
+  size_t available = 0;
+  size_t total = 0;
+  const CudaProblem problem = problem_of(cudaMemGetInfo(&available, &total));
+  *bytes = available;
+  return problem;
+}
+
+CudaProblem reserve(uint64_t bytes, void** block) { return problem_of(cudaMalloc(block, bytes)); }
+CudaProblem release(void* block) { return problem_of(cudaFree(block)); }
+CudaProblem reserve_host(uint64_t bytes, void** block) {
+  return problem_of(cudaHostAlloc(block, bytes, cudaHostAllocPortable));
+}
+CudaProblem release_host(void* block) { return problem_of(cudaFreeHost(block)); }
+
+CudaProblem make_stream(CudaStream* stream) {
+  cudaStream_t made = nullptr;
+  const CudaProblem problem = problem_of(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking));
+  *stream = made;
+  return problem;
+}
+
+CudaProblem end_stream(CudaStream stream) { return problem_of(cudaStreamDestroy(stream_of(stream))); }
+CudaProblem synchronize(CudaStream stream) { return problem_of(cudaStreamSynchronize(stream_of(stream))); }
+
+CudaProblem make_event(CudaEvent* event) {
+  cudaEvent_t made = nullptr;
+  const CudaProblem problem = problem_of(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
+  *event = made;
+  return problem;
+}
+
+CudaProblem end_event(CudaEvent event) { return problem_of(cudaEventDestroy(event_of(event))); }
+CudaProblem record(CudaEvent event, CudaStream stream) {
+  return problem_of(cudaEventRecord(event_of(event), stream_of(stream)));
+}
+CudaProblem wait_for(CudaStream stream, CudaEvent event) {
+  return problem_of(cudaStreamWaitEvent(stream_of(stream), event_of(event), 0));
+}
+CudaProblem event_done(CudaEvent event, bool* done) {
+  const cudaError_t error = cudaEventQuery(event_of(event));
+  *done = error != cudaErrorNotReady;
+  return *done ? problem_of(error) : nullptr;
+}
+CudaProblem event_wait(CudaEvent event) { return problem_of(cudaEventSynchronize(event_of(event))); }
+
+CudaProblem copy(CudaStream stream, void* destination, const void* source, uint64_t bytes) {
+  if (bytes == 0) return nullptr;
+  return problem_of(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_of(stream)));
+}
+
+CudaProblem norm(CudaStream stream, const CudaNorm* arguments) {
+  return problem_of(launch_norm(stream_of(stream), *arguments));
+}
+CudaProblem rotate(CudaStream stream, const CudaRotate* arguments) {
+  return problem_of(launch_rotate(stream_of(stream), *arguments));
+}
+CudaProblem matvec(CudaStream stream, const CudaMatvec* arguments) {
+  return problem_of(launch_matvec(stream_of(stream), *arguments));
+}
+CudaProblem attend(CudaStream stream, const CudaAttend* arguments) {
+  return problem_of(launch_attend(stream_of(stream), *arguments));
+}
+
+}  // namespace
+}  // namespace spillway::cuda
+
+const SpillwayCudaTable* spillway_cuda_table() {
+  using namespace spillway::cuda;
+  static const SpillwayCudaTable table = {.version = spillway::kCudaTableVersion,
+                                          .bytes = sizeof(SpillwayCudaTable),
+                                          .device_count = device_count,
+                                          .device_info = device_info,
+                                          .use_device = use_device,
+                                          .free_bytes = free_bytes,
+                                          .reserve = reserve,
+                                          .release = release,
+                                          .reserve_host = reserve_host,
+                                          .release_host = release_host,
+                                          .make_stream = make_stream,
+                                          .end_stream = end_stream,
+                                          .synchronize = synchronize,
+                                          .make_event = make_event,
+                                          .end_event = end_event,
+                                          .record = record,
+                                          .wait_for = wait_for,
+                                          .event_done = event_done,
+                                          .event_wait = event_wait,
+                                          .copy = copy,
+                                          .norm = norm,
+                                          .rotate = rotate,
+                                          .matvec = matvec,
+                                          .attend = attend};
+  return &table;
+}

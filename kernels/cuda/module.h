@@ -1,0 +1,110 @@
+// The seam between the program and the CUDA module: plain structs and one versioned table of functions. The program
+// opens spillway_cuda.so at run time (kernels/cuda_module.h) and links to nothing of CUDA; the tests fill the same
+// table with the kernels compiled for their emulation.
+//
+// A function returns null, or what went wrong in the driver's words (a static text). All work is enqueued on `stream`
+// and returns at once; pointers inside the argument structs are device memory unless said otherwise. Shapes are the
+// caller's duty, as in kernels/ops.h, which also says what each operation computes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+namespace spillway {
+
+// Raised with every change of this file or of a struct it uses.
+inline constexpr uint32_t kCudaTableVersion = 1;
+inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
+
+struct CudaDeviceInfo {
+  char name[256];
+  int32_t major;  // compute capability
+  int32_t minor;
+  int32_t multiprocessors;
+  uint64_t total_bytes;
+};
+
+struct CudaNorm {
+  View x;       // [m x k] f32
+  View weight;  // [1 x k] f32
+  View out;     // [m x k] f32; may be x
+  float eps;
+};
+
+struct CudaRotate {
+  View x;      // [m x heads * head_dim] f32, in place
+  View table;  // [m x 2 * pairs] f32: cos, sin, cos, sin, ...
+  int32_t head_dim;
+  RotationStyle style;
+};
+
+// Up to 4 weight matrices share x [m x k] f32. Activations are quantised to int8 by blocks of 32 where the weight is.
+struct CudaMatvec {
+  View x;
+  const MatmulPart* parts;  // host memory
+  int32_t parts_count;
+  std::byte* scratch;  // cuda_matvec_scratch_bytes(m, k), aligned to 16; in use until the call's kernels have run
+  uint64_t scratch_bytes;
+};
+
+// Codes of x, then for each block of 32 its scale and the sum of its codes.
+constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
+  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(cols) / 32 * (32 + 8);
+}
+
+// Pages of F32, F16 or BF16, head_dim a multiple of 8 up to 128, each page row aligned to 16 bytes.
+struct CudaAttend {
+  View q;  // [m x heads * head_dim] f32
+  View states;
+  AttendShape shape;
+  const SpanTask* tasks;
+  int32_t tasks_count;
+};
+
+using CudaProblem = const char*;
+using CudaStream = void*;
+using CudaEvent = void*;
+
+}  // namespace spillway
+
+struct SpillwayCudaTable {
+  uint32_t version;  // these two stay first for ever
+  uint32_t bytes;    // sizeof(SpillwayCudaTable)
+
+  // Devices. device_count fails where there is no driver or no device.
+  spillway::CudaProblem (*device_count)(int32_t* count);
+  spillway::CudaProblem (*device_info)(int32_t device, spillway::CudaDeviceInfo* info);
+  spillway::CudaProblem (*use_device)(int32_t device);  // for the calling thread
+  spillway::CudaProblem (*free_bytes)(uint64_t* bytes);
+
+  // Memory of the device in use, and host memory it copies from at full speed.
+  spillway::CudaProblem (*reserve)(uint64_t bytes, void** block);
+  spillway::CudaProblem (*release)(void* block);
+  spillway::CudaProblem (*reserve_host)(uint64_t bytes, void** block);
+  spillway::CudaProblem (*release_host)(void* block);
+
+  // Order.
+  spillway::CudaProblem (*make_stream)(spillway::CudaStream* stream);
+  spillway::CudaProblem (*end_stream)(spillway::CudaStream stream);
+  spillway::CudaProblem (*synchronize)(spillway::CudaStream stream);
+  spillway::CudaProblem (*make_event)(spillway::CudaEvent* event);
+  spillway::CudaProblem (*end_event)(spillway::CudaEvent event);
+  spillway::CudaProblem (*record)(spillway::CudaEvent event, spillway::CudaStream stream);
+  spillway::CudaProblem (*wait_for)(spillway::CudaStream stream, spillway::CudaEvent event);
+  spillway::CudaProblem (*event_done)(spillway::CudaEvent event, bool* done);
+  spillway::CudaProblem (*event_wait)(spillway::CudaEvent event);
+  spillway::CudaProblem (*copy)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+
+  // Operations.
+  spillway::CudaProblem (*norm)(spillway::CudaStream stream, const spillway::CudaNorm* arguments);
+  spillway::CudaProblem (*rotate)(spillway::CudaStream stream, const spillway::CudaRotate* arguments);
+  spillway::CudaProblem (*matvec)(spillway::CudaStream stream, const spillway::CudaMatvec* arguments);
+  spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
+};
+
+extern "C" {
+// The module's one exported symbol.
+__attribute__((visibility("default"))) const SpillwayCudaTable* spillway_cuda_table();
+}

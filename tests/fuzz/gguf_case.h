@@ -1,0 +1,13 @@
+// One case of the GGUF reader: all that the loader does with a file it does not know.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+namespace spillway {
+
+// Lays the bytes into memory as a file, opens it and reads model, tokenizer and chat template from it. Returns true when it
+// could be opened. Throws only what the loader must not throw: anything but Error(model).
+bool try_gguf(std::span<const std::byte> bytes);
+
+}  // namespace spillway

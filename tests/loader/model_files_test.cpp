@@ -1,0 +1,96 @@
+// What tests/support writes, the loader reads: shapes, types, splits, alignment, vocabulary.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "loader/checkpoint.h"
+#include "loader/model_spec.h"
+#include "loader/tokenizer.h"
+#include "tests/support/synthetic_vocab.h"
+#include "tests/support/tiny_model.h"
+
+namespace spillway {
+namespace {
+
+class ModelFiles : public testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::create_directories(folder_); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  Checkpoint open(const TinyModelOptions& options) { return open_gguf(write_tiny_model(options, folder_.string())); }
+
+  const std::filesystem::path folder_ =
+      std::filesystem::path(testing::TempDir()) /
+      (std::string("spillway-model-files-") + testing::UnitTest::GetInstance()->current_test_info()->name());
+};
+
+TEST_F(ModelFiles, GoldenModelsHaveTheShapeTheyWereGiven) {
+  for (const TinyModelOptions& o : golden_models()) {
+    SCOPED_TRACE(o.name);
+    const Checkpoint checkpoint = open(o);
+    EXPECT_EQ(checkpoint.files.size(), static_cast<size_t>(o.parts));
+    const ModelSpec spec = read_model_spec(checkpoint);
+    EXPECT_EQ(spec.shape.layers, o.layers);
+    EXPECT_EQ(spec.shape.hidden, o.hidden);
+    EXPECT_EQ(spec.shape.heads, o.heads);
+    EXPECT_EQ(spec.shape.kv_heads, o.kv_heads);
+    EXPECT_EQ(spec.shape.head_dim, o.head_dim);
+    EXPECT_EQ(spec.shape.ffn, o.ffn);
+    EXPECT_EQ(spec.shape.vocab, o.vocab);
+    EXPECT_EQ(spec.shape.norm_eps, o.norm_eps);
+    EXPECT_EQ(spec.shape.rope_base, o.rope_base);
+    EXPECT_EQ(spec.tied, o.tied);
+    EXPECT_EQ(spec.rope_factors.size(), o.rope_factors ? static_cast<size_t>(o.head_dim / 2) : 0u);
+    EXPECT_EQ(spec.layers.at(1).down.dtype, o.type);
+    EXPECT_EQ(spec.token_embedding.dtype, o.embedding_type.value_or(o.type));
+    for (const auto& [name, tensor] : checkpoint.tensors) EXPECT_EQ(tensor.extent.offset % o.alignment, 0u) << name;
+  }
+}
+
+TEST_F(ModelFiles, SplittingChangesNoByteOfATensor) {
+  const TinyModelOptions whole{.layers = 2, .type = DType::q8_0, .gguf_version = 2, .name = "whole"};
+  TinyModelOptions split = whole;
+  split.name = "split";
+  split.parts = 4;
+  const Checkpoint one = open(whole), four = open(split);
+  ASSERT_EQ(one.tensors.size(), four.tensors.size());
+  for (const auto& [name, tensor] : one.tensors) {
+    const TensorInfo& other = four.require(name);
+    ASSERT_EQ(tensor.extent.bytes, other.extent.bytes);
+    std::vector<std::byte> left(tensor.extent.bytes), right(tensor.extent.bytes);
+    one.files[tensor.extent.file].read(tensor.extent.offset, left);
+    four.files[other.extent.file].read(other.extent.offset, right);
+    EXPECT_EQ(left, right) << name;
+  }
+}
+
+// Every token's text becomes tokens of the same text, and most become themselves again.
+TEST_F(ModelFiles, TheVocabularyIsOneThatTextsUse) {
+  const int size = 2000;
+  const auto tokenizer = make_tokenizer(open({.layers = 1, .vocab = size}));
+  ASSERT_EQ(tokenizer->vocab(), size);
+  int reached = 0;
+  for (int32_t id = 3; id < size; ++id) {
+    const std::string text(tokenizer->piece(id));
+    const std::vector<int32_t> ids = tokenizer->encode(text, false, false);
+    EXPECT_EQ(tokenizer->decode(ids), text) << id;
+    reached += ids == std::vector<int32_t>{id};
+  }
+  // A run of letters may be cut otherwise by merges of better rank, as in every BPE vocabulary; bytes above 0x7f are no text.
+  EXPECT_GT(reached, 1000);
+  EXPECT_EQ(tokenizer->bos(), SyntheticVocab::kBos);
+  EXPECT_TRUE(tokenizer->is_end(SyntheticVocab::kEos));
+}
+
+TEST_F(ModelFiles, WhatCannotBeWrittenIsRefused) {
+  EXPECT_THROW(open({.hidden = 100, .type = DType::q4_0}), Error);       // rows of 100 are no whole blocks
+  EXPECT_THROW(open({.heads = 4, .kv_heads = 3}), Error);                // groups of 4/3 heads
+  EXPECT_THROW(open({.vocab = SyntheticVocab::kSmallest - 1}), Error);   // not all bytes
+  EXPECT_THROW(open({.output_type = DType::f16, .tied = true}), Error);  // an output matrix it has not
+  EXPECT_THROW(open({.parts = 1000}), Error);                            // more parts than tensors
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,194 @@
+// The page cache against a plain model of it: every row in one place, nobody else's, references counted, slots reused only after
+// their last user.
+#include "memory/kv/cache.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+#include <random>
+#include <set>
+
+#include "kernels/check.h"
+
+namespace spillway {
+namespace {
+
+ModelShape shape_of(int layers) {
+  ModelShape shape;
+  shape.layers = layers;
+  shape.kv_heads = 2;
+  shape.heads = 4;
+  shape.head_dim = 16;
+  return shape;
+}
+
+struct Memory {
+  KvLayout layout;
+  std::vector<std::byte> device, host;
+  KvPools pools;
+
+  Memory(int layers, uint32_t device_slots, uint32_t host_slots, uint32_t disk_slots, int per_layer)
+      : layout(shape_of(layers)), device(device_slots * layout.row_bytes()), host(host_slots * layout.row_bytes()) {
+    pools = {device_slots, host_slots, disk_slots, per_layer, device.data(), host.data(), 0};
+  }
+};
+
+void grow_all(KvCache& cache, SequenceId sequence, int count) {
+  for (int layer = 0; layer < cache.layout().layers; ++layer) {
+    cache.grow(sequence, layer, count);
+    for (const Demotion& demotion : cache.settle(layer)) cache.moved(demotion, {});
+  }
+  cache.advance(sequence, count);
+}
+
+TEST(KvCache, RunsCoverTheNewTokensInOrder) {
+  Memory memory(1, 8, 0, 0, 8);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  int tokens = 0;
+  for (int count : {1, 62, 1, 64, 130, 5}) {
+    const KvGrowth growth = cache.grow(sequence, 0, count);
+    int row = 0;
+    for (const AppendRun& run : growth.runs) {
+      EXPECT_EQ(run.first_row, row);
+      EXPECT_EQ(run.first_token, (tokens + row) % kPageTokens);
+      EXPECT_EQ(run.page_row, cache.place(sequence, 0, (tokens + row) / kPageTokens).data);
+      row += run.count;
+    }
+    EXPECT_EQ(row, count);
+    cache.advance(sequence, count);
+    tokens += count;
+    EXPECT_EQ(cache.tokens(sequence), tokens);
+    EXPECT_EQ(cache.rows(sequence, 0), page_rows(tokens));
+  }
+}
+
+TEST(KvCache, SpillsTheOldestSealedRowsFirstToHostThenToDisk) {
+  Memory memory(2, 8, 2, 8, 2);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  for (int page = 0; page < 6; ++page) grow_all(cache, sequence, kPageTokens);
+  for (int layer = 0; layer < 2; ++layer) {
+    std::vector<Tier> tiers;
+    for (int row = 0; row < 6; ++row) tiers.push_back(cache.place(sequence, layer, row).tier);
+    EXPECT_EQ(tiers, (std::vector<Tier>{Tier::host, Tier::disk, Tier::disk, Tier::disk, Tier::device, Tier::device})) << "layer " << layer;
+  }
+  EXPECT_EQ(cache.slots_used(Tier::device), 4u);
+  EXPECT_EQ(cache.slots_used(Tier::host), 2u);
+  EXPECT_EQ(cache.slots_used(Tier::disk), 6u);
+}
+
+TEST(KvCache, TheOpenRowNeverLeavesTheDevice) {
+  Memory memory(1, 4, 8, 0, 1);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  for (int token = 0; token < 5 * kPageTokens + 3; ++token) {
+    grow_all(cache, sequence, 1);
+    if (cache.tokens(sequence) % kPageTokens != 0) EXPECT_EQ(cache.place(sequence, 0, cache.rows(sequence, 0) - 1).tier, Tier::device);
+  }
+}
+
+TEST(KvCache, ForkedSequencesShareUntilOneWrites) {
+  Memory memory(1, 8, 0, 0, 8);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId one = cache.open();
+  grow_all(cache, one, kPageTokens + 10);
+  const SequenceId two = cache.fork(one);
+  EXPECT_EQ(cache.slots_used(Tier::device), 2u);
+  EXPECT_EQ(cache.place(one, 0, 1).data, cache.place(two, 0, 1).data);
+  const KvGrowth growth = cache.grow(two, 0, 1);
+  ASSERT_EQ(growth.copies.size(), 1u);
+  EXPECT_EQ(growth.copies[0].from, cache.place(one, 0, 1).data);
+  EXPECT_EQ(growth.copies[0].to, cache.place(two, 0, 1).data);
+  cache.advance(two, 1);
+  EXPECT_NE(cache.place(one, 0, 1).data, cache.place(two, 0, 1).data);
+  EXPECT_EQ(cache.place(one, 0, 0).data, cache.place(two, 0, 0).data);
+  EXPECT_TRUE(cache.grow(one, 0, 1).copies.empty()) << "the other has its own row now";
+  cache.advance(one, 1);
+  cache.close(one, {});
+  EXPECT_EQ(cache.slots_used(Tier::device), 2u);
+  cache.close(two, {});
+  EXPECT_EQ(cache.slots_used(Tier::device), 0u);
+}
+
+TEST(KvCache, FullTiersAreRefusedWithTheNumbers) {
+  Memory memory(1, 3, 1, 1, 1);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  try {
+    for (int page = 0; page < 10; ++page) grow_all(cache, sequence, kPageTokens);
+    FAIL() << "ten rows cannot fit five slots";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::fit);
+    EXPECT_THAT(std::string(error.what()), ::testing::HasSubstr("KV cache"));
+  }
+}
+
+// A timeline of the test's own: events become done when it says so.
+class Manual : public Timeline {
+ public:
+  bool done(uint64_t ticket) override { return ticket < now; }
+  void wait(uint64_t ticket) override { now = ticket + 1; }
+  uint64_t now = 0;
+};
+
+TEST(KvCache, ASlotIsReusedOnlyAfterItsLastUser) {
+  Memory memory(1, 2, 4, 0, 1);
+  KvCache cache(memory.layout, memory.pools);
+  Manual spills;
+  const SequenceId sequence = cache.open();
+  for (uint64_t page = 0; page < 4; ++page) {
+    const KvGrowth growth = cache.grow(sequence, 0, kPageTokens);
+    if (page >= 2) {
+      ASSERT_EQ(growth.after.size(), 1u) << "the slot's former row is still being spilled";
+      EXPECT_EQ(growth.after[0].ticket, page - 2);
+    }
+    for (const Demotion& demotion : cache.settle(0)) cache.moved(demotion, {&spills, page - 1});
+    cache.advance(sequence, kPageTokens);
+  }
+}
+
+// Random growth, forks and closes over small pools: every slot has one owner at a time, and contents follow the rows.
+TEST(KvCache, RandomLifeKeepsEveryRowInOnePlace) {
+  std::mt19937_64 random(11);
+  for (int round = 0; round < 50; ++round) {
+    Memory memory(2, 2 * 12 + 6, 20, 200, 12);
+    KvCache cache(memory.layout, memory.pools);
+    std::set<SequenceId> open;
+    for (int step = 0; step < 60; ++step) {
+      const uint64_t what = random() % 10;
+      if (open.empty() || (what == 0 && open.size() < 3)) {
+        open.insert(cache.open());
+      } else if (what == 1 && open.size() < 3) {
+        open.insert(cache.fork(*open.begin()));
+      } else if (what == 2) {
+        cache.close(*open.begin(), {});
+        open.erase(open.begin());
+      } else {
+        auto it = open.begin();
+        std::advance(it, random() % open.size());
+        grow_all(cache, *it, 1 + static_cast<int>(random() % 130));
+      }
+      std::set<std::pair<int, uint32_t>> slots;  // of distinct rows
+      std::map<std::pair<int, uint32_t>, std::pair<int, int>> owner;
+      for (SequenceId sequence : open) {
+        for (int layer = 0; layer < 2; ++layer) {
+          for (int row = 0; row < cache.rows(sequence, layer); ++row) {
+            const RowPlace place = cache.place(sequence, layer, row);
+            const std::pair<int, uint32_t> slot{static_cast<int>(place.tier), place.slot};
+            slots.insert(slot);
+            const auto [found, fresh] = owner.insert({slot, {layer, row}});
+            ASSERT_TRUE(fresh || found->second == std::make_pair(layer, row)) << "two rows in one slot";
+          }
+        }
+      }
+      const uint32_t used = cache.slots_used(Tier::device) + cache.slots_used(Tier::host) + cache.slots_used(Tier::disk);
+      ASSERT_EQ(used, slots.size()) << "a slot is lost or held for nobody";
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,129 @@
+// Placement never changes the answer (ARCHITECTURE.md, idea 6): whatever the budgets, the tiers, the units, the lookahead and the
+// threads, the same device gives the same logits to the bit.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <random>
+
+#include "kernels/backend.h"
+#include "tests/support/placed_run.h"
+#include "tests/support/tiny_model.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kPlenty = 1ull << 30;
+constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
+constexpr int kPrompt = 4 * kSpanTokens + 37;  // five spans
+constexpr int kDecoded = 3;
+
+struct Histogram {
+  int cases = 0;
+  std::map<std::string, int> counts;
+
+  void add(const Covered& covered, int threads) {
+    ++cases;
+    counts["five spans or more"] += covered.spans >= 5;
+    counts["a layer's KV in two tiers or more and a layer from disk"] += covered.layer_kv_in_two_tiers && covered.layer_from_disk;
+    counts["KV on host"] += covered.kv_on_host;
+    counts["KV on disk"] += covered.kv_on_disk;
+    counts["KV on host and disk"] += covered.kv_on_host && covered.kv_on_disk;
+    counts["weights from host"] += covered.weights_from_host;
+    counts["weights from disk"] += covered.layer_from_disk;
+    counts[std::to_string(threads) + " threads"] += 1;
+  }
+  void print() const {
+    std::printf("%d cases\n", cases);
+    for (const auto& [what, count] : counts) std::printf("  %5d  %s\n", count, what.c_str());
+  }
+};
+
+// Budgets between nothing and everything; a device budget too small for the rest is raised until a plan is found.
+Options random_budgets(std::mt19937_64& random, uint64_t weights, uint64_t kv) {
+  const auto share = [&](uint64_t of) { return of * (random() % 1000) / 1000; };
+  Options options;
+  options.disk_directory = ::testing::TempDir();
+  // Most budgets start small and are raised just as far as is needed: there everything moves.
+  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (256 << 10);
+  if (random() % 2 == 0) options.host_bytes = kStaging + share(random() % 2 == 0 ? kv / 4 : weights + kv);
+  options.disk_bytes = random() % 6 == 0 ? share(kv) : 2 * kv;
+  options.lookahead = static_cast<int>(random() % 4);
+  options.unit_bytes = 1 + random() % (64 << 10);
+  options.context = kPrompt + kDecoded + static_cast<int>(random() % 300);
+  return options;
+}
+
+PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work) {
+  for (;;) {
+    try {
+      return run_placed(model, device, options, work);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::fit) throw;
+      options.device_bytes = *options.device_bytes + *options.device_bytes / 8;
+    }
+  }
+}
+
+uint64_t kv_bytes(const ModelShape& shape, int positions) {
+  return 4ull * shape.kv_width() * positions * shape.layers;
+}
+
+class Placement : public ::testing::TestWithParam<TinyModelOptions> {
+ public:
+  static inline Histogram histogram;
+  static void TearDownTestSuite() {
+    histogram.print();
+    EXPECT_GE(histogram.cases, 200);
+    EXPECT_EQ(histogram.counts["five spans or more"], histogram.cases);
+    EXPECT_GE(2 * histogram.counts["a layer's KV in two tiers or more and a layer from disk"], histogram.cases);
+  }
+};
+
+TEST_P(Placement, NeverChangesTheLogits) {
+  const std::string path = write_tiny_model(GetParam(), ::testing::TempDir());
+  const Model model = open_for_test(path);
+  const ModelShape& shape = model.spec.shape;
+  const PlacedWork work{.prompt = random_ids(7, kPrompt, shape.vocab), .decoded = random_ids(8, kDecoded, shape.vocab)};
+  Options everything;
+  everything.device_bytes = kPlenty;
+  everything.context = kPrompt + kDecoded;
+  const auto one_thread = make_cpu_device({.threads = 1});
+  const PlacedRun expected = run_placed(model, *one_thread, everything, work);
+  ASSERT_EQ(expected.logits.size(), static_cast<size_t>(work.prompt_rows + kDecoded) * shape.vocab);
+
+  std::mt19937_64 random(GetParam().seed);
+  for (int i = 0; i < 26; ++i) {
+    Options options = random_budgets(random, model.checkpoint.weight_bytes(), kv_bytes(shape, kPrompt));
+    const int threads = 1 + static_cast<int>(random() % 3);
+    const auto device = make_cpu_device({.threads = threads});
+    const PlacedRun run = run_raised(model, *device, options, work);
+    histogram.add(run.covered, threads);
+    ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)
+        << "case " << i << ": --device-mem " << *options.device_bytes << " --host-mem " << options.host_bytes.value_or(0) << " --disk-mem "
+        << options.disk_bytes << " units of " << options.unit_bytes << " lookahead " << options.lookahead << " threads " << threads;
+  }
+}
+
+std::vector<TinyModelOptions> models() {
+  std::vector<TinyModelOptions> list;
+  const DType types[] = {DType::q4_0, DType::q4_1, DType::q8_0, DType::f16, DType::bf16, DType::f32, DType::q4_0, DType::q8_0};
+  const int heads[] = {4, 4, 6, 4, 2, 3, 8, 2};
+  const int kv_heads[] = {2, 4, 2, 1, 2, 3, 2, 1};
+  const int dims[] = {32, 16, 16, 64, 32, 16, 16, 80};
+  for (int i = 0; i < 8; ++i) {
+    list.push_back({.layers = 2 + i % 3, .hidden = 64 + 32 * (i % 2), .heads = heads[i], .kv_heads = kv_heads[i], .head_dim = dims[i],
+                    .ffn = 512 + 96 * (i % 3), .vocab = 640, .context = 4096, .type = types[i], .tied = i % 2 == 0, .seed = 100u + i,
+                    .parts = i == 5 ? 2 : 1, .name = "placement" + std::to_string(i)});
+  }
+  return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, Placement, ::testing::ValuesIn(models()),
+                         [](const auto& case_) { return case_.param.name; });
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,124 @@
+// One emulated thread block: a fiber to each thread, run in random order, and the points where threads meet. A thread
+// runs until it comes to a barrier or a warp-wide operation; there it waits for the others. Threads that wait for each
+// other for ever, lanes that disagree about who takes part, and threads that miss a barrier are faults.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include "tests/support/cuda_emulation/fault.h"
+#include "tests/support/cuda_emulation/fiber.h"
+#include "tests/support/cuda_emulation/shared_memory.h"
+#include "tests/support/random_blocks.h"
+
+namespace spillway::emulation {
+
+struct uint3 {
+  uint32_t x = 0, y = 0, z = 0;
+};
+
+struct dim3 {
+  uint32_t x = 1, y = 1, z = 1;
+  constexpr dim3(uint32_t x_ = 1, uint32_t y_ = 1, uint32_t z_ = 1) : x(x_), y(y_), z(z_) {}
+  uint64_t count() const { return uint64_t{x} * y * z; }
+};
+
+inline constexpr uint32_t kWarpSize = 32;
+inline constexpr uint32_t kMostThreads = 1024;
+
+// What the lanes of a warp do together. Those that meet must do the same.
+enum class WarpVerb : uint8_t { sync, shuffle, shuffle_xor, shuffle_down, shuffle_up, ballot };
+
+class Block {
+ public:
+  Block();
+  ~Block();
+
+  // Runs the whole block; throws the first fault of any thread.
+  void run(const std::function<void()>& kernel, dim3 grid, dim3 block, uint3 index, size_t dynamic_bytes,
+           RandomBits& random);
+
+  // The block and the thread now running, for the kernel's own calls.
+  static Block& current();
+  static bool running();
+  uint3 thread_index() const { return threads_[running_].index; }
+  uint3 block_index() const { return index_; }
+  dim3 block_size() const { return size_; }
+  dim3 grid_size() const { return grid_; }
+
+  void barrier(const std::source_location& where);
+  // Returns what the verb gives this lane: a value from another lane, or the ballot.
+  uint64_t warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t operand, const std::source_location& where);
+  SharedMemory& shared() { return shared_; }
+  SharedAccess access() const;
+  std::string describe_running() const;
+
+ private:
+  enum class State : uint8_t { ready, at_barrier, at_warp, ended };
+  struct Thread {
+    uint3 index;
+    State state = State::ready;
+    WarpVerb verb{};
+    uint32_t mask = 0;
+    uint32_t operand = 0;
+    uint64_t value = 0;
+    uint64_t result = 0;
+    std::source_location where;
+    // seen[l]: up to which __syncwarp of lane l this thread knows what lane l did; its own entry counts its own.
+    std::array<uint32_t, kWarpSize> seen{};
+  };
+
+  static void enter(void* thread);
+  void start(const std::function<void()>& kernel, size_t dynamic_bytes);
+  void wait();
+  void meet(uint32_t first_lane, uint32_t mask);
+  void join(uint32_t first_lane, uint32_t mask);
+  uint64_t taken(const Thread& thread, uint32_t first_lane, uint32_t lane) const;
+  [[noreturn]] void stuck() const;
+  std::string describe(uint32_t thread) const;
+
+  std::vector<std::unique_ptr<Fiber>> fibers_;
+  std::vector<Thread> threads_;
+  std::vector<uint32_t> ready_;
+  const std::function<void()>* kernel_ = nullptr;
+  std::exception_ptr failure_;
+  SharedMemory shared_;
+  dim3 grid_, size_;
+  uint3 index_;
+  uint32_t count_ = 0;
+  uint32_t running_ = 0;
+  uint32_t at_barrier_ = 0;
+  uint32_t ended_ = 0;
+  uint32_t epoch_ = 1;
+};
+
+template <typename T>
+Shared<T>::Element::operator T() const {
+  T value;
+  Block& block = Block::current();
+  block.shared().read(*array_, index_ * static_cast<int64_t>(sizeof(T)), &value, sizeof(T), block.access());
+  return value;
+}
+
+template <typename T>
+const typename Shared<T>::Element& Shared<T>::Element::operator=(const T& value) const {
+  Block& block = Block::current();
+  block.shared().write(*array_, index_ * static_cast<int64_t>(sizeof(T)), &value, sizeof(T), block.access());
+  return *this;
+}
+
+template <typename T>
+template <typename Wide>
+void Shared<T>::write_wide(int64_t index, const Wide& value) const {
+  Block& block = Block::current();
+  block.shared().write(*array_, (first_ + index) * static_cast<int64_t>(sizeof(T)), &value, sizeof(Wide),
+                       block.access());
+}
+
+}  // namespace spillway::emulation

@@ -1,0 +1,103 @@
+// The fake CUDA runtime: device memory, pinned host memory, streams and events under CUDA's own names, for one device
+// that does not exist. Nothing runs when it is enqueued. Work runs when the host waits, and then the streams' heads are
+// taken in random order, so that an order nobody asked for is soon not kept. Copies read their source as late as that.
+//
+// Device memory is filled with 0xCB, and lies between guard zones that are checked whenever the host waits and poisoned
+// for AddressSanitizer; under it the host cannot touch device memory outside a kernel or a copy. What a real runtime
+// would answer with an error code, it answers so; what it would not notice is a Fault, thrown where the host waits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <type_traits>
+
+#include "tests/support/cuda_emulation/block.h"
+
+namespace spillway::emulation {
+
+// Starts afresh: the orders drawn from now on are those of `seed`. A Fault if memory, streams or events of before are
+// left.
+void restart(uint64_t seed);
+// After a fault: drops whatever memory, streams and events there are.
+void abandon();
+// Makes the calls that find devices answer as without a driver, or with a driver and no device.
+enum class Presence : uint8_t { device, no_driver, no_device };
+void set_presence(Presence presence);
+// A Fault unless [data, data + bytes) lies in one reserved block, of device memory or pinned.
+void check_addressable(const void* data, size_t bytes);
+
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600,
+  cudaErrorNotSupported = 801,
+};
+const char* cudaGetErrorString(cudaError_t error);
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+struct cudaDeviceProp {
+  char name[256];
+  int major;
+  int minor;
+  int multiProcessorCount;
+  size_t totalGlobalMem;
+};
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total);
+
+cudaError_t cudaMalloc(void** block, size_t bytes);
+cudaError_t cudaFree(void* block);
+inline constexpr unsigned cudaHostAllocPortable = 1;
+cudaError_t cudaHostAlloc(void** block, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void* block);
+
+struct FakeStream;
+struct FakeEvent;
+using cudaStream_t = FakeStream*;
+using cudaEvent_t = FakeEvent*;
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline constexpr unsigned cudaEventDisableTiming = 2;
+enum cudaMemcpyKind : int { cudaMemcpyDefault = 4 };
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
+
+// The part of a launch that does not depend on the kernel's type.
+cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes,
+                         std::function<void()> kernel);
+
+// Pointers among a kernel's arguments must be of memory it can reach, when it is enqueued and when it runs.
+template <typename T>
+void check_argument(const T& argument) {
+  if constexpr (std::is_pointer_v<T>) {
+    if (argument != nullptr) check_addressable(argument, 1);
+  }
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,
+                   Arguments... arguments) {
+  const auto bind = [&](Parameters... parameters) {
+    (check_argument(parameters), ...);
+    return enqueue_grid(stream, grid, block, dynamic_bytes, [kernel, parameters...] { kernel(parameters...); });
+  };
+  return bind(arguments...);
+}
+
+}  // namespace spillway::emulation

@@ -1,0 +1,60 @@
+#include "tests/support/placed_run.h"
+
+#include <random>
+
+#include "kernels/kv_span.h"
+#include "runtime/engine.h"
+#include "runtime/planner.h"
+
+namespace spillway {
+
+Model open_for_test(const std::string& path) {
+  Model model{.checkpoint = open_gguf(path), .spec = {}, .tokenizer = nullptr};
+  model.spec = read_model_spec(model.checkpoint);
+  return model;
+}
+
+std::vector<int32_t> random_ids(uint64_t seed, int count, int vocab) {
+  std::mt19937_64 random(seed);
+  std::vector<int32_t> ids(count);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % vocab);
+  return ids;
+}
+
+namespace {
+
+Covered cover(const Plan& plan, int positions) {
+  Covered covered;
+  covered.spans = (positions + kSpanTokens - 1) / kSpanTokens;
+  covered.kv_on_host = plan.kv_host_slots > 0;
+  covered.kv_on_disk = plan.kv_disk_slots > 0;
+  covered.layer_kv_in_two_tiers = plan.spills_kv() && plan.kv_device_rows_per_layer * kPageTokens < positions;
+  for (size_t i = 0; i < plan.units.size(); ++i) {
+    covered.layer_from_disk |= plan.unit_tiers[i] == Tier::disk && plan.units[i].stage != Stage::head;
+    covered.weights_from_host |= plan.unit_tiers[i] == Tier::host;
+  }
+  return covered;
+}
+
+}  // namespace
+
+PlacedRun run_placed(const Model& model, Device& device, const Options& options, const PlacedWork& work) {
+  Plan plan = make_plan({.options = options,
+                         .spec = model.spec,
+                         .checkpoint = model.checkpoint,
+                         .device = device,
+                         .ops = device.ops(),
+                         .limits = {},
+                         .process_bytes = 0});
+  PlacedRun run;
+  run.covered = cover(plan, static_cast<int>(work.prompt.size() + work.decoded.size()));
+  Engine engine(model, options, std::move(plan), device, {});
+  const SequenceId sequence = engine.open_sequence();
+  const auto keep = [&](std::span<const float> logits) { run.logits.insert(run.logits.end(), logits.begin(), logits.end()); };
+  engine.prefill(sequence, work.prompt, work.prompt_rows, !work.decoded.empty(),
+                 [&](int, std::span<const float> logits) { keep(logits); });
+  for (size_t i = 0; i < work.decoded.size(); ++i) keep(engine.decode(sequence, work.decoded[i], i + 1 < work.decoded.size()));
+  return run;
+}
+
+}  // namespace spillway
