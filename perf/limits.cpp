@@ -1,0 +1,31 @@
+// Prints what runtime/machine measures of this machine, as JSON. Nothing is read from or kept in the cache.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "kernels/backend.h"
+#include "kernels/check.h"
+#include "runtime/machine.h"
+
+int main(int argc, char** argv) {
+  using namespace spillway;
+  MachineOptions options;
+  options.types = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
+  CLI::App app("Measured limits of this machine, as JSON");
+  app.add_option("-m,--model", options.model_path, "A file on the drive whose reads are to be measured");
+  app.add_option("--disk-dir", options.disk_folder, "A folder on the drive whose writes are to be measured");
+  app.add_option("-t,--threads", options.threads, "Compute threads; 0: one for each physical core")
+      ->check(CLI::NonNegativeNumber);
+  CLI11_PARSE(app, argc, argv);
+  options.progress = [](std::string_view line) {
+    std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
+  };
+  try {
+    const auto device = make_cpu_device({.threads = options.threads});
+    std::printf("%s\n", to_json(measure_machine(*device, options)).dump(1).c_str());
+  } catch (const Error& error) {
+    std::fprintf(stderr, "limits: %s\n", error.what());
+    return error.exit_code();
+  }
+  return 0;
+}

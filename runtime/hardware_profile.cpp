@@ -1,0 +1,123 @@
+#include "runtime/hardware_profile.h"
+
+#include <nlohmann/json.hpp>
+
+namespace spillway {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kMostPerSecond = 1e16;  // bytes or operations; past any machine there is
+constexpr uint64_t kMostBytes = uint64_t{1} << 50;
+
+// Reads fields and remembers whether all were as they should be.
+class Fields {
+ public:
+  explicit Fields(const json& from) : from_(from), good_(from.is_object()) {}
+  double number(const char* name, double most) {
+    const json* field = find(name);
+    if (field == nullptr || !field->is_number()) return fail();
+    const double value = field->get<double>();
+    return value >= 0 && value <= most ? value : fail();
+  }
+  uint64_t whole(const char* name, uint64_t most) {
+    const json* field = find(name);
+    if (field == nullptr || !field->is_number_unsigned() || field->get<uint64_t>() > most) {
+      good_ = false;
+      return 0;
+    }
+    return field->get<uint64_t>();
+  }
+  std::string text(const char* name) {
+    const json* field = find(name);
+    if (field != nullptr && field->is_string()) return field->get<std::string>();
+    good_ = false;
+    return "";
+  }
+  bool truth(const char* name) {
+    const json* field = find(name);
+    if (field != nullptr && field->is_boolean()) return field->get<bool>();
+    return good_ = false;
+  }
+  const json* object(const char* name) {
+    const json* field = find(name);
+    if (field != nullptr && field->is_object()) return field;
+    good_ = false;
+    return nullptr;
+  }
+  bool good() const { return good_; }
+
+ private:
+  const json* find(const char* name) const {
+    if (!from_.is_object()) return nullptr;
+    const auto found = from_.find(name);
+    return found == from_.end() ? nullptr : &*found;
+  }
+  double fail() {
+    good_ = false;
+    return 0;
+  }
+  const json& from_;
+  bool good_;
+};
+
+std::optional<DType> type_of(const std::string& name) {
+  for (size_t i = 0; i < std::size(kDTypeInfo); ++i) {
+    if (name == kDTypeInfo[i].name) return static_cast<DType>(i);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+json to_json(const ComputeProfile& profile) {
+  json weights = json::object();
+  for (const auto& [type, speed] : profile.weights) {
+    weights[info(type).name] = {{"decode_bytes", speed.decode_bytes}, {"prefill_flops", speed.prefill_flops}};
+  }
+  return {{"memory_read", profile.memory_read},
+          {"host_to_device", profile.host_to_device},
+          {"device_to_host", profile.device_to_host},
+          {"weights", weights},
+          {"working_set", profile.working_set}};
+}
+
+json to_json(const DiskProfile& profile) {
+  return {{"read", profile.read},
+          {"write", profile.write},
+          {"latency_s", profile.latency_s},
+          {"method", profile.method},
+          {"through_cache", profile.through_cache}};
+}
+
+std::optional<ComputeProfile> compute_profile_from(const json& from) {
+  Fields fields(from);
+  ComputeProfile profile;
+  profile.memory_read = fields.number("memory_read", kMostPerSecond);
+  profile.host_to_device = fields.number("host_to_device", kMostPerSecond);
+  profile.device_to_host = fields.number("device_to_host", kMostPerSecond);
+  profile.working_set = fields.whole("working_set", kMostBytes);
+  const json* weights = fields.object("weights");
+  if (!fields.good()) return std::nullopt;
+  for (const auto& [name, speed] : weights->items()) {
+    const std::optional<DType> type = type_of(name);
+    Fields inner(speed);
+    const WeightSpeed read{inner.number("decode_bytes", kMostPerSecond), inner.number("prefill_flops", kMostPerSecond)};
+    if (!type || !inner.good() || read.decode_bytes == 0 || read.prefill_flops == 0) return std::nullopt;
+    profile.weights[*type] = read;
+  }
+  return profile;
+}
+
+std::optional<DiskProfile> disk_profile_from(const json& from) {
+  Fields fields(from);
+  DiskProfile profile;
+  profile.read = fields.number("read", kMostPerSecond);
+  profile.write = fields.number("write", kMostPerSecond);
+  profile.latency_s = fields.number("latency_s", 1000);
+  profile.method = fields.text("method");
+  profile.through_cache = fields.truth("through_cache");
+  return fields.good() ? std::optional(profile) : std::nullopt;
+}
+
+}  // namespace spillway
