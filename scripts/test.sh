@@ -72,10 +72,10 @@ fi
 case $preset in cpu | cuda) configure+=(-DSPILLWAY_PERF=ON) ;; esac
 build "$preset" all "${configure[@]}"
 
-if SPILLWAY_TEST_MODEL=$("$root/scripts/fetch-model.sh"); then
-  export SPILLWAY_TEST_MODEL
+if SPILLWAY_MODEL=$("$root/scripts/fetch-model.sh"); then
+  export SPILLWAY_MODEL
 else
-  unset SPILLWAY_TEST_MODEL
+  unset SPILLWAY_MODEL
   say "SmolLM2 cannot be had here: the tests that need a real model are skipped"
 fi
 
