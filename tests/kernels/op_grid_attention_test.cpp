@@ -24,8 +24,8 @@ class Kv {
         pages_(bench.device(), (tokens + kPageTokens - 1) / kPageTokens * format.row_of_pages_bytes()) {
     std::memset(pages_.here(), 0xff, pages_.size());
     const int64_t width = int64_t{format.kv_heads} * format.head_dim;
-    Matrix k(bench.device(), DType::f32, tokens, width);
-    Matrix v(bench.device(), DType::f32, tokens, width);
+    BenchMatrix k(bench.device(), DType::f32, tokens, width);
+    BenchMatrix v(bench.device(), DType::f32, tokens, width);
     k.fill(21);
     v.fill(22);
     for (int t = 0; t < tokens; t += 37) v.row(t)[t % width] = 40.0f;  // outliers: a token left out would be seen
@@ -65,7 +65,7 @@ class Kv {
 
   KvFormat format_;
   int tokens_;
-  DeviceBytes pages_;
+  BenchBytes pages_;
 };
 
 struct Shape {
@@ -125,15 +125,15 @@ TEST_P(OpGridAttention, AttendMatchesTheReference) {
     const AttendShape shape = attend_shape(s);
     OpBench bench(GetParam(), model_shape(s));
     Kv kv(bench, shape.format, 700);
-    Matrix q(bench.device(), DType::f32, 2, query_width(shape), 0, 4);
+    BenchMatrix q(bench.device(), DType::f32, 2, query_width(shape), 0, 4);
     q.fill(5);
     q.upload(bench.stream());
     for (int tokens : {1, 15, 16, 17, 63, 64, 65, 200, 511, 512, 700}) {
       const auto here = kv.spans(false, tokens);
       const auto there = kv.spans(true, tokens);
       const auto count = static_cast<int>(here.size());
-      Matrix states(bench.device(), DType::f32, count + 2, states_width(shape));
-      Matrix wanted(bench.device(), DType::f32, count + 2, states_width(shape));
+      BenchMatrix states(bench.device(), DType::f32, count + 2, states_width(shape));
+      BenchMatrix wanted(bench.device(), DType::f32, count + 2, states_width(shape));
       std::vector<SpanTask> tasks;
       std::vector<SpanTask> reference_tasks;
       for (int i = 0; i < count; i++) {  // slots out of order, the last one of row 1
@@ -169,9 +169,9 @@ TEST_P(OpGridAttention, AttendChunkMatchesTheReference) {
     for (const Chunk& c : {Chunk{0, 1}, Chunk{0, 70}, Chunk{100, 33}, Chunk{480, 70}, Chunk{630, 1}, Chunk{512, 40}}) {
       const int tokens = c.first + c.rows;
       Kv kv(bench, shape.format, tokens);
-      Matrix q(bench.device(), DType::f32, c.rows, query_width(shape), 4, 8);
-      Matrix states(bench.device(), DType::f32, c.rows, states_width(shape), 8, 12);
-      Matrix wanted(bench.device(), DType::f32, c.rows, states_width(shape));
+      BenchMatrix q(bench.device(), DType::f32, c.rows, query_width(shape), 4, 8);
+      BenchMatrix states(bench.device(), DType::f32, c.rows, states_width(shape), 8, 12);
+      BenchMatrix wanted(bench.device(), DType::f32, c.rows, states_width(shape));
       q.fill(6);
       q.upload(bench.stream());
       bench.reference([&](Ops& ops, Stream& stream) {
@@ -199,9 +199,9 @@ TEST_P(OpGridAttention, MergeMatchesTheReference) {
     const int d = s.head_dim;
     OpBench bench(GetParam(), model_shape(s));
     constexpr int kSlots = 70;
-    Matrix states(bench.device(), DType::f32, kSlots, states_width(shape), 4, 4);
-    Matrix out(bench.device(), DType::f32, 6, query_width(shape));
-    Matrix wanted(bench.device(), DType::f32, 6, query_width(shape));
+    BenchMatrix states(bench.device(), DType::f32, kSlots, states_width(shape), 4, 4);
+    BenchMatrix out(bench.device(), DType::f32, 6, query_width(shape));
+    BenchMatrix wanted(bench.device(), DType::f32, 6, query_width(shape));
     states.fill(7);
     out.fill(8);
     for (int slot = 0; slot < kSlots; slot++) {
@@ -239,12 +239,12 @@ TEST_P(OpGridAttention, MergeMatchesTheReference) {
 // ---- a row's result never depends on its company
 
 // Rows [first, first + count) of a prompt, prefilled `chunk` rows at a time, merged.
-std::vector<float> prefill(OpBench& bench, Kv& kv, const AttendShape& shape, Matrix& q, int tokens, int chunk) {
+std::vector<float> prefill(OpBench& bench, Kv& kv, const AttendShape& shape, BenchMatrix& q, int tokens, int chunk) {
   std::vector<float> all;
   for (int first = 0; first < tokens; first += chunk) {
     const int rows = std::min(chunk, tokens - first);
-    Matrix states(bench.device(), DType::f32, rows, states_width(shape));
-    Matrix out(bench.device(), DType::f32, rows, query_width(shape));
+    BenchMatrix states(bench.device(), DType::f32, rows, states_width(shape));
+    BenchMatrix out(bench.device(), DType::f32, rows, query_width(shape));
     bench.ops().attend_chunk(bench.stream(), q.there().slice_rows(first, rows), first, shape,
                              kv.spans(true, first + rows), states.there(), true);
     std::vector<MergeTask> tasks;
@@ -257,11 +257,11 @@ std::vector<float> prefill(OpBench& bench, Kv& kv, const AttendShape& shape, Mat
 }
 
 // The last row of a prompt of `tokens`, decoded.
-std::vector<float> decode(OpBench& bench, Kv& kv, const AttendShape& shape, Matrix& q, int tokens) {
+std::vector<float> decode(OpBench& bench, Kv& kv, const AttendShape& shape, BenchMatrix& q, int tokens) {
   const auto spans = kv.spans(true, tokens);
   const auto count = static_cast<int>(spans.size());
-  Matrix states(bench.device(), DType::f32, count, states_width(shape));
-  Matrix out(bench.device(), DType::f32, 1, query_width(shape));
+  BenchMatrix states(bench.device(), DType::f32, count, states_width(shape));
+  BenchMatrix out(bench.device(), DType::f32, 1, query_width(shape));
   for (int i = count - 1; i >= 0; i--) {  // as they arrive
     const SpanTask task{spans[i], tokens - 1, i};
     bench.ops().attend(bench.stream(), q.there(), shape, {&task, 1}, states.there());
@@ -282,7 +282,7 @@ TEST_P(OpGridAttention, AttentionDoesNotDependOnChunksNorThreads) {
     for (int threads : {1, 2, 3}) {
       OpBench bench(GetParam(), model_shape(s), 1, threads);
       Kv kv(bench, shape.format, kTokens);
-      Matrix q(bench.device(), DType::f32, kTokens, query_width(shape));
+      BenchMatrix q(bench.device(), DType::f32, kTokens, query_width(shape));
       q.fill(6);
       q.upload(bench.stream());
       const std::vector<float> whole = prefill(bench, kv, shape, q, kTokens, kTokens);
@@ -302,7 +302,7 @@ TEST_P(OpGridAttention, DecodeTakesTheStepsOfPrefill) {
     const AttendShape shape = attend_shape(s);
     OpBench bench(GetParam(), model_shape(s));
     Kv kv(bench, shape.format, kTokens);
-    Matrix q(bench.device(), DType::f32, kTokens, query_width(shape));
+    BenchMatrix q(bench.device(), DType::f32, kTokens, query_width(shape));
     q.fill(6);
     q.upload(bench.stream());
     const std::vector<float> whole = prefill(bench, kv, shape, q, kTokens, kTokens);
@@ -322,15 +322,15 @@ TEST_P(OpGridAttention, AttendChunkDoesNotSeeTheFuture) {
   const AttendShape shape = attend_shape(s);
   OpBench bench(GetParam(), model_shape(s));
   constexpr int kTokens = 90;
-  Matrix q(bench.device(), DType::f32, kTokens, query_width(shape));
+  BenchMatrix q(bench.device(), DType::f32, kTokens, query_width(shape));
   q.fill(6);
   q.upload(bench.stream());
-  Matrix k(bench.device(), DType::f32, kTokens, 64);
-  Matrix v(bench.device(), DType::f32, kTokens, 64);
+  BenchMatrix k(bench.device(), DType::f32, kTokens, 64);
+  BenchMatrix v(bench.device(), DType::f32, kTokens, 64);
   k.fill(1);
   v.fill(2);
   for (int i = 0; i < 64; i++) v.row(70)[i] = k.row(70)[i] = std::numeric_limits<float>::quiet_NaN();
-  DeviceBytes pages(bench.device(), 2 * shape.format.row_of_pages_bytes());
+  BenchBytes pages(bench.device(), 2 * shape.format.row_of_pages_bytes());
   const auto runs = [&](std::byte* base) {
     return std::vector<AppendRun>{{base, 0, 0, 64}, {base + shape.format.row_of_pages_bytes(), 0, 64, 26}};
   };
@@ -341,7 +341,7 @@ TEST_P(OpGridAttention, AttendChunkDoesNotSeeTheFuture) {
   span.tokens = kTokens;
   span.rows[0] = pages.there();
   span.rows[1] = pages.there() + shape.format.row_of_pages_bytes();
-  Matrix states(bench.device(), DType::f32, kTokens, states_width(shape));
+  BenchMatrix states(bench.device(), DType::f32, kTokens, states_width(shape));
   bench.ops().attend_chunk(bench.stream(), q.there(), 0, shape, {&span, 1}, states.there(), true);
   states.download(bench.stream());
   for (int r = 0; r < kTokens; r++) {

@@ -15,19 +15,19 @@ class Layer {
   explicit Layer(const Backend& backend) : bench_(backend, shape(), kRows) {}
 
   std::vector<float> run() {
-    Matrix x(bench_.device(), DType::f32, kRows, kWidth);
-    Matrix weight(bench_.device(), DType::f32, 1, kWidth);
+    BenchMatrix x(bench_.device(), DType::f32, kRows, kWidth);
+    BenchMatrix weight(bench_.device(), DType::f32, 1, kWidth);
     x.fill(1);
     weight.fill(2);
     x.upload(bench_.stream());
     weight.upload(bench_.stream());
-    Matrix normed(bench_.device(), DType::f32, kRows, kWidth);
+    BenchMatrix normed(bench_.device(), DType::f32, kRows, kWidth);
     bench_.ops().norm(bench_.stream(), x.there(), weight.there(), 1e-5f, normed.there());
     keep(normed);
     for (DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1}) {
       for (int64_t rows : {int64_t{1}, kRows}) keep(product(type, normed.there().slice_rows(0, rows)));
     }
-    Matrix turned(bench_.device(), DType::f32, kRows, kWidth);
+    BenchMatrix turned(bench_.device(), DType::f32, kRows, kWidth);
     turned.fill(5);
     turned.upload(bench_.stream());
     bench_.ops().swiglu(bench_.stream(), x.there(), normed.there(), turned.there());
@@ -52,15 +52,15 @@ class Layer {
     return s;
   }
 
-  void keep(Matrix& m) {
+  void keep(BenchMatrix& m) {
     m.download(bench_.stream());
     for (int64_t r = 0; r < m.here().rows; r++) all_.insert(all_.end(), m.row(r), m.row(r) + m.here().cols);
   }
   void keep(const std::vector<float>& values) { all_.insert(all_.end(), values.begin(), values.end()); }
 
   std::vector<float> product(DType type, View x) {
-    Matrix weight(bench_.device(), type, 45, kWidth);
-    Matrix out(bench_.device(), DType::f32, x.rows, 45);
+    BenchMatrix weight(bench_.device(), type, 45, kWidth);
+    BenchMatrix out(bench_.device(), DType::f32, x.rows, 45);
     weight.fill(7);
     weight.upload(bench_.stream());
     const MatmulPart part{weight.there(), out.there(), false};
@@ -69,10 +69,10 @@ class Layer {
     return {out.row(0), out.row(0) + x.rows * 45};
   }
 
-  void attention(Matrix& x) {
+  void attention(BenchMatrix& x) {
     const AttendShape shape{{DType::f16, kKvHeads, kHeadDim}, kHeads, 0.3f};
-    DeviceBytes pages(bench_.device(), 2 * shape.format.row_of_pages_bytes());
-    Matrix k(bench_.device(), DType::f32, kRows, kKvHeads * kHeadDim);
+    BenchBytes pages(bench_.device(), 2 * shape.format.row_of_pages_bytes());
+    BenchMatrix k(bench_.device(), DType::f32, kRows, kKvHeads * kHeadDim);
     k.fill(9);
     k.upload(bench_.stream());
     KvSpan span;
@@ -81,8 +81,8 @@ class Layer {
     span.rows[1] = pages.there() + shape.format.row_of_pages_bytes();
     const AppendRun runs[] = {{pages.there(), 0, 0, 64}, {pages.there() + shape.format.row_of_pages_bytes(), 0, 64, kRows - 64}};
     bench_.ops().append(bench_.stream(), k.there(), k.there(), shape.format, runs);
-    Matrix states(bench_.device(), DType::f32, kRows, kHeads * attn_state_floats(kHeadDim));
-    Matrix out(bench_.device(), DType::f32, kRows, kHeads * kHeadDim);
+    BenchMatrix states(bench_.device(), DType::f32, kRows, kHeads * attn_state_floats(kHeadDim));
+    BenchMatrix out(bench_.device(), DType::f32, kRows, kHeads * kHeadDim);
     const View q = x.there().slice_cols(0, kHeads * kHeadDim);
     bench_.ops().attend_chunk(bench_.stream(), q, 0, shape, {&span, 1}, states.there(), true);
     std::vector<MergeTask> tasks;

@@ -1,4 +1,4 @@
-// Matrix products, on every backend: against the reference, against exact arithmetic on quantised activations, and to
+// BenchMatrix products, on every backend: against the reference, against exact arithmetic on quantised activations, and to
 // the bit against themselves in other company.
 #include <gtest/gtest.h>
 
@@ -63,10 +63,10 @@ struct Case {
 void check_case(const Backend& backend, OpBench& bench, DType type, const Case& c) {
   SCOPED_TRACE(testing::Message() << info(type).name << " m " << c.m << " n " << c.n << " k " << c.k << " at "
                                   << c.offset);
-  Matrix x(bench.device(), DType::f32, c.m, c.k, 0, c.gap * 2);
-  Matrix weight(bench.device(), type, c.n, c.k, c.offset, c.gap);
-  Matrix out(bench.device(), DType::f32, c.m, c.n, 0, c.gap * 2);
-  Matrix wanted(bench.device(), DType::f32, c.m, c.n);
+  BenchMatrix x(bench.device(), DType::f32, c.m, c.k, 0, c.gap * 2);
+  BenchMatrix weight(bench.device(), type, c.n, c.k, c.offset, c.gap);
+  BenchMatrix out(bench.device(), DType::f32, c.m, c.n, 0, c.gap * 2);
+  BenchMatrix wanted(bench.device(), DType::f32, c.m, c.n);
   x.fill(1);
   weight.fill(2, 0.1);
   out.fill(3);
@@ -83,7 +83,7 @@ void check_case(const Backend& backend, OpBench& bench, DType type, const Case& 
   std::vector<float> before(c.n);
   const bool as_int8 = quantised(type) && backend.quantises_activations;
   const MatmulPart part{weight.there(), out.there(), c.add};
-  const Matrix* first = &out;
+  const BenchMatrix* first = &out;
   std::vector<std::vector<float>> residual;
   for (int64_t r = 0; r < c.m; r++) residual.emplace_back(first->row(r), first->row(r) + c.n);
   bench.ops().matmul(bench.stream(), x.there(), {&part, 1});
@@ -139,9 +139,9 @@ TEST_P(OpGridMatmul, MatmulOfExtremeCodesIsExact) {
   for (DType type : {DType::q8_0, DType::q4_0, DType::q4_1}) {
     for (int byte : {0x80, 0x7f, 0x00, 0xff, 0x81}) {
       for (int64_t m : {1, 13}) {
-        Matrix x(bench.device(), DType::f32, m, 64);
-        Matrix weight(bench.device(), type, 20, 64);
-        Matrix out(bench.device(), DType::f32, m, 20);
+        BenchMatrix x(bench.device(), DType::f32, m, 64);
+        BenchMatrix weight(bench.device(), type, 20, 64);
+        BenchMatrix out(bench.device(), DType::f32, m, 20);
         for (int64_t r = 0; r < m; r++) {
           for (int i = 0; i < 64; i++) x.row(r)[i] = r % 2 == 0 ? -127.0f : 127.0f;  // codes of the same value, scale 1
         }
@@ -176,9 +176,9 @@ TEST_P(OpGridMatmul, MatmulKeepsWhatIsNotFinite) {
   SPILLWAY_REQUIRE_OP(matmul);
   OpBench bench(GetParam(), shape_for(96), 3);
   for (DType type : kTypes) {
-    Matrix x(bench.device(), DType::f32, 3, 96);
-    Matrix weight(bench.device(), type, 18, 96);
-    Matrix out(bench.device(), DType::f32, 3, 18);
+    BenchMatrix x(bench.device(), DType::f32, 3, 96);
+    BenchMatrix weight(bench.device(), type, 18, 96);
+    BenchMatrix out(bench.device(), DType::f32, 3, 18);
     x.fill(1);
     weight.fill(2);
     x.row(0)[40] = std::numeric_limits<float>::quiet_NaN();
@@ -202,12 +202,12 @@ constexpr int64_t kMostRows = 70;
 constexpr int64_t kOutputs = 77;
 
 // Rows [first, first + count) of x through `types`, all parts in one call; the parts' outputs side by side.
-std::vector<float> product(OpBench& bench, Matrix& x, std::vector<std::unique_ptr<Matrix>>& weights, int64_t first,
+std::vector<float> product(OpBench& bench, BenchMatrix& x, std::vector<std::unique_ptr<BenchMatrix>>& weights, int64_t first,
                            int64_t count) {
-  std::vector<std::unique_ptr<Matrix>> outs;
+  std::vector<std::unique_ptr<BenchMatrix>> outs;
   std::vector<MatmulPart> parts;
   for (auto& weight : weights) {
-    outs.push_back(std::make_unique<Matrix>(bench.device(), DType::f32, count, kOutputs));
+    outs.push_back(std::make_unique<BenchMatrix>(bench.device(), DType::f32, count, kOutputs));
     parts.push_back({weight->there(), outs.back()->there(), false});
   }
   bench.ops().matmul(bench.stream(), x.there().slice_rows(first, count), parts);
@@ -221,10 +221,10 @@ std::vector<float> product(OpBench& bench, Matrix& x, std::vector<std::unique_pt
   return all;
 }
 
-std::vector<std::unique_ptr<Matrix>> weights_of(OpBench& bench, std::initializer_list<DType> types, int64_t k) {
-  std::vector<std::unique_ptr<Matrix>> weights;
+std::vector<std::unique_ptr<BenchMatrix>> weights_of(OpBench& bench, std::initializer_list<DType> types, int64_t k) {
+  std::vector<std::unique_ptr<BenchMatrix>> weights;
   for (DType type : types) {
-    weights.push_back(std::make_unique<Matrix>(bench.device(), type, kOutputs, k));
+    weights.push_back(std::make_unique<BenchMatrix>(bench.device(), type, kOutputs, k));
     weights.back()->fill(static_cast<uint64_t>(type) + 5);
     weights.back()->upload(bench.stream());
   }
@@ -236,7 +236,7 @@ TEST_P(OpGridMatmul, MatmulRowsDoNotDependOnTheBatch) {
   OpBench bench(GetParam(), shape_for(160), kMostRows);
   for (DType type : kTypes) {
     const int64_t k = quantised(type) ? 160 : 139;
-    Matrix x(bench.device(), DType::f32, kMostRows, k);
+    BenchMatrix x(bench.device(), DType::f32, kMostRows, k);
     x.fill(8);
     x.upload(bench.stream());
     auto weights = weights_of(bench, {type}, k);
@@ -258,7 +258,7 @@ TEST_P(OpGridMatmul, MatmulPartsDoNotDependOnEachOtherNorOnThreads) {
     std::vector<std::vector<float>> results;
     for (int threads : {1, 2, 3}) {
       OpBench bench(GetParam(), shape_for(160), kMostRows, threads);
-      Matrix x(bench.device(), DType::f32, rows, 160);
+      BenchMatrix x(bench.device(), DType::f32, rows, 160);
       x.fill(8);
       x.upload(bench.stream());
       auto together = weights_of(bench, {kFour[0], kFour[1], kFour[2], kFour[3]}, 160);

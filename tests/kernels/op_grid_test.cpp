@@ -28,8 +28,8 @@ TEST_P(OpGridRows, DequantizeIsExact) {
       if (cols % info(type).block_elements != 0) continue;
       for (const Lie& lie : kLies) {
         for (int64_t rows : {0, 1, 3, 40}) {
-          Matrix in(bench.device(), type, rows, cols, lie.offset, lie.gap);
-          Matrix out(bench.device(), DType::f32, rows, cols, lie.offset, lie.gap);
+          BenchMatrix in(bench.device(), type, rows, cols, lie.offset, lie.gap);
+          BenchMatrix out(bench.device(), DType::f32, rows, cols, lie.offset, lie.gap);
           in.fill(static_cast<uint64_t>(cols), 4.0);
           in.upload(bench.stream());
           bench.ops().dequantize(bench.stream(), in.there(), out.there());
@@ -53,10 +53,10 @@ TEST_P(OpGridRows, NormIsWithinRounding) {
     for (int64_t rows : {0, 1, 5, 70}) {
       for (const Lie& lie : kLies) {
         for (bool in_place : {false, true}) {
-          Matrix x(bench.device(), DType::f32, rows, cols, lie.offset, lie.gap);
-          Matrix weight(bench.device(), DType::f32, 1, cols, lie.offset);
-          Matrix out(bench.device(), DType::f32, rows, cols, lie.offset, lie.gap);
-          Matrix wanted(bench.device(), DType::f32, rows, cols);
+          BenchMatrix x(bench.device(), DType::f32, rows, cols, lie.offset, lie.gap);
+          BenchMatrix weight(bench.device(), DType::f32, 1, cols, lie.offset);
+          BenchMatrix out(bench.device(), DType::f32, rows, cols, lie.offset, lie.gap);
+          BenchMatrix wanted(bench.device(), DType::f32, rows, cols);
           x.fill(static_cast<uint64_t>(cols));
           weight.fill(9);
           for (int64_t r = 0; r < rows; r++) x.row(r)[cols - 1] = 30.0f;  // missing it would be seen
@@ -64,7 +64,7 @@ TEST_P(OpGridRows, NormIsWithinRounding) {
           x.upload(bench.stream());
           weight.upload(bench.stream());
           bench.ops().norm(bench.stream(), x.there(), weight.there(), 1e-5f, in_place ? x.there() : out.there());
-          Matrix& result = in_place ? x : out;
+          BenchMatrix& result = in_place ? x : out;
           result.download(bench.stream());
           const double bound = (static_cast<double>(cols) / 64 + 12) * kRounding;
           for (int64_t r = 0; r < rows; r++) {
@@ -93,9 +93,9 @@ TEST_P(OpGridRows, RotateIsWithinRounding) {
     for (RotationStyle style : {RotationStyle::adjacent, RotationStyle::halves}) {
       for (const Lie& lie : kLies) {
         const int64_t cols = int64_t{c.heads} * c.head_dim;
-        Matrix x(bench.device(), DType::f32, c.rows, cols, lie.offset, lie.gap);
-        Matrix table(bench.device(), DType::f32, c.rows, 2 * c.pairs, lie.offset, lie.gap);
-        Matrix wanted(bench.device(), DType::f32, c.rows, cols);
+        BenchMatrix x(bench.device(), DType::f32, c.rows, cols, lie.offset, lie.gap);
+        BenchMatrix table(bench.device(), DType::f32, c.rows, 2 * c.pairs, lie.offset, lie.gap);
+        BenchMatrix wanted(bench.device(), DType::f32, c.rows, cols);
         x.fill(1);
         table.fill(2, 0.7);
         for (int64_t r = 0; r < c.rows; r++) std::memcpy(wanted.row(r), x.row(r), cols * sizeof(float));
@@ -119,16 +119,16 @@ TEST_P(OpGridRows, SwigluIsWithinRounding) {
   for (int64_t cols : {1, 5, 16, 33, 1536}) {
     for (int64_t rows : {0, 1, 4, 70}) {
       for (int alias : {0, 1, 2}) {
-        Matrix gate(bench.device(), DType::f32, rows, cols, 4, 8);
-        Matrix up(bench.device(), DType::f32, rows, cols);
-        Matrix out(bench.device(), DType::f32, rows, cols, 8);
-        Matrix wanted(bench.device(), DType::f32, rows, cols);
+        BenchMatrix gate(bench.device(), DType::f32, rows, cols, 4, 8);
+        BenchMatrix up(bench.device(), DType::f32, rows, cols);
+        BenchMatrix out(bench.device(), DType::f32, rows, cols, 8);
+        BenchMatrix wanted(bench.device(), DType::f32, rows, cols);
         gate.fill(1, 6.0);
         up.fill(2);
         bench.reference([&](Ops& ops, Stream& s) { ops.swiglu(s, gate.here(), up.here(), wanted.here()); });
         gate.upload(bench.stream());
         up.upload(bench.stream());
-        Matrix& result = alias == 0 ? out : alias == 1 ? gate : up;
+        BenchMatrix& result = alias == 0 ? out : alias == 1 ? gate : up;
         bench.ops().swiglu(bench.stream(), gate.there(), up.there(), result.there());
         result.download(bench.stream());
         for (int64_t r = 0; r < rows; r++) {
@@ -148,9 +148,9 @@ TEST_P(OpGridRows, SwigluAtTheEndsOfTheRange) {
   const float inputs[] = {0.0f,   -0.0f,   1e-30f,   20.0f, -20.0f, 87.0f,    -87.0f,
                           -88.5f, 1000.0f, -1000.0f, 3e38f, -3e38f, kInfinity};
   const auto count = static_cast<int64_t>(std::size(inputs));
-  Matrix gate(bench.device(), DType::f32, 1, count + 1);
-  Matrix up(bench.device(), DType::f32, 1, count + 1);
-  Matrix out(bench.device(), DType::f32, 1, count + 1);
+  BenchMatrix gate(bench.device(), DType::f32, 1, count + 1);
+  BenchMatrix up(bench.device(), DType::f32, 1, count + 1);
+  BenchMatrix out(bench.device(), DType::f32, 1, count + 1);
   for (int64_t i = 0; i <= count; i++) {
     gate.row(0)[i] = i < count ? inputs[i] : std::numeric_limits<float>::quiet_NaN();
     up.row(0)[i] = 1.0f;
@@ -181,16 +181,16 @@ TEST_P(OpGridRows, AppendWritesTheRowsAndNothingElse) {
     for (int kv_heads : {1, 3}) {
       const KvFormat format{DType::f16, kv_heads, head_dim};
       constexpr int kRows = 71;
-      Matrix k(bench.device(), DType::f32, kRows, int64_t{kv_heads} * head_dim, 4, 4);
-      Matrix v(bench.device(), DType::f32, kRows, int64_t{kv_heads} * head_dim);
+      BenchMatrix k(bench.device(), DType::f32, kRows, int64_t{kv_heads} * head_dim, 4, 4);
+      BenchMatrix v(bench.device(), DType::f32, kRows, int64_t{kv_heads} * head_dim);
       k.fill(3);
       v.fill(4, 100.0);
       v.row(2)[0] = 70000.0f;  // infinity in f16
       v.row(3)[1] = 1e-7f;     // subnormal there
       v.row(4)[0] = 2049.0f;   // a tie, to even
       v.row(5)[0] = -kInfinity;
-      DeviceBytes pages(bench.device(), 3 * format.row_of_pages_bytes());
-      DeviceBytes wanted(bench.device(), pages.size());
+      BenchBytes pages(bench.device(), 3 * format.row_of_pages_bytes());
+      BenchBytes wanted(bench.device(), pages.size());
       std::memset(pages.here(), 0xa5, pages.size());
       std::memset(wanted.here(), 0xa5, wanted.size());
       const auto runs = [&](std::byte* base) {

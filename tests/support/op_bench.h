@@ -18,12 +18,12 @@ namespace spillway {
 inline constexpr double kRounding = 0x1p-24;
 
 // Bytes on a device, and their image here.
-class DeviceBytes {
+class BenchBytes {
  public:
-  DeviceBytes(Device& device, uint64_t bytes)
+  BenchBytes(Device& device, uint64_t bytes)
       : device_(device), reserved_(bytes + 64), here_(bytes), there_(device.reserve(reserved_)) {}
-  ~DeviceBytes() { device_.release(there_, reserved_); }
-  DeviceBytes(const DeviceBytes&) = delete;
+  ~BenchBytes() { device_.release(there_, reserved_); }
+  BenchBytes(const BenchBytes&) = delete;
 
   std::byte* here() { return here_.data(); }
   std::byte* there() { return there_; }
@@ -45,9 +45,9 @@ class DeviceBytes {
 };
 
 // A matrix `offset` bytes into its block, `gap` bytes between rows.
-class Matrix {
+class BenchMatrix {
  public:
-  Matrix(Device& device, DType dtype, int64_t rows, int64_t cols, uint64_t offset = 0, uint64_t gap = 0)
+  BenchMatrix(Device& device, DType dtype, int64_t rows, int64_t cols, uint64_t offset = 0, uint64_t gap = 0)
       : stride_(row_bytes(dtype, cols) + gap), bytes_(device, offset + static_cast<uint64_t>(rows) * stride_) {
     here_ = {bytes_.here() + offset, dtype, rows, cols, stride_};
     there_ = {bytes_.there() + offset, dtype, rows, cols, stride_};
@@ -66,7 +66,7 @@ class Matrix {
 
  private:
   uint64_t stride_;
-  DeviceBytes bytes_;
+  BenchBytes bytes_;
   View here_;
   View there_;
 };
@@ -79,7 +79,7 @@ class OpBench {
         stream_(device_->make_compute_stream("test")),
         reference_(make_reference_device()),
         reference_stream_(reference_->make_compute_stream("reference")) {
-    scratch_ = std::make_unique<DeviceBytes>(*device_, device_->ops().scratch_bytes(shape, rows));
+    scratch_ = std::make_unique<BenchBytes>(*device_, device_->ops().scratch_bytes(shape, rows));
     device_->ops().set_scratch(scratch_->there(), scratch_->size());
   }
 
@@ -97,7 +97,7 @@ class OpBench {
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Device> reference_;
   std::unique_ptr<Stream> reference_stream_;
-  std::unique_ptr<DeviceBytes> scratch_;
+  std::unique_ptr<BenchBytes> scratch_;
 };
 
 inline bool same_bits(const View& a, int64_t row_a, const View& b, int64_t row_b) {
