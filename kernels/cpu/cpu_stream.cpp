@@ -161,6 +161,7 @@ void CpuStream::enqueue(std::function<void()> work, const char* name, uint64_t b
 const std::string& CpuStream::name() const { return state_->name; }
 
 void CpuStream::copy(void* destination, const void* source, uint64_t bytes) {
+  if (bytes == 0) return;
   if (!state_->throttle) {
     enqueue([=] { std::memcpy(destination, source, bytes); }, "copy", bytes);
     return;

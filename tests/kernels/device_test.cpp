@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <climits>
 #include <cstring>
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/ops.h"
 
 namespace spillway {
@@ -72,6 +74,40 @@ TEST(ReferenceDevice, StreamsCopyBetweenItsMemories) {
   EXPECT_EQ(std::memcmp(block, host, kHugePageBytes), 0);
   device->release(block, kHugePageBytes);
   device->release_host(host, kHugePageBytes);
+}
+
+TEST(CpuDevice, SaysWhatItIs) {
+  const auto one = make_cpu_device({.threads = 1, .isa = CpuIsa::scalar});
+  EXPECT_EQ(one->kind(), DeviceKind::cpu);
+  EXPECT_TRUE(one->name().ends_with(", scalar kernels, 1 thread")) << one->name();
+  const auto three = make_cpu_device({.threads = 3, .isa = CpuIsa::best});
+  EXPECT_TRUE(three->name().ends_with(", 3 threads")) << three->name();
+  EXPECT_EQ(three->name().find("best"), std::string::npos) << "the name says which kernels run";
+}
+
+TEST(CpuDevice, RefusesThreadsWithoutSense) {
+  for (const int threads : {-1, 4097, INT_MIN}) {
+    try {
+      make_cpu_device({.threads = threads, .isa = CpuIsa::scalar});
+      FAIL() << threads << " threads were taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      EXPECT_NE(std::string(error.what()).find(std::to_string(threads)), std::string::npos) << error.what();
+    }
+  }
+}
+
+// Every instruction set is either run or refused by name; what is refused is wider than the best.
+TEST(CpuDevice, RefusesInstructionsThatThisMachineLacks) {
+  const CpuIsa widest = widest_isa();
+  EXPECT_NE(widest, CpuIsa::best);
+  for (const CpuIsa isa : {CpuIsa::scalar, CpuIsa::avx2, CpuIsa::avx512}) {
+    if (isa <= widest) {
+      EXPECT_NE(make_cpu_device({.threads = 1, .isa = isa}), nullptr);
+    } else {
+      EXPECT_THROW(make_cpu_device({.threads = 1, .isa = isa}), Error);
+    }
+  }
 }
 
 }  // namespace
