@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "apps/environment.h"
 #include "apps/reports.h"
 #include "kernels/trace.h"
 #include "runtime/process_memory.h"
@@ -31,6 +32,10 @@ void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); 
 Running::Running(const RunFlags& flags, const RunOptions& wishes)
     : flags_(flags), options_(flags.resolve()), model_(Model::open(options_.model_path)), device_(choose_device(options_)) {
   options_.logit_rows = wishes.logit_rows;
+  const Machine machine = measure_session(model_, options_, *device_.device, cache_directory() + "/machine.json", [&](std::string_view line) {
+    if (flags.verbosity > 0) say(std::string(line));
+  });
+  limits_ = limits_of(machine, model_, options_);
   if (!flags.trace.empty()) Trace::start(flags.trace);
   std::signal(SIGINT, on_interrupt);
 }

@@ -143,7 +143,7 @@ class Planner {
   }
 
   void spill_kv(uint64_t room) {
-    plan_.kv_ring_bytes = std::max(3 * kPagesPerSpan * layout_.row_bytes(), std::min(room / 16, 8 * kMiB));
+    plan_.kv_ring_bytes = std::max(3 * kPagesPerSpan * layout_.row_bytes(), align_down(std::min(room / 16, 8 * kMiB), kDiskAlign));
     if (plan_.kv_ring_bytes > room / 4) plan_.kv_ring_bytes = least_kv_ring();
     const uint64_t transient = kv_bytes(transient_rows());
     const uint64_t outside_rows = host_left_ / layout_.row_bytes() + in_.options.disk_bytes / layout_.row_bytes();
@@ -175,7 +175,7 @@ class Planner {
     }
     if (device_left_ < least_weight_ring()) refuse(Tier::device, device_budget() - device_left_ + least_weight_ring());
     const uint64_t wanted = std::max(4 * largest_unit_, 32 * kMiB);
-    plan_.weight_ring_bytes = std::max(least_weight_ring(), std::min(wanted, device_left_ / 3));
+    plan_.weight_ring_bytes = std::max(least_weight_ring(), align_down(std::min(wanted, device_left_ / 3), kDiskAlign));
     device_left_ -= plan_.weight_ring_bytes;
     choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device, device_left_);
     choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::host, host_left_);

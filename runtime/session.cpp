@@ -35,6 +35,28 @@ ChosenDevice choose_device(const Options& options) {
   return chosen;
 }
 
+Machine measure_session(const Model& model, const Options& options, Device& device, const std::string& cache_file,
+                        const std::function<void(std::string_view line)>& progress) {
+  MachineOptions wanted;
+  wanted.model_path = model.checkpoint.path();
+  if (options.disk_bytes > 0) wanted.disk_folder = options.disk_directory;
+  wanted.types = {model.spec.layers.front().q.dtype};
+  wanted.threads = options.threads;
+  if (options.device_bytes) wanted.most_bytes = std::min(wanted.most_bytes, *options.device_bytes / 4);
+  wanted.cache_file = cache_file;
+  wanted.refresh = options.refresh_machine;
+  wanted.progress = progress;
+  return measure_machine(device, wanted);
+}
+
+Limits limits_of(const Machine& machine, const Model& model, const Options& options) {
+  const WeightSpeed speed = machine.weight_speed(model.spec.layers.front().q.dtype);
+  return {.disk_read = machine.model_disk.read,
+          .link = options.link_bytes_per_second > 0 ? options.link_bytes_per_second : machine.compute.host_to_device,
+          .weight_bytes = speed.decode_bytes,
+          .prefill_flops = speed.prefill_flops};
+}
+
 Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits) {
   const uint64_t process = process_memory().resident + kProcessMargin;
   if (!options.device_bytes) {

@@ -1,10 +1,13 @@
 // Session: from options to a plan and an engine, in the order in which things may be refused.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "runtime/engine.h"
+#include "runtime/machine.h"
 #include "runtime/planner.h"
 
 namespace spillway {
@@ -15,6 +18,13 @@ struct ChosenDevice {
   std::string said;
 };
 ChosenDevice choose_device(const Options& options);
+
+// The machine's measured limits, from the cache where they are known: about a second otherwise, in at most a quarter of the
+// device's budget. `cache_file`: where they are kept.
+Machine measure_session(const Model& model, const Options& options, Device& device, const std::string& cache_file,
+                        const std::function<void(std::string_view line)>& progress);
+// What the planner needs of them for this model.
+Limits limits_of(const Machine& machine, const Model& model, const Options& options);
 
 // Fills in the budgets that were not given: most of what is free on the device, leaving headroom; and the context: at most the
 // model's. Then plans. Throws Error(fit) before anything is reserved.

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "loader/chat_template.h"
+#include "tests/support/real_model.h"
 #include "tests/loader/gguf_bytes.h"
 
 namespace spillway {
@@ -220,18 +221,8 @@ TEST(Utf8Stream, EachMaximalBrokenPartIsOneReplacement) {
   EXPECT_EQ(through(""), "");
 }
 
-// The user's copy of SmolLM2-135M-Instruct, where there is one.
-std::string real_model() {
-  if (const char* path = std::getenv("SPILLWAY_MODEL")) return path;
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string folder = cache && *cache ? cache : std::string(home ? home : "") + "/.cache";
-  const std::string path = folder + "/spillway/SmolLM2-135M-Instruct.Q4_1.gguf";
-  return std::filesystem::exists(path) ? path : "";
-}
-
 TEST(SmolLm2, IdsOfHuggingFaceTokenizers) {
-  if (real_model().empty()) GTEST_SKIP() << "SmolLM2 is not there: set SPILLWAY_MODEL, or run scripts/demo.sh once";
+  if (real_model().empty()) GTEST_SKIP() << kNoRealModel;
   const Checkpoint checkpoint = open_gguf(real_model());
   const auto tokenizer = make_tokenizer(checkpoint);
   const auto golden = nlohmann::json::parse(std::ifstream(SPILLWAY_TEST_DATA "/smollm2_ids.json"));
