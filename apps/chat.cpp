@@ -28,7 +28,8 @@ int run_chat(const ChatFlags& flags) {
   const std::vector<int32_t> prompt = running.tokenizer().encode(text, true, false);
   const int answer = flags.max_tokens >= 0 ? flags.max_tokens : 1;
   Engine& engine = running.start(static_cast<int>(prompt.size()) + answer, true);
-  const GenerateOptions options{.max_tokens = flags.max_tokens, .sampling = flags.sampling.resolve(), .stops = flags.sampling.stops};
+  const GenerateOptions options{.max_tokens = flags.max_tokens, .sampling = flags.sampling.resolve(), .stops = flags.sampling.stops,
+                                .ignore_end = flags.sampling.ignore_end};
   const Generation result = generate(engine, running.tokenizer(), engine.open_sequence(), prompt, options, running.hooks());
   return running.finish(result);
 }

@@ -65,7 +65,7 @@ Options RunFlags::resolve() const {
   if (!device_mem.empty()) result.device_bytes = parse_bytes("--device-mem", device_mem, free);
   if (!host_mem.empty()) result.host_bytes = parse_bytes("--host-mem", host_mem, free);
   if (!disk_mem.empty()) result.disk_bytes = parse_bytes("--disk-mem", disk_mem);
-  if (result.disk_directory.empty()) result.disk_directory = cache_directory();
+  if (result.disk_directory.empty()) result.disk_directory = result.disk_bytes > 0 ? xdg_of_this_user().cache() : cache_directory();
   result.link_bytes_per_second = link_gbps * 1e9;
   result.device = one_of<DeviceChoice>("--device", device,
                                        {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu},
@@ -87,6 +87,7 @@ void SamplingFlags::add(CLI::App& command) {
   add_option(command, "--repeat-penalty", options.repeat_penalty, "Penalise tokens seen lately; 1: off")->check(CLI::PositiveNumber)->capture_default_str()->group(group);
   add_option(command, "--repeat-last-n", options.repeat_last_n, "How many tokens count as lately; -1: all")->capture_default_str()->group(group);
   add_option(command, "-s,--seed", seed, "Same seed, same text; -1: a new one each time")->capture_default_str()->group(group);
+  command.add_flag("--ignore-eos", ignore_end, "Go on past the model's end tokens")->envname("SPILLWAY_IGNORE_EOS")->group(group);
   add_option(command, "--stop", stops, "Stop before this text (repeatable)")->group(group);
 }
 

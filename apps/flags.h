@@ -35,6 +35,7 @@ struct SamplingFlags {
   SamplingOptions options;
   int64_t seed = -1;  // -1: a new one for each run, said with -v
   std::vector<std::string> stops;
+  bool ignore_end = false;
 
   void add(CLI::App& command);
   SamplingOptions resolve() const;

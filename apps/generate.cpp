@@ -26,7 +26,7 @@ int run_generate(const GenerateFlags& flags) {
   const GenerateOptions options{.max_tokens = flags.max_tokens,
                                 .sampling = flags.sampling.resolve(),
                                 .stops = flags.sampling.stops,
-                                .ignore_end = false};
+                                .ignore_end = flags.sampling.ignore_end};
   const SequenceId sequence = engine.open_sequence();
   const Generation result = generate(engine, running.tokenizer(), sequence, prompt, options, running.hooks());
   return running.finish(result);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <ostream>
 #include <span>
 #include <string>
 
@@ -34,6 +35,9 @@ struct TinyModelOptions {
   int parts = 1;
   std::string name = "tiny";
 };
+
+// As test runners print it.
+inline std::ostream& operator<<(std::ostream& out, const TinyModelOptions& options) { return out << options.name; }
 
 // Writes directory/<name>.gguf (or its parts) and returns the path to open. Error(usage) when the shape cannot be written.
 std::string write_tiny_model(const TinyModelOptions& options, const std::string& directory);

@@ -1,0 +1,289 @@
+// The built program as a person meets it: exit codes, streams, JSON, budgets measured from outside, and a failing world.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "tests/support/faults.h"
+#include "tests/support/tiny_model.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+struct Result {
+  int exit_code = -1;
+  std::string out, err;
+  uint64_t peak_bytes = 0;  // largest resident set
+};
+
+std::string read_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+class Cli : public ::testing::Test {
+ protected:
+  Cli() : folder_(fs::path(::testing::TempDir()) / ("spillway-cli-" + std::to_string(getpid()))) {
+    fs::create_directories(folder_);
+    model_ = write_tiny_model({.layers = 3, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 128, .vocab = 640, .type = DType::q4_0,
+                               .seed = 9, .name = "cli"}, folder_.string());
+  }
+  ~Cli() override { fs::remove_all(folder_); }
+
+  pid_t start(const std::vector<std::string>& arguments) {
+    const pid_t child = fork();
+    if (child != 0) return child;
+    setenv("XDG_CACHE_HOME", kCache.c_str(), 1);
+    const int in = open("/dev/null", O_RDONLY);
+    dup2(in, STDIN_FILENO);
+    dup2(open((folder_ / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
+    dup2(open((folder_ / "err").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
+    std::vector<char*> words{const_cast<char*>(SPILLWAY_PROGRAM)};
+    for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
+    words.push_back(nullptr);
+    execv(SPILLWAY_PROGRAM, words.data());
+    _exit(127);
+  }
+
+  Result run(const std::vector<std::string>& arguments) {
+    const pid_t child = start(arguments);
+    int status = 0;
+    rusage usage{};
+    wait4(child, &status, 0, &usage);
+    Result result;
+    result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    result.out = read_file(folder_ / "out");
+    result.err = read_file(folder_ / "err");
+    result.peak_bytes = 1024ull * usage.ru_maxrss;
+    return result;
+  }
+
+  // A device budget that holds everything but half of the KV of `positions`.
+  std::string tight_budget(int positions) {
+    const Result plan = run({"plan", "-m", model_, "-c", std::to_string(positions), "--json"});
+    const auto device = nlohmann::json::parse(plan.out)["tiers"]["device"];
+    const auto of = [&](const char* what) { return device[what].get<uint64_t>(); };
+    return std::to_string(of("process") + of("workspace") + of("weights") + of("kv") / 2);
+  }
+
+  // The tiny model under a fault; text goes nowhere but the outcome.
+  faults::Outcome run_faulty(const std::vector<faults::Fault>& rules, std::vector<std::string> arguments) {
+    std::vector<std::string> command{"/usr/bin/env", "XDG_CACHE_HOME=" + kCache, SPILLWAY_PROGRAM};
+    command.insert(command.end(), arguments.begin(), arguments.end());
+    return faults::run_command(rules, command);
+  }
+
+  std::string prompt_file(int words) {
+    std::ofstream file(folder_ / "prompt.txt");
+    for (int i = 0; i < words; ++i) file << "spill " << i % 7 << " ";
+    return (folder_ / "prompt.txt").string();
+  }
+
+  // Shared, so that the machine is measured once.
+  static inline const std::string kCache = (fs::path(::testing::TempDir()) / "spillway-cli-cache").string();
+  fs::path folder_;
+  std::string model_;
+};
+
+TEST_F(Cli, GenerateKeepsTextAndTalkApart) {
+  const Result result = run({"generate", "-m", model_, "-p", "hello", "-n", "5", "--temp", "0"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_FALSE(result.out.empty());
+  EXPECT_THAT(result.err, HasSubstr("device: "));
+  EXPECT_THAT(result.err, HasSubstr("weights: "));
+  EXPECT_THAT(result.out, ::testing::Not(HasSubstr("device: ")));
+}
+
+TEST_F(Cli, GenerateJsonHasTheStableNames) {
+  const Result result = run({"generate", "-m", model_, "-p", "hello", "-n", "5", "--temp", "0", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  for (const char* key : {"text", "tokens", "prompt_tokens", "finish_reason", "timings", "bytes", "peak", "plan"}) EXPECT_TRUE(json.contains(key)) << key;
+  for (const char* key : {"load_s", "prefill_s", "prefill_tps", "decode_s", "decode_tps", "ttft_s"}) EXPECT_TRUE(json["timings"].contains(key)) << key;
+  EXPECT_EQ(json["tokens"].size(), 5u);
+  EXPECT_EQ(json["finish_reason"], "length");
+}
+
+TEST_F(Cli, SameSeedSameTextAndGreedyIgnoresIt) {
+  const auto text = [&](const std::string& seed, const std::string& temp) {
+    return run({"generate", "-m", model_, "-p", "abc", "-n", "20", "--temp", temp, "-s", seed}).out;
+  };
+  EXPECT_EQ(text("5", "0.9"), text("5", "0.9"));
+  EXPECT_NE(text("5", "0.9"), text("6", "0.9"));
+  EXPECT_EQ(text("5", "0"), text("6", "0"));
+}
+
+TEST_F(Cli, ScorePrefillAndDecodeAgree) {
+  std::string ids;
+  for (int i = 0; i < 90; ++i) ids += std::to_string((i * 37) % 600) + ",";
+  const auto nll = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments{"score", "-m", model_, "--tokens", ids, "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Result result = run(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const auto json = nlohmann::json::parse(result.out);
+    EXPECT_EQ(json["tokens"], 89);
+    return json["nll"].get<double>();
+  };
+  EXPECT_NEAR(nll({}), nll({"--prefill", "10"}), 0.05);
+  EXPECT_NEAR(nll({}), nll({"--device", "reference"}), 2.0);
+}
+
+TEST_F(Cli, LogitsGoToAnNpyFile) {
+  const std::string npy = (folder_ / "logits.npy").string();
+  const Result result = run({"score", "-m", model_, "--tokens", "1,2,3,4,5", "--logits", npy, "--last", "2"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const std::string bytes = read_file(npy);
+  EXPECT_THAT(bytes, HasSubstr("(2, 640)"));
+}
+
+TEST_F(Cli, PlanReservesNothingAndBenchPrintsATable) {
+  const Result plan = run({"plan", "-m", model_, "--json"});
+  ASSERT_EQ(plan.exit_code, 0) << plan.err;
+  const auto json = nlohmann::json::parse(plan.out);
+  EXPECT_TRUE(json["tiers"]["device"].contains("weights"));
+  EXPECT_TRUE(json["expected"].contains("bound"));
+  const Result bench = run({"bench", "-m", model_, "-p", "16", "-n", "4", "-r", "2"});
+  EXPECT_EQ(bench.exit_code, 0) << bench.err;
+  EXPECT_THAT(bench.out, HasSubstr("pp16"));
+  EXPECT_THAT(bench.out, HasSubstr("tg4"));
+}
+
+TEST_F(Cli, ExitCodesTellWhoIsToMendIt) {
+  EXPECT_EQ(run({"--help"}).exit_code, 0);
+  EXPECT_EQ(run({"generate", "--bogus"}).exit_code, 2);
+  EXPECT_EQ(run({"generate", "-m", model_, "-p", "x", "--device-mem", "lots"}).exit_code, 2);
+  EXPECT_EQ(run({"generate", "-m", model_, "-p", "x", "--device", "tpu"}).exit_code, 2);
+  EXPECT_EQ(run({"generate", "-m", (folder_ / "none.gguf").string(), "-p", "x"}).exit_code, 3);
+  const Result small = run({"generate", "-m", model_, "-p", "x", "--device-mem", "1MiB"});
+  EXPECT_EQ(small.exit_code, 4);
+  EXPECT_THAT(small.err, HasSubstr("nearest fit"));
+  const Result long_prompt = run({"generate", "-m", model_, "-f", prompt_file(400), "-c", "64"});
+  EXPECT_EQ(long_prompt.exit_code, 2);
+  EXPECT_THAT(long_prompt.err, HasSubstr("64"));
+}
+
+TEST_F(Cli, ATruncatedFileIsNamedWithItsOffset) {
+  fs::resize_file(model_, fs::file_size(model_) / 2);
+  const Result result = run({"generate", "-m", model_, "-p", "x"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, HasSubstr("cli.gguf"));
+}
+
+TEST_F(Cli, TheContextsEndIsSaid) {
+  const Result result = run({"generate", "-m", model_, "-p", "hello there", "-n", "500", "-c", "64", "--temp", "0", "--ignore-eos", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(nlohmann::json::parse(result.out)["finish_reason"], "length");
+  EXPECT_THAT(result.err, HasSubstr("context of 64 positions is full"));
+}
+
+TEST_F(Cli, TheEnvironmentIsATwinAndTheFlagWins) {
+  setenv("SPILLWAY_PREDICT", "3", 1);
+  const Result twin = run({"generate", "-m", model_, "-p", "hello", "--temp", "0", "--json"});
+  const Result flag = run({"generate", "-m", model_, "-p", "hello", "--temp", "0", "--json", "-n", "2"});
+  unsetenv("SPILLWAY_PREDICT");
+  ASSERT_EQ(twin.exit_code, 0) << twin.err;
+  EXPECT_EQ(nlohmann::json::parse(twin.out)["tokens"].size(), 3u);
+  EXPECT_EQ(nlohmann::json::parse(flag.out)["tokens"].size(), 2u);
+}
+
+// Spilled KV is unnamed: nothing of it is left whatever ends the process.
+TEST_F(Cli, NothingIsLeftOnDiskAfterKill) {
+  const fs::path spill = folder_ / "spill";
+  fs::create_directories(spill);
+  const pid_t child = start({"generate", "-m", model_, "-f", prompt_file(300), "-n", "3000", "--ignore-eos", "--device-mem", tight_budget(4800), "--disk-mem", "64MiB",
+                             "--disk-dir", spill.string()});
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  kill(child, SIGKILL);
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(fs::is_empty(spill));
+}
+
+#ifdef SPILLWAY_SANITIZED
+#define SKIP_UNDER_SANITIZERS() GTEST_SKIP() << "sanitizers take memory and system calls of their own"
+#else
+#define SKIP_UNDER_SANITIZERS() static_cast<void>(0)
+#endif
+
+TEST_F(Cli, BudgetsHoldFromOutside) {
+  SKIP_UNDER_SANITIZERS();
+  const std::string prompt = prompt_file(1200);
+  const std::string tight = tight_budget(7200);
+  const uint64_t tight_bytes = std::stoull(tight);
+  const std::vector<std::vector<std::string>> budgets{
+      {"--device-mem", "64MiB"}, {"--device-mem", tight, "--disk-mem", "64MiB"}, {"--device-mem", tight, "--host-mem", "12MiB"}};
+  const uint64_t allowed[] = {64ull << 20, tight_bytes, tight_bytes + (12ull << 20)};
+  for (size_t i = 0; i < budgets.size(); ++i) {
+    std::vector<std::string> arguments{"generate", "-m", model_, "-f", prompt, "-n", "4", "--temp", "0"};
+    arguments.insert(arguments.end(), budgets[i].begin(), budgets[i].end());
+    const Result result = run(arguments);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_LE(result.peak_bytes, allowed[i]) << result.err;
+  }
+}
+
+class FailingWorld : public Cli {
+ protected:
+  std::vector<std::string> spilling(int tokens) {
+    return {"generate", "-m", model_, "-f", prompt_file(1200), "-n", std::to_string(tokens), "--temp", "0", "--ignore-eos", "--device-mem", tight_budget(7200), "--disk-mem", "64MiB",
+            "--disk-dir", folder_.string(), "--json"};
+  }
+};
+
+TEST_F(FailingWorld, AFullDriveEndsCleanly) {
+  SKIP_UNDER_SANITIZERS();
+  // Writes by threads, so that the filter sees them; the drive is full after some.
+  const auto outcome = run_faulty({faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pwrite64=ENOSPC,after=4")}, spilling(4));
+  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+  ASSERT_GT(outcome.injected, 1u) << outcome.output;
+  EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("no space left"));
+}
+
+TEST_F(FailingWorld, AFullDriveAtStartIsNamed) {
+  SKIP_UNDER_SANITIZERS();
+  const auto outcome = run_faulty({faults::parse_fault("fallocate=ENOSPC")}, spilling(4));
+  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+  EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr(folder_.string()));
+}
+
+TEST_F(FailingWorld, AnUnreadableDriveIsNamedWithItsOffset) {
+  SKIP_UNDER_SANITIZERS();
+  const auto outcome = run_faulty({faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pread64=EIO,path=cli.gguf,from=65536")},
+                                  {"generate", "-m", model_, "-p", "hello", "-n", "3", "--temp", "0"});
+  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+  EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
+  EXPECT_THAT(outcome.output, HasSubstr("cli.gguf"));
+}
+
+TEST_F(FailingWorld, RefusedIoUringAndLockedMemoryAreSaidAndChangeNothing) {
+  SKIP_UNDER_SANITIZERS();
+  const Result expected = run(spilling(6));
+  ASSERT_EQ(expected.exit_code, 0) << expected.err;
+  const auto tokens = nlohmann::json::parse(expected.out)["tokens"];
+  for (const char* fault : {"io_uring_setup=EPERM", "io_uring_register=ENOMEM,arg1=0", "mlock=ENOMEM"}) {
+    const auto outcome = run_faulty({faults::parse_fault(fault)}, spilling(6));
+    if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+    const std::string json = outcome.output.substr(outcome.output.find("{\"bytes\""));
+    EXPECT_EQ(nlohmann::json::parse(json.substr(0, json.find('\n')))["tokens"], tokens) << fault;
+    if (std::string(fault).starts_with("io_uring")) EXPECT_THAT(outcome.output, ::testing::ContainsRegex("disk: [^\n]*\\(")) << "the reason is said";
+  }
+}
+
+}  // namespace
+}  // namespace spillway
