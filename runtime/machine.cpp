@@ -79,7 +79,7 @@ class Measuring {
     if (known.working_set < set / 10 * 9) known = {};
     const bool all = known.memory_read > 0 && std::all_of(options_.types.begin(), options_.types.end(),
                                                           [&](DType type) { return known.weights.contains(type); });
-    if (!all) {
+    if (!all && options_.measure) {
       begin();
       const ComputeWishes wishes{options_.types, options_.threads, options_.most_bytes,
                                  kComputeShare * options_.seconds};
@@ -101,7 +101,7 @@ class Measuring {
     // A drive measured a moment ago for its reads is not measured anew for them.
     const bool keep = !options_.refresh || drive == measured_drive_;
     DiskProfile known = keep ? cache_.disk(key).value_or(DiskProfile{}) : DiskProfile{};
-    if (writes ? known.write > 0 : known.read > 0) return known;
+    if ((writes ? known.write > 0 : known.read > 0) || !options_.measure) return known;
     begin();
     const double seconds = kDiskShare * options_.seconds;
     const DiskProfile found = writes ? measure_writes(device_, options_.disk_folder, seconds)

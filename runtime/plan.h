@@ -27,7 +27,7 @@ struct TierPlan {
 struct Expected {
   double decode_tps = 0;
   double prefill_tps = 0;
-  std::string bound;        // what binds decode: "disk", "link" or "compute"
+  std::string bound;        // what binds decode: "disk", "link" or "compute"; empty: the machine's limits are not known
   double disk_s = 0, link_s = 0, compute_s = 0;  // of a decode step at full context
   uint64_t disk_bytes = 0, link_bytes = 0;       // of a decode step at full context
 };

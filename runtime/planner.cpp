@@ -206,6 +206,7 @@ class Planner {
 
   void predict() {
     const Limits& limits = in_.limits;
+    if (limits.disk_read <= 0 || limits.link <= 0 || limits.weight_bytes <= 0 || limits.prefill_flops <= 0) return;
     Expected& e = plan_.expected;
     uint64_t weight_bytes = 0;
     for (size_t i = 0; i < plan_.units.size(); ++i) {

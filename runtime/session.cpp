@@ -13,6 +13,8 @@ namespace {
 constexpr double kMiB = 1024.0 * 1024.0;
 // Stacks, rings of the kernel and what the run itself allocates, beyond what is resident when it is planned.
 constexpr uint64_t kProcessMargin = 8ull << 20;
+// With less, measuring would pass the budget: then only what was measured before is known.
+constexpr uint64_t kLeastToMeasure = 32ull << 20;
 // Left to the rest of the machine when no budget is given: a tenth of what is free, at least this.
 constexpr uint64_t kLeastHeadroom = 256ull << 20;
 
@@ -42,7 +44,13 @@ Machine measure_session(const Model& model, const Options& options, Device& devi
   if (options.disk_bytes > 0) wanted.disk_folder = options.disk_directory;
   wanted.types = {model.spec.layers.front().q.dtype};
   wanted.threads = options.threads;
-  if (options.device_bytes) wanted.most_bytes = std::min(wanted.most_bytes, *options.device_bytes / 4);
+  if (options.device_bytes) {
+    // Inside the budget like all else; several buffers of that size may be alive at once.
+    const uint64_t taken = process_memory().resident + kProcessMargin;
+    const uint64_t left = *options.device_bytes > taken ? *options.device_bytes - taken : 0;
+    wanted.most_bytes = std::min(wanted.most_bytes, left / 3);
+    wanted.measure = wanted.most_bytes >= kLeastToMeasure;
+  }
   wanted.cache_file = cache_file;
   wanted.refresh = options.refresh_machine;
   wanted.progress = progress;
@@ -101,6 +109,9 @@ std::string describe_plan(const Plan& plan) {
   table += fmt::format("context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context, plan.chunk,
                        plan.units.size(),
                        std::count_if(plan.unit_tiers.begin(), plan.unit_tiers.end(), [](Tier t) { return t != Tier::device; }));
+  if (e.bound.empty()) {
+    return table + "expected: not known, this machine has not been measured (spillway plan without budgets does it)\n";
+  }
   table += fmt::format("expected{}: decode {:.2f} tokens/s at full context, prefill {:.1f} tokens/s; {} binds "
                        "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a token)\n",
                        plan.emulated_link ? " (emulated link)" : "", e.decode_tps, e.prefill_tps, e.bound, 1e3 * e.disk_s, 1e3 * e.link_s,
