@@ -6,6 +6,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034  # used by those who source this
 cache=${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/spillway
+# Objects are found again by any clone on the machine.
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
 
 say() { printf '== %s\n' "$*" >&2; }
@@ -41,7 +43,8 @@ unpack_wheels() {
   rm -r "$into/whl"
 }
 
-# build PRESET TARGET CACHE-ARGUMENTS...: configure and build one target of a preset ("all" for everything).
+# build PRESET TARGETS CACHE-ARGUMENTS...: configure and build targets of a preset ("all" for everything).
+# shellcheck disable=SC2086  # several targets in one word
 build() {
   local preset=$1 target=$2
   shift 2
@@ -49,9 +52,9 @@ build() {
   quietly "configuring build/$preset" cmake --preset "$preset" "$@"
   say "building build/$preset ($target)"
   if [ -t 2 ]; then
-    cmake --build --preset "$preset" --target "$target" >&2
+    cmake --build --preset "$preset" --target $target >&2
   else
-    cmake --build --preset "$preset" --target "$target" -- --quiet >&2
+    cmake --build --preset "$preset" --target $target -- --quiet >&2
   fi
 }
 

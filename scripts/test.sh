@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is needed, builds everything and runs the tests.
-#   scripts/test.sh [--preset cpu|cuda|asan|tsan] [-R REGEX]
+#   scripts/test.sh [--preset cpu|cuda|asan|tsan] [--folders "kernels memory ..."] [-R REGEX]
+# --folders builds and runs the tests of these folders alone.
 # Without --preset: cuda where a CUDA compiler can be had, else cpu. SPILLWAY_CUDA says what "can be had" means:
 #   auto    the system's nvcc; else, where an NVIDIA driver is present, the compiler from PyPI's wheels (the default)
 #   on      the system's nvcc, else the wheels; it is an error if neither can be had
@@ -9,11 +10,16 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 preset=
+folders=
 select=()
 while [ $# -gt 0 ]; do
   case $1 in
     --preset) preset=${2:?--preset needs a name} ;;
-    -R) select=(-R "${2:?-R needs a regular expression}") ;;
+    --folders)
+      folders=${2:?--folders needs names}
+      select+=(-E NOT_BUILT)
+      ;;
+    -R) select+=(-R "${2:?-R needs a regular expression}") ;;
     *) die "unknown argument '$1' (usage: scripts/test.sh [--preset cpu|cuda|asan|tsan] [-R REGEX])" ;;
   esac
   shift 2
@@ -70,7 +76,9 @@ if [ -z "$preset" ] || [ "$preset" = cuda ]; then
   fi
 fi
 case $preset in cpu | cuda) configure+=(-DSPILLWAY_PERF=ON) ;; esac
-build "$preset" all "${configure[@]}"
+targets=all
+[ -z "$folders" ] || targets=$(printf '%s_tests ' $folders)
+build "$preset" "$targets" "${configure[@]}"
 
 if SPILLWAY_MODEL=$("$root/scripts/fetch-model.sh"); then
   export SPILLWAY_MODEL

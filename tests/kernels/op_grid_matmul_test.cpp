@@ -73,7 +73,7 @@ void check_case(const Backend& backend, OpBench& bench, DType type, const Case& 
   for (int64_t r = 0; r < c.m; r++) {  // outliers where an index could slip
     x.row(r)[c.k - 1] = 9.0f;
     x.row(r)[r % c.k] *= 20.0f;
-    std::memcpy(wanted.row(r), out.row(r), c.n * sizeof(float));
+    std::copy_n(out.row(r), c.n, wanted.row(r));
   }
   const MatmulPart on_reference{weight.here(), wanted.here(), c.add};
   bench.reference([&](Ops& ops, Stream& s) { ops.matmul(s, x.here(), {&on_reference, 1}); });

@@ -6,7 +6,7 @@
 namespace spillway {
 
 std::string real_model() {
-  if (const char* path = std::getenv("SPILLWAY_TEST_MODEL")) return path;
+  if (const char* path = std::getenv("SPILLWAY_MODEL")) return path;
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
   if (cache == nullptr && home == nullptr) return {};

@@ -5,9 +5,9 @@
 
 namespace spillway {
 
-inline constexpr const char* kNoRealModel = "SmolLM2 is not there: run scripts/fetch-model.sh, or set SPILLWAY_TEST_MODEL";
+inline constexpr const char* kNoRealModel = "SmolLM2 is not there: run scripts/fetch-model.sh, or set SPILLWAY_MODEL";
 
-// $SPILLWAY_TEST_MODEL, else the cache folder's file; empty when there is none.
+// $SPILLWAY_MODEL, else the cache folder's file; empty when there is none.
 std::string real_model();
 
 }  // namespace spillway
