@@ -221,7 +221,8 @@ class CpuOps final : public Ops {
   }
 
   static uint64_t worker_bytes(int64_t k, int head_dim) {
-    return align_up(std::max(tile_bytes(k), static_cast<uint64_t>(4 * attention_scratch_floats(head_dim))));
+    const int64_t floats = std::max(float_scratch_floats(), attention_scratch_floats(head_dim));
+    return align_up(std::max(tile_bytes(k), static_cast<uint64_t>(floats) * sizeof(float)));
   }
 
   float* worker_floats(int worker, const AttendShape& shape) const {

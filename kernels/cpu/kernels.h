@@ -57,6 +57,14 @@ struct QuantProduct {
   bool add;
 };
 
+// Float weights go through the cache in blocks: rows of x and rows of weights of a call of kLeastBlockRows rows or
+// more, and columns held at a time.
+inline constexpr int kLeastBlockRows = 4;
+inline constexpr int kFloatRows = 48;
+inline constexpr int kFloatCols = 16;
+inline constexpr int kFloatChunk = 512;
+constexpr int64_t float_scratch_floats() { return kFloatRows * kFloatCols * kLanes + kFloatCols * kFloatChunk; }
+
 // Float weights; x [m x k], weight [n x k], out [m x n].
 struct FloatProduct {
   DType dtype;

@@ -4,6 +4,7 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/lanes_avx2.inl"
 #include "kernels/cpu/float_kernels.inl"
+#include "kernels/cpu/float_product.inl"
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/quant_avx2.inl"
 #include "kernels/cpu/kernel_table.inl"

@@ -5,6 +5,7 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/lanes_avx512.inl"
 #include "kernels/cpu/float_kernels.inl"
+#include "kernels/cpu/float_product.inl"
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/quant_avx512.inl"
 #include "kernels/cpu/kernel_table.inl"

@@ -134,6 +134,22 @@ inline float sum_of(const Lanes& a) {
   const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
 }
+// Lane i of the result is sum_of(a[i]), to the bit: the same folds, of eight at once.
+inline __m256 sums_of_8(const Lanes* a) {
+  __m256 by_4[4];  // the folds by 8 and by 4 of a[i], then of a[i + 4]
+  for (int i = 0; i < 4; i++) {
+    const __m256 x = _mm256_add_ps(a[i].low, a[i].high);
+    const __m256 y = _mm256_add_ps(a[i + 4].low, a[i + 4].high);
+    by_4[i] = _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+  }
+  __m256 by_2[2];
+  for (int i = 0; i < 2; i++) {
+    by_2[i] = _mm256_add_ps(_mm256_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0x44),
+                            _mm256_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0xee));
+  }
+  return _mm256_add_ps(_mm256_shuffle_ps(by_2[0], by_2[1], 0x88), _mm256_shuffle_ps(by_2[0], by_2[1], 0xdd));
+}
+inline Lanes sums_of(const Lanes (&a)[kLanes]) { return {sums_of_8(a), sums_of_8(a + 8)}; }
 inline float max_of(const Lanes& a) {
   const __m256 m8 = _mm256_max_ps(a.low, a.high);
   const __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m8), _mm256_extractf128_ps(m8, 1));

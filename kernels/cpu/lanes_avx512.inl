@@ -6,7 +6,7 @@ namespace {
 
 constexpr const char* kKernelsName = "AVX-512";
 // Register tiles: 32 registers.
-constexpr int kFloatTileM = 4;
+constexpr int kFloatTileM = 6;
 constexpr int kFloatTileN = 4;
 constexpr int kBroadcastRows = 6;
 constexpr int kBroadcastCols = 4;
@@ -70,6 +70,28 @@ inline float sum_of(Lanes a) {
   const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
   const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+}
+// Lane i of the result is sum_of(a[i]), to the bit: the same folds, of all sixteen at once.
+inline Lanes sums_of(const Lanes (&a)[kLanes]) {
+  Lanes by_8[8];
+  Lanes by_4[4];
+  Lanes by_2[2];
+  for (int i = 0; i < 8; i++) {
+    by_8[i] =
+        add(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x44), _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xee));
+  }
+  for (int i = 0; i < 4; i++) {
+    by_4[i] = add(_mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0x88),
+                  _mm512_shuffle_f32x4(by_8[2 * i], by_8[2 * i + 1], 0xdd));
+  }
+  for (int i = 0; i < 2; i++) {
+    by_2[i] = add(_mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0x44),
+                  _mm512_shuffle_ps(by_4[2 * i], by_4[2 * i + 1], 0xee));
+  }
+  const Lanes all = add(_mm512_shuffle_ps(by_2[0], by_2[1], 0x88), _mm512_shuffle_ps(by_2[0], by_2[1], 0xdd));
+  // Lane 4 * i + j of `all` belongs to a[4 * j + i].
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_ps(order, all);
 }
 inline float max_of(Lanes a) {
   const __m256 m8 = _mm256_max_ps(_mm512_castps512_ps256(a), upper(a));

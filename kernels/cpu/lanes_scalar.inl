@@ -134,6 +134,9 @@ inline float sum_of(const Lanes& a) {
   for (int i = 0; i < 4; i++) s[i] = s[i] + s[i + 4];
   return (s[0] + s[2]) + (s[1] + s[3]);
 }
+inline Lanes sums_of(const Lanes (&a)[kLanes]) {
+  return each([&](int i) { return sum_of(a[i]); });
+}
 inline float max_of(const Lanes& a) {
   float m = a.v[0];
   for (int i = 1; i < kLanes; i++) m = m > a.v[i] ? m : a.v[i];

@@ -6,7 +6,6 @@ namespace spillway {
 namespace {
 
 constexpr int64_t kRowsPerPackedTask = 64;
-constexpr int64_t kFloatRowsPerTask = 64;
 constexpr uint64_t kActBytesPerTask = 1 << 20;  // what a core's second cache keeps beside a tile
 
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -77,16 +76,16 @@ class Call {
   Cut cut(const MatmulPart& part, int64_t weight_rows) const {
     Cut c;
     const int64_t workers = team_.workers();
-    if (m_ <= kInPlaceGroup) {  // bound by reading the weights: enough chunks that the workers end together
+    if (!is_quantised(part.weight.dtype) && m_ >= kLeastBlockRows) {
+      c.rows_per_chunk = kFloatCols;
+      c.rows_per_block = kFloatRows;
+    } else if (m_ <= kInPlaceGroup) {  // bound by reading the weights: enough chunks that the workers end together
       const int64_t fair = weight_rows / (workers * 6);
       c.rows_per_chunk = std::clamp<int64_t>(div_up(fair, kTileRows) * kTileRows, 32, 256);
       c.rows_per_block = m_;
-    } else if (is_quantised(part.weight.dtype)) {
+    } else {
       c.rows_per_chunk = kRowsPerPackedTask;
       c.rows_per_block = packed_block(div_up(part.weight.rows, c.rows_per_chunk), workers);
-    } else {
-      c.rows_per_chunk = kFloatRowsPerTask;
-      c.rows_per_block = kFloatRowsPerTask;
     }
     c.blocks = div_up(m_, c.rows_per_block);
     c.chunks = div_up(part.weight.rows, c.rows_per_chunk);
