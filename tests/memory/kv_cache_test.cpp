@@ -86,7 +86,9 @@ TEST(KvCache, TheOpenRowNeverLeavesTheDevice) {
   const SequenceId sequence = cache.open();
   for (int token = 0; token < 5 * kPageTokens + 3; ++token) {
     grow_all(cache, sequence, 1);
-    if (cache.tokens(sequence) % kPageTokens != 0) EXPECT_EQ(cache.place(sequence, 0, cache.rows(sequence, 0) - 1).tier, Tier::device);
+    if (cache.tokens(sequence) % kPageTokens != 0) {
+      EXPECT_EQ(cache.place(sequence, 0, cache.rows(sequence, 0) - 1).tier, Tier::device);
+    }
   }
 }
 

@@ -77,7 +77,9 @@ TEST(Schedule, IsEnqueuedInOrderAndNeverWaitsForALaterStep) {
       ASSERT_LE(fetch.after, fetch.issue);
       ASSERT_LT(fetch.issue, fetch.step);
       ASSERT_GE(fetch.issue, last_issue);
-      if (c.lookahead > 0 && fetch.step > c.lookahead) ASSERT_GE(fetch.issue, fetch.step - 1 - c.lookahead);
+      if (c.lookahead > 0 && fetch.step > c.lookahead) {
+        ASSERT_GE(fetch.issue, fetch.step - 1 - c.lookahead);
+      }
       last_issue = fetch.issue;
     }
   }
