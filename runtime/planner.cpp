@@ -1,12 +1,13 @@
 #include "runtime/planner.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
-#include <fmt/format.h>
-
 #include "kernels/check.h"
 #include "memory/kv/layout.h"
+#include "runtime/predict.h"
 #include "runtime/weight_units.h"
 #include "runtime/workspace.h"
 
@@ -18,11 +19,12 @@ constexpr uint64_t kMiB = 1024 * kKiB;
 
 std::string mib(uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB); }
 
-// Units small enough that a ring of several is a small part of the budget, large enough for the drive to run at full speed.
+// Units small enough that a ring of several is a small part of the budget, large enough for the drive to run at full
+// speed.
 uint64_t unit_bytes_for(uint64_t device_budget) { return std::clamp(device_budget / 64, 512 * kKiB, 8 * kMiB); }
 
-// Marks every n-th of the candidates so that `bytes` in all are chosen, spread evenly over the pass: what streams is then
-// spread evenly too, and the ring never has to make up for a long resident stretch.
+// Marks every n-th of the candidates so that `bytes` in all are chosen, spread evenly over the pass: what streams is
+// then spread evenly too, and the ring never has to make up for a long resident stretch.
 void choose_spread(const std::vector<WeightUnit>& units, std::vector<Tier>& tiers, Tier from, Tier to, uint64_t bytes) {
   uint64_t candidates = 0;
   for (size_t i = 0; i < units.size(); ++i) {
@@ -57,7 +59,7 @@ class Planner {
     place_kv();
     place_weights();
     fill_tiers();
-    predict();
+    plan_.expected = predict(plan_, shape_, in_.limits);
     return std::move(plan_);
   }
 
@@ -86,7 +88,8 @@ class Planner {
     while (plan_.logit_rows > 1 && 4ull * shape_.vocab * plan_.logit_rows > device_budget() / 8) plan_.logit_rows /= 2;
     Workspace views;
     plan_.workspace_bytes = align_up(
-        Workspace::cut(shape_, embedding, {plan_.chunk, plan_.logit_rows, plan_.context}, in_.ops, nullptr, &views), kDiskAlign);
+        Workspace::cut(shape_, embedding, {plan_.chunk, plan_.logit_rows, plan_.context}, in_.ops, nullptr, &views),
+        kDiskAlign);
     plan_.host_input_bytes = align_up(2 * views.host_half_bytes(), kDiskAlign);
 
     uint64_t device_fixed = plan_.workspace_bytes + plan_.small_bytes;
@@ -109,7 +112,8 @@ class Planner {
   int rows_per_layer() const { return page_rows(plan_.context); }
   uint64_t kv_bytes(uint64_t rows) const { return rows * layout_.row_bytes(); }
   uint64_t all_rows() const { return static_cast<uint64_t>(rows_per_layer()) * shape_.layers; }
-  // Rows that a pass writes into one layer before they can be spilled, twice, so that spilling one layer overlaps the next.
+  // Rows that a pass writes into one layer before they can be spilled, twice, so that spilling one layer overlaps the
+  // next.
   int transient_rows() const { return 2 * (page_rows(plan_.chunk) + 1); }
   uint64_t least_kv_ring() const { return 2ull * kPagesPerSpan * layout_.row_bytes(); }
   uint64_t least_kv() const { return kv_bytes(std::min<uint64_t>(all_rows(), shape_.layers + transient_rows())); }
@@ -143,7 +147,8 @@ class Planner {
   }
 
   void spill_kv(uint64_t room) {
-    plan_.kv_ring_bytes = std::max(3 * kPagesPerSpan * layout_.row_bytes(), align_down(std::min(room / 16, 8 * kMiB), kDiskAlign));
+    plan_.kv_ring_bytes =
+        std::max(3 * kPagesPerSpan * layout_.row_bytes(), align_down(std::min(room / 16, 8 * kMiB), kDiskAlign));
     if (plan_.kv_ring_bytes > room / 4) plan_.kv_ring_bytes = least_kv_ring();
     const uint64_t transient = kv_bytes(transient_rows());
     const uint64_t outside_rows = host_left_ / layout_.row_bytes() + in_.options.disk_bytes / layout_.row_bytes();
@@ -151,7 +156,8 @@ class Planner {
     const uint64_t share = room / 2 > plan_.kv_ring_bytes + transient ? room / 2 - plan_.kv_ring_bytes - transient : 0;
     int per_layer = static_cast<int>(std::clamp<uint64_t>(share / row_of_layers, 1, rows_per_layer() - 1));
     // What neither host nor disk can hold must stay.
-    const int outside_per_layer = static_cast<int>(std::min<uint64_t>(outside_rows / shape_.layers, rows_per_layer() - 1));
+    const int outside_per_layer =
+        static_cast<int>(std::min<uint64_t>(outside_rows / shape_.layers, rows_per_layer() - 1));
     per_layer = std::max(per_layer, rows_per_layer() - outside_per_layer);
     const uint64_t need = plan_.kv_ring_bytes + transient + per_layer * row_of_layers;
     if (need > room) refuse(Tier::device, device_budget() - device_left_ + least_weight_ring() + need);
@@ -204,47 +210,17 @@ class Planner {
     SPILLWAY_CHECK(device.total() <= device.budget && host.total() <= std::max(host.budget, host.process));
   }
 
-  void predict() {
-    const Limits& limits = in_.limits;
-    if (limits.disk_read <= 0 || limits.link <= 0 || limits.weight_bytes <= 0 || limits.prefill_flops <= 0) return;
-    Expected& e = plan_.expected;
-    uint64_t weight_bytes = 0;
-    for (size_t i = 0; i < plan_.units.size(); ++i) {
-      const WeightUnit& unit = plan_.units[i];
-      weight_bytes += unit.weight_bytes;
-      if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
-      if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
-    }
-    const uint64_t weight_disk = e.disk_bytes, weight_link = e.link_bytes;
-    e.disk_bytes += kv_bytes(plan_.kv_disk_slots);
-    e.link_bytes += kv_bytes(plan_.kv_host_slots);
-    if (plan_.staged) e.link_bytes += e.disk_bytes;
-    e.disk_s = e.disk_bytes / limits.disk_read;
-    e.link_s = e.link_bytes / limits.link;
-    e.compute_s = (weight_bytes + kv_bytes(all_rows())) / limits.weight_bytes;
-    const double step = std::max({e.disk_s, e.link_s, e.compute_s});
-    e.bound = step == e.compute_s ? "compute" : step == e.disk_s ? "disk" : "link";
-    e.decode_tps = 1.0 / step;
-    double parameters = 0;
-    for (const WeightUnit& unit : plan_.units) {
-      if (unit.stage == Stage::head) continue;
-      for (const WeightSlice& slice : unit.slices) parameters += static_cast<double>(slice.rows) * slice.cols;
-    }
-    const double chunk_s = std::max({2 * parameters * plan_.chunk / limits.prefill_flops, weight_disk / limits.disk_read,
-                                     (weight_link + (plan_.staged ? weight_disk : 0)) / limits.link});
-    e.prefill_tps = plan_.chunk / chunk_s;
-  }
-
   [[noreturn]] void refuse(Tier tier, uint64_t need) const {
     const uint64_t budget = tier == Tier::device ? device_budget() : host_budget();
     const char* flag = tier == Tier::device ? "--device-mem" : "--host-mem";
     const uint64_t whole = kv_bytes(all_rows());
-    throw Error(ErrorKind::fit,
-                fmt::format("does not fit: {} {} is {}, but at least {} is needed there (process {}, workspace of {} rows {}, "
-                            "largest weight unit {}, KV of {} positions {}); nearest fit: {} {}MiB, or a smaller -c or -ub",
-                            flag, fmt::format("{}", budget), mib(budget), mib(need), mib(in_.process_bytes), plan_.chunk,
-                            mib(plan_.workspace_bytes), mib(largest_unit_), plan_.context, mib(whole), flag,
-                            (need + kMiB - 1) / kMiB));
+    throw Error(
+        ErrorKind::fit,
+        fmt::format("does not fit: {} {} is {}, but at least {} is needed there (process {}, workspace of {} rows {}, "
+                    "largest weight unit {}, KV of {} positions {}); nearest fit: {} {}MiB, or a smaller -c or -ub",
+                    flag, fmt::format("{}", budget), mib(budget), mib(need), mib(in_.process_bytes), plan_.chunk,
+                    mib(plan_.workspace_bytes), mib(largest_unit_), plan_.context, mib(whole), flag,
+                    (need + kMiB - 1) / kMiB));
   }
 
   const PlanInput& in_;

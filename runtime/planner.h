@@ -6,16 +6,9 @@
 #include "loader/model_spec.h"
 #include "runtime/options.h"
 #include "runtime/plan.h"
+#include "runtime/predict.h"
 
 namespace spillway {
-
-// Measured limits that a plan's speed is predicted from.
-struct Limits {
-  double disk_read = 1e9;        // bytes/s, O_DIRECT
-  double link = 10e9;            // bytes/s, host to device
-  double weight_bytes = 10e9;    // bytes/s of weights that decode kernels read
-  double prefill_flops = 100e9;  // of the matrix product at a full chunk
-};
 
 struct PlanInput {
   const Options& options;

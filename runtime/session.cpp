@@ -15,11 +15,11 @@ constexpr double kMiB = 1024.0 * 1024.0;
 constexpr uint64_t kProcessMargin = 8ull << 20;
 // With less, measuring would pass the budget: then only what was measured before is known.
 constexpr uint64_t kLeastToMeasure = 32ull << 20;
-// Left to the rest of the machine when no budget is given: a tenth of what is free, at least this.
-constexpr uint64_t kLeastHeadroom = 256ull << 20;
+// Left to the rest of the machine when no budget is given: a twentieth of what is free, at least this.
+constexpr uint64_t kLeastHeadroom = 192ull << 20;
 
 uint64_t default_budget(uint64_t free) {
-  const uint64_t headroom = std::max(free / 10, kLeastHeadroom);
+  const uint64_t headroom = std::max(free / 20, kLeastHeadroom);
   return free > headroom ? free - headroom : free / 2;
 }
 

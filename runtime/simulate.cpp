@@ -6,23 +6,24 @@
 
 namespace spillway {
 
-Simulation simulate(std::span<const Fetch> fetches, std::span<const SimulatedStep> steps, double bytes_per_second) {
-  SPILLWAY_CHECK(fetches.size() == steps.size());
+Simulation simulate(std::span<const Fetch> fetches, std::span<const double> fetch_seconds,
+                    std::span<const double> step_seconds) {
+  SPILLWAY_CHECK(fetches.size() == step_seconds.size() && fetches.size() == fetch_seconds.size());
   Simulation sim;
   double link_free = 0, compute_free = 0;
-  for (size_t i = 0; i < steps.size(); ++i) {
+  for (size_t i = 0; i < fetches.size(); ++i) {
     const Fetch& fetch = fetches[i];
     SPILLWAY_CHECK(fetch.step == static_cast<int64_t>(i) && fetch.after <= fetch.issue && fetch.issue < fetch.step);
     double begin = link_free;
     if (fetch.after != kNoStep) begin = std::max(begin, sim.step_end[fetch.after]);
     if (fetch.issue != kNoStep) begin = std::max(begin, sim.step_begin[fetch.issue]);
-    link_free = begin + static_cast<double>(fetch.bytes) / bytes_per_second;
+    link_free = begin + fetch_seconds[i];
     sim.link_busy += link_free - begin;
     sim.fetches.push_back({begin, link_free});
 
     const double step_begin = std::max(compute_free, link_free);
     sim.compute_wait += step_begin - compute_free;
-    compute_free = step_begin + steps[i].seconds;
+    compute_free = step_begin + step_seconds[i];
     sim.step_begin.push_back(step_begin);
     sim.step_end.push_back(compute_free);
   }

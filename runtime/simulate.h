@@ -1,5 +1,6 @@
-// A schedule in simulated time: the same list that RingFeed carries out on streams, played against the speed of one link and the
-// cost of each step. Used to predict speed, and by the tests to prove that nothing is overwritten before it is read.
+// A schedule in simulated time: the same list that RingFeed carries out on streams, played against the cost of each
+// fetch and of each step. The planner predicts speed with it, and the tests prove that nothing is overwritten before it
+// is read.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +11,6 @@
 
 namespace spillway {
 
-// One step that reads an item; `seconds` includes whatever else is computed since the step before.
-struct SimulatedStep {
-  double seconds = 0;
-};
-
 struct SimulatedFetch {
   double begin = 0, end = 0;
 };
@@ -22,13 +18,14 @@ struct SimulatedFetch {
 struct Simulation {
   std::vector<SimulatedFetch> fetches;
   std::vector<double> step_begin, step_end;
-  double seconds = 0;        // the end of the last step
-  double link_busy = 0;      // seconds the link was moving bytes
-  double compute_wait = 0;   // seconds steps waited for their item
+  double seconds = 0;       // the end of the last step
+  double link_busy = 0;     // seconds that fetches took
+  double compute_wait = 0;  // seconds steps waited for their item
 };
 
-// fetches[i].step == i: one fetch for each step. Fetches run one at a time, in order, each after its place is free and after its
-// issuing step has begun.
-Simulation simulate(std::span<const Fetch> fetches, std::span<const SimulatedStep> steps, double bytes_per_second);
+// fetches[i].step == i: one fetch for each step. Fetches run one at a time, in order, each after its place is free and
+// after its issuing step has begun. step_seconds[i] includes whatever else is computed since the step before.
+Simulation simulate(std::span<const Fetch> fetches, std::span<const double> fetch_seconds,
+                    std::span<const double> step_seconds);
 
 }  // namespace spillway

@@ -2,7 +2,7 @@
 """A model larger than the memory it may use: time per token of Spillway and of llama.cpp (mmap, no repacking) inside the same
 memory cgroup, from a cold page cache, beside the drive's own O_DIRECT speed measured in between.
 
-    capped.py --spillway build/apps/spillway --llama-bin DIR --model 7b.gguf [--shares 25,50,75] [-n 4] [-o OUT.json]
+    capped.py --spillway build/apps/spillway --llama-bin DIR --tools build/perf --model 7b.gguf [--shares 25,50,75] [-n 4] [-o OUT.json]
 
 Needs root (it makes a memory cgroup, v1 or v2, and drops the page cache). Each program runs `bench -p 0 -n N -r R`: the first
 repetition is the cold one, the median of the others the steady one. The bound is
@@ -178,6 +178,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spillway", required=True, type=common.program)
     parser.add_argument("--llama-bin", required=True, type=pathlib.Path, help="folder of llama-bench")
+    parser.add_argument("--tools", required=True, type=common.program, help="folder of disk_perf")
     parser.add_argument("--model", required=True)
     parser.add_argument("--shares", default="25,50,75", help="caps, in percent of the model's size")
     parser.add_argument("-n", "--gen", type=int, default=4, help="tokens of a repetition")
@@ -204,10 +205,10 @@ def main():
         cap = size * share // 100 // 4096 * 4096
         for _ in range(args.rounds):
             row = {"share": share, "cap": cap}
-            before = common.direct_speed(args.model)
+            before = common.direct_speed(args.tools, args.model)
             for who, command in commands.items():
                 row[who] = measure(command, cap, args)
-                after = common.direct_speed(args.model)
+                after = common.direct_speed(args.tools, args.model)
                 speed = (before + after) / 2
                 bound = max(0, read - max(0, cap - KEPT_BACK)) / speed
                 row[who].update(direct_speed=speed, direct_speeds=[before, after], bound_s=bound,

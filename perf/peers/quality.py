@@ -6,7 +6,8 @@ over the text, the KL divergence and the top-1 agreement of full-precision logit
 
 --tools holds llama_logits (cmake -DSPILLWAY_LLAMA_CPP=DIR) and compare_logits. Each window's logits (tokens x vocabulary,
 float32) are compared and deleted in turn: the largest need is three such files, of 100 MB each for 512 tokens of a vocabulary of
-49152. The `reference` device computes in double with plain loops, so it has fewer windows (--reference-windows).
+49152. The `reference` device computes in double with plain loops, so it has fewer windows (--reference-windows). On those llama.cpp is also
+compared with itself, prefill with one token at a time: what rounding alone does to the agreement of the same program.
 """
 import argparse
 import json
@@ -49,7 +50,9 @@ def token_ids(args, text):
 def logits(args, who, ids, path):
     """Writes `who`'s logits of one window."""
     prefill = ["--prefill", args.prefill] if args.prefill else []
-    if who == "llama":
+    if who.startswith("llama"):
+        if who == "llama, one at a time":
+            prefill = ["--prefill", 1]
         common.run([args.tools / "llama_logits", "-m", args.model, "--tokens", f"@{ids}", "-o", path, "-t", args.threads,
                     *prefill])
         return
@@ -70,13 +73,14 @@ def compare_windows(args, ids, folder):
     chosen = sorted({i * windows // args.windows for i in range(min(args.windows, windows))})
     referenced = set(chosen[:: max(1, len(chosen) // args.reference_windows)][: args.reference_windows]
                      if args.reference_windows else [])
-    pairs = {"spillway against llama.cpp": [], "spillway against reference": [], "llama.cpp against reference": []}
+    pairs = {"spillway against llama.cpp": [], "llama.cpp, one token at a time, against itself": [],
+             "spillway against reference": [], "llama.cpp against reference": []}
     for window in chosen:
         listed = folder / "tokens.txt"
         listed.write_text(",".join(map(str, ids[window * args.context:(window + 1) * args.context])))
-        files = {who: folder / f"{who}.npy" for who in ("llama", "spillway", "reference")}
+        files = {who: folder / f"{who}.npy" for who in ("llama", "spillway", "llama, one at a time", "reference")}
         for who, path in files.items():
-            if who != "reference" or window in referenced:
+            if who in ("llama", "spillway") or window in referenced:
                 logits(args, who, listed, path)
 
         def compare(base, *others):
@@ -84,6 +88,7 @@ def compare_windows(args, ids, folder):
 
         pairs["spillway against llama.cpp"] += compare("llama", "spillway")
         if window in referenced:
+            pairs["llama.cpp, one token at a time, against itself"] += compare("llama", "llama, one at a time")
             ours, theirs = compare("reference", "spillway", "llama")
             pairs["spillway against reference"].append(ours)
             pairs["llama.cpp against reference"].append(theirs)

@@ -1,5 +1,5 @@
-// The schedule is data: whatever the items, the ring and the lookahead, nothing is overwritten before its last reader, every
-// item arrives, and the list can always run to its end.
+// The schedule is data: whatever the items, the ring and the lookahead, nothing is overwritten before its last reader,
+// every item arrives, and the list can always run to its end.
 #include "prefetch/schedule.h"
 
 #include <gtest/gtest.h>
@@ -37,10 +37,17 @@ std::vector<Fetch> schedule_of(const Case& c) {
   for (int pass = 0; pass < c.passes; ++pass) {
     if (c.rewinds) planner.rewind();
     for (size_t item = 0; item < c.items.size(); ++item) {
-      fetches.push_back(planner.place(static_cast<uint32_t>(item), c.items[item], static_cast<int64_t>(fetches.size())));
+      fetches.push_back(
+          planner.place(static_cast<uint32_t>(item), c.items[item], static_cast<int64_t>(fetches.size())));
     }
   }
   return fetches;
+}
+
+std::vector<double> seconds_at(const std::vector<Fetch>& fetches, double bytes_per_second) {
+  std::vector<double> seconds;
+  for (const Fetch& fetch : fetches) seconds.push_back(static_cast<double>(fetch.bytes) / bytes_per_second);
+  return seconds;
 }
 
 bool overlap(const Fetch& a, const Fetch& b) { return a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes; }
@@ -51,17 +58,19 @@ TEST(Schedule, NothingIsOverwrittenBeforeItsLastReader) {
   for (int i = 0; i < 2000; ++i) {
     const Case c = random_case(random);
     const std::vector<Fetch> fetches = schedule_of(c);
-    std::vector<SimulatedStep> steps(fetches.size());
-    for (SimulatedStep& step : steps) step.seconds = static_cast<double>(random() % 100);
-    const Simulation sim = simulate(fetches, steps, 1.0 + static_cast<double>(random() % 50));
+    std::vector<double> steps(fetches.size());
+    for (double& seconds : steps) seconds = static_cast<double>(random() % 100);
+    const Simulation sim = simulate(fetches, seconds_at(fetches, 1.0 + static_cast<double>(random() % 50)), steps);
     for (size_t later = 0; later < fetches.size(); ++later) {
       ASSERT_LE(fetches[later].offset + fetches[later].bytes, c.ring_bytes);
       ASSERT_GE(sim.step_begin[later], sim.fetches[later].end) << "a step began before its item was there";
       for (size_t earlier = 0; earlier < later; ++earlier) {
         if (!overlap(fetches[earlier], fetches[later])) continue;
         ++reuses;
-        ASSERT_GE(fetches[later].after, static_cast<int64_t>(earlier)) << "the list itself must say so, whatever the link's order";
-        ASSERT_GE(sim.fetches[later].begin, sim.step_end[earlier]) << "step " << earlier << " lost its bytes to item " << later;
+        ASSERT_GE(fetches[later].after, static_cast<int64_t>(earlier))
+            << "the list itself must say so, whatever the link's order";
+        ASSERT_GE(sim.fetches[later].begin, sim.step_end[earlier])
+            << "step " << earlier << " lost its bytes to item " << later;
       }
     }
   }
@@ -100,12 +109,13 @@ TEST(Schedule, RewoundPassesUseTheSamePlaces) {
 
 // A ring of several items hides the link behind compute: with equal costs a pass takes one of the two, not their sum.
 TEST(Schedule, OverlapsFetchAndCompute) {
-  const Case c{.ring_bytes = 400, .lookahead = 0, .items = std::vector<uint64_t>(100, 100), .passes = 1, .rewinds = false};
-  const std::vector<SimulatedStep> steps(100, {1.0});
-  EXPECT_NEAR(simulate(schedule_of(c), steps, 100.0).seconds, 101.0, 1e-9);
+  const Case c{
+      .ring_bytes = 400, .lookahead = 0, .items = std::vector<uint64_t>(100, 100), .passes = 1, .rewinds = false};
+  const std::vector<double> one_each(100, 1.0);
+  EXPECT_NEAR(simulate(schedule_of(c), one_each, one_each).seconds, 101.0, 1e-9);
   Case single = c;
   single.ring_bytes = 100;
-  EXPECT_NEAR(simulate(schedule_of(single), steps, 100.0).seconds, 200.0, 1e-9);
+  EXPECT_NEAR(simulate(schedule_of(single), one_each, one_each).seconds, 200.0, 1e-9);
 }
 
 }  // namespace

@@ -1,0 +1,125 @@
+#include "runtime/predict.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "memory/kv/layout.h"
+#include "prefetch/schedule.h"
+#include "runtime/simulate.h"
+
+namespace spillway {
+namespace {
+
+// A pass cut where it waits: what arrives from elsewhere, in order, and what is computed from one arrival to the next.
+struct Pass {
+  struct Stop {
+    uint64_t bytes;    // of the ring
+    double fetch_s;    // on the slower of the ways it takes
+    double compute_s;  // of what reads it, and of all that is resident up to the next
+  };
+  std::vector<Stop> stops;
+  double resident_s = 0;  // computed before the first stop
+};
+
+// Fetches of two passes in a row through a ring; the second one's seconds, the ring being full when it begins.
+double steady_seconds(const Pass& pass, uint64_t ring_bytes, int lookahead) {
+  double compute = pass.resident_s;
+  for (const Pass::Stop& stop : pass.stops) compute += stop.compute_s;
+  if (pass.stops.empty()) return compute;
+  RingPlanner ring(ring_bytes, lookahead);
+  std::vector<Fetch> fetches;
+  std::vector<double> fetch_s, step_s;
+  for (int round = 0; round < 2; ++round) {
+    ring.rewind();
+    for (const Pass::Stop& stop : pass.stops) {
+      fetches.push_back(ring.place(0, stop.bytes, static_cast<int64_t>(fetches.size())));
+      fetch_s.push_back(stop.fetch_s);
+      step_s.push_back(stop.compute_s);
+    }
+    step_s.back() += pass.resident_s;  // of the pass that follows
+  }
+  const Simulation sim = simulate(fetches, fetch_s, step_s);
+  return sim.seconds - sim.step_end[pass.stops.size() - 1];
+}
+
+class Predictor {
+ public:
+  Predictor(const Plan& plan, const ModelShape& shape, const Limits& limits)
+      : plan_(plan),
+        limits_(limits),
+        row_bytes_(KvLayout(shape).row_bytes()),
+        kv_rows_(static_cast<uint64_t>(page_rows(plan.context)) * shape.layers) {}
+
+  Expected decode() const {
+    Expected e;
+    uint64_t device_read = 0;
+    Pass pass;
+    for (size_t i = 0; i < plan_.units.size(); ++i) {
+      const WeightUnit& unit = plan_.units[i];
+      add(pass, i, unit.weight_bytes / limits_.weight_bytes);
+      device_read += unit.weight_bytes;
+      if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
+      if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
+    }
+    const double attention_s = static_cast<double>(kv_rows_ * row_bytes_) / limits_.weight_bytes;
+    const uint64_t kv_disk = plan_.kv_disk_slots * row_bytes_, kv_host = plan_.kv_host_slots * row_bytes_;
+    e.disk_bytes += kv_disk;
+    e.link_bytes += kv_host;
+    if (plan_.staged) e.link_bytes += e.disk_bytes;
+    e.disk_s = static_cast<double>(e.disk_bytes) / limits_.disk_read;
+    e.link_s = static_cast<double>(e.link_bytes) / limits_.link;
+    e.compute_s = static_cast<double>(device_read) / limits_.weight_bytes + attention_s;
+
+    // KV moves on a lane of its own, in turn with the weights: both share the ways.
+    const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
+    const double step = std::max({weights_s + attention_s, e.disk_s, e.link_s});
+    const double most = std::max({e.compute_s, e.disk_s, e.link_s});
+    e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
+    e.decode_tps = 1.0 / step;
+    return e;
+  }
+
+  // Of one full chunk; the head is computed for its last row alone.
+  double prefill_tps() const {
+    Pass pass;
+    for (size_t i = 0; i < plan_.units.size(); ++i) {
+      const WeightUnit& unit = plan_.units[i];
+      double parameters = 0;
+      for (const WeightSlice& slice : unit.slices) parameters += static_cast<double>(slice.rows) * slice.cols;
+      add(pass, i,
+          unit.stage == Stage::head ? unit.weight_bytes / limits_.weight_bytes
+                                    : 2 * parameters * plan_.chunk / limits_.prefill_flops);
+    }
+    return plan_.chunk / steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
+  }
+
+ private:
+  void add(Pass& pass, size_t unit, double compute_s) const {
+    const uint64_t bytes = plan_.units[unit].bytes;
+    if (plan_.unit_tiers[unit] == Tier::device) {
+      (pass.stops.empty() ? pass.resident_s : pass.stops.back().compute_s) += compute_s;
+      return;
+    }
+    const bool disk = plan_.unit_tiers[unit] == Tier::disk;
+    const double disk_s = disk ? static_cast<double>(bytes) / limits_.disk_read : 0;
+    const double link_s = !disk || plan_.staged ? static_cast<double>(bytes) / limits_.link : 0;
+    pass.stops.push_back({bytes, std::max(disk_s, link_s), compute_s});
+  }
+
+  const Plan& plan_;
+  const Limits& limits_;
+  uint64_t row_bytes_;
+  uint64_t kv_rows_;  // at full context
+};
+
+}  // namespace
+
+Expected predict(const Plan& plan, const ModelShape& shape, const Limits& limits) {
+  if (limits.disk_read <= 0 || limits.link <= 0 || limits.weight_bytes <= 0 || limits.prefill_flops <= 0) return {};
+  const Predictor predictor(plan, shape, limits);
+  Expected expected = predictor.decode();
+  expected.prefill_tps = predictor.prefill_tps();
+  return expected;
+}
+
+}  // namespace spillway
