@@ -161,7 +161,7 @@ class Scorer {
 
 int run_score(const ScoreFlags& flags) {
   if (flags.last > 0 && flags.logits.empty()) throw Error(ErrorKind::usage, "--last keeps rows of --logits, which is not given");
-  Running running(flags.run, RunOptions{.logit_rows = 64});
+  Running running(flags.run, RunOptions{.logit_rows = 512});
   return Scorer(flags, running).run();
 }
 
