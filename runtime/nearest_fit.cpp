@@ -34,7 +34,7 @@ class NearestFit {
         device_budget_(*input.options.device_bytes),
         host_budget_(input.options.host_bytes.value_or(0)),
         host_needed_(sizes_.host_fixed()),
-        host_enough_(std::max(host_budget_, whole_mib(host_needed_))),
+        host_enough_(host_short() ? whole_mib(host_needed_) : host_budget_),
         device_needed_(sizes_.least_device(host_enough_, input.options.disk_bytes)) {
     SPILLWAY_CHECK(host_short() || device_short());
   }
@@ -62,7 +62,8 @@ class NearestFit {
     const uint64_t process = process_on(true);
     const uint64_t kv = device_needed_ - sizes_.device_fixed() - sizes_.least_weights();
     return fmt::format(
-        "--device-mem is {} ({} bytes), but at least {} is needed (process {}, workspace of {} rows {}, weights {}, KV of "
+        "--device-mem is {} ({} bytes), but at least {} is needed (process {}, workspace of {} rows {}, weights {}, KV "
+        "of "
         "{} positions {})",
         mib(device_budget_), device_budget_, mib(device_needed_), mib(process), sizes_.chunk,
         mib(sizes_.device_fixed() - process), mib(sizes_.least_weights()), sizes_.context, mib(kv));

@@ -12,15 +12,16 @@ namespace {
 
 constexpr uint64_t kKiB = 1024;
 constexpr uint64_t kMiB = 1024 * kKiB;
-constexpr uint64_t kLeastUnit = 512 * kKiB;     // smaller ones leave the drive idle between requests
-constexpr uint64_t kLeastPiece = 256 * kKiB;    // of staging
-constexpr int64_t kMostPositions = 1ll << 30;   // that an int counts, with pages to spare
+constexpr uint64_t kLeastUnit = 512 * kKiB;    // smaller ones leave the drive idle between requests
+constexpr uint64_t kLeastPiece = 256 * kKiB;   // of staging
+constexpr int64_t kMostPositions = 1ll << 30;  // that an int counts, with pages to spare
 
 // Units small enough that a ring of several is a small part of the budget, large enough for the drive to run at full
 // speed.
 uint64_t ample_unit(uint64_t device_budget) { return std::clamp(device_budget / 64, kLeastUnit, 8 * kMiB); }
+// All staging together a sixteenth of the host's.
 uint64_t ample_piece(uint64_t host_budget) {
-  return std::clamp(align_up(host_budget / 64, kLeastPiece), kLeastPiece, kMiB);
+  return std::clamp(align_down(host_budget / (16 * 3 * StagingShape{}.pieces), kLeastPiece), kLeastPiece, kMiB);
 }
 
 }  // namespace
@@ -29,7 +30,8 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room) : layout(input.spec.shap
   const Options& options = in_.options;
   const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / layout.layers * kPageTokens);
   if (options.context > most) {
-    throw Error(ErrorKind::usage, fmt::format("-c {}: this model's KV is counted up to {} positions", options.context, most));
+    throw Error(ErrorKind::usage,
+                fmt::format("-c {}: this model's KV is counted up to {} positions", options.context, most));
   }
   SPILLWAY_CHECK(options.sequences >= 1 && options.chunk >= 1);
   const bool host_addressable = in_.device.host_addressable();
