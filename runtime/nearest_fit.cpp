@@ -1,0 +1,110 @@
+#include "runtime/nearest_fit.h"
+
+#include <fmt/format.h>
+
+#include <string>
+
+#include "kernels/check.h"
+#include "runtime/plan_sizes.h"
+#include "runtime/planner.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kMiB = 1024 * 1024;
+
+std::string mib(uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB); }
+uint64_t whole_mib(uint64_t bytes) { return align_up(bytes, kMiB); }
+
+// The least value in (refused, fits] that fits; what is above it fits too.
+template <typename Fits>
+uint64_t least_that_fits(uint64_t refused, uint64_t fits, const Fits& try_value) {
+  while (fits - refused > 1) {
+    const uint64_t middle = refused + (fits - refused) / 2;
+    (try_value(middle) ? fits : refused) = middle;
+  }
+  return fits;
+}
+
+class NearestFit {
+ public:
+  explicit NearestFit(const PlanInput& input)
+      : in_(input),
+        sizes_(input, Room::least),
+        device_budget_(*input.options.device_bytes),
+        host_budget_(input.options.host_bytes.value_or(0)),
+        host_needed_(sizes_.host_fixed()),
+        host_enough_(host_short() ? whole_mib(host_needed_) : host_budget_),
+        device_needed_(sizes_.least_device(host_enough_, input.options.disk_bytes)) {
+    SPILLWAY_CHECK(host_short() || device_short());
+  }
+
+  std::string message() const {
+    std::string text = "does not fit: ";
+    if (device_short()) text += device_text();
+    if (device_short() && host_short()) text += "; ";
+    if (host_short()) text += host_text();
+    text += "; nearest fit:";
+    if (device_short()) text += fmt::format(" --device-mem {}MiB", whole_mib(device_needed_) / kMiB);
+    if (host_short()) text += fmt::format(" --host-mem {}MiB", host_enough_ / kMiB);
+    return text + shorter_context() + more_disk();
+  }
+
+ private:
+  bool host_short() const { return host_needed_ > host_budget_; }
+  bool device_short() const { return device_needed_ > device_budget_; }
+  bool fits(const PlanSizes& sizes, uint64_t disk_budget) const {
+    return sizes.host_fixed() <= host_budget_ && sizes.least_device(host_budget_, disk_budget) <= device_budget_;
+  }
+  uint64_t process_on(bool device) const { return in_.device.host_addressable() == device ? in_.process_bytes : 0; }
+
+  std::string device_text() const {
+    const uint64_t process = process_on(true);
+    const uint64_t kv = device_needed_ - sizes_.device_fixed() - sizes_.least_weights();
+    return fmt::format(
+        "--device-mem is {} ({} bytes), but at least {} is needed (process {}, workspace of {} rows {}, weights {}, KV "
+        "of "
+        "{} positions {})",
+        mib(device_budget_), device_budget_, mib(device_needed_), mib(process), sizes_.chunk,
+        mib(sizes_.device_fixed() - process), mib(sizes_.least_weights()), sizes_.context, mib(kv));
+  }
+
+  std::string host_text() const {
+    const uint64_t process = process_on(false);
+    return fmt::format("--host-mem is {} ({} bytes), but at least {} is needed (process {}, staging and inputs {})",
+                       mib(host_budget_), host_budget_, mib(host_needed_), mib(process), mib(host_needed_ - process));
+  }
+
+  // ", or -c N" where a shorter context alone would do.
+  std::string shorter_context() const {
+    PlanSizes sizes = sizes_;
+    const auto short_of = [&](uint64_t pages) {
+      sizes.set_context(static_cast<int>(pages) * kPageTokens);
+      return !fits(sizes, in_.options.disk_bytes);
+    };
+    if (short_of(1)) return {};
+    const uint64_t pages = least_that_fits(1, page_rows(sizes_.context), short_of) - 1;
+    return fmt::format(", or -c {}", pages * kPageTokens);
+  }
+
+  // ", or --disk-mem N" where room for KV on disk alone would do.
+  std::string more_disk() const {
+    const uint64_t now = in_.options.disk_bytes / kMiB;
+    const uint64_t all = now + whole_mib(sizes_.all_kv()) / kMiB + 1;
+    const auto enough = [&](uint64_t disk) { return fits(sizes_, disk * kMiB); };
+    if (!enough(all)) return {};
+    return fmt::format(", or --disk-mem {}MiB", least_that_fits(now, all, enough));
+  }
+
+  const PlanInput& in_;
+  PlanSizes sizes_;
+  uint64_t device_budget_, host_budget_;
+  uint64_t host_needed_, host_enough_;
+  uint64_t device_needed_;  // with host_enough_
+};
+
+}  // namespace
+
+void refuse_to_plan(const PlanInput& input) { throw Error(ErrorKind::fit, NearestFit(input).message()); }
+
+}  // namespace spillway

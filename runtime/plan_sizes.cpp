@@ -1,0 +1,99 @@
+#include "runtime/plan_sizes.h"
+
+#include <fmt/format.h>
+
+#include "kernels/check.h"
+#include "runtime/planner.h"
+#include "runtime/weight_units.h"
+#include "runtime/workspace.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kKiB = 1024;
+constexpr uint64_t kMiB = 1024 * kKiB;
+constexpr uint64_t kLeastUnit = 512 * kKiB;    // smaller ones leave the drive idle between requests
+constexpr uint64_t kLeastPiece = 256 * kKiB;   // of staging
+constexpr int64_t kMostPositions = 1ll << 30;  // that an int counts, with pages to spare
+
+// Units small enough that a ring of several is a small part of the budget, large enough for the drive to run at full
+// speed.
+uint64_t ample_unit(uint64_t device_budget) { return std::clamp(device_budget / 64, kLeastUnit, 8 * kMiB); }
+// All staging together a sixteenth of the host's.
+uint64_t ample_piece(uint64_t host_budget) {
+  return std::clamp(align_down(host_budget / (16 * 3 * StagingShape{}.pieces), kLeastPiece), kLeastPiece, kMiB);
+}
+
+}  // namespace
+
+PlanSizes::PlanSizes(const PlanInput& input, Room room) : layout(input.spec.shape), in_(input), room_(room) {
+  const Options& options = in_.options;
+  const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / layout.layers * kPageTokens);
+  if (options.context > most) {
+    throw Error(ErrorKind::usage,
+                fmt::format("-c {}: this model's KV is counted up to {} positions", options.context, most));
+  }
+  SPILLWAY_CHECK(options.sequences >= 1 && options.chunk >= 1);
+  const bool host_addressable = in_.device.host_addressable();
+  emulated_link = host_addressable && (options.host_bytes || options.link_bytes_per_second > 0);
+  staged = emulated_link || !host_addressable;
+  staging.piece_bytes = room == Room::least ? kLeastPiece : ample_piece(options.host_bytes.value_or(0));
+
+  for (const LayerTensors& layer : in_.spec.layers) {
+    small_bytes += layer.attn_norm.extent.bytes + layer.ffn_norm.extent.bytes;
+  }
+  small_bytes = align_up(small_bytes + in_.spec.output_norm.extent.bytes, kDiskAlign);
+  uint64_t unit = room == Room::least ? kLeastUnit : ample_unit(*options.device_bytes);
+  if (options.unit_bytes > 0) unit = options.unit_bytes;
+  units = cut_weight_units(in_.spec, in_.checkpoint, unit);
+  for (const WeightUnit& one : units) {
+    all_units += one.bytes;
+    largest_unit = std::max(largest_unit, one.bytes);
+  }
+  set_context(options.context);
+}
+
+void PlanSizes::set_context(int positions) {
+  const Options& options = in_.options;
+  context = static_cast<int>(align_up(std::max(positions, 1), kPageTokens));
+  chunk = std::min(options.chunk, context);
+  logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, chunk);
+  // Many rows of logits are a convenience: they may take an eighth of the budget.
+  while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
+  Workspace views;
+  const WorkspaceShape shape{chunk, logit_rows, context};
+  workspace_bytes = align_up(
+      Workspace::cut(in_.spec.shape, in_.spec.token_embedding.dtype, shape, in_.ops, nullptr, &views), kDiskAlign);
+  host_input_bytes = align_up(2 * views.host_half_bytes(), kDiskAlign);
+}
+
+// On a CPU the process's own memory is the device's; staging stands in the host tier where there is one.
+uint64_t PlanSizes::device_fixed() const {
+  return workspace_bytes + small_bytes + (in_.device.host_addressable() ? in_.process_bytes + host_input_bytes : 0);
+}
+
+uint64_t PlanSizes::host_fixed() const {
+  return staging_bytes() + (in_.device.host_addressable() ? 0 : in_.process_bytes + host_input_bytes);
+}
+
+int PlanSizes::rows_per_layer() const { return page_rows(context) + in_.options.sequences - 1; }
+
+int PlanSizes::outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const {
+  const uint64_t rows = host_bytes / layout.row_bytes() + disk_bytes / layout.row_bytes();
+  const int sealed = rows_per_layer() - in_.options.sequences;
+  return static_cast<int>(std::min<uint64_t>(rows / layout.layers, std::max(sealed, 0)));
+}
+
+uint64_t PlanSizes::least_kv(uint64_t host_bytes, uint64_t disk_bytes) const {
+  const int outside = outside_rows(host_bytes, disk_bytes);
+  if (outside == 0) return all_kv();
+  const uint64_t kept = static_cast<uint64_t>(rows_per_layer() - outside) * layout.layers;
+  return std::min(all_kv(), least_kv_ring() + kv_bytes(kept + transient_rows()));
+}
+
+uint64_t PlanSizes::least_device(uint64_t host_budget, uint64_t disk_budget) const {
+  const uint64_t host_left = host_budget > host_fixed() ? host_budget - host_fixed() : 0;
+  return device_fixed() + least_weights() + least_kv(host_left, disk_budget);
+}
+
+}  // namespace spillway

@@ -1,0 +1,72 @@
+// PlanSizes: what a plan must hold whatever lies where, and from it the least that a tier must have. Reserves nothing.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "memory/kv/layout.h"
+#include "memory/weight_unit.h"
+#include "prefetch/copy_engine.h"
+
+namespace spillway {
+
+struct PlanInput;
+
+// Sizes that are a matter of speed (units that move together, rows of logits, staging) grow with the budgets. Before
+// anything is refused they are tried at their least, which no budget changes: so the nearest budget that fits is known.
+enum class Room : uint8_t { ample, least };
+
+class PlanSizes {
+ public:
+  // Throws Error(usage) for more positions than can be counted.
+  PlanSizes(const PlanInput& input, Room room);
+  // As if so many positions had been asked for.
+  void set_context(int positions);
+
+  int context = 0;  // whole pages
+  int chunk = 0;
+  int logit_rows = 0;
+  bool emulated_link = false;
+  bool staged = false;  // bytes from disk pass through host memory
+  StagingShape staging;
+  std::vector<WeightUnit> units;
+  uint64_t all_units = 0;  // bytes
+  uint64_t largest_unit = 0;
+  uint64_t small_bytes = 0;  // norms
+  uint64_t workspace_bytes = 0;
+  uint64_t host_input_bytes = 0;
+  KvLayout layout;
+
+  // Two lanes fetch, one spills; each has a staging ring of its own.
+  uint64_t staging_bytes() const { return staged ? 3 * staging.bytes() : 0; }
+  // What a tier holds before any matrix or KV.
+  uint64_t device_fixed() const;
+  uint64_t host_fixed() const;
+
+  // Page rows of one layer: those of the context, and a last, open one for each further sequence.
+  int rows_per_layer() const;
+  uint64_t kv_bytes(uint64_t rows) const { return rows * layout.row_bytes(); }
+  uint64_t all_kv() const { return kv_bytes(static_cast<uint64_t>(rows_per_layer()) * layout.layers); }
+  // Rows that a pass writes into one layer before they can be spilled, twice, so that spilling one layer overlaps the
+  // next.
+  int transient_rows() const { return 2 * (page_rows(chunk) + 1); }
+  // Rows of a layer that can be outside the device: the open ones cannot.
+  int outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const;
+  // A group of rows is read while the next arrives.
+  uint64_t least_kv_ring() const { return kv_bytes(2ull * std::min(kPagesPerSpan, rows_per_layer())); }
+  // One unit is read while the next arrives; or all are resident.
+  uint64_t least_weights() const { return std::min(2 * largest_unit, all_units); }
+  // Of the device, when host and disk have so much for KV.
+  uint64_t least_kv(uint64_t host_bytes, uint64_t disk_bytes) const;
+  // The budget of the device below which nothing fits.
+  uint64_t least_device(uint64_t host_budget, uint64_t disk_budget) const;
+
+ private:
+  void size_workspace();
+
+  const PlanInput& in_;
+  Room room_;
+};
+
+}  // namespace spillway

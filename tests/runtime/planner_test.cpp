@@ -1,0 +1,363 @@
+// What any plan must keep, over random models and budgets: what fits is planned inside every budget and holds all there
+// is; what does not fit is refused with a nearest fit that fits, and below which nothing does.
+#include "runtime/planner.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <regex>
+
+#include "kernels/backend.h"
+#include "memory/kv/layout.h"
+#include "runtime/workspace.h"
+#include "tests/support/spec_model.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kMiB = 1 << 20;
+constexpr int kCases = 2000;
+
+// Everything a plan says, in words: two plans are the same when these are.
+std::string facts(const Plan& plan) {
+  std::string text = fmt::format("{} {} {} {} {} {} |", plan.context, plan.chunk, plan.logit_rows, plan.lookahead,
+                                 plan.emulated_link, plan.staged);
+  for (const TierPlan& tier : plan.tiers) {
+    text += fmt::format(" {} {} {} {} {} {} |", tier.budget, tier.weights, tier.kv, tier.workspace, tier.rings,
+                        tier.process);
+  }
+  for (size_t i = 0; i < plan.units.size(); ++i) {
+    text += fmt::format(" {}:{}", plan.units[i].bytes, static_cast<int>(plan.unit_tiers[i]));
+  }
+  text += fmt::format(" | {} {} {} {} {} {} {} {}", plan.weight_ring_bytes, plan.small_bytes, plan.kv_device_slots,
+                      plan.kv_host_slots, plan.kv_disk_slots, plan.kv_device_rows_per_layer, plan.kv_ring_bytes,
+                      plan.staging.bytes());
+  return text + fmt::format(" | {} {} {}", plan.expected.decode_tps, plan.expected.prefill_tps, plan.expected.bound);
+}
+
+// The numbers of a refusal.
+struct Refusal {
+  std::string message;
+  std::optional<uint64_t> device_mib, host_mib, disk_mib, context;
+
+  explicit Refusal(const std::string& text) : message(text) {
+    const size_t nearest = text.find("nearest fit:");
+    if (nearest == std::string::npos) return;
+    const std::string fits = text.substr(nearest);
+    const auto number = [&](const char* pattern) -> std::optional<uint64_t> {
+      std::smatch match;
+      if (!std::regex_search(fits, match, std::regex(pattern))) return std::nullopt;
+      return std::stoull(match[1]);
+    };
+    device_mib = number("--device-mem ([0-9]+)MiB");
+    host_mib = number("--host-mem ([0-9]+)MiB");
+    disk_mib = number("or --disk-mem ([0-9]+)MiB");
+    context = number("or -c ([0-9]+)");
+  }
+};
+
+class PlannerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    path_ = (std::filesystem::path(::testing::TempDir()) / "planner_test.holes").string();
+    near_ = make_cpu_device({.threads = 2});
+    far_ = std::make_unique<FarDevice>(*near_);
+  }
+  void TearDown() override { std::filesystem::remove(path_); }
+
+  struct Case {
+    SpecModel model;
+    Options options;
+    bool far = false;
+    uint64_t process_bytes = 0;
+    Limits limits = {};
+  };
+
+  PlanInput input(const Case& c, const Options& options) const {
+    return {.options = options,
+            .spec = c.model.spec,
+            .checkpoint = c.model.checkpoint,
+            .device = c.far ? static_cast<const Device&>(*far_) : *near_,
+            .ops = near_->ops(),
+            .limits = c.limits,
+            .process_bytes = c.process_bytes};
+  }
+
+  // A plan, or the refusal.
+  std::optional<Plan> plan(const Case& c, const Options& options, std::optional<Refusal>* refusal = nullptr) const {
+    try {
+      return make_plan(input(c, options));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::fit) << error.what();
+      if (refusal != nullptr) refusal->emplace(error.what());
+      return std::nullopt;
+    }
+  }
+
+  Case random_case(std::mt19937_64& random) const {
+    const auto upto = [&](uint64_t n) { return random() % n; };
+    Case c{.model = SpecModel(random_shape(random), path_), .options = {}, .far = upto(4) == 0};
+    Options& o = c.options;
+    o.context = upto(8) == 0 ? static_cast<int>(upto(2'000'000)) : static_cast<int>(upto(1 + upto(40'000)));
+    o.chunk = 1 + static_cast<int>(upto(1 + upto(2048)));
+    o.logit_rows = upto(3) == 0 ? 64 : 1;
+    o.lookahead = static_cast<int>(upto(4));
+    if (upto(2) == 0) c.limits.disk_read = 0;  // not measured: nothing to choose by
+    if (upto(4) == 0) o.sequences = 1 + static_cast<int>(upto(6));
+    if (upto(4) == 0) o.unit_bytes = 1 + upto(kMiB);
+    if (upto(2) == 0) c.process_bytes = upto(64 * kMiB);
+    const uint64_t all = c.model.weight_bytes() + c.model.kv_bytes(o.context) + 64 * kMiB;
+    // A share of all there is, small ones often.
+    const auto share = [&](uint64_t of) { return upto(1 + (upto(3) == 0 ? of : upto(of + of / 2))); };
+    o.device_bytes = upto(5) == 0 ? upto(32 * kMiB) : share(all);
+    if (upto(c.far ? 10 : 2) != 0) o.host_bytes = upto(4) == 0 ? upto(16 * kMiB) : share(all);
+    if (upto(2) == 0) o.disk_bytes = share(c.model.kv_bytes(o.context) + kMiB);
+    if (!c.far && o.host_bytes && upto(2) == 0) o.link_bytes_per_second = 1e9;
+    return c;
+  }
+
+  void check_plan(const Case& c, const Options& options, const Plan& plan) const;
+  void check_refusal(const Case& c, const Refusal& refusal);
+  void count(const Case& c, const Plan& plan);
+
+  std::string path_;
+  std::unique_ptr<Device> near_;
+  std::unique_ptr<Device> far_;
+  std::map<std::string, int> counts_;
+};
+
+// Every row of every matrix is in exactly one unit, and what each unit reads from the file holds its rows.
+void check_units(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& plan) {
+  ASSERT_EQ(plan.unit_tiers.size(), plan.units.size());
+  std::map<std::array<int, 3>, int64_t> next_row;
+  for (const WeightUnit& unit : plan.units) {
+    uint64_t weight_bytes = 0;
+    ASSERT_EQ(unit.bytes % kDiskAlign, 0u);
+    for (const WeightSlice& slice : unit.slices) {
+      int64_t& next = next_row[{unit.layer, static_cast<int>(unit.stage), slice.matrix}];
+      ASSERT_EQ(slice.first_row, next);
+      next += slice.rows;
+      weight_bytes += static_cast<uint64_t>(slice.rows) * row_bytes(slice.dtype, slice.cols);
+      ASSERT_LE(slice.offset + slice.rows * row_bytes(slice.dtype, slice.cols), unit.bytes);
+    }
+    ASSERT_EQ(unit.weight_bytes, weight_bytes);
+    uint64_t end = 0;
+    for (const WeightRun& run : unit.runs) {
+      ASSERT_EQ(run.offset, end) << "runs lie one after the other";
+      ASSERT_EQ(run.extent.offset % kDiskAlign, 0u);
+      ASSERT_LE(run.extent.offset + run.needed, checkpoint.files[run.extent.file].bytes());
+      end = run.offset + run.extent.bytes;
+    }
+    ASSERT_EQ(end, unit.bytes);
+  }
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    const LayerTensors& layer = spec.layers[i];
+    const auto rows = [&](Stage stage, int matrix) {
+      return next_row[{static_cast<int>(i), static_cast<int>(stage), matrix}];
+    };
+    ASSERT_EQ(rows(Stage::qkv, 0), layer.q.rows);
+    ASSERT_EQ(rows(Stage::qkv, 1), layer.k.rows);
+    ASSERT_EQ(rows(Stage::qkv, 2), layer.v.rows);
+    ASSERT_EQ(rows(Stage::attn_out, 0), layer.attn_out.rows);
+    ASSERT_EQ(rows(Stage::gate_up, 0), layer.gate.rows);
+    ASSERT_EQ(rows(Stage::gate_up, 1), layer.up.rows);
+    ASSERT_EQ(rows(Stage::down, 0), layer.down.rows);
+  }
+  ASSERT_EQ((next_row[{0, static_cast<int>(Stage::head), 0}]), spec.output.rows);
+}
+
+void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
+  const uint64_t layers = static_cast<uint64_t>(spec.shape.layers);
+  const uint64_t row = KvLayout(spec.shape).row_bytes();
+  ASSERT_GE(plan.context, std::max(options.context, 1));
+  ASSERT_LT(plan.context, std::max(options.context, 1) + kPageTokens);
+  const uint64_t rows = page_rows(plan.context) + options.sequences - 1;
+  const uint64_t kept = plan.kv_device_rows_per_layer;
+  ASSERT_LE(kept, rows);
+  ASSERT_GE(kept, static_cast<uint64_t>(options.sequences)) << "open rows never leave the device";
+  // A layer's rows beyond its share are outside, and there is a place for each of them.
+  ASSERT_GE(plan.kv_host_slots + plan.kv_disk_slots, (rows - kept) * layers);
+  if (plan.spills_kv()) {
+    ASSERT_GE(plan.kv_device_slots, kept * layers + page_rows(plan.chunk) + 1)
+        << "a chunk is written before it is spilled";
+    ASSERT_GE(plan.kv_ring_bytes, 2 * std::min<uint64_t>(kPagesPerSpan, rows) * row)
+        << "a span is read, the next arrives";
+  } else {
+    ASSERT_EQ(plan.kv_device_slots, rows * layers);
+    ASSERT_EQ(plan.kv_ring_bytes, 0u);
+  }
+}
+
+void check_tiers(const ModelSpec& spec, const Options& options, const Plan& plan) {
+  const uint64_t row = KvLayout(spec.shape).row_bytes();
+  uint64_t weights[kTiers] = {plan.small_bytes, 0, 0}, largest_streamed = 0;
+  for (size_t i = 0; i < plan.units.size(); ++i) {
+    weights[static_cast<int>(plan.unit_tiers[i])] += plan.units[i].bytes;
+    if (plan.unit_tiers[i] != Tier::device) largest_streamed = std::max(largest_streamed, plan.units[i].bytes);
+  }
+  for (int t = 0; t < kTiers; ++t) ASSERT_EQ(plan.tiers[t].weights, weights[t]);
+  const TierPlan &device = plan.tier(Tier::device), &host = plan.tier(Tier::host), &disk = plan.tier(Tier::disk);
+  ASSERT_EQ(device.kv, plan.kv_device_slots * row);
+  ASSERT_EQ(host.kv, plan.kv_host_slots * row);
+  ASSERT_EQ(disk.kv, plan.kv_disk_slots * row);
+  ASSERT_EQ(device.rings, plan.weight_ring_bytes + plan.kv_ring_bytes);
+  ASSERT_EQ(device.budget, *options.device_bytes);
+  ASSERT_LE(device.total(), *options.device_bytes);
+  ASSERT_LE(host.total(), options.host_bytes.value_or(0));
+  ASSERT_LE(disk.kv, options.disk_bytes);
+  ASSERT_EQ(host.rings, plan.staged ? 3 * plan.staging.bytes() : 0);
+  // One unit is read while the next arrives.
+  ASSERT_GE(plan.weight_ring_bytes, 2 * largest_streamed);
+  if (largest_streamed == 0) {
+    ASSERT_EQ(plan.weight_ring_bytes, 0u);
+  }
+}
+
+void PlannerTest::check_plan(const Case& c, const Options& options, const Plan& plan) const {
+  check_units(c.model.spec, c.model.checkpoint, plan);
+  check_kv(c.model.spec, options, plan);
+  check_tiers(c.model.spec, options, plan);
+  ASSERT_EQ(plan.tier(c.far ? Tier::host : Tier::device).process, c.process_bytes);
+  ASSERT_GE(plan.chunk, 1);
+  ASSERT_EQ(plan.chunk, std::min(options.chunk, plan.context)) << "chunks do not derive from budgets";
+  ASSERT_GE(plan.logit_rows, 1);
+  ASSERT_LE(plan.logit_rows, options.logit_rows);
+  ASSERT_EQ(plan.staged, c.far || options.host_bytes.has_value());
+  Workspace views;
+  const uint64_t workspace = Workspace::cut(c.model.spec.shape, c.model.spec.token_embedding.dtype,
+                                            {plan.chunk, plan.logit_rows, plan.context}, near_->ops(), nullptr, &views);
+  ASSERT_GE(plan.workspace_bytes, workspace);
+  ASSERT_GE(plan.host_input_bytes, 2 * views.host_half_bytes());
+}
+
+void PlannerTest::check_refusal(const Case& c, const Refusal& refusal) {
+  SCOPED_TRACE(refusal.message);
+  const Options& o = c.options;
+  ASSERT_TRUE(refusal.device_mib || refusal.host_mib) << "no nearest fit";
+  ASSERT_EQ(refusal.device_mib.has_value(), refusal.message.find("--device-mem is") != std::string::npos);
+  ASSERT_EQ(refusal.host_mib.has_value(), refusal.message.find("--host-mem is") != std::string::npos);
+  ASSERT_THAT(refusal.message, ::testing::HasSubstr("but at least"));
+  if (refusal.device_mib) {
+    ASSERT_THAT(refusal.message, ::testing::HasSubstr(fmt::format("({} bytes)", *o.device_bytes)));
+  }
+  if (refusal.host_mib) {
+    ASSERT_THAT(refusal.message, ::testing::HasSubstr(fmt::format("({} bytes)", o.host_bytes.value_or(0))));
+  }
+  const auto expect = [&](bool fits, const char* what, const Options& options) {
+    const std::optional<Plan> found = plan(c, options);
+    ASSERT_EQ(found.has_value(), fits) << what;
+    if (found) check_plan(c, options, *found);
+  };
+  Options nearest = o;
+  if (refusal.device_mib) nearest.device_bytes = *refusal.device_mib * kMiB;
+  if (refusal.host_mib) nearest.host_bytes = *refusal.host_mib * kMiB;
+  expect(true, "the nearest fit", nearest);
+  Options less = nearest;
+  if (refusal.device_mib) {
+    less.device_bytes = *less.device_bytes - kMiB;
+    expect(false, "a MiB less of the device", less);
+  }
+  less = nearest;
+  if (refusal.host_mib) {
+    less.host_bytes = *less.host_bytes - kMiB;
+    expect(false, "a MiB less of the host", less);
+  }
+  less = o;
+  if (refusal.context) {
+    less.context = static_cast<int>(*refusal.context);
+    expect(true, "the shorter context", less);
+    less.context += 1;
+    expect(false, "one position more", less);
+  } else {
+    less.context = 1;
+    expect(false, "one position", less);
+  }
+  less = o;
+  if (refusal.disk_mib) {
+    less.disk_bytes = *refusal.disk_mib * kMiB;
+    expect(true, "the disk budget", less);
+    less.disk_bytes -= kMiB;
+    if (less.disk_bytes >= o.disk_bytes) expect(false, "a MiB less of the disk", less);
+  } else {
+    less.disk_bytes = 1ull << 50;
+    expect(false, "any disk budget", less);
+  }
+  counts_["refused"] += 1;
+  counts_["refused: device"] += refusal.device_mib && !refusal.host_mib;
+  counts_["refused: host"] += !refusal.device_mib && refusal.host_mib;
+  counts_["refused: device and host"] += refusal.device_mib && refusal.host_mib;
+  counts_["refused: a shorter context would fit"] += refusal.context.has_value();
+  counts_["refused: a disk budget would fit"] += refusal.disk_mib.has_value();
+}
+
+void PlannerTest::count(const Case& c, const Plan& plan) {
+  bool from_host = false, from_disk = false;
+  for (size_t i = 0; i < plan.units.size(); ++i) {
+    from_host |= plan.unit_tiers[i] == Tier::host;
+    from_disk |= plan.unit_tiers[i] == Tier::disk;
+  }
+  counts_["planned"] += 1;
+  counts_["planned: all on the device"] += !plan.streams_weights() && !plan.spills_kv();
+  counts_["planned: weights from disk"] += from_disk;
+  counts_["planned: weights from host"] += from_host;
+  counts_["planned: weights from host and disk"] += from_host && from_disk;
+  counts_["planned: KV on host"] += plan.kv_host_slots > 0;
+  counts_["planned: KV on disk"] += plan.kv_disk_slots > 0;
+  counts_["planned: KV in three tiers"] += plan.kv_host_slots > 0 && plan.kv_disk_slots > 0;
+  counts_["planned: weights stream and KV spills"] += plan.streams_weights() && plan.spills_kv();
+  counts_["planned: a device out of the host's reach"] += c.far;
+  counts_["planned: an emulated link"] += plan.emulated_link;
+  counts_["planned: several sequences"] += c.options.sequences > 1;
+  counts_["planned: spilled KV of several sequences"] += c.options.sequences > 1 && plan.spills_kv();
+  counts_["planned: fewer rows of logits than asked for"] +=
+      plan.logit_rows < std::min(c.options.logit_rows, plan.chunk);
+}
+
+TEST_F(PlannerTest, FitsOrNamesTheNearestFit) {
+  std::mt19937_64 random(21);
+  for (int i = 0; i < kCases; ++i) {
+    const Case c = random_case(random);
+    SCOPED_TRACE(fmt::format("case {}: -c {} -ub {} --device-mem {} --host-mem {} --disk-mem {}, {} layers, process {}",
+                             i, c.options.context, c.options.chunk, *c.options.device_bytes,
+                             c.options.host_bytes.value_or(0), c.options.disk_bytes, c.model.spec.shape.layers,
+                             c.process_bytes));
+    std::optional<Refusal> refusal;
+    const std::optional<Plan> found = plan(c, c.options, &refusal);
+    if (found) {
+      check_plan(c, c.options, *found);
+      EXPECT_EQ(facts(*found), facts(*plan(c, c.options))) << "the same input gives the same plan";
+      count(c, *found);
+    } else {
+      check_refusal(c, *refusal);
+    }
+    if (HasFailure()) return;
+  }
+  std::printf("%d cases\n", kCases);
+  for (const auto& [what, number] : counts_) std::printf("  %5d  %s\n", number, what.c_str());
+  for (const auto& [what, number] : counts_) EXPECT_GE(number, kCases / 200) << what;
+}
+
+TEST_F(PlannerTest, MorePositionsThanCanBeCountedAreAMatterOfTheFlag) {
+  Case c{.model = SpecModel({.layers = 1000}, path_), .options = {}};
+  c.options.device_bytes = uint64_t{1} << 60;
+  for (const int context : {INT32_MAX, 1 << 30, 300'000'000}) {
+    c.options.context = context;
+    try {
+      make_plan(input(c, c.options));
+      FAIL() << context;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      EXPECT_THAT(error.what(), ::testing::HasSubstr(fmt::format("-c {}", context)));
+    }
+  }
+  c.options.context = 274'877'000;  // the last that 2^32 page rows hold
+  EXPECT_EQ(make_plan(input(c, c.options)).kv_device_slots, 1000u * page_rows(c.options.context));
+}
+
+}  // namespace
+}  // namespace spillway
