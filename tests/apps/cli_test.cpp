@@ -285,5 +285,84 @@ TEST_F(FailingWorld, RefusedIoUringAndLockedMemoryAreSaidAndChangeNothing) {
   }
 }
 
+// Every command, whatever it prints: a full drive is no success.
+TEST_F(Cli, OutputThatIsLostIsAnError) {
+  for (const std::string arguments : {"generate -p hello -n 3", "generate -p hello -n 3 --json", "score --tokens 1,2,3 --json", "plan",
+                                      "plan --json", "bench -p 4 -n 0 -r 1", "bench -p 4 -n 0 -r 1 -o json"}) {
+    const std::string command = std::string(SPILLWAY_PROGRAM) + " " + arguments + " -m " + model_ + " 2>&1 >/dev/full";
+    const auto outcome = faults::run_command({}, {"/usr/bin/env", "XDG_CACHE_HOME=" + kCache, "/bin/sh", "-c", command});
+    if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+    EXPECT_EQ(outcome.exit_code, 5) << command << "\n" << outcome.output;
+    EXPECT_THAT(outcome.output, HasSubstr("standard output: No space left on device"));
+  }
+  EXPECT_EQ(run({"generate", "-m", model_, "-p", "hello", "-n", "3", "--trace", "/dev/full"}).exit_code, 5);
+}
+
+TEST_F(Cli, AnInterruptEndsEveryCommandWith130) {
+  const std::string prompt = prompt_file(3000);
+  const std::vector<std::vector<std::string>> commands{{"generate", "-f", prompt, "-n", "1"},
+                                                       {"generate", "-p", "x", "-n", "100000", "--ignore-eos"},
+                                                       {"score", "-f", prompt, "-c", "64"},
+                                                       {"bench", "-p", "64", "-n", "64", "-r", "1000"}};
+  for (std::vector<std::string> command : commands) {
+    command.insert(command.end(), {"-m", model_, "--device", "reference", "-ub", "16"});
+    fs::remove(folder_ / "err");
+    const pid_t child = start(command);
+    // The placement is said when the handler stands.
+    for (int i = 0; i < 1000 && read_file(folder_ / "err").find("weights: ") == std::string::npos; ++i) usleep(10000);
+    kill(child, SIGINT);
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 130) << command.front() << " " << status << read_file(folder_ / "err");
+    EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("interrupted"));
+  }
+}
+
+TEST_F(Cli, RefusalsAreOneLineThatNamesTheFlag) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
+      {{}, "one of generate, chat, score, plan, bench"},
+      {{"generat"}, "'generat' is no command"},
+      {{"generate", "-p", "x", "-c", "-1"}, "--ctx-size: -1 is less than 0"},
+      {{"generate", "-p", "x", "--temp", "inf"}, "--temp: 'inf' is not a number"},
+      {{"generate", "-p", "x", "-n", "-2"}, "-2 is less than -1"},
+      {{"generate", "-f", folder_.string()}, "is a directory"},
+      {{"generate", "-p", ""}, "the prompt is empty"},
+      {{"generate", "-p", "x", "-f", model_}, "one is wanted"},
+      {{"generate", "-p", "x", "--disk-mem", "1MiB", "--disk-dir", "/nonexistent"}, "no such folder"},
+      {{"chat", "-p", ""}, "the message is empty"},
+      {{"score", "--tokens", "1,,3"}, "no id before the comma"},
+      {{"score", "--tokens", "1,2", "-p", "x"}, "--tokens takes the place of a text"},
+      {{"score", "--tokens", "1,2", "--prefill", "9"}, "--prefill 9"},
+      {{"bench", "-p", "0", "-n", "0"}, "nothing to measure"}};
+  for (auto [arguments, words] : cases) {
+    if (arguments.size() > 1) arguments.insert(arguments.end(), {"-m", model_});
+    const Result result = run(arguments);
+    EXPECT_EQ(result.exit_code, 2) << words << result.err;
+    EXPECT_THAT(result.err, ::testing::StartsWith("spillway: "));
+    EXPECT_THAT(result.err, HasSubstr(words));
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  }
+}
+
+TEST_F(Cli, WordsOfLlamaCppAndTheEnvironment) {
+  EXPECT_EQ(run({"generate", "-m", model_, "-p", "x", "-n", "9", "-n", "1", "-ub", "16"}).exit_code, 0) << "the last of two counts";
+  setenv("SPILLWAY_PROMPT", "x", 1);
+  setenv("SPILLWAY_PREDICT", "2", 1);
+  setenv("SPILLWAY_JSON", "1", 1);
+  std::ofstream(folder_ / "text") << "hello hello hello";
+  const auto by_twin = nlohmann::json::parse(run({"generate", "-m", model_}).out);
+  EXPECT_EQ(by_twin["tokens"].size(), 2u);
+  const auto by_flag = nlohmann::json::parse(run({"generate", "-m", model_, "-n", "1", "-f", (folder_ / "text").string()}).out);
+  for (const char* name : {"SPILLWAY_PROMPT", "SPILLWAY_PREDICT", "SPILLWAY_JSON"}) unsetenv(name);
+  EXPECT_EQ(by_flag["tokens"].size(), 1u);
+  EXPECT_GT(by_flag["prompt_tokens"].get<int>(), by_twin["prompt_tokens"].get<int>());
+}
+
+TEST_F(Cli, MemoryThatIsNotThereIsRefusedBeforeItIsReserved) {
+  const Result result = run({"plan", "-m", model_, "--device-mem", "1000TiB", "-c", "100000000"});
+  EXPECT_EQ(result.exit_code, 4) << result.out;
+  EXPECT_THAT(result.err, HasSubstr("are free here"));
+}
+
 }  // namespace
 }  // namespace spillway
