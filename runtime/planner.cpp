@@ -170,7 +170,9 @@ class Planner {
 
 // The fastest by simulation of those that fit; where the machine's limits are not known, the first.
 std::optional<Plan> best_plan(const PlanInput& input, Room room) {
-  constexpr double kWorthIt = 1.01;  // a difference of less is no reason
+  // Speed is predicted at full context, the worst for KV that streams: until then it moves less. So a little is no
+  // reason.
+  constexpr double kWorthIt = 1.1;
   const PlanSizes sizes(input, room);
   std::optional<Plan> best;
   for (KvShare share : {KvShare::half, KvShare::least, KvShare::most}) {
