@@ -1,15 +1,18 @@
 // spillway bench: prompt and generation speed in llama-bench's table, with bytes moved for each token beside it.
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
-#include <random>
-
-#include <fmt/format.h>
+#include <ctime>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "apps/commands.h"
 #include "apps/flags.h"
+#include "apps/interrupt.h"
+#include "apps/output.h"
 #include "apps/running.h"
 #include "runtime/metrics.h"
 
@@ -66,15 +69,20 @@ class Bench {
   Bench(const BenchFlags& flags, Running& running) : flags_(flags), running_(running) {}
 
   int run() {
-    const auto most = [](const std::vector<int>& values) { return values.empty() ? 0 : *std::max_element(values.begin(), values.end()); };
+    const auto most = [](const std::vector<int>& values) {
+      return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+    };
     const int positions = most(flags_.depths) + std::max({most(flags_.prompts), most(flags_.generations), 1});
+    if (most(flags_.prompts) == 0 && most(flags_.generations) == 0) {
+      throw Error(ErrorKind::usage, "nothing to measure: -p and -n are both 0");
+    }
     engine_ = &running_.start(positions);
     if (flags_.output == "md") header();
     for (int depth : flags_.depths) {
       for (int prompt : flags_.prompts) measure({.prompt = prompt, .generation = 0, .depth = depth});
       for (int generation : flags_.generations) measure({.prompt = 0, .generation = generation, .depth = depth});
     }
-    if (flags_.output != "md") std::printf("%s\n", rows_.dump(2).c_str());
+    if (flags_.output != "md") put(rows_.dump(2) + "\n");
     return 0;
   }
 
@@ -93,8 +101,12 @@ class Bench {
     const LinkBytes before = LinkBytes::of(engine_->traffic());
     const double busy_before = engine_->disk_stats().seconds_busy;
     const auto begin = std::chrono::steady_clock::now();
-    if (row.prompt > 0) engine_->prefill(sequence, tokens, 1, false, ignore);
-    for (int i = 0; i < row.generation; ++i) engine_->decode(sequence, tokens[i], i + 1 < row.generation);
+    if (row.prompt > 0)
+      engine_->prefill(sequence, tokens, 1, false, ignore, [](uint64_t, uint64_t) { stop_if_interrupted(); });
+    for (int i = 0; i < row.generation; ++i) {
+      stop_if_interrupted();
+      engine_->decode(sequence, tokens[i], i + 1 < row.generation);
+    }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     moved_ = LinkBytes::of(engine_->traffic()).since(before);
     disk_busy_ = engine_->disk_stats().seconds_busy - busy_before;
@@ -104,7 +116,8 @@ class Bench {
 
   void measure(Row row) {
     if (row.tokens() == 0) return;
-    if (!flags_.no_warmup) once({.prompt = std::min(row.prompt, 64), .generation = std::min(row.generation, 1), .depth = 0});
+    if (!flags_.no_warmup)
+      once({.prompt = std::min(row.prompt, 64), .generation = std::min(row.generation, 1), .depth = 0});
     for (int i = 0; i < flags_.repetitions; ++i) {
       row.seconds.push_back(once(row));
       row.bytes += moved_;
@@ -115,10 +128,10 @@ class Bench {
   }
 
   void header() const {
-    std::printf("| %-30s | %10s | %10s | %-10s | %7s | %15s | %20s | %-44s |\n", "model", "size", "params", "backend", "threads", "test", "t/s",
-                "moved a token (share of the link's peak)");
-    std::printf("| ------------------------------ | ---------: | ---------: | ---------- | ------: | --------------: | -------------------: | "
-                "-------------------------------------------- |\n");
+    put(fmt::format("| {:<30} | {:>10} | {:>10} | {:<10} | {:>7} | {:>15} | {:>20} | {:<44} |\n", "model", "size",
+                    "params", "backend", "threads", "test", "t/s", "moved a token (share of the link's peak)"));
+    put(fmt::format("| {0:-<30} | {0:->9}: | {0:->9}: | {0:-<10} | {0:->6}: | {0:->14}: | {0:->19}: | {0:-<44} |\n",
+                    ""));
   }
 
   std::string moved(const Row& row) const {
@@ -130,18 +143,21 @@ class Bench {
       const double rate = bytes * mean(row.speeds());
       if (!text.empty()) text += ", ";
       text += fmt::format("{} {:.2f} MB", kLinkNames[l], bytes / 1e6);
-      if (peaks.bytes_per_second[l] > 0) text += fmt::format(" ({:.0f}%{})", 100 * rate / peaks.bytes_per_second[l], peaks.emulated[l] ? ", emulated" : "");
+      if (peaks.bytes_per_second[l] > 0)
+        text +=
+            fmt::format(" ({:.0f}%{})", 100 * rate / peaks.bytes_per_second[l], peaks.emulated[l] ? ", emulated" : "");
     }
     return text.empty() ? "nothing" : text;
   }
 
   void print(const Row& row) const {
     const Model& model = running_.model();
-    std::printf("| %-30s | %6.2f MiB | %8.2f M | %-10s | %7d | %15s | %10.2f ± %7.2f | %-44s |\n",
-                fmt::format("{} {}", model.spec.family, info(model.spec.layers.front().q.dtype).name).c_str(), model.checkpoint.weight_bytes() / 1048576.0,
-                running_.parameters() / 1e6, "CPU", running_.threads(), row.test().c_str(), mean(row.speeds()), deviation(row.speeds()),
-                moved(row).c_str());
-    std::fflush(stdout);
+    put(fmt::format(
+        "| {:<30} | {:>6.2f} MiB | {:>8.2f} M | {:<10} | {:>7} | {:>15} | {:>10.2f} ± {:>7.2f} | {:<44} |\n",
+        fmt::format("{} {}", model.spec.family, info(model.spec.layers.front().q.dtype).name),
+        static_cast<double>(model.checkpoint.weight_bytes()) / 1048576.0, running_.parameters() / 1e6, "CPU",
+        running_.threads(), row.test(), mean(row.speeds()), deviation(row.speeds()), moved(row)));
+    flush_output();
   }
 
   nlohmann::json json(const Row& row) const {
@@ -163,6 +179,9 @@ class Bench {
             {"n_batch", plan.chunk},
             {"n_ubatch", plan.chunk},
             {"n_threads", running_.threads()},
+            {"type_k", "f16"},
+            {"type_v", "f16"},
+            {"test_time", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
             {"n_prompt", row.prompt},
             {"n_gen", row.generation},
             {"n_depth", row.depth},
@@ -191,12 +210,25 @@ class Bench {
 Command add_bench(CLI::App& app) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* command = app.add_subcommand("bench", "Measure prompt and generation speed, as llama-bench does");
-  add_option(*command, "-p,--n-prompt", flags->prompts, "Prompt tokens (a list: 512,1024)")->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
-  add_option(*command, "-n,--n-gen", flags->generations, "Generated tokens")->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
-  add_option(*command, "-d,--n-depth", flags->depths, "Tokens that are in the context before")->delimiter(',')->check(CLI::NonNegativeNumber)->capture_default_str();
-  add_option(*command, "-r,--repetitions", flags->repetitions, "Runs of each test")->check(CLI::PositiveNumber)->capture_default_str();
-  command->add_flag("--no-warmup", flags->no_warmup, "Skip the run before each test");
-  add_option(*command, "-o,--output", flags->output, "md or json")->check(CLI::IsMember({"md", "json"}))->capture_default_str();
+  add_option(*command, "-p,--n-prompt", flags->prompts, "Prompt tokens (a list: 512,1024)")
+      ->delimiter(',')
+      ->check(within(0))
+      ->capture_default_str();
+  add_option(*command, "-n,--n-gen", flags->generations, "Generated tokens")
+      ->delimiter(',')
+      ->check(within(0))
+      ->capture_default_str();
+  add_option(*command, "-d,--n-depth", flags->depths, "Tokens that are in the context before")
+      ->delimiter(',')
+      ->check(within(0))
+      ->capture_default_str();
+  add_option(*command, "-r,--repetitions", flags->repetitions, "Runs of each test")
+      ->check(within(1))
+      ->capture_default_str();
+  add_flag(*command, "--no-warmup", flags->no_warmup, "Skip the run before each test");
+  add_option(*command, "-o,--output", flags->output, "md or json")
+      ->check(CLI::IsMember({"md", "json"}))
+      ->capture_default_str();
   flags->run.add(*command);
   return [flags] {
     if (flags->run.json) flags->output = "json";

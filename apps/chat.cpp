@@ -24,13 +24,18 @@ int run_chat(const ChatFlags& flags) {
   std::vector<ChatMessage> messages;
   if (!flags.system.empty()) messages.push_back({"system", flags.system});
   messages.push_back({"user", flags.prompt.read()});
+  if (messages.back().content.empty()) throw Error(ErrorKind::usage, "the message is empty");
   const std::string text = chat_template.render(messages, true);
   const std::vector<int32_t> prompt = running.tokenizer().encode(text, true, false);
   const int answer = flags.max_tokens >= 0 ? flags.max_tokens : 1;
-  Engine& engine = running.start(static_cast<int>(prompt.size()) + answer, true);
-  const GenerateOptions options{.max_tokens = flags.max_tokens, .sampling = flags.sampling.resolve(), .stops = flags.sampling.stops,
+  const GenerateOptions options{.max_tokens = flags.max_tokens,
+                                .sampling = flags.sampling.resolve(),
+                                .stops = flags.sampling.stops,
                                 .ignore_end = flags.sampling.ignore_end};
-  const Generation result = generate(engine, running.tokenizer(), engine.open_sequence(), prompt, options, running.hooks());
+  running.check(prompt, options.sampling);
+  Engine& engine = running.start(static_cast<int>(prompt.size()) + answer, true);
+  const Generation result =
+      generate(engine, running.tokenizer(), engine.open_sequence(), prompt, options, running.hooks());
   return running.finish(result);
 }
 
@@ -41,7 +46,9 @@ Command add_chat(CLI::App& app) {
   CLI::App* command = app.add_subcommand("chat", "Answer a message with the model's chat template");
   flags->prompt.add(*command, "The message");
   add_option(*command, "--sys,--system-prompt", flags->system, "System prompt (default: the model's own)");
-  add_option(*command, "-n,--predict", flags->max_tokens, "Tokens of the answer at most; -1: to the end of the context")->capture_default_str();
+  add_option(*command, "-n,--predict", flags->max_tokens, "Tokens of the answer at most; -1: to the end of the context")
+      ->check(within(-1))
+      ->capture_default_str();
   flags->sampling.add(*command);
   flags->run.add(*command);
   return [flags] { return run_chat(*flags); };

@@ -1,9 +1,8 @@
 // The commands: each adds itself to the command line and returns what to run when it is the one given.
 #pragma once
 
-#include <functional>
-
 #include <CLI/CLI.hpp>
+#include <functional>
 
 namespace spillway {
 

@@ -1,48 +1,105 @@
 #include "apps/flags.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
+#include <cctype>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <map>
 #include <random>
 
-#include <fmt/format.h>
-
 #include "apps/environment.h"
 #include "apps/units.h"
 #include "kernels/check.h"
 
 namespace spillway {
+namespace {
+
+constexpr double kMostContext = 1 << 28;
+
+}  // namespace
+
+CLI::Validator within(double low, double high) {
+  const auto check = [low, high](std::string& text) -> std::string {
+    double value = 0;
+    if (!CLI::detail::lexical_cast(text, value) || !std::isfinite(value))
+      return fmt::format("'{}' is not a number", text);
+    if (value < low) return fmt::format("{} is less than {:g}", text, low);
+    if (value > high) return fmt::format("{} is more than {:g}", text, high);
+    return "";
+  };
+  return CLI::Validator(check, "");
+}
+
+CLI::Option* with_twin(CLI::Option* option) {
+  std::string twin = "SPILLWAY_" + (option->get_lnames().empty() ? option->get_snames() : option->get_lnames()).front();
+  for (char& c : twin) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return option->envname(twin);
+}
+
+CLI::Option* add_flag(CLI::App& command, const std::string& name, bool& value, const std::string& text) {
+  const std::string opposite = name.starts_with("--no-") ? "--" + name.substr(5) : "--no-" + name.substr(2);
+  return with_twin(command.add_flag(name + ",!" + opposite, value, text));
+}
+
+std::string read_text_file(const std::string& flag, const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored))
+    throw Error(ErrorKind::usage, fmt::format("{} {}: is a directory", flag, path));
+  std::ifstream in(path, std::ios::binary);
+  std::string text;
+  if (in) text.assign(std::istreambuf_iterator<char>(in), {});
+  if (!in) throw Error(ErrorKind::usage, fmt::format("{} {}: {}", flag, path, std::strerror(errno)));
+  return text;
+}
 
 void RunFlags::add(CLI::App& command) {
   const std::string budgets = "Budgets", running = "Running", reports = "Reports";
-  add_option(command, "-m,--model", model, "GGUF file; a split one by its first part (default: the model the set-up fetched)");
-  add_option(command, "-c,--ctx-size", options.context, "Positions of context; 0: what the command needs")
-      ->check(CLI::NonNegativeNumber)->group(running);
+  add_option(command, "-m,--model", model,
+             "GGUF file; a split one by its first part (default: the model the set-up fetched)");
+  add_option(command, "-c,--ctx-size", options.context,
+             "Positions of context, in whole pages of 64; 0: what the command needs")
+      ->check(within(0, kMostContext))
+      ->group(running);
   add_option(command, "--ubatch-size,--ub,-b,--batch-size", options.chunk, "Prompt tokens computed together (-ub)")
-      ->check(CLI::PositiveNumber)->capture_default_str()->group(running);
+      ->check(within(1, kMostContext))
+      ->capture_default_str()
+      ->group(running);
   add_option(command, "-t,--threads", options.threads, "Compute threads; 0: one for each physical core")
-      ->check(CLI::NonNegativeNumber)->group(running);
-  add_option(command, "--device", device, "Unit that computes: auto, cpu, reference")->capture_default_str()->group(running);
+      ->check(within(0, 4096))
+      ->group(running);
+  add_option(command, "--device", device, "Unit that computes: auto, cpu, reference")
+      ->capture_default_str()
+      ->group(running);
   add_option(command, "--isa", isa, "CPU kernels: auto, scalar, avx2, avx512")->capture_default_str()->group(running);
   add_option(command, "--lookahead", options.lookahead, "Streamed pieces fetched ahead; 0: as many as the ring holds")
-      ->check(CLI::NonNegativeNumber)->group(running);
-  add_option(command, "--device-mem", device_mem, "Device memory to use: 6GiB, 800MiB, 80% (default: most of what is free)")->group(budgets);
-  add_option(command, "--host-mem", host_mem, "Host memory to use beside the device; on a CPU this emulates a GPU's tiers")->group(budgets);
-  add_option(command, "--disk-mem", disk_mem, "Disk space for KV that fits nowhere else (default: none)")->group(budgets);
-  add_option(command, "--disk-dir", options.disk_directory, "Folder of that space (default: the cache folder)")->group(budgets);
+      ->check(within(0))
+      ->group(running);
+  add_option(command, "--device-mem", device_mem,
+             "Device memory to use: 6GiB, 800MiB, 80% (default: most of what is free)")
+      ->group(budgets);
+  add_option(command, "--host-mem", host_mem,
+             "Host memory to use beside the device; on a CPU this emulates a GPU's tiers")
+      ->group(budgets);
+  add_option(command, "--disk-mem", disk_mem, "Disk space for KV that fits nowhere else (default: none)")
+      ->group(budgets);
+  add_option(command, "--disk-dir", options.disk_directory, "Folder of that space (default: the cache folder)")
+      ->group(budgets);
   add_option(command, "--link-gbps", link_gbps, "Emulate a link of so many GB/s between host and device memory")
-      ->check(CLI::NonNegativeNumber)->group(budgets);
+      ->check(within(0))
+      ->group(budgets);
   add_option(command, "--trace", trace, "Write a Chrome/Perfetto trace of every stream to this file")->group(reports);
-  command.add_flag("--stats,!--no-stats", stats, "Say speeds, bytes by link, and shares of the limits")->envname("SPILLWAY_STATS")->group(reports);
-  command.add_flag("--json,!--no-json", json, "One JSON object on standard output")->envname("SPILLWAY_JSON")->group(reports);
-  command.add_flag("-v,--verbose", verbosity, "Say more: the plan as a table")->group(reports);
-  command.add_flag("--no-color", no_color, "No colour on standard error (NO_COLOR is honoured too)")->group(reports);
-  command.add_flag("--refresh", options.refresh_machine, "Measure the machine's limits again")->group(reports);
+  add_flag(command, "--stats", stats, "Say speeds, bytes by link, and shares of the limits")->group(reports);
+  add_flag(command, "--json", json, "One JSON object on standard output")->group(reports);
+  with_twin(command.add_flag("-v,--verbose", verbosity, "Say more: the plan as a table"))->group(reports);
+  add_flag(command, "--no-color", no_color, "No colour on standard error (NO_COLOR is honoured too)")->group(reports);
+  add_flag(command, "--refresh", options.refresh_machine, "Measure the machine's limits again")->group(reports);
 }
 
 namespace {
@@ -58,20 +115,40 @@ T one_of(const std::string& flag, const std::string& text, const std::map<std::s
 
 }  // namespace
 
+void RunFlags::resolve_disk(Options& result) const {
+  if (!disk_mem) return;
+  if (result.disk_directory.empty()) {
+    result.disk_directory = xdg_of_this_user().cache();
+  } else if (std::error_code ignored; !std::filesystem::is_directory(result.disk_directory, ignored)) {
+    throw Error(ErrorKind::usage, fmt::format("--disk-dir {}: no such folder", result.disk_directory));
+  }
+  std::error_code unknown;
+  const std::filesystem::space_info space = std::filesystem::space(result.disk_directory, unknown);
+  result.disk_bytes =
+      parse_bytes("--disk-mem", *disk_mem, unknown ? std::nullopt : std::optional<uint64_t>(space.available));
+}
+
 Options RunFlags::resolve() const {
   Options result = options;
-  result.model_path = model.empty() ? default_model() : model;
+  result.model_path = model.value_or(default_model());
+  if (!model && !std::filesystem::exists(result.model_path)) {
+    throw Error(ErrorKind::model,
+                fmt::format("no model given (-m), and there is no {}, which scripts/fetch-model.sh fetches",
+                            result.model_path));
+  }
   const auto free = make_reference_device()->free_bytes();
-  if (!device_mem.empty()) result.device_bytes = parse_bytes("--device-mem", device_mem, free);
-  if (!host_mem.empty()) result.host_bytes = parse_bytes("--host-mem", host_mem, free);
-  if (!disk_mem.empty()) result.disk_bytes = parse_bytes("--disk-mem", disk_mem);
-  if (result.disk_directory.empty()) result.disk_directory = result.disk_bytes > 0 ? xdg_of_this_user().cache() : cache_directory();
+  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, free);
+  if (host_mem) result.host_bytes = parse_bytes("--host-mem", *host_mem, free);
+  resolve_disk(result);
   result.link_bytes_per_second = link_gbps * 1e9;
   result.device = one_of<DeviceChoice>("--device", device,
-                                       {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu},
-                                        {"reference", DeviceChoice::reference}, {"cuda", DeviceChoice::cuda}});
-  result.isa = one_of<CpuIsa>("--isa", isa, {{"auto", CpuIsa::best}, {"scalar", CpuIsa::scalar}, {"avx2", CpuIsa::avx2},
-                                             {"avx512", CpuIsa::avx512}});
+                                       {{"auto", DeviceChoice::automatic},
+                                        {"cpu", DeviceChoice::cpu},
+                                        {"reference", DeviceChoice::reference},
+                                        {"cuda", DeviceChoice::cuda}});
+  result.isa = one_of<CpuIsa>(
+      "--isa", isa,
+      {{"auto", CpuIsa::best}, {"scalar", CpuIsa::scalar}, {"avx2", CpuIsa::avx2}, {"avx512", CpuIsa::avx512}});
   if (result.link_bytes_per_second > 0 && !result.host_bytes) {
     throw Error(ErrorKind::usage, "--link-gbps emulates the link between host and device memory: it needs --host-mem");
   }
@@ -80,14 +157,30 @@ Options RunFlags::resolve() const {
 
 void SamplingFlags::add(CLI::App& command) {
   const std::string group = "Sampling";
-  add_option(command, "--temp", options.temp, "Temperature; 0: greedy")->check(CLI::NonNegativeNumber)->capture_default_str()->group(group);
+  add_option(command, "--temp", options.temp, "Temperature; 0: greedy")
+      ->check(within(0))
+      ->capture_default_str()
+      ->group(group);
   add_option(command, "--top-k", options.top_k, "Keep the k likeliest; 0: all")->capture_default_str()->group(group);
-  add_option(command, "--top-p", options.top_p, "Keep the likeliest that hold this share")->check(CLI::Range(0.0, 1.0))->capture_default_str()->group(group);
-  add_option(command, "--min-p", options.min_p, "Keep at least this share of the likeliest's probability")->check(CLI::Range(0.0, 1.0))->capture_default_str()->group(group);
-  add_option(command, "--repeat-penalty", options.repeat_penalty, "Penalise tokens seen lately; 1: off")->check(CLI::PositiveNumber)->capture_default_str()->group(group);
-  add_option(command, "--repeat-last-n", options.repeat_last_n, "How many tokens count as lately; -1: all")->capture_default_str()->group(group);
-  add_option(command, "-s,--seed", seed, "Same seed, same text; -1: a new one each time")->capture_default_str()->group(group);
-  command.add_flag("--ignore-eos", ignore_end, "Go on past the model's end tokens")->envname("SPILLWAY_IGNORE_EOS")->group(group);
+  add_option(command, "--top-p", options.top_p, "Keep the likeliest that hold this share")
+      ->check(within(0, 1))
+      ->capture_default_str()
+      ->group(group);
+  add_option(command, "--min-p", options.min_p, "Keep at least this share of the likeliest's probability")
+      ->check(within(0, 1))
+      ->capture_default_str()
+      ->group(group);
+  add_option(command, "--repeat-penalty", options.repeat_penalty, "Penalise tokens seen lately; 1: off")
+      ->check(within(1e-6))
+      ->capture_default_str()
+      ->group(group);
+  add_option(command, "--repeat-last-n", options.repeat_last_n, "How many tokens count as lately; -1: all")
+      ->capture_default_str()
+      ->group(group);
+  add_option(command, "-s,--seed", seed, "Same seed, same text; -1: a new one each time")
+      ->capture_default_str()
+      ->group(group);
+  add_flag(command, "--ignore-eos", ignore_end, "Go on past the model's end tokens")->group(group);
   add_option(command, "--stop", stops, "Stop before this text (repeatable)")->group(group);
 }
 
@@ -99,18 +192,23 @@ SamplingOptions SamplingFlags::resolve() const {
 
 void TextFlags::add(CLI::App& command, const std::string& what) {
   text_option = add_option(command, "-p,--prompt", text, what);
-  add_option(command, "-f,--file", file, "Read it from this file (-: standard input)")->excludes(text_option);
+  file_option = add_option(command, "-f,--file", file, "Read it from this file (-: standard input)");
 }
 
+bool TextFlags::given() const { return !text_option->empty() || !file_option->empty(); }
+
 std::string TextFlags::read() const {
-  if (!text_option->empty()) return text;
-  const bool from_stdin = file == "-" || (file.empty() && isatty(STDIN_FILENO) == 0);
-  if (file.empty() && !from_stdin) throw Error(ErrorKind::usage, "no text given: -p TEXT, -f FILE, or standard input");
-  if (from_stdin) return {std::istreambuf_iterator<char>(std::cin), {}};
-  std::ifstream in(file, std::ios::binary);
-  std::string read{std::istreambuf_iterator<char>(in), {}};
-  if (!in) throw Error(ErrorKind::usage, fmt::format("-f {}: {}", file, std::strerror(errno)));
-  return read;
+  const auto typed = [](const CLI::Option* option) {  // on the command line, not only in the environment
+    const char* twin = std::getenv(option->get_envname().c_str());
+    return !option->empty() && (twin == nullptr || option->as<std::string>() != twin);
+  };
+  if (typed(text_option) && typed(file_option)) throw Error(ErrorKind::usage, "-p and -f are two texts: one is wanted");
+  if (!text_option->empty() && !typed(file_option)) return text;
+  if (!file.empty() && file != "-") return read_text_file("-f", file);
+  if (file.empty() && isatty(STDIN_FILENO) != 0) {
+    throw Error(ErrorKind::usage, "no text given: -p TEXT, -f FILE, or standard input");
+  }
+  return {std::istreambuf_iterator<char>(std::cin), {}};
 }
 
 }  // namespace spillway

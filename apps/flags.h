@@ -1,11 +1,11 @@
 // Flags: the only place of strings. What a person types becomes the runtime's typed options here.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
-
-#include <CLI/CLI.hpp>
 
 #include "runtime/options.h"
 #include "runtime/sampler.h"
@@ -14,8 +14,7 @@ namespace spillway {
 
 // Shared by all commands that run a model.
 struct RunFlags {
-  std::string model;
-  std::string device_mem, host_mem, disk_mem;
+  std::optional<std::string> model, device_mem, host_mem, disk_mem;
   std::string device = "auto";
   std::string isa = "auto";
   double link_gbps = 0;
@@ -29,6 +28,9 @@ struct RunFlags {
   void add(CLI::App& command);
   // The options, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
+
+ private:
+  void resolve_disk(Options& result) const;
 };
 
 struct SamplingFlags {
@@ -46,18 +48,31 @@ struct TextFlags {
   std::string text;
   std::string file;
   CLI::Option* text_option = nullptr;
+  CLI::Option* file_option = nullptr;
 
   void add(CLI::App& command, const std::string& what);
+  bool given() const;
   std::string read() const;
 };
 
-// Adds an option with its environment twin: --device-mem is SPILLWAY_DEVICE_MEM.
+// A number that is not below `low`, nor above `high`.
+CLI::Validator within(double low, double high = 1e18);
+
+// The environment twin of an option: --device-mem is SPILLWAY_DEVICE_MEM. The flag wins.
+CLI::Option* with_twin(CLI::Option* option);
+
+// Adds an option with its twin. Given twice, the last one counts, but for lists.
 template <typename T>
 CLI::Option* add_option(CLI::App& command, const std::string& names, T& value, const std::string& text) {
   CLI::Option* option = command.add_option(names, value, text);
-  std::string twin = "SPILLWAY_" + (option->get_lnames().empty() ? option->get_snames() : option->get_lnames()).front();
-  for (char& c : twin) c = c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  return option->envname(twin);
+  if (option->get_items_expected_max() <= 1) option->take_last();
+  return with_twin(option);
 }
+
+// Adds --x with --no-x, or --no-x with --x, and its twin.
+CLI::Option* add_flag(CLI::App& command, const std::string& name, bool& value, const std::string& text);
+
+// The whole of a file that a flag names. Throws Error(usage) naming both.
+std::string read_text_file(const std::string& flag, const std::string& path);
 
 }  // namespace spillway

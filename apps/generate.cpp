@@ -1,12 +1,13 @@
 // spillway generate: continues raw text. The text goes to standard output, all else to standard error.
-#include <cstdio>
+#include "runtime/generate.h"
 
 #include <fmt/format.h>
+
+#include <cstdio>
 
 #include "apps/commands.h"
 #include "apps/flags.h"
 #include "apps/running.h"
-#include "runtime/generate.h"
 
 namespace spillway {
 namespace {
@@ -22,13 +23,15 @@ struct GenerateFlags {
 int run_generate(const GenerateFlags& flags) {
   Running running(flags.run);
   const std::vector<int32_t> prompt = running.tokenizer().encode(flags.prompt.read(), flags.special);
-  Engine& engine = running.start(static_cast<int>(prompt.size()) + std::max(flags.max_tokens, 0));
   const GenerateOptions options{.max_tokens = flags.max_tokens,
                                 .sampling = flags.sampling.resolve(),
                                 .stops = flags.sampling.stops,
                                 .ignore_end = flags.sampling.ignore_end};
-  const SequenceId sequence = engine.open_sequence();
-  const Generation result = generate(engine, running.tokenizer(), sequence, prompt, options, running.hooks());
+  running.check(prompt, options.sampling);
+  const bool to_the_end = flags.max_tokens < 0;
+  Engine& engine = running.start(static_cast<int>(prompt.size()) + (to_the_end ? 1 : flags.max_tokens), to_the_end);
+  const Generation result =
+      generate(engine, running.tokenizer(), engine.open_sequence(), prompt, options, running.hooks());
   return running.finish(result);
 }
 
@@ -38,7 +41,9 @@ Command add_generate(CLI::App& app) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "Continue a text");
   flags->prompt.add(*command, "The text to continue");
-  add_option(*command, "-n,--predict", flags->max_tokens, "Tokens to generate; -1: to the end of the context")->capture_default_str();
+  add_option(*command, "-n,--predict", flags->max_tokens, "Tokens to generate; -1: to the end of the context")
+      ->check(within(-1))
+      ->capture_default_str();
   flags->sampling.add(*command);
   flags->run.add(*command);
   return [flags] { return run_generate(*flags); };

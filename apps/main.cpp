@@ -1,44 +1,104 @@
-// spillway: the command line. Errors of the world end here, in one line and an exit code (interface in README.md).
-#include <cstdio>
-#include <exception>
-#include <vector>
+// spillway: the command line. Errors of the world end here, in one line and an exit code (docs/commands.md).
+#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
 
 #include "apps/commands.h"
+#include "apps/interrupt.h"
+#include "apps/output.h"
 #include "kernels/check.h"
+#include "kernels/trace.h"
 
-int main(int argc, char** argv) {
-  using namespace spillway;
+namespace spillway {
+namespace {
+
+// llama.cpp's words of several letters behind one dash, which CLI11 would take apart.
+std::vector<std::string> words_of(int argc, char** argv) {
+  static const std::map<std::string, std::string> kLong{{"-ub", "--ubatch-size"}, {"-sys", "--system-prompt"}};
+  std::vector<std::string> words(argv + 1, argv + argc);
+  for (std::string& word : words) {
+    const auto found = kLong.find(word);
+    if (found != kLong.end()) word = found->second;
+  }
+  return words;
+}
+
+std::string explain(const CLI::App& app, const CLI::ParseError& error, const std::vector<std::string>& words) {
+  if (app.get_subcommands().empty()) {
+    std::string names;
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+      names += (names.empty() ? "" : ", ") + command->get_name();
+    }
+    return words.empty() ? fmt::format("no command given: one of {}", names)
+                         : fmt::format("'{}' is no command: one of {}", words.front(), names);
+  }
+  return fmt::format("{} (spillway {} --help)", error.what(), app.get_subcommands().front()->get_name());
+}
+
+// Parses and runs.
+int run(int argc, char** argv) {
   CLI::App app{"Runs language models, and contexts, that do not fit the GPU.", "spillway"};
   app.require_subcommand(1);
   app.set_version_flag("--version", "spillway " SPILLWAY_VERSION);
-  app.option_defaults()->always_capture_default(false);
-
   std::vector<std::pair<CLI::App*, Command>> commands;
-  const auto add = [&](Command (*adder)(CLI::App&)) {
-    Command run = adder(app);
-    commands.emplace_back(app.get_subcommands([](CLI::App*) { return true; }).back(), std::move(run));
-  };
-  for (Command (*adder)(CLI::App&) : {add_generate, add_chat, add_score, add_plan, add_bench}) add(adder);
-
-  try {
-    app.parse(argc, argv);
-    for (const auto& [command, run] : commands) {
-      if (command->parsed()) return run();
-    }
-    return static_cast<int>(ErrorKind::usage);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : static_cast<int>(ErrorKind::usage);
-  } catch (const Error& error) {
-    std::fprintf(stderr, "spillway: %s\n", error.what());
-    return error.exit_code();
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "spillway: out of memory\n");
-    return static_cast<int>(ErrorKind::fit);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "spillway: %s\n", error.what());
-    return static_cast<int>(ErrorKind::io);
+  for (Command (*add)(CLI::App&) : {add_generate, add_chat, add_score, add_plan, add_bench}) {
+    Command command = add(app);
+    commands.emplace_back(app.get_subcommands([](CLI::App*) { return true; }).back(), std::move(command));
   }
+  const std::vector<std::string> words = words_of(argc, argv);
+  try {
+    app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0) throw Error(ErrorKind::usage, explain(app, error, words));
+    std::ostringstream help;
+    app.exit(error, help, help);
+    put(help.str());
+    return 0;
+  }
+  for (const auto& [command, start] : commands) {
+    if (command->parsed()) return start();
+  }
+  return static_cast<int>(ErrorKind::usage);
+}
+
+// One line on stderr, and the exit code.
+int guarded(const std::function<int()>& body) {
+  const auto fail = [](const char* what, int code) {
+    std::fprintf(stderr, "spillway: %s\n", what);
+    return code;
+  };
+  try {
+    return body();
+  } catch (const Interrupted&) {
+    return fail("interrupted", kInterruptedCode);
+  } catch (const Error& error) {
+    return fail(error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory", static_cast<int>(ErrorKind::fit));
+  } catch (const std::exception& error) {
+    return fail(error.what(), static_cast<int>(ErrorKind::io));
+  }
+}
+
+}  // namespace
+}  // namespace spillway
+
+int main(int argc, char** argv) {
+  using namespace spillway;
+  const int code = guarded([&] { return run(argc, argv); });
+  // A command that failed has its trace too: that is when one wants it.
+  const int written = guarded([&] {
+    Trace::finish();
+    if (code == 0) flush_output();
+    return 0;
+  });
+  return code != 0 ? code : written;
 }

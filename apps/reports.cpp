@@ -16,9 +16,10 @@ nlohmann::json plan_json(const Plan& plan) {
     const WeightUnit& unit = plan.units[i];
     const std::string stage = kStageNames[static_cast<int>(unit.stage)];
     const std::string where = unit.stage == Stage::head ? stage : fmt::format("layer {} {}", unit.layer, stage);
-    tensors.push_back({{"name", fmt::format("{} rows {}+{}", where, unit.slices.front().first_row, unit.slices.front().rows)},
-                       {"tier", kTierNames[static_cast<int>(plan.unit_tiers[i])]},
-                       {"bytes", unit.bytes}});
+    tensors.push_back(
+        {{"name", fmt::format("{} rows {}+{}", where, unit.slices.front().first_row, unit.slices.front().rows)},
+         {"tier", kTierNames[static_cast<int>(plan.unit_tiers[i])]},
+         {"bytes", unit.bytes}});
   }
   const Expected& e = plan.expected;
   return {{"context", plan.context},
@@ -27,7 +28,11 @@ nlohmann::json plan_json(const Plan& plan) {
           {"tiers", std::move(tiers)},
           {"tensors", std::move(tensors)},
           {"expected",
-           {{"prefill_tps", e.prefill_tps}, {"decode_tps", e.decode_tps}, {"bound", e.bound}, {"disk_s", e.disk_s}, {"link_s", e.link_s},
+           {{"prefill_tps", e.prefill_tps},
+            {"decode_tps", e.decode_tps},
+            {"bound", e.bound},
+            {"disk_s", e.disk_s},
+            {"link_s", e.link_s},
             {"compute_s", e.compute_s}}}};
 }
 

@@ -1,27 +1,21 @@
 #include "apps/running.h"
 
-#include <algorithm>
-#include <chrono>
-#include <csignal>
-#include <cstdio>
-
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
 #include "apps/environment.h"
+#include "apps/interrupt.h"
+#include "apps/output.h"
 #include "apps/reports.h"
 #include "kernels/trace.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-
-// Ctrl-C stops the answer after the token under way; a second one ends the program.
-void on_interrupt(int) {
-  if (interrupted != 0) std::_Exit(130);
-  interrupted = 1;
-}
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -30,29 +24,31 @@ void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); 
 }  // namespace
 
 Running::Running(const RunFlags& flags, const RunOptions& wishes)
-    : flags_(flags), options_(flags.resolve()), model_(Model::open(options_.model_path)), device_(choose_device(options_)) {
+    : flags_(flags),
+      options_(flags.resolve()),
+      model_(Model::open(options_.model_path)),
+      device_(choose_device(options_)) {
   options_.logit_rows = wishes.logit_rows;
-  const Machine machine = measure_session(model_, options_, *device_.device, cache_directory() + "/machine.json", [&](std::string_view line) {
-    if (flags.verbosity > 0) say(std::string(line));
-  });
+  // The first line is always said: measuring takes a moment.
+  bool said = false;
+  const Machine machine = measure_session(model_, options_, *device_.device, cache_directory() + "/machine.json",
+                                          [&](std::string_view line) {
+                                            if (flags.verbosity > 0 || !std::exchange(said, true))
+                                              say(std::string(line));
+                                          });
   limits_ = limits_of(machine, model_, options_);
-  if (!flags.trace.empty()) Trace::start(flags.trace);
-  std::signal(SIGINT, on_interrupt);
-}
-
-Running::~Running() {
-  engine_.reset();
-  try {
-    Trace::finish();
-  } catch (const Error& error) {
-    say(fmt::format("spillway: {}", error.what()));
-  }
+  catch_interrupts();
 }
 
 double Running::parameters() const {
   double sum = 0;
   for (const auto& [name, tensor] : model_.checkpoint.tensors) sum += static_cast<double>(tensor.rows) * tensor.cols;
   return sum;
+}
+
+void Running::check(std::span<const int32_t> prompt, const SamplingOptions& sampling) const {
+  check_prompt(prompt, 0, options_.context > 0 ? static_cast<int>(align_up(options_.context, kPageTokens)) : INT32_MAX);
+  Sampler(sampling, tokenizer().vocab());
 }
 
 Plan Running::plan(int positions, bool at_least) {
@@ -65,8 +61,12 @@ Plan Running::plan(int positions, bool at_least) {
   if (!at_least) return planned(positions);
   // The largest context that fits, by halving the distance between what is needed and what the model was trained for.
   const int most = model_.spec.shape.context;
+  if (positions > most) {
+    throw Error(ErrorKind::usage,
+                fmt::format("{} positions are needed, but the model knows {} (-c goes beyond them)", positions, most));
+  }
   try {
-    return planned(std::max(most, positions));
+    return planned(most);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::fit) throw;
   }
@@ -91,14 +91,22 @@ Engine& Running::start(int positions, bool at_least) {
   Plan plan = this->plan(positions, at_least);
   say(device_.said);
   say(describe_placement(plan));
-  if ((flags_.host_mem.size() + flags_.disk_mem.size()) > 0 && !plan.streams_weights() && !plan.spills_kv()) {
+  if ((flags_.host_mem || flags_.disk_mem) && !plan.streams_weights() && !plan.spills_kv()) {
     say("everything fits the device: --host-mem and --disk-mem change nothing");
+  } else if (flags_.disk_mem && plan.kv_disk_slots == 0) {
+    say("no KV has to go to disk: --disk-mem changes nothing");
+  }
+  if (const int known = model_.spec.shape.context; std::max(positions, options_.context) > known) {
+    say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }
   if (flags_.verbosity > 0) say(describe_plan(plan));
   const uint64_t total = plan.tier(Tier::device).weights + plan.tier(Tier::host).weights;
+  if (!flags_.trace.empty()) Trace::start(flags_.trace);
   Progress progress(ProgressOutput::standard_error(flags_.no_color), "load", total, ProgressUnit::bytes);
-  engine_ = std::make_unique<Engine>(model_, options_, std::move(plan), *device_.device,
-                                     [&](uint64_t done, uint64_t) { progress.update(done); });
+  engine_ = std::make_unique<Engine>(model_, options_, std::move(plan), *device_.device, [&](uint64_t done, uint64_t) {
+    stop_if_interrupted();
+    progress.update(done);
+  });
   progress.finish();
   if (const std::string disk = engine_->disk_report(); !disk.empty()) say(disk);
   load_s_ = now() - begin;
@@ -107,7 +115,8 @@ Engine& Running::start(int positions, bool at_least) {
 }
 
 std::unique_ptr<Progress> Running::progress(const std::string& label, uint64_t total) const {
-  return std::make_unique<Progress>(ProgressOutput::standard_error(flags_.no_color), label, total, ProgressUnit::items, "tokens");
+  return std::make_unique<Progress>(ProgressOutput::standard_error(flags_.no_color), label, total, ProgressUnit::items,
+                                    "tokens");
 }
 
 GenerateHooks Running::hooks() {
@@ -119,11 +128,11 @@ GenerateHooks Running::hooks() {
   };
   if (!flags_.json) {
     hooks.on_text = [](std::string_view text) {
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+      put(text);
+      flush_output();
     };
   }
-  hooks.interrupted = [] { return interrupted != 0; };
+  hooks.interrupted = interrupted;
   return hooks;
 }
 
@@ -165,16 +174,17 @@ Metrics Running::metrics(const Generation* generation) const {
 int Running::finish(const Generation& generation) {
   const Metrics result = metrics(&generation);
   if (flags_.json) {
-    std::printf("%s\n", generation_json(generation, result, engine_->plan()).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-  } else {
-    std::fputc('\n', stdout);
+    put(generation_json(generation, result, engine_->plan())
+            .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
-  std::fflush(stdout);
+  put("\n");
+  flush_output();
+  if (generation.finish == FinishReason::interrupted) say("interrupted");
   if (generation.context_full) {
     say(fmt::format("the context of {} positions is full (-c): finish_reason length", engine_->plan().context));
   }
   if (flags_.stats) say(metrics_text(result, link_peaks()));
-  return generation.finish == FinishReason::interrupted ? 130 : 0;
+  return generation.finish == FinishReason::interrupted ? kInterruptedCode : 0;
 }
 
 void Running::report_stats(const Engine&) const {

@@ -1,8 +1,9 @@
-// Running: what the commands that run a model share: open it, plan, say what runs where, reserve and load, stream the answer,
-// report.
+// Running: what the commands that run a model share: open it, plan, say what runs where, reserve and load, stream the
+// answer, report.
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
 #include "apps/flags.h"
@@ -20,7 +21,6 @@ struct RunOptions {
 class Running {
  public:
   explicit Running(const RunFlags& flags, const RunOptions& wishes = {});
-  ~Running();
 
   const Model& model() const { return model_; }
   const Tokenizer& tokenizer() const { return *model_.tokenizer; }
@@ -29,7 +29,10 @@ class Running {
   std::string device_name() const { return device_.device->name(); }
   const std::string& device_line() const { return device_.said; }
 
-  // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's context.
+  // Refuses, before anything is loaded, a prompt or a sampling that generate() would refuse.
+  void check(std::span<const int32_t> prompt, const SamplingOptions& sampling) const;
+  // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
+  // context.
   Plan plan(int positions, bool at_least = false);
   // Plans, says what runs where, reserves and loads.
   Engine& start(int positions, bool at_least = false);

@@ -1,19 +1,21 @@
 // spillway score: negative log-likelihood and perplexity of a text or of given tokens.
+#include "runtime/score.h"
+
+#include <fmt/format.h>
+
 #include <cctype>
 #include <charconv>
 #include <cmath>
-#include <cstdio>
-#include <fstream>
 #include <limits>
-
-#include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/commands.h"
 #include "apps/flags.h"
+#include "apps/interrupt.h"
+#include "apps/output.h"
 #include "apps/running.h"
 #include "runtime/npy.h"
-#include "runtime/score.h"
 
 namespace spillway {
 namespace {
@@ -23,7 +25,7 @@ constexpr int kDefaultWindow = 512;  // llama-perplexity's
 struct ScoreFlags {
   RunFlags run;
   TextFlags text;
-  std::string tokens;
+  std::optional<std::string> tokens;
   int prefill = 0;
   int last = 0;
   int chunks = -1;
@@ -31,33 +33,36 @@ struct ScoreFlags {
   std::string logits;
 };
 
-// "1,2,3" or "@FILE" with numbers separated by commas or white space.
+// "1,2,3" or "@FILE": ids between commas or white space.
 std::vector<int32_t> parse_tokens(const std::string& flag, int vocab) {
-  std::string text = flag;
-  if (flag.starts_with("@")) {
-    std::ifstream in(flag.substr(1));
-    if (!in) throw Error(ErrorKind::usage, fmt::format("--tokens {}: the file cannot be read", flag));
-    text.assign(std::istreambuf_iterator<char>(in), {});
-  }
+  const std::string text = flag.starts_with("@") ? read_text_file("--tokens", flag.substr(1)) : flag;
+  const auto refuse = [&](const char* what, size_t at) {
+    throw Error(ErrorKind::usage,
+                fmt::format("--tokens: {} at character {} (ids of this model: 0 to {})", what, at, vocab - 1));
+  };
   std::vector<int32_t> ids;
+  bool due = false;  // after a comma
   for (size_t at = 0; at < text.size();) {
-    if (text[at] == ',' || std::isspace(static_cast<unsigned char>(text[at]))) {
+    if (std::isspace(static_cast<unsigned char>(text[at]))) {
       ++at;
-      continue;
+    } else if (text[at] == ',') {
+      if (due || ids.empty()) refuse("no id before the comma", at);
+      due = true;
+      ++at;
+    } else {
+      int32_t id = 0;
+      const auto [end, failure] = std::from_chars(text.data() + at, text.data() + text.size(), id);
+      if (failure != std::errc() || id < 0 || id >= vocab) refuse("not a token id", at);
+      ids.push_back(id);
+      at = end - text.data();
+      due = false;
     }
-    int32_t id = 0;
-    const auto [end, failure] = std::from_chars(text.data() + at, text.data() + text.size(), id);
-    if (failure != std::errc() || id < 0 || id >= vocab) {
-      throw Error(ErrorKind::usage, fmt::format("--tokens: not a token id of this model (0 to {}) at character {}", vocab - 1, at));
-    }
-    ids.push_back(id);
-    at = end - text.data();
   }
   return ids;
 }
 
-// Windows as llama-perplexity cuts them: `size` tokens each, the second half scored, the rest of the text left out; where the
-// model asks for it, the first token of each window is the beginning-of-sequence token.
+// Windows as llama-perplexity cuts them: `size` tokens each, the second half scored, the rest of the text left out;
+// where the model asks for it, the first token of each window is the beginning-of-sequence token.
 struct Windows {
   std::vector<std::vector<int32_t>> tokens;
   int first_scored = 1;
@@ -86,7 +91,10 @@ class Scorer {
     for (const auto& window : windows.tokens) total += window.size();
     auto progress = running_.progress("score", total);
     for (const auto& window : windows.tokens) {
-      score(engine, window, windows.first_scored, [&](uint64_t done, uint64_t) { progress->update(before + done); });
+      score(engine, window, windows.first_scored, [&](uint64_t done, uint64_t) {
+        stop_if_interrupted();
+        progress->update(before + done);
+      });
       before += window.size();
     }
     progress->finish();
@@ -98,21 +106,36 @@ class Scorer {
  private:
   Windows prepare() {
     const int vocab = running_.tokenizer().vocab();
-    if (!flags_.tokens.empty()) {
-      Windows windows{.tokens = {parse_tokens(flags_.tokens, vocab)}, .first_scored = 1};
-      if (windows.tokens.front().size() < 2) throw Error(ErrorKind::usage, "--tokens: at least two are needed, the first is not scored");
+    const int context = flags_.run.options.context;
+    if (flags_.tokens) {
+      if (flags_.text.given())
+        throw Error(ErrorKind::usage, "--tokens takes the place of a text: no -p and no -f beside it");
+      Windows windows{.tokens = {parse_tokens(*flags_.tokens, vocab)}, .first_scored = 1};
+      const int count = static_cast<int>(windows.tokens.front().size());
+      if (count < 2) throw Error(ErrorKind::usage, "--tokens: at least two are needed, the first is not scored");
+      if (context > 0 && count > context)
+        throw Error(ErrorKind::usage, fmt::format("--tokens: {} ids, but -c is {}", count, context));
+      check_prefill(count);
       return windows;
     }
-    const int size = flags_.run.options.context > 0 ? flags_.run.options.context : kDefaultWindow;
+    const int size = context > 0 ? context : kDefaultWindow;
+    check_prefill(size);
     if (size < 4) throw Error(ErrorKind::usage, "-c: a window of at least 4 tokens is needed");
     const std::vector<int32_t> text = running_.tokenizer().encode(flags_.text.read(), false);
     const int32_t bos = running_.tokenizer().bos();
     const bool add_bos = bos >= 0 && !text.empty() && text.front() == bos;
     Windows windows = cut_windows(text, size, flags_.chunks, bos, add_bos);
     if (windows.tokens.empty()) {
-      throw Error(ErrorKind::usage, fmt::format("the text has {} tokens, less than one window of {} (-c)", text.size(), size));
+      throw Error(ErrorKind::usage,
+                  fmt::format("the text has {} tokens, less than one window of {} (-c)", text.size(), size));
     }
     return windows;
+  }
+
+  void check_prefill(int tokens) const {
+    if (flags_.prefill > tokens) {
+      throw Error(ErrorKind::usage, fmt::format("--prefill {}: a window has {} tokens", flags_.prefill, tokens));
+    }
   }
 
   void score(Engine& engine, const std::vector<int32_t>& tokens, int first_scored, const OnProgress& on_progress) {
@@ -121,11 +144,17 @@ class Scorer {
     logprobs_.resize(base + tokens.size(), std::numeric_limits<double>::quiet_NaN());
     int rows = 0;
     if (!flags_.logits.empty()) rows = flags_.last > 0 ? std::min(flags_.last, total) : total;
-    const ScoreWindow window{.tokens = tokens, .first_scored = first_scored, .logit_rows = rows, .prefill = flags_.prefill};
+    const ScoreWindow window{
+        .tokens = tokens, .first_scored = first_scored, .logit_rows = rows, .prefill = flags_.prefill};
     ScoreHooks hooks;
     hooks.on_progress = on_progress;
     hooks.on_row = [&](int, std::span<const float> logits) { npy_->append(logits); };
     hooks.on_scored = [&](int index, double logprob) {
+      if (!std::isfinite(logprob)) {
+        throw Error(
+            ErrorKind::model,
+            fmt::format("the log-probability of token {} is {}: the model's weights give no answer", index, logprob));
+      }
       nll_ -= logprob;
       ++scored_;
       logprobs_[base + index] = logprob;
@@ -136,9 +165,9 @@ class Scorer {
   void print(Engine& engine) {
     const double ppl = std::exp(nll_ / static_cast<double>(scored_));
     if (!flags_.run.json) {
-      std::printf("tokens scored: %zu\nnll: %.6f\nperplexity: %.4f\n", scored_, nll_, ppl);
+      put(fmt::format("tokens scored: {}\nnll: {:.6f}\nperplexity: {:.4f}\n", scored_, nll_, ppl));
       if (flags_.logprobs) {
-        for (double logprob : logprobs_) std::printf("%.6f\n", logprob);
+        for (double logprob : logprobs_) put(fmt::format("{:.6f}\n", logprob));
       }
       running_.report_stats(engine);
       return;
@@ -148,7 +177,7 @@ class Scorer {
       auto& list = out["logprobs"] = nlohmann::json::array();
       for (double logprob : logprobs_) list.push_back(std::isnan(logprob) ? nlohmann::json() : nlohmann::json(logprob));
     }
-    std::printf("%s\n", out.dump().c_str());
+    put(out.dump() + "\n");
   }
 
   const ScoreFlags& flags_;
@@ -160,8 +189,9 @@ class Scorer {
 };
 
 int run_score(const ScoreFlags& flags) {
-  if (flags.last > 0 && flags.logits.empty()) throw Error(ErrorKind::usage, "--last keeps rows of --logits, which is not given");
-  Running running(flags.run, RunOptions{.logit_rows = 64});
+  if (flags.last > 0 && flags.logits.empty())
+    throw Error(ErrorKind::usage, "--last keeps rows of --logits, which is not given");
+  Running running(flags.run, RunOptions{.logit_rows = 512});
   return Scorer(flags, running).run();
 }
 
@@ -169,15 +199,17 @@ int run_score(const ScoreFlags& flags) {
 
 Command add_score(CLI::App& app) {
   auto flags = std::make_shared<ScoreFlags>();
-  CLI::App* command = app.add_subcommand("score", "Negative log-likelihood and perplexity of a text, in windows of -c tokens");
+  CLI::App* command =
+      app.add_subcommand("score", "Negative log-likelihood and perplexity of a text, in windows of -c tokens");
   flags->text.add(*command, "The text to score");
   add_option(*command, "--tokens", flags->tokens, "Score these ids in one window instead: 1,2,3 or @FILE");
-  add_option(*command, "--chunks", flags->chunks, "Score the first so many windows; -1: all");
-  add_option(*command, "--prefill", flags->prefill, "So many first tokens by prefill, each later one by a decode step; 0: all by prefill")
-      ->check(CLI::NonNegativeNumber);
-  command->add_flag("--logprobs", flags->logprobs, "Each token's log-probability too");
+  add_option(*command, "--chunks", flags->chunks, "Score the first so many windows (default: all)")->check(within(1));
+  add_option(*command, "--prefill", flags->prefill,
+             "So many first tokens by prefill, each later one by a decode step; 0: all by prefill")
+      ->check(within(0));
+  add_flag(*command, "--logprobs", flags->logprobs, "Each token's log-probability too");
   add_option(*command, "--logits", flags->logits, "Write the logits to this .npy file (float32, row i after token i)");
-  add_option(*command, "--last", flags->last, "Only the last so many rows of logits of each window")->check(CLI::PositiveNumber);
+  add_option(*command, "--last", flags->last, "Only the last so many rows of logits of each window")->check(within(1));
   flags->run.add(*command);
   return [flags] { return run_score(*flags); };
 }

@@ -99,7 +99,7 @@ void add(const Record& event) {
   to->last->count.store(count + 1, std::memory_order_release);
 }
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') {
@@ -149,14 +149,14 @@ class Writer {
     for (const Record& event : events) span(event, static_cast<int>(lanes.place(event)));
     for (size_t lane = 0; lane < lanes.count(); ++lane, ++row_) {
       line("{{\"ph\":\"M\",\"pid\":1,\"tid\":{},\"name\":\"thread_name\",\"args\":{{\"name\":{}}}}}", row_,
-           quoted(lane == 0 ? name : fmt::format("{} ({})", name, lane + 1)));
+           json_string(lane == 0 ? name : fmt::format("{} ({})", name, lane + 1)));
       line("{{\"ph\":\"M\",\"pid\":1,\"tid\":{0},\"name\":\"thread_sort_index\",\"args\":{{\"sort_index\":{0}}}}}",
            row_);
     }
   }
   void counter(const Record& event) {
     line("{{\"ph\":\"C\",\"pid\":1,\"ts\":{:.3f},\"name\":{},\"args\":{{\"value\":{}}}}}", microseconds(event.begin),
-         quoted(event.name), event.end);
+         json_string(event.name), event.end);
   }
   void finish(uint64_t dropped) {
     text_ += fmt::format("\n],\"otherData\":{{\"dropped_events\":\"{}\"}}}}\n", dropped);
@@ -169,7 +169,7 @@ class Writer {
   void span(const Record& event, int lane) {
     const std::string bytes = event.bytes > 0 ? fmt::format(",\"args\":{{\"bytes\":{}}}", event.bytes) : "";
     line("{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"ts\":{:.3f},\"dur\":{:.3f},\"name\":{}{}}}", row_ + lane,
-         microseconds(event.begin), static_cast<double>(event.end - event.begin) * 1e-3, quoted(event.name), bytes);
+         microseconds(event.begin), static_cast<double>(event.end - event.begin) * 1e-3, json_string(event.name), bytes);
   }
   template <typename... Args>
   void line(fmt::format_string<Args...> format, Args&&... args) {

@@ -1,5 +1,5 @@
-// compare_logits: how far logits lie from reference logits of the same tokens: KL(reference || other) in nats, and how often
-// the likeliest token is the same. One JSON object for each compared file, one a line.
+// compare_logits: how far logits lie from reference logits of the same tokens: KL(reference || other) in nats, and how
+// often the likeliest token is the same. One JSON object for each compared file, one a line.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "perf/npy_reader.h"
+#include "perf/tool.h"
 
 namespace spillway {
 namespace {
@@ -70,10 +71,11 @@ int run(int argc, char** argv) {
     }
     auto median = tally.kl.begin() + static_cast<std::ptrdiff_t>(tally.kl.size() / 2);
     std::nth_element(tally.kl.begin(), median, tally.kl.end());
-    fmt::print("{{\"file\": \"{}\", \"rows\": {}, \"kl_mean\": {:.6g}, \"kl_median\": {:.6g}, \"kl_max\": {:.6g}, "
-               "\"top1_same\": {}, \"top1\": {:.6f}, \"logit_error_max\": {:.6g}}}\n",
-               path, tally.rows, tally.kl_sum / static_cast<double>(tally.rows), *median, tally.kl_max, tally.same_top,
-               static_cast<double>(tally.same_top) / static_cast<double>(tally.rows), tally.error_max);
+    fmt::print(
+        "{{\"file\": \"{}\", \"rows\": {}, \"kl_mean\": {:.6g}, \"kl_median\": {:.6g}, \"kl_max\": {:.6g}, "
+        "\"top1_same\": {}, \"top1\": {:.6f}, \"logit_error_max\": {:.6g}}}\n",
+        path, tally.rows, tally.kl_sum / static_cast<double>(tally.rows), *median, tally.kl_max, tally.same_top,
+        static_cast<double>(tally.same_top) / static_cast<double>(tally.rows), tally.error_max);
   }
   return 0;
 }
@@ -81,11 +83,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace spillway
 
-int main(int argc, char** argv) {
-  try {
-    return spillway::run(argc, argv);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "compare_logits: {}\n", error.what());
-    return 3;
-  }
-}
+int main(int argc, char** argv) { return spillway::run_tool("compare_logits", spillway::run, argc, argv); }

@@ -18,6 +18,7 @@
 #include "memory/disk_queue.h"
 #include "memory/extent.h"
 #include "memory/file.h"
+#include "perf/tool.h"
 
 namespace spillway {
 namespace {
@@ -127,11 +128,4 @@ int run(int count, char** words) {
 }  // namespace
 }  // namespace spillway
 
-int main(int count, char** words) {
-  try {
-    return spillway::run(count, words);
-  } catch (const spillway::Error& error) {
-    std::fprintf(stderr, "disk_perf: %s\n", error.what());
-    return error.exit_code();
-  }
-}
+int main(int argc, char** argv) { return spillway::run_tool("disk_perf", spillway::run, argc, argv); }

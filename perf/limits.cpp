@@ -4,11 +4,13 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/backend.h"
-#include "kernels/check.h"
+#include "perf/tool.h"
 #include "runtime/machine.h"
 
-int main(int argc, char** argv) {
-  using namespace spillway;
+namespace spillway {
+namespace {
+
+int run(int argc, char** argv) {
   MachineOptions options;
   options.types = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
   CLI::App app("Measured limits of this machine, as JSON");
@@ -20,12 +22,12 @@ int main(int argc, char** argv) {
   options.progress = [](std::string_view line) {
     std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
   };
-  try {
-    const auto device = make_cpu_device({.threads = options.threads});
-    std::printf("%s\n", to_json(measure_machine(*device, options)).dump(1).c_str());
-  } catch (const Error& error) {
-    std::fprintf(stderr, "limits: %s\n", error.what());
-    return error.exit_code();
-  }
+  const auto device = make_cpu_device({.threads = options.threads});
+  std::printf("%s\n", to_json(measure_machine(*device, options)).dump(1).c_str());
   return 0;
 }
+
+}  // namespace
+}  // namespace spillway
+
+int main(int argc, char** argv) { return spillway::run_tool("limits", spillway::run, argc, argv); }

@@ -1,4 +1,5 @@
-// make_model: a GGUF file of any llama shape and weight type with random blocks, for measuring speed. llama.cpp loads it too.
+// make_model: a GGUF file of any llama shape and weight type with random blocks, for measuring speed. llama.cpp loads
+// it too.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "kernels/check.h"
+#include "perf/tool.h"
 #include "tests/support/tiny_model.h"
 
 namespace spillway {
@@ -17,20 +19,45 @@ namespace {
 TinyModelOptions shape_named(const std::string& name) {
   static const std::map<std::string, TinyModelOptions> shapes{
       {"1b",  // Llama 3.2 1B
-       {.layers = 16, .hidden = 2048, .heads = 32, .kv_heads = 8, .head_dim = 64, .ffn = 8192, .vocab = 128256, .context = 131072,
-        .tied = true, .rope_base = 500000.0f, .rope_factors = true}},
+       {.layers = 16,
+        .hidden = 2048,
+        .heads = 32,
+        .kv_heads = 8,
+        .head_dim = 64,
+        .ffn = 8192,
+        .vocab = 128256,
+        .context = 131072,
+        .tied = true,
+        .rope_base = 500000.0f,
+        .rope_factors = true}},
       {"7b",  // Llama 2 7B
        {.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 32, .head_dim = 128, .ffn = 11008, .vocab = 32000}},
       {"8b",  // Llama 3.1 8B
-       {.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .ffn = 14336, .vocab = 128256,
-        .context = 131072, .rope_base = 500000.0f, .rope_factors = true}},
+       {.layers = 32,
+        .hidden = 4096,
+        .heads = 32,
+        .kv_heads = 8,
+        .head_dim = 128,
+        .ffn = 14336,
+        .vocab = 128256,
+        .context = 131072,
+        .rope_base = 500000.0f,
+        .rope_factors = true}},
       {"13b",  // Llama 2 13B
        {.layers = 40, .hidden = 5120, .heads = 40, .kv_heads = 40, .head_dim = 128, .ffn = 13824, .vocab = 32000}},
       {"70b",  // Llama 2 70B
        {.layers = 80, .hidden = 8192, .heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672, .vocab = 32000}},
       {"smollm2",  // SmolLM2 135M
-       {.layers = 30, .hidden = 576, .heads = 9, .kv_heads = 3, .head_dim = 64, .ffn = 1536, .vocab = 49152, .context = 8192,
-        .tied = true, .rope_base = 100000.0f}},
+       {.layers = 30,
+        .hidden = 576,
+        .heads = 9,
+        .kv_heads = 3,
+        .head_dim = 64,
+        .ffn = 1536,
+        .vocab = 49152,
+        .context = 8192,
+        .tied = true,
+        .rope_base = 100000.0f}},
       {"tiny", {}},
   };
   if (auto found = shapes.find(name); found != shapes.end()) return found->second;
@@ -130,11 +157,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace spillway
 
-int main(int argc, char** argv) {
-  try {
-    return spillway::run(argc, argv);
-  } catch (const spillway::Error& error) {
-    std::fprintf(stderr, "make_model: %s\n", error.what());
-    return error.exit_code();
-  }
-}
+int main(int argc, char** argv) { return spillway::run_tool("make_model", spillway::run, argc, argv); }

@@ -19,6 +19,7 @@
 #include "kernels/blocks.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/team.h"
+#include "perf/tool.h"
 
 namespace spillway {
 namespace {
@@ -130,7 +131,8 @@ class Bench {
     }
     rows_.push_back({name, unit, median(own), median(limits)});
     const Row& r = rows_.back();
-    fmt::print("{:<34} {:8.2f} {:<8} limit {:8.2f}  {:5.1f} %\n", r.name, r.value, r.unit, r.limit, 100 * r.value / r.limit);
+    fmt::print("{:<34} {:8.2f} {:<8} limit {:8.2f}  {:5.1f} %\n", r.name, r.value, r.unit, r.limit,
+               100 * r.value / r.limit);
     std::fflush(stdout);
   }
 
@@ -208,24 +210,26 @@ class Bench {
     std::vector<float> out(m * n);
     const uint64_t bytes = n * row_bytes(type, k);
     const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>((64 << 20) / bytes));
-    measure(fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GB/s", static_cast<double>(bytes * calls),
-            [&] {
-              for (int64_t i = 0; i < calls; i++) matmul(type, x, out, m, n, k);
-              stream_->synchronize();
-            },
-            [&] { return read_limit(); });
+    measure(
+        fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GB/s", static_cast<double>(bytes * calls),
+        [&] {
+          for (int64_t i = 0; i < calls; i++) matmul(type, x, out, m, n, k);
+          stream_->synchronize();
+        },
+        [&] { return read_limit(); });
   }
 
   void matmul_prefill(DType type, int64_t n, int64_t k) {
     const int64_t m = 512;
     std::vector<float> x = floats(m * k);
     std::vector<float> out(m * n);
-    measure(fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GFLOP/s", 2.0 * m * n * k,
-            [&] {
-              matmul(type, x, out, m, n, k);
-              stream_->synchronize();
-            },
-            [&] { return fma_limit(); });
+    measure(
+        fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GFLOP/s", 2.0 * m * n * k,
+        [&] {
+          matmul(type, x, out, m, n, k);
+          stream_->synchronize();
+        },
+        [&] { return fma_limit(); });
   }
 
   void attention() {
@@ -269,15 +273,18 @@ class Bench {
     auto q = floats(shape.heads * shape.format.head_dim);
     std::vector<float> states(count * shape.heads * attn_state_floats(shape.format.head_dim));
     uint64_t next = 0;
-    measure("attend " + name_of(shape), "GB/s", static_cast<double>(span_bytes * count),
-            [&] {
-              std::vector<SpanTask> tasks;
-              for (const KvSpan& span : spans(shape.format, count, &next)) tasks.push_back({span, 0, static_cast<int>(tasks.size())});
-              device_->ops().attend(*stream_, View::dense(q.data(), DType::f32, 1, static_cast<int64_t>(q.size())), shape, tasks,
-                                    View::dense(states.data(), DType::f32, count, static_cast<int64_t>(states.size()) / count));
-              stream_->synchronize();
-            },
-            [&] { return read_limit(); });
+    measure(
+        "attend " + name_of(shape), "GB/s", static_cast<double>(span_bytes * count),
+        [&] {
+          std::vector<SpanTask> tasks;
+          for (const KvSpan& span : spans(shape.format, count, &next))
+            tasks.push_back({span, 0, static_cast<int>(tasks.size())});
+          device_->ops().attend(
+              *stream_, View::dense(q.data(), DType::f32, 1, static_cast<int64_t>(q.size())), shape, tasks,
+              View::dense(states.data(), DType::f32, count, static_cast<int64_t>(states.size()) / count));
+          stream_->synchronize();
+        },
+        [&] { return read_limit(); });
   }
 
   void attend_chunk(const AttendShape& shape, int count) {
@@ -288,14 +295,16 @@ class Bench {
     uint64_t next = 0;
     const auto kv = spans(shape.format, count, &next);
     const double seen = static_cast<double>(m) * kSpanTokens * (count - 1) + static_cast<double>(m) * (m + 1) / 2;
-    measure(fmt::format("attend_chunk {} at {}", name_of(shape), count * kSpanTokens), "GFLOP/s",
-            4.0 * seen * static_cast<double>(width),
-            [&] {
-              device_->ops().attend_chunk(*stream_, View::dense(q.data(), DType::f32, m, width), (count - 1) * kSpanTokens, shape, kv,
-                                          View::dense(states.data(), DType::f32, m, static_cast<int64_t>(states.size()) / m), true);
-              stream_->synchronize();
-            },
-            [&] { return fma_limit(); });
+    measure(
+        fmt::format("attend_chunk {} at {}", name_of(shape), count * kSpanTokens), "GFLOP/s",
+        4.0 * seen * static_cast<double>(width),
+        [&] {
+          device_->ops().attend_chunk(
+              *stream_, View::dense(q.data(), DType::f32, m, width), (count - 1) * kSpanTokens, shape, kv,
+              View::dense(states.data(), DType::f32, m, static_cast<int64_t>(states.size()) / m), true);
+          stream_->synchronize();
+        },
+        [&] { return fma_limit(); });
   }
 
   CpuIsa isa_;
@@ -310,37 +319,35 @@ class Bench {
   std::vector<Row> rows_;
 };
 
-}  // namespace
-}  // namespace spillway
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   CLI::App app("Speed of the CPU's operations beside memory and arithmetic limits");
   std::string isa = "best";
   std::string filter;
   std::string json_file;
   int threads = 0;
   double seconds = 0.3;
-  app.add_option("--isa", isa, "best, scalar, avx2 or avx512")->check(CLI::IsMember({"best", "scalar", "avx2", "avx512"}));
+  app.add_option("--isa", isa, "best, scalar, avx2 or avx512")
+      ->check(CLI::IsMember({"best", "scalar", "avx2", "avx512"}));
   app.add_option("-t,--threads", threads, "workers; 0: one for each core");
   app.add_option("--filter", filter, "only names that contain this, like 'matmul Q4_0' or 'attend'");
   app.add_option("--seconds", seconds, "least time for each row");
   app.add_option("--json", json_file, "also writes the rows here");
   CLI11_PARSE(app, argc, argv);
-  using namespace spillway;
   const CpuIsa chosen = isa == "scalar"   ? CpuIsa::scalar
                         : isa == "avx2"   ? CpuIsa::avx2
                         : isa == "avx512" ? CpuIsa::avx512
                                           : CpuIsa::best;
-  try {
-    Bench bench(chosen, threads, seconds);
-    bench.run(filter);
-    if (json_file.empty()) return 0;
-    auto rows = nlohmann::json::array();
-    for (const auto& r : bench.rows()) rows.push_back({{"name", r.name}, {"unit", r.unit}, {"value", r.value}, {"limit", r.limit}});
-    std::ofstream(json_file) << nlohmann::json{{"isa", isa}, {"threads", threads}, {"rows", rows}}.dump(1) << "\n";
-  } catch (const Error& error) {
-    fmt::print(stderr, "ops_perf: {}\n", error.what());
-    return error.exit_code();
-  }
+  Bench bench(chosen, threads, seconds);
+  bench.run(filter);
+  if (json_file.empty()) return 0;
+  auto rows = nlohmann::json::array();
+  for (const auto& r : bench.rows())
+    rows.push_back({{"name", r.name}, {"unit", r.unit}, {"value", r.value}, {"limit", r.limit}});
+  std::ofstream(json_file) << nlohmann::json{{"isa", isa}, {"threads", threads}, {"rows", rows}}.dump(1) << "\n";
   return 0;
 }
+
+}  // namespace
+}  // namespace spillway
+
+int main(int argc, char** argv) { return spillway::run_tool("ops_perf", spillway::run, argc, argv); }

@@ -1,17 +1,15 @@
 #include "runtime/generate.h"
 
-#include <chrono>
-
 #include <fmt/format.h>
+
+#include <chrono>
 
 #include "runtime/stop.h"
 
 namespace spillway {
 namespace {
 
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Token bytes to text as it may be shown: whole characters, up to the first stop string.
 class TextOut {
@@ -37,20 +35,24 @@ class TextOut {
   std::string& text_;
 };
 
-void check_room(std::span<const int32_t> prompt, int used, int context) {
-  if (prompt.empty()) throw Error(ErrorKind::usage, "the prompt is empty");
-  if (used + static_cast<int>(prompt.size()) > context) {
-    throw Error(ErrorKind::usage, fmt::format("the prompt has {} tokens, but the context holds {} (-c){}", prompt.size(), context,
-                                              used > 0 ? fmt::format(" and {} are taken", used) : ""));
-  }
-}
+// Between two chunks of the prompt.
+struct Stopped {};
 
 }  // namespace
+
+void check_prompt(std::span<const int32_t> prompt, int used, int context) {
+  if (prompt.empty()) throw Error(ErrorKind::usage, "the prompt is empty");
+  if (used + static_cast<int>(prompt.size()) > context) {
+    throw Error(ErrorKind::usage,
+                fmt::format("the prompt has {} tokens, but the context holds {} (-c){}", prompt.size(), context,
+                            used > 0 ? fmt::format(" and {} are taken", used) : ""));
+  }
+}
 
 Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId sequence, std::span<const int32_t> prompt,
                     const GenerateOptions& options, const GenerateHooks& hooks) {
   const int context = engine.plan().context;
-  check_room(prompt, engine.tokens(sequence), context);
+  check_prompt(prompt, engine.tokens(sequence), context);
   Generation result;
   result.prompt_tokens = static_cast<int>(prompt.size());
   TextOut out(options.stops, hooks, result.text);
@@ -61,8 +63,18 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   const double begin = seconds();
   const bool decodes = options.max_tokens != 0 && options.max_tokens != 1;
   int32_t next = -1;
-  engine.prefill(sequence, prompt, options.max_tokens == 0 ? 0 : 1, decodes,
-                 [&](int, std::span<const float> logits) { next = sampler.sample(logits); }, hooks.on_prefill);
+  const auto on_prefill = [&](uint64_t done, uint64_t total) {
+    if (hooks.on_prefill) hooks.on_prefill(done, total);
+    if (done < total && hooks.interrupted && hooks.interrupted()) throw Stopped{};
+  };
+  try {
+    engine.prefill(
+        sequence, prompt, options.max_tokens == 0 ? 0 : 1, decodes,
+        [&](int, std::span<const float> logits) { next = sampler.sample(logits); }, on_prefill);
+  } catch (const Stopped&) {
+    result.finish = FinishReason::interrupted;
+    return result;
+  }
   const double prefilled = seconds();
   result.timings.prefill_s = prefilled - begin;
   result.timings.ttft_s = prefilled - begin;

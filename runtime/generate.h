@@ -1,4 +1,5 @@
-// Generation of one continuation: prefill, then one decode step for each token, sampled, detokenised and cut at stop strings.
+// Generation of one continuation: prefill, then one decode step for each token, sampled, detokenised and cut at stop
+// strings.
 #pragma once
 
 #include <cstdint>
@@ -38,10 +39,13 @@ struct Generation {
 struct GenerateHooks {
   std::function<void(std::string_view text)> on_text;  // whole characters, as they come
   OnProgress on_prefill;
-  std::function<bool()> interrupted;                   // asked between tokens
+  std::function<bool()> interrupted;  // asked between tokens, and between chunks of the prompt
 };
 
-// Appends prompt and continuation to `sequence`. Throws Error(usage) when the prompt is empty or passes the context.
+// Throws Error(usage) when the prompt is empty, or passes a context of which `used` positions are taken.
+void check_prompt(std::span<const int32_t> prompt, int used, int context);
+
+// Appends prompt and continuation to `sequence`. Throws what check_prompt throws.
 Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId sequence, std::span<const int32_t> prompt,
                     const GenerateOptions& options, const GenerateHooks& hooks);
 

@@ -1,9 +1,10 @@
 #include "runtime/session.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
 
+#include <algorithm>
+
+#include "memory/format_bytes.h"
 #include "memory/kv/layout.h"
 #include "runtime/process_memory.h"
 
@@ -13,6 +14,9 @@ namespace {
 constexpr double kMiB = 1024.0 * 1024.0;
 // Stacks, rings of the kernel and what the run itself allocates, beyond what is resident when it is planned.
 constexpr uint64_t kProcessMargin = 8ull << 20;
+// What a worker touches of its stack and of the allocator's, once it computes: 85 KiB were seen with 128 to 1000 of
+// them.
+constexpr uint64_t kMarginPerWorker = 128ull << 10;
 // With less, measuring would pass the budget: then only what was measured before is known.
 constexpr uint64_t kLeastToMeasure = 32ull << 20;
 // Left to the rest of the machine when no budget is given: a twentieth of what is free, at least this.
@@ -21,6 +25,18 @@ constexpr uint64_t kLeastHeadroom = 192ull << 20;
 uint64_t default_budget(uint64_t free) {
   const uint64_t headroom = std::max(free / 20, kLeastHeadroom);
   return free > headroom ? free - headroom : free / 2;
+}
+
+// A budget is the user's word, but what is not there cannot be reserved.
+void check_memory(const Plan& plan, const Device& device) {
+  uint64_t need = plan.tier(Tier::device).total();
+  if (device.host_addressable()) need += plan.tier(Tier::host).total();
+  const uint64_t free = device.free_bytes() + (device.host_addressable() ? process_memory().resident : 0);
+  if (need <= free) return;
+  throw Error(ErrorKind::fit,
+              fmt::format("does not fit: the plan takes {} of memory, but {} are free here; nearest fit: a budget "
+                          "(--device-mem, --host-mem) below that, or a smaller -c",
+                          format_bytes(need), format_bytes(free)));
 }
 
 }  // namespace
@@ -44,12 +60,14 @@ Machine measure_session(const Model& model, const Options& options, Device& devi
   if (options.disk_bytes > 0) wanted.disk_folder = options.disk_directory;
   wanted.types = {model.spec.layers.front().q.dtype};
   wanted.threads = options.threads;
+  // The reference is for checking: its speed is of no use, and takes long to measure.
+  if (options.device == DeviceChoice::reference) wanted.measure = false;
   if (options.device_bytes) {
     // Inside the budget like all else; several buffers of that size may be alive at once.
     const uint64_t taken = process_memory().resident + kProcessMargin;
     const uint64_t left = *options.device_bytes > taken ? *options.device_bytes - taken : 0;
     wanted.most_bytes = std::min(wanted.most_bytes, left / 3);
-    wanted.measure = wanted.most_bytes >= kLeastToMeasure;
+    wanted.measure = wanted.measure && wanted.most_bytes >= kLeastToMeasure;
   }
   wanted.cache_file = cache_file;
   wanted.refresh = options.refresh_machine;
@@ -66,19 +84,23 @@ Limits limits_of(const Machine& machine, const Model& model, const Options& opti
 }
 
 Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits) {
-  const uint64_t process = process_memory().resident + kProcessMargin;
+  const uint64_t process =
+      process_memory().resident + kProcessMargin + static_cast<uint64_t>(device.workers()) * kMarginPerWorker;
   if (!options.device_bytes) {
     // What the process holds already is not free any more, but is inside the budget.
-    options.device_bytes = default_budget(device.free_bytes() + process_memory().resident - options.host_bytes.value_or(0));
+    options.device_bytes =
+        default_budget(device.free_bytes() + process_memory().resident - options.host_bytes.value_or(0));
   }
   if (options.context <= 0) options.context = model.spec.shape.context;
-  return make_plan({.options = options,
-                    .spec = model.spec,
-                    .checkpoint = model.checkpoint,
-                    .device = device,
-                    .ops = ops,
-                    .limits = limits,
-                    .process_bytes = process});
+  Plan plan = make_plan({.options = options,
+                         .spec = model.spec,
+                         .checkpoint = model.checkpoint,
+                         .device = device,
+                         .ops = ops,
+                         .limits = limits,
+                         .process_bytes = process});
+  check_memory(plan, device);
+  return plan;
 }
 
 std::string describe_placement(const Plan& plan) {
@@ -95,27 +117,29 @@ std::string describe_placement(const Plan& plan) {
 }
 
 std::string describe_plan(const Plan& plan) {
-  std::string table = fmt::format("{:<8}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}\n", "tier", "budget", "weights", "KV", "workspace",
-                                  "rings", "process", "total");
+  std::string table = fmt::format("{:<8}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}\n", "tier", "budget", "weights",
+                                  "KV", "workspace", "rings", "process", "total");
   for (int t = 0; t < kTiers; ++t) {
     const TierPlan& tier = plan.tiers[t];
     // Streamed weights lie in the model's own files: no part of the disk budget.
     const bool disk = t == static_cast<int>(Tier::disk);
-    table += fmt::format("{:<8}{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB\n", kTierNames[t],
-                         tier.budget / kMiB, tier.weights / kMiB, tier.kv / kMiB, tier.workspace / kMiB, tier.rings / kMiB,
-                         tier.process / kMiB, (disk ? tier.kv : tier.total()) / kMiB);
+    table += fmt::format("{:<8}{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB\n",
+                         kTierNames[t], tier.budget / kMiB, tier.weights / kMiB, tier.kv / kMiB, tier.workspace / kMiB,
+                         tier.rings / kMiB, tier.process / kMiB, (disk ? tier.kv : tier.total()) / kMiB);
   }
   const Expected& e = plan.expected;
-  table += fmt::format("context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context, plan.chunk,
-                       plan.units.size(),
-                       std::count_if(plan.unit_tiers.begin(), plan.unit_tiers.end(), [](Tier t) { return t != Tier::device; }));
+  table += fmt::format(
+      "context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context, plan.chunk,
+      plan.units.size(),
+      std::count_if(plan.unit_tiers.begin(), plan.unit_tiers.end(), [](Tier t) { return t != Tier::device; }));
   if (e.bound.empty()) {
     return table + "expected: not known, this machine has not been measured (spillway plan without budgets does it)\n";
   }
-  table += fmt::format("expected{}: decode {:.2f} tokens/s at full context, prefill {:.1f} tokens/s; {} binds "
-                       "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a token)\n",
-                       plan.emulated_link ? " (emulated link)" : "", e.decode_tps, e.prefill_tps, e.bound, 1e3 * e.disk_s, 1e3 * e.link_s,
-                       1e3 * e.compute_s);
+  table += fmt::format(
+      "expected{}: decode {:.2f} tokens/s at full context, prefill {:.1f} tokens/s; {} binds "
+      "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a token)\n",
+      plan.emulated_link ? " (emulated link)" : "", e.decode_tps, e.prefill_tps, e.bound, 1e3 * e.disk_s,
+      1e3 * e.link_s, 1e3 * e.compute_s);
   return table;
 }
 

@@ -3,6 +3,12 @@
 #   scripts/demo.sh ["your prompt"]
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+case ${1:-} in
+  -h | --help)
+    sed -n '2,3s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
 prompt=${*:-Why is the sky blue? Answer in two sentences.}
 "$root/scripts/install.sh" build
 # Where the tests are configured already, they stay so.

@@ -1,9 +1,11 @@
 #include "kernels/cpu/cores.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "kernels/check.h"
+#include "kernels/cpu/control_groups.h"
 
 namespace spillway {
 namespace {
@@ -61,6 +63,10 @@ Cores::Cores(int threads) : topology_(load_topology()), allowed_(hwloc_bitmap_al
     hwloc_bitmap_copy(allowed_.get(), hwloc_topology_get_allowed_cpuset(topology_.get()));
   }
   units_ = choose_units(topology_.get(), allowed_.get(), threads);
+  // Under a quota, workers beyond it would only spin away the time of the others.
+  if (const auto quota = processor_quota(); threads == 0 && quota) {
+    units_.resize(std::min(units_.size(), static_cast<size_t>(std::max(1.0, std::floor(*quota)))));
+  }
   std::vector<unsigned> distinct = units_;
   std::sort(distinct.begin(), distinct.end());
   shared_ = std::adjacent_find(distinct.begin(), distinct.end()) != distinct.end();

@@ -14,6 +14,7 @@ std::vector<unsigned> choose_units(hwloc_topology_t topology, hwloc_const_cpuset
 
 class Cores {
  public:
+  // threads = 0: one for each core allowed to us, and no more than a control group's quota of processor time pays for.
   explicit Cores(int threads);
 
   int workers() const { return static_cast<int>(units_.size()); }

@@ -1,5 +1,6 @@
-// llama_logits: the float32 logits of llama.cpp for a list of tokens, teacher-forced, as .npy [tokens x vocabulary]. Uses
-// llama.cpp's public API only; built against a given llama.cpp (cmake -DSPILLWAY_LLAMA_CPP=DIR). llama-perplexity's own
+// llama_logits: the float32 logits of llama.cpp for a list of tokens, teacher-forced, as .npy [tokens x vocabulary].
+// Uses llama.cpp's public API only; built against a given llama.cpp (cmake -DSPILLWAY_LLAMA_CPP=DIR).
+// llama-perplexity's own
 // --kl-divergence-base keeps log-probabilities in 16 bits over a range of 16 nats: too coarse to measure rounding with.
 #include <llama.h>
 
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "perf/tool.h"
 #include "runtime/npy.h"
 
 namespace spillway {
@@ -107,9 +109,13 @@ int run(int argc, char** argv) {
   app.add_option("--tokens", wishes.tokens, "ids, or @FILE")->required();
   app.add_option("-o,--output", wishes.output, ".npy")->required();
   app.add_option("-t,--threads", wishes.threads)->capture_default_str();
-  app.add_option("--ubatch", wishes.ubatch, "tokens computed together")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--ubatch", wishes.ubatch, "tokens computed together")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   app.add_option("--prefill", wishes.prefill, "this many tokens together, each later one alone; default all");
-  app.add_option("--kv-type", wishes.kv_type, "of the KV cache; f32 also turns flash attention off")->capture_default_str()->check(CLI::IsMember({"f16", "f32"}));
+  app.add_option("--kv-type", wishes.kv_type, "of the KV cache; f32 also turns flash attention off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"f16", "f32"}));
   app.add_flag("--no-repack", wishes.no_repack, "compute on the file's own layout of blocks");
   CLI11_PARSE(app, argc, argv);
   compute(wishes);
@@ -119,11 +125,4 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace spillway
 
-int main(int argc, char** argv) {
-  try {
-    return spillway::run(argc, argv);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "llama_logits: %s\n", error.what());
-    return 3;
-  }
-}
+int main(int argc, char** argv) { return spillway::run_tool("llama_logits", spillway::run, argc, argv); }

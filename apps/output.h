@@ -1,0 +1,12 @@
+// Standard output, watched: what cannot be written there is an Error(io), never a silent loss.
+#pragma once
+
+#include <string_view>
+
+namespace spillway {
+
+void put(std::string_view text);
+// What was put is out.
+void flush_output();
+
+}  // namespace spillway
