@@ -21,6 +21,16 @@ double now() { return std::chrono::duration<double>(std::chrono::steady_clock::n
 
 void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
 
+// Where no folder can be made, measuring itself says that nothing is kept.
+std::string machine_cache() {
+  const char* name = "/machine.json";
+  try {
+    return xdg_of_this_user().cache() + name;
+  } catch (const Error&) {
+    return cache_directory() + name;
+  }
+}
+
 }  // namespace
 
 Running::Running(const RunFlags& flags, const RunOptions& wishes)
@@ -31,7 +41,7 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
   options_.logit_rows = wishes.logit_rows;
   // The first line is always said: measuring takes a moment.
   bool said = false;
-  const Machine machine = measure_session(model_, options_, *device_.device, cache_directory() + "/machine.json",
+  const Machine machine = measure_session(model_, options_, *device_.device, machine_cache(),
                                           [&](std::string_view line) {
                                             if (flags.verbosity > 0 || !std::exchange(said, true))
                                               say(std::string(line));

@@ -86,7 +86,7 @@ class Scorer {
   int run() {
     const Windows windows = prepare();
     Engine& engine = running_.start(static_cast<int>(windows.tokens.front().size()));
-    if (!flags_.logits.empty()) npy_.emplace(flags_.logits, running_.tokenizer().vocab());
+    if (!flags_.logits.empty()) npy_.emplace(flags_.logits, running_.model().spec.shape.vocab);
     size_t total = 0, before = 0;
     for (const auto& window : windows.tokens) total += window.size();
     auto progress = running_.progress("score", total);

@@ -19,6 +19,9 @@ constexpr uint64_t kArrayLimit = 1 << 24;
 constexpr uint64_t kKeyBytes = 65535;  // the format's own limit
 constexpr uint64_t kNameBytes = 256;
 constexpr uint64_t kTextBytes = 64 << 20;
+// Of memory for all arrays: a byte of the file may take 8 of memory, an empty text 32. The largest real ones take 40
+// MB.
+constexpr uint64_t kHeldLimit = 96 << 20;
 constexpr uint64_t kAlignmentLimit = 1 << 30;
 constexpr uint64_t kAlignmentDefault = 32;
 // The least a record takes in the file, to judge a count before anything is reserved.
@@ -44,22 +47,41 @@ MetaValue boolean_of(ByteReader& reader) {
   return value == 1;
 }
 
+// Counts the memory that arrays take, before it is taken.
+class Held {
+ public:
+  void add(const ByteReader& reader, uint64_t count, uint64_t bytes_each) {
+    bytes_ += count * bytes_each;  // both are below 2^32
+    if (bytes_ <= kHeldLimit) return;
+    reader.fail(fmt::format("the arrays of the metadata take more than {} bytes of memory", kHeldLimit));
+  }
+
+ private:
+  uint64_t bytes_ = 0;
+};
+
 template <typename T, typename Store>
-MetaValue numbers_of(ByteReader& reader, uint64_t count) {
+MetaValue numbers_of(ByteReader& reader, uint64_t count, Held& held) {
+  reader.need_items(count, sizeof(T), "an array");
+  held.add(reader, count, sizeof(Store));
   std::vector<Store> items;
   reader.values<T>(count, items, "an array");
   return MetaArray(std::move(items));
 }
 
-MetaValue texts_of(ByteReader& reader, uint64_t count) {
+MetaValue texts_of(ByteReader& reader, uint64_t count, Held& held) {
   reader.need_items(count, sizeof(uint64_t), "an array of texts");
+  held.add(reader, count, sizeof(std::string));
   std::vector<std::string> items;
   items.reserve(count);
-  for (uint64_t i = 0; i < count; ++i) items.push_back(reader.text(kTextBytes, "a text of an array"));
+  for (uint64_t i = 0; i < count; ++i) {
+    items.push_back(reader.text(kTextBytes, "a text of an array"));
+    held.add(reader, 1, items.back().size());
+  }
   return MetaArray(std::move(items));
 }
 
-MetaValue array_of(ByteReader& reader) {
+MetaValue array_of(ByteReader& reader, Held& held) {
   const uint64_t at = reader.offset();
   const uint32_t type = reader.value<uint32_t>("the type of an array");
   const uint64_t count = reader.value<uint64_t>("the length of an array");
@@ -68,36 +90,36 @@ MetaValue array_of(ByteReader& reader) {
   }
   switch (static_cast<GgufValueType>(type)) {
     case GgufValueType::u8:
-      return numbers_of<uint8_t, int64_t>(reader, count);
+      return numbers_of<uint8_t, int64_t>(reader, count, held);
     case GgufValueType::i8:
-      return numbers_of<int8_t, int64_t>(reader, count);
+      return numbers_of<int8_t, int64_t>(reader, count, held);
     case GgufValueType::u16:
-      return numbers_of<uint16_t, int64_t>(reader, count);
+      return numbers_of<uint16_t, int64_t>(reader, count, held);
     case GgufValueType::i16:
-      return numbers_of<int16_t, int64_t>(reader, count);
+      return numbers_of<int16_t, int64_t>(reader, count, held);
     case GgufValueType::u32:
-      return numbers_of<uint32_t, int64_t>(reader, count);
+      return numbers_of<uint32_t, int64_t>(reader, count, held);
     case GgufValueType::i32:
-      return numbers_of<int32_t, int64_t>(reader, count);
+      return numbers_of<int32_t, int64_t>(reader, count, held);
     case GgufValueType::f32:
-      return numbers_of<float, double>(reader, count);
+      return numbers_of<float, double>(reader, count, held);
     case GgufValueType::boolean:
-      return numbers_of<uint8_t, int64_t>(reader, count);
+      return numbers_of<uint8_t, int64_t>(reader, count, held);
     case GgufValueType::text:
-      return texts_of(reader, count);
+      return texts_of(reader, count, held);
     case GgufValueType::u64:
-      return numbers_of<uint64_t, int64_t>(reader, count);
+      return numbers_of<uint64_t, int64_t>(reader, count, held);
     case GgufValueType::i64:
-      return numbers_of<int64_t, int64_t>(reader, count);
+      return numbers_of<int64_t, int64_t>(reader, count, held);
     case GgufValueType::f64:
-      return numbers_of<double, double>(reader, count);
+      return numbers_of<double, double>(reader, count, held);
     case GgufValueType::array:
       reader.fail_at(at, "arrays of arrays are not read");
   }
   reader.fail_at(at, fmt::format("an array's items are of type {}, which GGUF does not know", type));
 }
 
-MetaValue value_of(ByteReader& reader) {
+MetaValue value_of(ByteReader& reader, Held& held) {
   const uint64_t at = reader.offset();
   const uint32_t type = reader.value<uint32_t>("the type of a metadata value");
   switch (static_cast<GgufValueType>(type)) {
@@ -120,7 +142,7 @@ MetaValue value_of(ByteReader& reader) {
     case GgufValueType::text:
       return reader.text(kTextBytes, "a text");
     case GgufValueType::array:
-      return array_of(reader);
+      return array_of(reader, held);
     case GgufValueType::u64:
       return unsigned_of(reader);
     case GgufValueType::i64:
@@ -161,12 +183,13 @@ Counts read_preamble(ByteReader& reader) {
 }
 
 void read_meta(ByteReader& reader, uint64_t count, std::map<std::string, MetaValue>& meta) {
+  Held held;
   for (uint64_t i = 0; i < count; ++i) {
     const uint64_t at = reader.offset();
     std::string key = reader.text(kKeyBytes, "a key");
     if (key.empty()) reader.fail_at(at, "a key is empty");
     if (meta.contains(key)) reader.fail_at(at, fmt::format("the key {} occurs twice", printable(key)));
-    MetaValue value = value_of(reader);
+    MetaValue value = value_of(reader, held);
     meta.emplace(std::move(key), std::move(value));
   }
 }

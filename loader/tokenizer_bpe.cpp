@@ -85,12 +85,17 @@ PairMerges read_merges(const Checkpoint& checkpoint, const TextIds& vocabulary) 
 constexpr std::string_view kEnds[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>",
                                       "<|end|>",    "<|EOT|>",    "<EOT>",      "<end_of_turn>",   "<|end_of_turn|>"};
 
+constexpr size_t kMostTokens = 1 << 20;  // the largest real vocabularies have 300,000
+
 class BpeTokenizer : public Tokenizer {
  public:
   explicit BpeTokenizer(const Checkpoint& checkpoint)
       : pretokenizer_(checkpoint.text("tokenizer.ggml.pre"), checkpoint.path()) {
     const auto& tokens = required_strings(checkpoint, "tokenizer.ggml.tokens");
-    if (tokens.empty() || tokens.size() > INT32_MAX) refuse(checkpoint, "tokenizer.ggml.tokens is empty");
+    if (tokens.empty()) refuse(checkpoint, "tokenizer.ggml.tokens is empty");
+    if (tokens.size() > kMostTokens) {
+      refuse(checkpoint, fmt::format("tokenizer.ggml.tokens has {} tokens; at most {} are read", tokens.size(), kMostTokens));
+    }
     const std::vector<TokenType> types = read_types(checkpoint, tokens.size());
     TextIds vocabulary(tokens.size());
     for (size_t id = 0; id < tokens.size(); ++id) vocabulary.add(tokens[id], static_cast<int32_t>(id));

@@ -213,6 +213,10 @@ uint64_t Engine::peak(Tier tier) const {
   return planned.total() - planned.kv + parts_->kv->slots_peak(tier) * row - (tier == Tier::disk ? planned.weights : 0);
 }
 
+uint64_t Engine::kv_bytes(Tier tier) const {
+  return parts_->kv->slots_used(tier) * parts_->kv->layout().row_bytes();
+}
+
 std::string Engine::disk_report() const {
   if (!parts_->disk) return {};
   const std::string why = parts_->disk->why();

@@ -28,8 +28,12 @@ class Engine {
   ~Engine();
   Engine(const Engine&) = delete;
 
+  // As many sequences at once as Options::sequences said; more, or more tokens in all than the context, end in Error(fit).
   SequenceId open_sequence();
+  // A new sequence of the same tokens. Nothing is copied: both read the same pages, wherever they lie, until one writes
+  // into the page that is not full; that one page is then copied.
   SequenceId fork_sequence(SequenceId from);
+  // Its pages are free once nobody else reads them.
   void close_sequence(SequenceId sequence);
   int tokens(SequenceId sequence) const;
 
@@ -46,6 +50,8 @@ class Engine {
   const Traffic& traffic() const { return traffic_; }
   // Bytes in use at most so far, of the reservations.
   uint64_t peak(Tier tier) const;
+  // Bytes of KV pages in use now, by all sequences.
+  uint64_t kv_bytes(Tier tier) const;
   // One line on how the disk is read, and why not better; empty when it is not used.
   std::string disk_report() const;
   DiskStats disk_stats() const;

@@ -63,6 +63,10 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   const double begin = seconds();
   const bool decodes = options.max_tokens != 0 && options.max_tokens != 1;
   int32_t next = -1;
+  // A table may have more rows than there are tokens, to make it divide well: those are no answers.
+  const auto choose = [&](std::span<const float> logits) {
+    next = sampler.sample(logits.first(static_cast<size_t>(tokenizer.vocab())));
+  };
   const auto on_prefill = [&](uint64_t done, uint64_t total) {
     if (hooks.on_prefill) hooks.on_prefill(done, total);
     if (done < total && hooks.interrupted && hooks.interrupted()) throw Stopped{};
@@ -70,7 +74,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   try {
     engine.prefill(
         sequence, prompt, options.max_tokens == 0 ? 0 : 1, decodes,
-        [&](int, std::span<const float> logits) { next = sampler.sample(logits); }, on_prefill);
+        [&](int, std::span<const float> logits) { choose(logits); }, on_prefill);
   } catch (const Stopped&) {
     result.finish = FinishReason::interrupted;
     return result;
@@ -106,7 +110,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
     if (!budget_left()) break;
     const bool another = (options.max_tokens < 0 || static_cast<int>(result.tokens.size()) + 1 < options.max_tokens) &&
                          engine.tokens(sequence) + 1 < context;
-    next = sampler.sample(engine.decode(sequence, next, another));
+    choose(engine.decode(sequence, next, another));
     ++result.decode_steps;
   }
   out.finish();

@@ -20,7 +20,7 @@ struct Options {
   std::string disk_directory;
 
   int context = 0;      // positions; 0: what the caller needs, or what the budgets allow
-  int sequences = 1;    // open at once; they share the context's positions, and pages that are forked count once
+  int sequences = 1;    // open at once; they share the context's positions, and what forks have in common counts once
   int chunk = 512;      // prompt tokens computed together (-ub)
   int logit_rows = 1;   // rows of logits kept at once; a plan may give fewer
   int threads = 0;

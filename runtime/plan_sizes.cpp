@@ -76,7 +76,7 @@ uint64_t PlanSizes::host_fixed() const {
   return staging_bytes() + (in_.device.host_addressable() ? 0 : in_.process_bytes + host_input_bytes);
 }
 
-int PlanSizes::rows_per_layer() const { return page_rows(context) + in_.options.sequences - 1; }
+int PlanSizes::rows_per_layer() const { return page_rows(context) + 2 * (in_.options.sequences - 1); }
 
 int PlanSizes::outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const {
   const uint64_t rows = host_bytes / layout.row_bytes() + disk_bytes / layout.row_bytes();

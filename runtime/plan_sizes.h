@@ -44,7 +44,8 @@ class PlanSizes {
   uint64_t device_fixed() const;
   uint64_t host_fixed() const;
 
-  // Page rows of one layer: those of the context, and a last, open one for each further sequence.
+  // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its
+  // own: its last one, and one copied in the middle of a page where it left another sequence.
   int rows_per_layer() const;
   uint64_t kv_bytes(uint64_t rows) const { return rows * layout.row_bytes(); }
   uint64_t all_kv() const { return kv_bytes(static_cast<uint64_t>(rows_per_layer()) * layout.layers); }

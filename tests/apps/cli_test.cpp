@@ -1,10 +1,6 @@
 // The built program as a person meets it: exit codes, streams, JSON, budgets measured from outside, and a failing world.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <fcntl.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -13,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "tests/apps/program.h"
 #include "tests/support/faults.h"
 #include "tests/support/tiny_model.h"
 
@@ -22,53 +19,15 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-struct Result {
-  int exit_code = -1;
-  std::string out, err;
-  uint64_t peak_bytes = 0;  // largest resident set
-};
-
-std::string read_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 class Cli : public ::testing::Test {
  protected:
-  Cli() : folder_(fs::path(::testing::TempDir()) / ("spillway-cli-" + std::to_string(getpid()))) {
-    fs::create_directories(folder_);
+  Cli() {
     model_ = write_tiny_model({.layers = 3, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 128, .vocab = 640, .type = DType::q4_0,
                                .seed = 9, .name = "cli"}, folder_.string());
   }
-  ~Cli() override { fs::remove_all(folder_); }
 
-  pid_t start(const std::vector<std::string>& arguments) {
-    const pid_t child = fork();
-    if (child != 0) return child;
-    setenv("XDG_CACHE_HOME", kCache.c_str(), 1);
-    const int in = open("/dev/null", O_RDONLY);
-    dup2(in, STDIN_FILENO);
-    dup2(open((folder_ / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
-    dup2(open((folder_ / "err").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
-    std::vector<char*> words{const_cast<char*>(SPILLWAY_PROGRAM)};
-    for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
-    words.push_back(nullptr);
-    execv(SPILLWAY_PROGRAM, words.data());
-    _exit(127);
-  }
-
-  Result run(const std::vector<std::string>& arguments) {
-    const pid_t child = start(arguments);
-    int status = 0;
-    rusage usage{};
-    wait4(child, &status, 0, &usage);
-    Result result;
-    result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    result.out = read_file(folder_ / "out");
-    result.err = read_file(folder_ / "err");
-    result.peak_bytes = 1024ull * usage.ru_maxrss;
-    return result;
-  }
+  pid_t start(const std::vector<std::string>& arguments) { return program_.start(arguments); }
+  Result run(const std::vector<std::string>& arguments) { return program_.run(arguments); }
 
   // A device budget that holds everything but half of the KV of `positions`.
   std::string tight_budget(int positions) {
@@ -80,7 +39,7 @@ class Cli : public ::testing::Test {
 
   // The tiny model under a fault; text goes nowhere but the outcome.
   faults::Outcome run_faulty(const std::vector<faults::Fault>& rules, std::vector<std::string> arguments) {
-    std::vector<std::string> command{"/usr/bin/env", "XDG_CACHE_HOME=" + kCache, SPILLWAY_PROGRAM};
+    std::vector<std::string> command{"/usr/bin/env", "XDG_CACHE_HOME=" + Program::cache(), SPILLWAY_PROGRAM};
     command.insert(command.end(), arguments.begin(), arguments.end());
     return faults::run_command(rules, command);
   }
@@ -91,9 +50,8 @@ class Cli : public ::testing::Test {
     return (folder_ / "prompt.txt").string();
   }
 
-  // Shared, so that the machine is measured once.
-  static inline const std::string kCache = (fs::path(::testing::TempDir()) / "spillway-cli-cache").string();
-  fs::path folder_;
+  Program program_;
+  const fs::path& folder_ = program_.folder();
   std::string model_;
 };
 
@@ -211,12 +169,6 @@ TEST_F(Cli, NothingIsLeftOnDiskAfterKill) {
   waitpid(child, &status, 0);
   EXPECT_TRUE(fs::is_empty(spill));
 }
-
-#ifdef SPILLWAY_SANITIZED
-#define SKIP_UNDER_SANITIZERS() GTEST_SKIP() << "sanitizers take memory and system calls of their own"
-#else
-#define SKIP_UNDER_SANITIZERS() static_cast<void>(0)
-#endif
 
 TEST_F(Cli, BudgetsHoldFromOutside) {
   SKIP_UNDER_SANITIZERS();

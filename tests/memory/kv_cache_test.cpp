@@ -152,6 +152,42 @@ TEST(KvCache, ASlotIsReusedOnlyAfterItsLastUser) {
   }
 }
 
+TEST(KvCache, AClosedSequencesSlotsAreFreeAfterTheirLastUser) {
+  Memory memory(1, 3, 2, 0, 1);
+  KvCache cache(memory.layout, memory.pools);
+  Manual spills, fetches, readers;
+  const SequenceId first = cache.open();
+  const auto grow = [&](SequenceId sequence) {
+    KvGrowth growth = cache.grow(sequence, 0, kPageTokens);
+    cache.advance(sequence, kPageTokens);
+    return growth;
+  };
+  for (uint64_t page = 0; page < 3; ++page) {
+    grow(first);
+    for (const Demotion& demotion : cache.settle(0)) cache.moved(demotion, {&spills, page});
+  }
+  cache.reading(first, 0, 0, {&fetches, 5});
+  const SequenceId fork = cache.fork(first);
+  cache.close(first, {&readers, 8});
+  EXPECT_EQ(cache.slots_used(Tier::device) + cache.slots_used(Tier::host), 3u) << "the fork still reads them";
+  cache.close(fork, {&readers, 9});
+  EXPECT_EQ(cache.slots_used(Tier::device) + cache.slots_used(Tier::host), 0u);
+
+  const SequenceId second = cache.open();
+  std::vector<uint64_t> device_after, host_after;
+  for (int page = 0; page < 3; ++page) {
+    for (const Event& event : grow(second).after) {
+      if (event.timeline == &readers) device_after.push_back(event.ticket);
+    }
+    for (const Demotion& demotion : cache.settle(0)) {
+      for (const Event& event : demotion.after) host_after.push_back(event.ticket + (event.timeline == &fetches ? 100 : 0));
+      cache.moved(demotion, {});
+    }
+  }
+  EXPECT_EQ(device_after, std::vector<uint64_t>{9}) << "the last reader is who closed it last";
+  EXPECT_EQ(host_after, (std::vector<uint64_t>{105, 2})) << "one was fetched, the other spilled and never read";
+}
+
 // Random growth, forks and closes over small pools: every slot has one owner at a time, and contents follow the rows.
 TEST(KvCache, RandomLifeKeepsEveryRowInOnePlace) {
   std::mt19937_64 random(11);

@@ -176,7 +176,7 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
   const uint64_t row = KvLayout(spec.shape).row_bytes();
   ASSERT_GE(plan.context, std::max(options.context, 1));
   ASSERT_LT(plan.context, std::max(options.context, 1) + kPageTokens);
-  const uint64_t rows = page_rows(plan.context) + options.sequences - 1;
+  const uint64_t rows = page_rows(plan.context) + 2 * (options.sequences - 1);
   const uint64_t kept = plan.kv_device_rows_per_layer;
   ASSERT_LE(kept, rows);
   ASSERT_GE(kept, static_cast<uint64_t>(options.sequences)) << "open rows never leave the device";
