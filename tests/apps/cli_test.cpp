@@ -242,7 +242,7 @@ TEST_F(Cli, OutputThatIsLostIsAnError) {
   for (const std::string arguments : {"generate -p hello -n 3", "generate -p hello -n 3 --json", "score --tokens 1,2,3 --json", "plan",
                                       "plan --json", "bench -p 4 -n 0 -r 1", "bench -p 4 -n 0 -r 1 -o json"}) {
     const std::string command = std::string(SPILLWAY_PROGRAM) + " " + arguments + " -m " + model_ + " 2>&1 >/dev/full";
-    const auto outcome = faults::run_command({}, {"/usr/bin/env", "XDG_CACHE_HOME=" + kCache, "/bin/sh", "-c", command});
+    const auto outcome = faults::run_command({}, {"/usr/bin/env", "XDG_CACHE_HOME=" + Program::cache(), "/bin/sh", "-c", command});
     if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
     EXPECT_EQ(outcome.exit_code, 5) << command << "\n" << outcome.output;
     EXPECT_THAT(outcome.output, HasSubstr("standard output: No space left on device"));

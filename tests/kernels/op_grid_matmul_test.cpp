@@ -2,6 +2,7 @@
 // the bit against themselves in other company.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
