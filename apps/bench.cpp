@@ -72,7 +72,8 @@ class Bench {
     const auto most = [](const std::vector<int>& values) {
       return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
     };
-    const int positions = most(flags_.depths) + std::max({most(flags_.prompts), most(flags_.generations), 1});
+    const int64_t wanted = int64_t{most(flags_.depths)} + std::max({most(flags_.prompts), most(flags_.generations), 1});
+    const int positions = static_cast<int>(std::min<int64_t>(wanted, INT32_MAX));  // more is refused by name
     if (most(flags_.prompts) == 0 && most(flags_.generations) == 0) {
       throw Error(ErrorKind::usage, "nothing to measure: -p and -n are both 0");
     }

@@ -15,6 +15,8 @@ constexpr uint64_t kMiB = 1024 * 1024;
 
 std::string mib(uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB); }
 uint64_t whole_mib(uint64_t bytes) { return align_up(bytes, kMiB); }
+// A process is never quite of the same size twice.
+constexpr uint64_t kProcessVaries = 256 << 10;
 
 // The least value in (refused, fits] that fits; what is above it fits too.
 template <typename Fits>
@@ -34,7 +36,7 @@ class NearestFit {
         device_budget_(*input.options.device_bytes),
         host_budget_(input.options.host_bytes.value_or(0)),
         host_needed_(sizes_.host_fixed()),
-        host_enough_(host_short() ? whole_mib(host_needed_) : host_budget_),
+        host_enough_(host_short() ? enough(host_needed_, process_on(false)) : host_budget_),
         device_needed_(sizes_.least_device(host_enough_, input.options.disk_bytes)) {
     SPILLWAY_CHECK(host_short() || device_short());
   }
@@ -45,7 +47,7 @@ class NearestFit {
     if (device_short() && host_short()) text += "; ";
     if (host_short()) text += host_text();
     text += "; nearest fit:";
-    if (device_short()) text += fmt::format(" --device-mem {}MiB", whole_mib(device_needed_) / kMiB);
+    if (device_short()) text += fmt::format(" --device-mem {}MiB", enough(device_needed_, process_on(true)) / kMiB);
     if (host_short()) text += fmt::format(" --host-mem {}MiB", host_enough_ / kMiB);
     return text + shorter_context() + more_disk();
   }
@@ -55,6 +57,10 @@ class NearestFit {
   bool device_short() const { return device_needed_ > device_budget_; }
   bool fits(const PlanSizes& sizes, uint64_t disk_budget) const {
     return sizes.host_fixed() <= host_budget_ && sizes.least_device(host_budget_, disk_budget) <= device_budget_;
+  }
+  // In whole MiB; of which `process` bytes are the process's own.
+  static uint64_t enough(uint64_t needed, uint64_t process) {
+    return whole_mib(needed + (process > 0 ? kProcessVaries : 0));
   }
   uint64_t process_on(bool device) const { return in_.device.host_addressable() == device ? in_.process_bytes : 0; }
 

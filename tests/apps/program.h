@@ -38,7 +38,11 @@ class Program {
   ~Program() { std::filesystem::remove_all(folder_); }
 
   const std::filesystem::path& folder() const { return folder_; }
-  static std::string cache() { return temporary() + "/spillway-program-cache"; }
+  // $SPILLWAY_TEST_CACHE, where a test wants one of its own.
+  static std::string cache() {
+    const char* own = std::getenv("SPILLWAY_TEST_CACHE");
+    return own != nullptr ? own : temporary() + "/spillway-program-cache";
+  }
 
   // At the latest after so many seconds SIGALRM ends it.
   pid_t start(const std::vector<std::string>& arguments, unsigned most_seconds = 120) const {
