@@ -41,11 +41,10 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
   options_.logit_rows = wishes.logit_rows;
   // The first line is always said: measuring takes a moment.
   bool said = false;
-  const Machine machine = measure_session(model_, options_, *device_.device, machine_cache(),
-                                          [&](std::string_view line) {
-                                            if (flags.verbosity > 0 || !std::exchange(said, true))
-                                              say(std::string(line));
-                                          });
+  const Machine machine =
+      measure_session(model_, options_, *device_.device, machine_cache(), [&](std::string_view line) {
+        if (flags.verbosity > 0 || !std::exchange(said, true)) say(std::string(line));
+      });
   limits_ = limits_of(machine, model_, options_);
   catch_interrupts();
 }

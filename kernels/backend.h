@@ -13,8 +13,8 @@ namespace spillway {
 enum class CpuIsa : uint8_t { best, scalar, avx2, avx512 };
 
 struct CpuOptions {
-  int threads = 0;             // compute workers, pinned one to a core; 0: one for each physical core we may use
-  CpuIsa isa = CpuIsa::best;   // tests pin it; asking for what the machine lacks is an Error(usage)
+  int threads = 0;            // compute workers, pinned one to a core; 0: one for each physical core we may use
+  CpuIsa isa = CpuIsa::best;  // tests pin it; asking for what the machine lacks is an Error(usage)
 };
 
 // A CPU device with workers of its own.

@@ -69,7 +69,8 @@ class Device {
   // bytes_per_second > 0 emulates a link of that speed (CPU only; a GPU has a real one).
   virtual std::unique_ptr<Stream> make_copy_stream(const std::string& name, double bytes_per_second = 0) = 0;
   virtual Ops& ops() = 0;
-  // True when the host reads and writes device memory through plain pointers, so that a disk read may land in it directly.
+  // True when the host reads and writes device memory through plain pointers, so that a disk read may land in it
+  // directly.
   virtual bool host_addressable() const = 0;
 };
 

@@ -1,6 +1,6 @@
 // KvSpan and AttnState: attention as a fold over spans (ARCHITECTURE.md, idea 1). A span is kSpanTokens consecutive
-// positions, whatever tier they came from; a kernel turns one span into one partial softmax state, and states are merged
-// in position order. So where a page lies never changes the answer.
+// positions, whatever tier they came from; a kernel turns one span into one partial softmax state, and states are
+// merged in position order. So where a page lies never changes the answer.
 #pragma once
 
 #include <cstddef>
@@ -34,8 +34,8 @@ struct KvSpan {
   int32_t tokens = 0;
 };
 
-// Partial softmax state of one (query row, head): head_dim floats of sum(exp(s - max) * v), then max, then sum(exp(s - max)).
-// An empty state has max = -infinity and sum = 0.
+// Partial softmax state of one (query row, head): head_dim floats of sum(exp(s - max) * v), then max, then sum(exp(s -
+// max)). An empty state has max = -infinity and sum = 0.
 constexpr int attn_state_floats(int head_dim) { return head_dim + 2; }
 
 // One query row against one span; the state of head h goes to states row `slot`, floats [h * attn_state_floats, ...).

@@ -2,9 +2,9 @@
 // descriptors (spans, parts, runs) are host values, consumed before the call returns. Nothing allocates in a step: the
 // scratch is given once, at start.
 //
-// The result of a row never depends on how many rows, parts or tasks share the call, nor on the number of threads: that,
-// with spans, is what makes every placement give the same bits (ARCHITECTURE.md, idea 6).
-// `kernels/reference` (double, plain loops) is the specification; cpu and cuda implement it within rounding.
+// The result of a row never depends on how many rows, parts or tasks share the call, nor on the number of threads:
+// that, with spans, is what makes every placement give the same bits (ARCHITECTURE.md, idea 6). `kernels/reference`
+// (double, plain loops) is the specification; cpu and cuda implement it within rounding.
 #pragma once
 
 #include <cstdint>
@@ -46,21 +46,23 @@ class Ops {
   virtual void norm(Stream&, View x, View weight, float eps, View out) = 0;
   // Up to 4 parts share x [m x k] f32. out rows may not overlap x.
   virtual void matmul(Stream&, View x, std::span<const MatmulPart> parts) = 0;
-  // Rotates, in place, the first 2 * pairs elements of each head of x [m x heads * head_dim] f32. table [m x 2 * pairs] f32: row i
-  // holds cos of pair 0, sin of pair 0, cos of pair 1, ... at row i's position (runtime/rotation.h).
+  // Rotates, in place, the first 2 * pairs elements of each head of x [m x heads * head_dim] f32. table [m x 2 * pairs]
+  // f32: row i holds cos of pair 0, sin of pair 0, cos of pair 1, ... at row i's position (runtime/rotation.h).
   virtual void rotate(Stream&, View x, int head_dim, RotationStyle style, View table) = 0;
   // Writes k, v [m x kv_heads * head_dim] f32 into pages, converted to the format's type (round to nearest even).
   virtual void append(Stream&, View k, View v, const KvFormat&, std::span<const AppendRun> runs) = 0;
-  // Decode: each task's query row (of q [m x heads * head_dim] f32) against all tokens of its span; the state goes to its slot of
-  // states [slots x heads * attn_state_floats] f32.
+  // Decode: each task's query row (of q [m x heads * head_dim] f32) against all tokens of its span; the state goes to
+  // its slot of states [slots x heads * attn_state_floats] f32.
   virtual void attend(Stream&, View q, const AttendShape&, std::span<const SpanTask> tasks, View states) = 0;
   // Prefill: query row i stands at position first_position + i and sees the span's tokens at positions up to its own.
   // Row i of states [m x heads * attn_state_floats] is folded with each span in turn; `fresh` starts from empty states.
   virtual void attend_chunk(Stream&, View q, int first_position, const AttendShape&, std::span<const KvSpan> spans,
                             View states, bool fresh) = 0;
-  // Merges states in ascending order and divides: out [m x heads * head_dim] f32. A row whose states are all empty is zero.
+  // Merges states in ascending order and divides: out [m x heads * head_dim] f32. A row whose states are all empty is
+  // zero.
   virtual void merge(Stream&, View states, const AttendShape&, std::span<const MergeTask> tasks, View out) = 0;
-  // out = silu(gate) * up, silu(x) = x / (1 + exp(-x)) (SwiGLU, arXiv 2002.05202); all [m x n] f32; out may be gate or up.
+  // out = silu(gate) * up, silu(x) = x / (1 + exp(-x)) (SwiGLU, arXiv 2002.05202); all [m x n] f32; out may be gate or
+  // up.
   virtual void swiglu(Stream&, View gate, View up, View out) = 0;
 };
 

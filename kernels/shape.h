@@ -17,7 +17,7 @@ struct ModelShape {
   int heads = 0;     // query heads
   int kv_heads = 0;  // key and value heads; heads is a multiple of it (GQA)
   int head_dim = 0;
-  int ffn = 0;    // inner width of the feed-forward part
+  int ffn = 0;  // inner width of the feed-forward part
   int vocab = 0;
   int context = 0;  // positions the model was trained for
   float norm_eps = 1e-5f;

@@ -169,7 +169,8 @@ class Writer {
   void span(const Record& event, int lane) {
     const std::string bytes = event.bytes > 0 ? fmt::format(",\"args\":{{\"bytes\":{}}}", event.bytes) : "";
     line("{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"ts\":{:.3f},\"dur\":{:.3f},\"name\":{}{}}}", row_ + lane,
-         microseconds(event.begin), static_cast<double>(event.end - event.begin) * 1e-3, json_string(event.name), bytes);
+         microseconds(event.begin), static_cast<double>(event.end - event.begin) * 1e-3, json_string(event.name),
+         bytes);
   }
   template <typename... Args>
   void line(fmt::format_string<Args...> format, Args&&... args) {

@@ -41,8 +41,8 @@ struct Checkpoint {
   uint64_t weight_bytes() const;
 };
 
-// Reads the header of a GGUF (v2 or v3; the first part of a split one opens all). Every count, size and offset is checked
-// against the file before it is believed; Error(model) names file and offset.
+// Reads the header of a GGUF (v2 or v3; the first part of a split one opens all). Every count, size and offset is
+// checked against the file before it is believed; Error(model) names file and offset.
 Checkpoint open_gguf(const std::string& path);
 
 }  // namespace spillway

@@ -20,7 +20,7 @@ struct ModelSpec {
   ModelShape shape;
   TensorInfo token_embedding;  // [vocab x hidden]
   TensorInfo output_norm;
-  TensorInfo output;      // [vocab x hidden]; the embedding again when tied
+  TensorInfo output;  // [vocab x hidden]; the embedding again when tied
   bool tied = false;
   std::vector<LayerTensors> layers;
   std::vector<float> rope_factors;  // divides the frequency of each pair (rope_freqs.weight); empty: none

@@ -1,5 +1,5 @@
-// Tokenizer: text to ids and back. Byte-level BPE from the model's own vocabulary; the pre-tokenizer's pattern is the one
-// the model names.
+// Tokenizer: text to ids and back. Byte-level BPE from the model's own vocabulary; the pre-tokenizer's pattern is the
+// one the model names.
 #pragma once
 
 #include <cstdint>
@@ -16,21 +16,22 @@ namespace spillway {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  // parse_special: the text of control tokens (<|im_start|>) stands for the token. add_bos: as the model asks, where it asks.
+  // parse_special: the text of control tokens (<|im_start|>) stands for the token. add_bos: as the model asks, where it
+  // asks.
   virtual std::vector<int32_t> encode(std::string_view text, bool parse_special, bool add_bos = true) const = 0;
   // The bytes of one token; nothing for control tokens unless `special`.
   virtual std::string_view piece(int32_t id, bool special = false) const = 0;
   std::string decode(std::span<const int32_t> ids, bool special = false) const;
   virtual int vocab() const = 0;
-  virtual int32_t bos() const = 0;               // -1: none
-  virtual bool is_end(int32_t id) const = 0;     // ends generation (eos, eot, im_end)
+  virtual int32_t bos() const = 0;            // -1: none
+  virtual bool is_end(int32_t id) const = 0;  // ends generation (eos, eot, im_end)
 };
 
 // Error(model) names an unknown model or pre-tokenizer with the list of known ones.
 std::unique_ptr<Tokenizer> make_tokenizer(const Checkpoint& checkpoint);
 
-// Prints token pieces as they come and never half a character: bytes of an unfinished UTF-8 sequence are held back until it
-// is whole, or known to be broken (then each maximal broken part becomes U+FFFD).
+// Prints token pieces as they come and never half a character: bytes of an unfinished UTF-8 sequence are held back
+// until it is whole, or known to be broken (then each maximal broken part becomes U+FFFD).
 class Utf8Stream {
  public:
   std::string push(std::string_view bytes);

@@ -94,7 +94,8 @@ class BpeTokenizer : public Tokenizer {
     const auto& tokens = required_strings(checkpoint, "tokenizer.ggml.tokens");
     if (tokens.empty()) refuse(checkpoint, "tokenizer.ggml.tokens is empty");
     if (tokens.size() > kMostTokens) {
-      refuse(checkpoint, fmt::format("tokenizer.ggml.tokens has {} tokens; at most {} are read", tokens.size(), kMostTokens));
+      refuse(checkpoint,
+             fmt::format("tokenizer.ggml.tokens has {} tokens; at most {} are read", tokens.size(), kMostTokens));
     }
     const std::vector<TokenType> types = read_types(checkpoint, tokens.size());
     TextIds vocabulary(tokens.size());

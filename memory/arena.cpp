@@ -7,7 +7,8 @@
 
 namespace spillway {
 
-Arena::Arena(Device& device, Tier tier, uint64_t bytes) : device_(device), tier_(tier), bytes_(align_up(bytes, kDiskAlign)) {
+Arena::Arena(Device& device, Tier tier, uint64_t bytes)
+    : device_(device), tier_(tier), bytes_(align_up(bytes, kDiskAlign)) {
   SPILLWAY_CHECK(tier != Tier::disk);
   if (bytes_ > 0) base_ = tier == Tier::device ? device.reserve(bytes_) : device.reserve_host(bytes_);
 }

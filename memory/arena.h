@@ -1,5 +1,5 @@
-// Arena: the one reservation of a tier, cut into named pieces at start and then frozen. A step takes leases and workspace,
-// never the allocator.
+// Arena: the one reservation of a tier, cut into named pieces at start and then frozen. A step takes leases and
+// workspace, never the allocator.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,8 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // The next `bytes`, aligned to 4096; lives as long as the arena. The plan sized the arena, so running over is our own bug.
+  // The next `bytes`, aligned to 4096; lives as long as the arena. The plan sized the arena, so running over is our own
+  // bug.
   std::span<std::byte> take(std::string what, uint64_t bytes);
   void freeze() { frozen_ = true; }
 

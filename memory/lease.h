@@ -1,5 +1,5 @@
-// Lease: a pin. These bytes are in their place while it is held, readable after `ready`; the place is given to other bytes
-// only after the event of the last reader.
+// Lease: a pin. These bytes are in their place while it is held, readable after `ready`; the place is given to other
+// bytes only after the event of the last reader.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,9 @@ class Lease {
     ready_ = other.ready_;
     return *this;
   }
-  ~Lease() { SPILLWAY_CHECK(owner_ == nullptr); }  // a lease dropped without its last reader would free a slot too early
+  ~Lease() {
+    SPILLWAY_CHECK(owner_ == nullptr);
+  }  // a lease dropped without its last reader would free a slot too early
 
   std::byte* data() const { return data_; }
   const Event& ready() const { return ready_; }

@@ -1,5 +1,5 @@
-// PendingEvents: events handed out before the operation they stand for has been submitted. A disk read that must first wait
-// for its slot has no ticket of its own yet, but its reader wants to queue behind it now.
+// PendingEvents: events handed out before the operation they stand for has been submitted. A disk read that must first
+// wait for its slot has no ticket of its own yet, but its reader wants to queue behind it now.
 #pragma once
 
 #include <condition_variable>

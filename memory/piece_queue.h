@@ -71,7 +71,7 @@ class PieceQueue : public DiskQueue {
     uint64_t needed = 0;
     uint64_t moved = 0;
     uint64_t reached = 0;
-    int refusals = 0;  // EINTR, EAGAIN since the last byte
+    int refusals = 0;   // EINTR, EAGAIN since the last byte
     int64_t began = 0;  // for the trace
   };
   // Time during which a count was above zero.

@@ -1,4 +1,5 @@
-// The three places a byte can be, and the links between them. Every byte that crosses a link is counted by link and cause.
+// The three places a byte can be, and the links between them. Every byte that crosses a link is counted by link and
+// cause.
 #pragma once
 
 #include <array>
@@ -22,12 +23,8 @@ inline constexpr const char* kCauseNames[kCauses] = {"weights", "kv_fetch", "kv_
 // Bytes moved so far. Thread-safe; a copy is a snapshot.
 class Traffic {
  public:
-  void add(Link link, Cause cause, uint64_t bytes) {
-    cell(link, cause).fetch_add(bytes, std::memory_order_relaxed);
-  }
-  uint64_t bytes(Link link, Cause cause) const {
-    return cells_[index(link, cause)].load(std::memory_order_relaxed);
-  }
+  void add(Link link, Cause cause, uint64_t bytes) { cell(link, cause).fetch_add(bytes, std::memory_order_relaxed); }
+  uint64_t bytes(Link link, Cause cause) const { return cells_[index(link, cause)].load(std::memory_order_relaxed); }
   uint64_t bytes(Link link) const {
     uint64_t sum = 0;
     for (int c = 0; c < kCauses; ++c) sum += bytes(link, static_cast<Cause>(c));

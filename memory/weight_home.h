@@ -1,5 +1,5 @@
-// WeightHome: where each weight unit lives while the model runs. Resident units have a place in device memory, host units one
-// in host memory; the others are read from the model's file each time.
+// WeightHome: where each weight unit lives while the model runs. Resident units have a place in device memory, host
+// units one in host memory; the others are read from the model's file each time.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// WeightUnit: what moves, and is resident or not: the rows of some matrices that one projection of one layer reads. Never
-// assumed to be a whole layer: a large matrix is cut into blocks of rows, so that a ring of a few units suffices.
+// WeightUnit: what moves, and is resident or not: the rows of some matrices that one projection of one layer reads.
+// Never assumed to be a whole layer: a large matrix is cut into blocks of rows, so that a ring of a few units suffices.
 #pragma once
 
 #include <cstdint>
@@ -24,11 +24,12 @@ struct WeightSlice {
   uint64_t offset = 0;  // of the first row in the unit's memory
 };
 
-// Contiguous bytes of a file, grown outwards to the drive's alignment: the aligned superset lands at `offset` in the unit.
+// Contiguous bytes of a file, grown outwards to the drive's alignment: the aligned superset lands at `offset` in the
+// unit.
 struct WeightRun {
-  Extent extent;          // aligned
-  uint64_t offset = 0;    // in the unit's memory; aligned
-  uint64_t needed = 0;    // leading bytes that must arrive (the superset may pass the end of the file)
+  Extent extent;        // aligned
+  uint64_t offset = 0;  // in the unit's memory; aligned
+  uint64_t needed = 0;  // leading bytes that must arrive (the superset may pass the end of the file)
 };
 
 struct WeightUnit {
@@ -36,8 +37,8 @@ struct WeightUnit {
   int layer = 0;
   std::vector<WeightSlice> slices;
   std::vector<WeightRun> runs;
-  uint64_t bytes = 0;          // of memory, with the alignment's margins
-  uint64_t weight_bytes = 0;   // of weights alone
+  uint64_t bytes = 0;         // of memory, with the alignment's margins
+  uint64_t weight_bytes = 0;  // of weights alone
 
   View view(const WeightSlice& slice, std::byte* memory) const {
     return View::dense(memory + slice.offset, slice.dtype, slice.rows, slice.cols);

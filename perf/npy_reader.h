@@ -1,4 +1,5 @@
-// NpyReader: a .npy file of logits, row by row: version 1, float32, C order, two dimensions (runtime/npy.h writes them).
+// NpyReader: a .npy file of logits, row by row: version 1, float32, C order, two dimensions (runtime/npy.h writes
+// them).
 #pragma once
 
 #include <cstdint>

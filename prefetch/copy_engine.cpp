@@ -9,8 +9,8 @@
 
 namespace spillway {
 
-// submit: waits for each operation's turn and hands it to the disk or the link. arrive: takes what the disk has read onwards over
-// the link. Both are host threads; the link itself is the device's copy stream.
+// submit: waits for each operation's turn and hands it to the disk or the link. arrive: takes what the disk has read
+// onwards over the link. Both are host threads; the link itself is the device's copy stream.
 struct CopyLane::State {
   Device& device;
   DiskQueue* disk;

@@ -79,7 +79,8 @@ Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
 }
 
 int KvFeed::groups(int layer) const {
-  return static_cast<int>(std::count_if(planned_.begin(), planned_.end(), [&](const PlannedGroup& g) { return g.layer == layer; }));
+  return static_cast<int>(
+      std::count_if(planned_.begin(), planned_.end(), [&](const PlannedGroup& g) { return g.layer == layer; }));
 }
 
 KvGroup KvFeed::next(int layer, int tokens) {
@@ -93,7 +94,8 @@ KvGroup KvFeed::next(int layer, int tokens) {
   const int last_span = group.last ? (rows + kPagesPerSpan - 1) / kPagesPerSpan : group.last_span;
   auto outside = group.rows.begin();
   for (int span = group.first_span; span < last_span; ++span) {
-    KvSpan view{.rows = {}, .first_position = span * kSpanTokens, .tokens = std::min(kSpanTokens, tokens - span * kSpanTokens)};
+    KvSpan view{
+        .rows = {}, .first_position = span * kSpanTokens, .tokens = std::min(kSpanTokens, tokens - span * kSpanTokens)};
     for (int i = 0; i < kPagesPerSpan && span * kPagesPerSpan + i < rows; ++i) {
       const int row = span * kPagesPerSpan + i;
       if (outside != group.rows.end() && outside->row == row) {

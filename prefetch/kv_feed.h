@@ -1,6 +1,7 @@
-// KvFeed: what the runtime sees of the KV cache during a pass: groups of spans in position order, each on the device when it is
-// read. Rows kept on the device are read in place; the others stream through a ring, fetched ahead in the order the layers
-// read them, over the end of one pass into the next. It also spills what a layer no longer keeps on the device.
+// KvFeed: what the runtime sees of the KV cache during a pass: groups of spans in position order, each on the device
+// when it is read. Rows kept on the device are read in place; the others stream through a ring, fetched ahead in the
+// order the layers read them, over the end of one pass into the next. It also spills what a layer no longer keeps on
+// the device.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +16,8 @@
 
 namespace spillway {
 
-// Spans [first_span, first_span + spans.size()) of one layer. Wait for `lease.ready()` before reading; release it after.
+// Spans [first_span, first_span + spans.size()) of one layer. Wait for `lease.ready()` before reading; release it
+// after.
 struct KvGroup {
   std::vector<KvSpan> spans;
   Lease lease;
@@ -26,10 +28,11 @@ class KvFeed {
   // Lanes may be null when every row stays on the device.
   KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane);
 
-  // A pass of `sequence` over all layers follows. May be called ahead, when the pass before has settled its last layer: its first
-  // fetches then run while that pass ends.
+  // A pass of `sequence` over all layers follows. May be called ahead, when the pass before has settled its last layer:
+  // its first fetches then run while that pass ends.
   void begin_pass(SequenceId sequence);
-  // The layer's groups in position order, `tokens` positions in all; each released before the next is taken. Layers in order.
+  // The layer's groups in position order, `tokens` positions in all; each released before the next is taken. Layers in
+  // order.
   int groups(int layer) const;
   KvGroup next(int layer, int tokens);
   // Moves what `layer` no longer keeps on the device; `written`: everything that wrote or read it is before this event.

@@ -1,5 +1,5 @@
-// RingFeed: carries out a RingPlanner's schedule on streams. Items are planned ahead, fetched into the ring as places become
-// free, and leased one by one to the steps that read them. Used by one thread.
+// RingFeed: carries out a RingPlanner's schedule on streams. Items are planned ahead, fetched into the ring as places
+// become free, and leased one by one to the steps that read them. Used by one thread.
 #pragma once
 
 #include <cstdint>
@@ -45,13 +45,13 @@ class RingFeed final : public LeaseOwner {
   std::span<std::byte> ring_;
   RingPlanner planner_;
   Start start_;
-  std::deque<Planned> planned_;    // not leased yet, oldest first
-  size_t started_ = 0;             // of planned_, from the front
-  std::deque<Event> readers_;      // last readers of steps first_reader_ ... passed_
-  std::vector<Event> landing_;     // dropped fetches still under way: their places are known to nobody else
+  std::deque<Planned> planned_;  // not leased yet, oldest first
+  size_t started_ = 0;           // of planned_, from the front
+  std::deque<Event> readers_;    // last readers of steps first_reader_ ... passed_
+  std::vector<Event> landing_;   // dropped fetches still under way: their places are known to nobody else
   int64_t first_reader_ = 0;
-  int64_t next_step_ = 0;          // to be planned
-  int64_t passed_ = kNoStep;       // the newest step whose last reader is known
+  int64_t next_step_ = 0;     // to be planned
+  int64_t passed_ = kNoStep;  // the newest step whose last reader is known
   bool leased_ = false;
 };
 

@@ -1,9 +1,9 @@
-// The schedule: what moves when, into which place of a ring, as a pure list (ARCHITECTURE.md, idea 4). RingFeed carries the list
-// out on streams; runtime/simulate plays it in simulated time; the tests prove on it that nothing is overwritten before its
-// last reader.
+// The schedule: what moves when, into which place of a ring, as a pure list (ARCHITECTURE.md, idea 4). RingFeed carries
+// the list out on streams; runtime/simulate plays it in simulated time; the tests prove on it that nothing is
+// overwritten before its last reader.
 //
-// Steps are numbered upwards for ever; a step is one stretch of compute that reads at most one item. Items enter the ring in
-// the order of the steps that read them, and each is gone after that one step.
+// Steps are numbered upwards for ever; a step is one stretch of compute that reads at most one item. Items enter the
+// ring in the order of the steps that read them, and each is gone after that one step.
 #pragma once
 
 #include <cstdint>

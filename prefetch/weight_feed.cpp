@@ -10,7 +10,9 @@ WeightFeed::WeightFeed(const WeightHome& home, std::span<std::byte> ring, int lo
     : home_(home),
       lane_(lane),
       feed_(ring, lookahead,
-            [this](uint32_t unit, std::byte* place, std::vector<Event> after) { return start(unit, place, std::move(after)); }),
+            [this](uint32_t unit, std::byte* place, std::vector<Event> after) {
+              return start(unit, place, std::move(after));
+            }),
       head_begin_(home.units.size()) {
   while (head_begin_ > 0 && home.units[head_begin_ - 1].stage == Stage::head) --head_begin_;
 }

@@ -1,5 +1,5 @@
-// WeightFeed: what the runtime sees of the weights: acquire a unit, read it, release it. Units that are not resident stream
-// through a ring, fetched ahead in the order a pass reads them, over the end of one pass into the next.
+// WeightFeed: what the runtime sees of the weights: acquire a unit, read it, release it. Units that are not resident
+// stream through a ring, fetched ahead in the order a pass reads them, over the end of one pass into the next.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,9 @@ class WeightFeed {
   // lookahead: streamed units fetched ahead of the one in use; 0: as many as the ring holds.
   WeightFeed(const WeightHome& home, std::span<std::byte> ring, int lookahead, CopyLane* lane);
 
-  // A pass follows that reads every layer's units once and the head's units `head_sweeps` times. `next_head_sweeps`: the same of
-  // the pass expected after it, whose first units are then fetched while this one ends; kNoPass: none is expected.
+  // A pass follows that reads every layer's units once and the head's units `head_sweeps` times. `next_head_sweeps`:
+  // the same of the pass expected after it, whose first units are then fetched while this one ends; kNoPass: none is
+  // expected.
   static constexpr int kNoPass = -1;
   void begin_pass(int head_sweeps, int next_head_sweeps);
   // Units in the order of the pass; each released before the next is acquired.

@@ -1,10 +1,10 @@
 #include "runtime/engine.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include "kernels/check.h"
 #include "memory/arena.h"
@@ -54,16 +54,18 @@ struct Engine::Parts {
     }
     compute = device.make_compute_stream("compute");
     const auto lane = [&](const char* name) {
-      const auto staging = plan.staged ? host_arena.take(std::string(name) + " staging", plan.staging.bytes()) : std::span<std::byte>{};
-      return std::make_unique<CopyLane>(name, device, disk.get(), traffic, staging, plan.staging, options.link_bytes_per_second);
+      const auto staging =
+          plan.staged ? host_arena.take(std::string(name) + " staging", plan.staging.bytes()) : std::span<std::byte>{};
+      return std::make_unique<CopyLane>(name, device, disk.get(), traffic, staging, plan.staging,
+                                        options.link_bytes_per_second);
     };
     if (plan.streams_weights() || plan.staged) weight_lane = lane("weights");
     if (plan.spills_kv() || plan.staged) fetch_lane = lane("kv fetch");
     if (plan.spills_kv() || plan.staged) spill_lane = lane("kv spill");
 
     std::byte* activations = device_arena.take("workspace", plan.workspace_bytes).data();
-    Workspace::cut(model.spec.shape, model.spec.token_embedding.dtype, {plan.chunk, plan.logit_rows, plan.context}, device.ops(),
-                   activations, &workspace);
+    Workspace::cut(model.spec.shape, model.spec.token_embedding.dtype, {plan.chunk, plan.logit_rows, plan.context},
+                   device.ops(), activations, &workspace);
     device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
     Arena& inputs = device.host_addressable() ? device_arena : host_arena;
     host_inputs = inputs.take("host inputs", plan.host_input_bytes);
@@ -116,8 +118,9 @@ Engine::Engine(const Model& model, const Options& options, Plan plan, Device& de
   Parts& p = *parts_;
   p.device_arena.freeze();
   p.host_arena.freeze();
-  p.pass = std::make_unique<Pass>(PassParts{model_.spec, model_.checkpoint, device.ops(), *p.compute, p.home, *p.weight_feed, *p.kv,
-                                            *p.kv_feed, p.workspace, p.norms, p.output_norm, p.host_inputs});
+  p.pass =
+      std::make_unique<Pass>(PassParts{model_.spec, model_.checkpoint, device.ops(), *p.compute, p.home, *p.weight_feed,
+                                       *p.kv, *p.kv_feed, p.workspace, p.norms, p.output_norm, p.host_inputs});
 }
 
 Engine::~Engine() = default;
@@ -163,18 +166,22 @@ void Engine::close_sequence(SequenceId sequence) {
   parts_->kv->close(sequence, parts_->compute->record());
 }
 
-void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows, const OnRow& on_row,
-                     const OnProgress& progress) {
+void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows,
+                     const OnRow& on_row, const OnProgress& progress) {
   const int total = static_cast<int>(tokens.size());
   const auto end_of = [&](int begin) { return std::min(begin + plan_.chunk, total); };
-  const auto rows_wanted = [&](int begin) { return std::clamp(end_of(begin) - (total - logit_rows), 0, end_of(begin) - begin); };
+  const auto rows_wanted = [&](int begin) {
+    return std::clamp(end_of(begin) - (total - logit_rows), 0, end_of(begin) - begin);
+  };
   for (int begin = 0; begin < total; begin = end_of(begin)) {
     const int end = end_of(begin);
     const PassInput input{.sequence = sequence,
                           .tokens = tokens.subspan(begin, end - begin),
                           .decode = false,
                           .logit_rows = rows_wanted(begin),
-                          .next_logit_rows = end < total ? rows_wanted(end) : decode_follows ? 1 : PassInput::kNoPass};
+                          .next_logit_rows = end < total      ? rows_wanted(end)
+                                             : decode_follows ? 1
+                                                              : PassInput::kNoPass};
     parts_->pass->run(input, [&](int first, View logits) {
       end_step();
       for (int row = 0; row < logits.rows; ++row) {
@@ -213,14 +220,13 @@ uint64_t Engine::peak(Tier tier) const {
   return planned.total() - planned.kv + parts_->kv->slots_peak(tier) * row - (tier == Tier::disk ? planned.weights : 0);
 }
 
-uint64_t Engine::kv_bytes(Tier tier) const {
-  return parts_->kv->slots_used(tier) * parts_->kv->layout().row_bytes();
-}
+uint64_t Engine::kv_bytes(Tier tier) const { return parts_->kv->slots_used(tier) * parts_->kv->layout().row_bytes(); }
 
 std::string Engine::disk_report() const {
   if (!parts_->disk) return {};
   const std::string why = parts_->disk->why();
-  return fmt::format("disk: {}{}", kDiskMethodNames[static_cast<int>(parts_->disk->method())], why.empty() ? "" : " (" + why + ")");
+  return fmt::format("disk: {}{}", kDiskMethodNames[static_cast<int>(parts_->disk->method())],
+                     why.empty() ? "" : " (" + why + ")");
 }
 
 DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }

@@ -1,5 +1,5 @@
-// Engine: the one owner of lifetimes. It reserves what the plan says, loads what stays resident, and runs passes; destroyed in
-// reverse order after one synchronisation.
+// Engine: the one owner of lifetimes. It reserves what the plan says, loads what stays resident, and runs passes;
+// destroyed in reverse order after one synchronisation.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,8 @@ class Engine {
   ~Engine();
   Engine(const Engine&) = delete;
 
-  // As many sequences at once as Options::sequences said; more, or more tokens in all than the context, end in Error(fit).
+  // As many sequences at once as Options::sequences said; more, or more tokens in all than the context, end in
+  // Error(fit).
   SequenceId open_sequence();
   // A new sequence of the same tokens. Nothing is copied: both read the same pages, wherever they lie, until one writes
   // into the page that is not full; that one page is then copied.
@@ -41,8 +42,8 @@ class Engine {
   using OnRow = std::function<void(int index, std::span<const float> logits)>;
   // Runs `tokens` through the model in chunks; on_row gets the logits after the last `logit_rows` of them.
   // decode_follows: the first weights of the next step are fetched while the last chunk ends.
-  void prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows, const OnRow& on_row,
-               const OnProgress& progress = {});
+  void prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows,
+               const OnRow& on_row, const OnProgress& progress = {});
   // One token; returns the logits [vocab] of the next, valid until the next call. another: a further step is expected.
   std::span<const float> decode(SequenceId sequence, int32_t token, bool another);
 

@@ -24,7 +24,7 @@ struct MachineOptions {
   // level gives reads that are too fast; ComputeProfile::working_set says what was used.
   uint64_t most_bytes = uint64_t{256} << 20;
   std::string cache_file;  // empty: measured each time, kept nowhere
-  bool measure = true;                  // false: only what the cache holds; the rest stays 0
+  bool measure = true;     // false: only what the cache holds; the rest stays 0
   bool refresh = false;    // measure again, whatever was kept
   double seconds = 1.3;    // that all of it may take, about
   std::function<void(std::string_view line)> progress;

@@ -16,16 +16,16 @@ struct Options {
   // Budgets in bytes. Not given: most of what is free (device), nothing (host, disk).
   std::optional<uint64_t> device_bytes;
   std::optional<uint64_t> host_bytes;
-  uint64_t disk_bytes = 0;    // for spilled KV
+  uint64_t disk_bytes = 0;  // for spilled KV
   std::string disk_directory;
 
-  int context = 0;      // positions; 0: what the caller needs, or what the budgets allow
-  int sequences = 1;    // open at once; they share the context's positions, and what forks have in common counts once
-  int chunk = 512;      // prompt tokens computed together (-ub)
-  int logit_rows = 1;   // rows of logits kept at once; a plan may give fewer
+  int context = 0;     // positions; 0: what the caller needs, or what the budgets allow
+  int sequences = 1;   // open at once; they share the context's positions, and what forks have in common counts once
+  int chunk = 512;     // prompt tokens computed together (-ub)
+  int logit_rows = 1;  // rows of logits kept at once; a plan may give fewer
   int threads = 0;
   uint64_t unit_bytes = 0;  // of weights moved together at most; 0: what suits the budget
-  int lookahead = 0;    // streamed items fetched ahead; 0: as many as the ring holds
+  int lookahead = 0;        // streamed items fetched ahead; 0: as many as the ring holds
   DeviceChoice device = DeviceChoice::automatic;
   CpuIsa isa = CpuIsa::best;
   double link_bytes_per_second = 0;  // > 0: an emulated link between host and device memory

@@ -26,7 +26,8 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   rope_ = w.rope.slice_rows(0, rows);
 
   const bool another = input.next_logit_rows != PassInput::kNoPass;
-  p_.weight_feed.begin_pass(head_sweeps(input.logit_rows), another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
+  p_.weight_feed.begin_pass(head_sweeps(input.logit_rows),
+                            another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
   load_inputs(input, first_position);
@@ -78,8 +79,8 @@ void Pass::append(int layer, const PassInput& input, int rows) {
   p_.ops.append(p_.compute, k_, v_, p_.kv.layout().format, growth.runs);
 }
 
-// Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges once;
-// a chunk folds one running state (ARCHITECTURE.md, idea 1).
+// Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
+// once; a chunk folds one running state (ARCHITECTURE.md, idea 1).
 void Pass::attend(int layer, const PassInput& input, int first_position, int rows) {
   const ModelShape& shape = p_.spec.shape;
   const AttendShape attend{p_.kv.layout().format, shape.heads, 1.0f / std::sqrt(static_cast<float>(shape.head_dim))};
@@ -94,7 +95,8 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
       for (const KvSpan& span : group.spans) tasks.push_back({span, 0, span.first_position / kSpanTokens});
       p_.ops.attend(p_.compute, q_, attend, tasks, p_.workspace.states);
     } else {
-      p_.ops.attend_chunk(p_.compute, q_, first_position, attend, group.spans, p_.workspace.states.slice_rows(0, rows), fresh);
+      p_.ops.attend_chunk(p_.compute, q_, first_position, attend, group.spans, p_.workspace.states.slice_rows(0, rows),
+                          fresh);
     }
     fresh = false;
     if (group.lease.moves()) group.lease.release(p_.compute.record());

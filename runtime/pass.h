@@ -1,5 +1,5 @@
-// Pass: one forward pass of one sequence over all layers: a chunk of a prompt, or one decode step. Everything is enqueued;
-// nothing is waited for but the free half of the host inputs.
+// Pass: one forward pass of one sequence over all layers: a chunk of a prompt, or one decode step. Everything is
+// enqueued; nothing is waited for but the free half of the host inputs.
 #pragma once
 
 #include <cstdint>
@@ -40,8 +40,9 @@ struct PassInput {
   SequenceId sequence = 0;
   std::span<const int32_t> tokens;
   bool decode = false;  // one token by the decode path; else a chunk by the prefill path
-  int logit_rows = 1;        // logits of so many rows, the last ones
-  // Of the pass expected after this one, whose first weights are fetched while this one ends; kNoPass: none is expected.
+  int logit_rows = 1;   // logits of so many rows, the last ones
+  // Of the pass expected after this one, whose first weights are fetched while this one ends; kNoPass: none is
+  // expected.
   int next_logit_rows = kNoPass;
   static constexpr int kNoPass = -1;
 };

@@ -15,7 +15,7 @@ namespace spillway {
 // What one tier holds, in bytes.
 struct TierPlan {
   uint64_t budget = 0;
-  uint64_t weights = 0;    // resident here; on disk: in the model's own files
+  uint64_t weights = 0;  // resident here; on disk: in the model's own files
   uint64_t kv = 0;
   uint64_t workspace = 0;  // activations, logits, scratch, host inputs
   uint64_t rings = 0;      // places for what streams through, and staging
@@ -27,7 +27,7 @@ struct TierPlan {
 struct Expected {
   double decode_tps = 0;
   double prefill_tps = 0;
-  std::string bound;        // what binds decode: "disk", "link" or "compute"; empty: the machine's limits are not known
+  std::string bound;  // what binds decode: "disk", "link" or "compute"; empty: the machine's limits are not known
   double disk_s = 0, link_s = 0, compute_s = 0;  // of a decode step at full context
   uint64_t disk_bytes = 0, link_bytes = 0;       // of a decode step at full context
 };
@@ -46,7 +46,7 @@ struct Plan {
   std::vector<WeightUnit> units;
   std::vector<Tier> unit_tiers;  // one for each unit
   uint64_t weight_ring_bytes = 0;
-  uint64_t small_bytes = 0;      // norms: always on the device
+  uint64_t small_bytes = 0;  // norms: always on the device
 
   uint32_t kv_device_slots = 0, kv_host_slots = 0, kv_disk_slots = 0;  // page rows
   int kv_device_rows_per_layer = 0;
@@ -55,7 +55,7 @@ struct Plan {
   uint64_t workspace_bytes = 0;
   uint64_t host_input_bytes = 0;
   StagingShape staging;
-  bool staged = false;           // bytes from disk pass through host memory
+  bool staged = false;  // bytes from disk pass through host memory
 
   Expected expected;
 

@@ -1,9 +1,9 @@
 #include "runtime/score.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
-
-#include <fmt/format.h>
 
 namespace spillway {
 
@@ -17,7 +17,8 @@ double log_probability(std::span<const float> logits, int32_t id) {
 void score_window(Engine& engine, const ScoreWindow& window, const ScoreHooks& hooks) {
   const int total = static_cast<int>(window.tokens.size());
   if (total > engine.plan().context) {
-    throw Error(ErrorKind::usage, fmt::format("{} tokens do not fit the context of {} (-c)", total, engine.plan().context));
+    throw Error(ErrorKind::usage,
+                fmt::format("{} tokens do not fit the context of {} (-c)", total, engine.plan().context));
   }
   const auto row = [&](int index, std::span<const float> logits) {
     if (hooks.on_row && index >= total - window.logit_rows) hooks.on_row(index, logits);

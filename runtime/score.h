@@ -14,14 +14,14 @@ double log_probability(std::span<const float> logits, int32_t id);
 
 struct ScoreWindow {
   std::span<const int32_t> tokens;
-  int first_scored = 1;   // tokens [first_scored, size) are scored
-  int logit_rows = 0;     // rows wanted by on_row beyond what scoring needs: the last so many
-  int prefill = 0;        // so many first tokens by prefill, each later one by a decode step; 0: all by prefill
+  int first_scored = 1;  // tokens [first_scored, size) are scored
+  int logit_rows = 0;    // rows wanted by on_row beyond what scoring needs: the last so many
+  int prefill = 0;       // so many first tokens by prefill, each later one by a decode step; 0: all by prefill
 };
 
 struct ScoreHooks {
-  std::function<void(int index, double log_probability)> on_scored;        // of tokens[index]
-  std::function<void(int index, std::span<const float> logits)> on_row;    // after tokens[index]
+  std::function<void(int index, double log_probability)> on_scored;      // of tokens[index]
+  std::function<void(int index, std::span<const float> logits)> on_row;  // after tokens[index]
   OnProgress on_progress;
 };
 

@@ -19,15 +19,15 @@ struct ChosenDevice {
 };
 ChosenDevice choose_device(const Options& options);
 
-// The machine's measured limits, from the cache where they are known: about a second otherwise, in at most a quarter of the
-// device's budget. `cache_file`: where they are kept.
+// The machine's measured limits, from the cache where they are known: about a second otherwise, in at most a quarter of
+// the device's budget. `cache_file`: where they are kept.
 Machine measure_session(const Model& model, const Options& options, Device& device, const std::string& cache_file,
                         const std::function<void(std::string_view line)>& progress);
 // What the planner needs of them for this model.
 Limits limits_of(const Machine& machine, const Model& model, const Options& options);
 
-// Fills in the budgets that were not given: most of what is free on the device, leaving headroom; and the context: at most the
-// model's. Then plans. Throws Error(fit) before anything is reserved.
+// Fills in the budgets that were not given: most of what is free on the device, leaving headroom; and the context: at
+// most the model's. Then plans. Throws Error(fit) before anything is reserved.
 Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits);
 
 // One line of where things are: for the start of a run.

@@ -8,8 +8,8 @@ struct Timings {
   double prefill_s = 0;
   double prefill_tps = 0;  // prompt tokens per second
   double decode_s = 0;
-  double decode_tps = 0;   // decode steps per second
-  double ttft_s = 0;       // from the start of the request to the first token
+  double decode_tps = 0;  // decode steps per second
+  double ttft_s = 0;      // from the start of the request to the first token
 };
 
 }  // namespace spillway

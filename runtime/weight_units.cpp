@@ -61,7 +61,9 @@ void cut_stage(std::vector<WeightUnit>& units, Stage stage, int layer, const std
       const int64_t first = blocks * i / count * kRowBlock;
       const int64_t last = std::min(matrix.rows, blocks * (i + 1) / count * kRowBlock);
       const WeightSlice slice{static_cast<int>(m), matrix.dtype, first, last - first, matrix.cols, 0};
-      slices.push_back({slice, {matrix.extent.file, matrix.extent.offset + bytes_of(matrix, first), bytes_of(matrix, last - first)}});
+      slices.push_back(
+          {slice,
+           {matrix.extent.file, matrix.extent.offset + bytes_of(matrix, first), bytes_of(matrix, last - first)}});
     }
     lay_out(unit, std::move(slices), checkpoint);
     units.push_back(std::move(unit));

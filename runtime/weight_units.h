@@ -9,8 +9,8 @@
 
 namespace spillway {
 
-// No unit is larger than about unit_bytes (a unit has at least 16 rows of each of its matrices). The cut does not change any
-// result: a row of an output depends on its own row of the weight alone.
+// No unit is larger than about unit_bytes (a unit has at least 16 rows of each of its matrices). The cut does not
+// change any result: a row of an output depends on its own row of the weight alone.
 std::vector<WeightUnit> cut_weight_units(const ModelSpec& spec, const Checkpoint& checkpoint, uint64_t unit_bytes);
 
 }  // namespace spillway

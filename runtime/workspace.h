@@ -18,15 +18,15 @@ struct WorkspaceShape {
 
 // All views are f32 but `rows`. m: rows of the pass.
 struct Workspace {
-  View x;          // [chunk x hidden] residual stream
-  View h;          // [chunk x hidden] normalised
-  View q, k, v;    // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
-  View attn;       // [chunk x heads * head_dim]
-  View gate, up;   // [chunk x ffn]
-  View states;     // [max(chunk, spans) x heads * attn_state_floats]
-  View rope;       // [chunk x rope_dims] cos and sin
-  View rows;       // [chunk x hidden] embedding rows in the file's type
-  View logits;     // [logit_rows x vocab]
+  View x;         // [chunk x hidden] residual stream
+  View h;         // [chunk x hidden] normalised
+  View q, k, v;   // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
+  View attn;      // [chunk x heads * head_dim]
+  View gate, up;  // [chunk x ffn]
+  View states;    // [max(chunk, spans) x heads * attn_state_floats]
+  View rope;      // [chunk x rope_dims] cos and sin
+  View rows;      // [chunk x hidden] embedding rows in the file's type
+  View logits;    // [logit_rows x vocab]
   std::byte* scratch = nullptr;
   uint64_t scratch_bytes = 0;
 

@@ -166,19 +166,23 @@ void CpuStream::copy(void* destination, const void* source, uint64_t bytes) {
     enqueue([=] { std::memcpy(destination, source, bytes); }, "copy", bytes);
     return;
   }
-  enqueue([s = state_.get(), destination, source, bytes, ready = LinkThrottle::Clock::now()] {
-    s->throttle->idle_until(ready);
-    s->paced_copy(static_cast<std::byte*>(destination), static_cast<const std::byte*>(source), bytes);
-  }, "copy", bytes);
+  enqueue(
+      [s = state_.get(), destination, source, bytes, ready = LinkThrottle::Clock::now()] {
+        s->throttle->idle_until(ready);
+        s->paced_copy(static_cast<std::byte*>(destination), static_cast<const std::byte*>(source), bytes);
+      },
+      "copy", bytes);
 }
 
 void CpuStream::wait_for(const Event& event) {
   if (event.timeline == this || event.done()) return;  // what is enqueued later runs after our own tickets anyway
-  enqueue([s = state_.get(), event] {
-    if (event.done()) return;
-    event.wait();
-    if (s->throttle) s->throttle->idle_until(LinkThrottle::Clock::now());
-  }, "wait");
+  enqueue(
+      [s = state_.get(), event] {
+        if (event.done()) return;
+        event.wait();
+        if (s->throttle) s->throttle->idle_until(LinkThrottle::Clock::now());
+      },
+      "wait");
 }
 
 Event CpuStream::record() { return {this, state_->enqueued.load(std::memory_order_acquire)}; }

@@ -125,12 +125,23 @@ void block_product(const FloatProduct& p) {
     int64_t m = 0;
     for (; m + kFloatTileM <= p.m; m += kFloatTileM) block_rows<kFloatTileM>(p, m, weights, k, length, sums);
     switch (p.m - m) {
-      case 5: block_rows<5>(p, m, weights, k, length, sums); break;
-      case 4: block_rows<4>(p, m, weights, k, length, sums); break;
-      case 3: block_rows<3>(p, m, weights, k, length, sums); break;
-      case 2: block_rows<2>(p, m, weights, k, length, sums); break;
-      case 1: block_rows<1>(p, m, weights, k, length, sums); break;
-      default: break;
+      case 5:
+        block_rows<5>(p, m, weights, k, length, sums);
+        break;
+      case 4:
+        block_rows<4>(p, m, weights, k, length, sums);
+        break;
+      case 3:
+        block_rows<3>(p, m, weights, k, length, sums);
+        break;
+      case 2:
+        block_rows<2>(p, m, weights, k, length, sums);
+        break;
+      case 1:
+        block_rows<1>(p, m, weights, k, length, sums);
+        break;
+      default:
+        break;
     }
   }
   fold_block(p, sums);

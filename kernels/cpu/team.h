@@ -10,9 +10,9 @@ namespace spillway {
 class TaskRef {
  public:
   template <typename F>
-  TaskRef(const F& f) : object_(&f), call_([](const void* o, int64_t task, int worker) {
-    (*static_cast<const F*>(o))(task, worker);
-  }) {}
+  TaskRef(const F& f)
+      : object_(&f),
+        call_([](const void* o, int64_t task, int worker) { (*static_cast<const F*>(o))(task, worker); }) {}
   void operator()(int64_t task, int worker) const { call_(object_, task, worker); }
 
  private:
@@ -22,14 +22,16 @@ class TaskRef {
 
 class Team {
  public:
-  // Workers are pinned to distinct physical cores (hwloc); the first region starts them. threads = 0: all allowed cores.
+  // Workers are pinned to distinct physical cores (hwloc); the first region starts them. threads = 0: all allowed
+  // cores.
   explicit Team(int threads);
   ~Team();
   Team(const Team&) = delete;
 
   int workers() const;
-  // Runs task 0 .. tasks - 1, each once, handed out dynamically; returns when all are done. Called by one thread at a time, which
-  // takes part as worker 0 (pinned by bind_caller). Between regions workers spin for some microseconds, then sleep.
+  // Runs task 0 .. tasks - 1, each once, handed out dynamically; returns when all are done. Called by one thread at a
+  // time, which takes part as worker 0 (pinned by bind_caller). Between regions workers spin for some microseconds,
+  // then sleep.
   void run(int64_t tasks, TaskRef task);
   // Pins the calling thread to worker 0's core.
   void bind_caller();

@@ -1,8 +1,8 @@
 #include "memory/kv/cache.h"
 
-#include <algorithm>
-
 #include <fmt/format.h>
+
+#include <algorithm>
 
 #include "kernels/check.h"
 
@@ -89,7 +89,12 @@ uint32_t KvCache::new_row(int layer, std::vector<Event>& after) {
   if (!slot.after.done()) after.push_back(slot.after);
   const uint32_t index = unused_rows_.back();
   unused_rows_.pop_back();
-  rows_[index] = {.references = 1, .layer = layer, .sealed = false, .tier = Tier::device, .slot = slot.slot, .written = {},
+  rows_[index] = {.references = 1,
+                  .layer = layer,
+                  .sealed = false,
+                  .tier = Tier::device,
+                  .slot = slot.slot,
+                  .written = {},
                   .last_fetch = {}};
   ++device_rows_[layer];
   return index;
@@ -136,8 +141,9 @@ std::vector<Demotion> KvCache::settle(int layer) {
   while (device_rows_[layer] > pools_.device_rows_per_layer && !sealed.empty()) {
     const Tier to = has_slot(Tier::host) ? Tier::host : Tier::disk;
     if (!has_slot(to)) {
-      throw Error(ErrorKind::fit, fmt::format("the KV cache is full: {} page rows on the device, {} on the host, {} on disk",
-                                              capacity_[0], capacity_[1], capacity_[2]));
+      throw Error(ErrorKind::fit,
+                  fmt::format("the KV cache is full: {} page rows on the device, {} on the host, {} on disk",
+                              capacity_[0], capacity_[1], capacity_[2]));
     }
     const uint32_t index = sealed.front();
     sealed.pop_front();

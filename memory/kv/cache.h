@@ -1,9 +1,9 @@
-// KvCache: every page row of every sequence, in every tier. It knows which bytes are where; it computes nothing and moves
-// nothing: it returns the moves to make, and is told when they end.
+// KvCache: every page row of every sequence, in every tier. It knows which bytes are where; it computes nothing and
+// moves nothing: it returns the moves to make, and is told when they end.
 //
-// A page row is kPageTokens positions of one layer, all KV heads. It is open while it fills (always on the device), sealed
-// when full. Rows are counted by reference, so that sequences share a prefix; an open row that is shared is copied before it is
-// written. Used by one thread.
+// A page row is kPageTokens positions of one layer, all KV heads. It is open while it fills (always on the device),
+// sealed when full. Rows are counted by reference, so that sequences share a prefix; an open row that is shared is
+// copied before it is written. Used by one thread.
 #pragma once
 
 #include <cstdint>
@@ -23,21 +23,21 @@ using SequenceId = int32_t;
 struct RowPlace {
   Tier tier = Tier::device;
   uint32_t slot = 0;
-  std::byte* data = nullptr;     // device and host
-  uint64_t file_offset = 0;      // disk
+  std::byte* data = nullptr;  // device and host
+  uint64_t file_offset = 0;   // disk
   Event written;
 };
 
 // What an append needs before it may write.
 struct KvGrowth {
-  std::vector<AppendRun> runs;    // rows count from 0 for the first new token
-  std::vector<Event> after;       // the slots' former contents have left
+  std::vector<AppendRun> runs;  // rows count from 0 for the first new token
+  std::vector<Event> after;     // the slots' former contents have left
   struct Copy {
     std::byte* to;
     const std::byte* from;
     uint64_t bytes;
   };
-  std::vector<Copy> copies;       // device to device, before the append: a shared open row becomes one's own
+  std::vector<Copy> copies;  // device to device, before the append: a shared open row becomes one's own
 };
 
 // A sealed row that leaves the device.
@@ -59,15 +59,16 @@ class KvCache {
   // `last_reader`: of any of its rows; their slots are free after it.
   void close(SequenceId sequence, const Event& last_reader);
 
-  // Room for tokens [tokens, tokens + count) of one layer, on the device. Throws Error(fit) when every slot of the device is taken.
+  // Room for tokens [tokens, tokens + count) of one layer, on the device. Throws Error(fit) when every slot of the
+  // device is taken.
   KvGrowth grow(SequenceId sequence, int layer, int count);
   // All layers have grown by `count`.
   void advance(SequenceId sequence, int count);
   int tokens(SequenceId sequence) const;
 
-  // Oldest first, the sealed rows of a layer beyond its share of the device: to the host while it has room, then to disk. From
-  // now on they are there; each move must be made and reported. `last_reader` of the device's copy: the move itself.
-  // Throws Error(fit) when no tier has room.
+  // Oldest first, the sealed rows of a layer beyond its share of the device: to the host while it has room, then to
+  // disk. From now on they are there; each move must be made and reported. `last_reader` of the device's copy: the move
+  // itself. Throws Error(fit) when no tier has room.
   std::vector<Demotion> settle(int layer);
   void moved(const Demotion& demotion, const Event& end);
 

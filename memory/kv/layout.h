@@ -22,8 +22,8 @@ struct KvLayout {
 // Rows of pages for `tokens` positions of one layer.
 constexpr int page_rows(int64_t tokens) { return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens); }
 
-// Each tier's slots for page rows. A layer keeps at most `device_rows_per_layer` rows on the device between passes; the slots
-// beyond layers * device_rows_per_layer take what a pass writes before it is spilled.
+// Each tier's slots for page rows. A layer keeps at most `device_rows_per_layer` rows on the device between passes; the
+// slots beyond layers * device_rows_per_layer take what a pass writes before it is spilled.
 struct KvPools {
   uint32_t device_slots = 0;
   uint32_t host_slots = 0;

@@ -1,4 +1,5 @@
-// The built program as a person meets it: exit codes, streams, JSON, budgets measured from outside, and a failing world.
+// The built program as a person meets it: exit codes, streams, JSON, budgets measured from outside, and a failing
+// world.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -22,8 +23,17 @@ using ::testing::HasSubstr;
 class Cli : public ::testing::Test {
  protected:
   Cli() {
-    model_ = write_tiny_model({.layers = 3, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 32, .ffn = 128, .vocab = 640, .type = DType::q4_0,
-                               .seed = 9, .name = "cli"}, folder_.string());
+    model_ = write_tiny_model({.layers = 3,
+                               .hidden = 64,
+                               .heads = 4,
+                               .kv_heads = 2,
+                               .head_dim = 32,
+                               .ffn = 128,
+                               .vocab = 640,
+                               .type = DType::q4_0,
+                               .seed = 9,
+                               .name = "cli"},
+                              folder_.string());
   }
 
   pid_t start(const std::vector<std::string>& arguments) { return program_.start(arguments); }
@@ -68,8 +78,10 @@ TEST_F(Cli, GenerateJsonHasTheStableNames) {
   const Result result = run({"generate", "-m", model_, "-p", "hello", "-n", "5", "--temp", "0", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const auto json = nlohmann::json::parse(result.out);
-  for (const char* key : {"text", "tokens", "prompt_tokens", "finish_reason", "timings", "bytes", "peak", "plan"}) EXPECT_TRUE(json.contains(key)) << key;
-  for (const char* key : {"load_s", "prefill_s", "prefill_tps", "decode_s", "decode_tps", "ttft_s"}) EXPECT_TRUE(json["timings"].contains(key)) << key;
+  for (const char* key : {"text", "tokens", "prompt_tokens", "finish_reason", "timings", "bytes", "peak", "plan"})
+    EXPECT_TRUE(json.contains(key)) << key;
+  for (const char* key : {"load_s", "prefill_s", "prefill_tps", "decode_s", "decode_tps", "ttft_s"})
+    EXPECT_TRUE(json["timings"].contains(key)) << key;
   EXPECT_EQ(json["tokens"].size(), 5u);
   EXPECT_EQ(json["finish_reason"], "length");
 }
@@ -141,7 +153,8 @@ TEST_F(Cli, ATruncatedFileIsNamedWithItsOffset) {
 }
 
 TEST_F(Cli, TheContextsEndIsSaid) {
-  const Result result = run({"generate", "-m", model_, "-p", "hello there", "-n", "500", "-c", "64", "--temp", "0", "--ignore-eos", "--json"});
+  const Result result = run({"generate", "-m", model_, "-p", "hello there", "-n", "500", "-c", "64", "--temp", "0",
+                             "--ignore-eos", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(nlohmann::json::parse(result.out)["finish_reason"], "length");
   EXPECT_THAT(result.err, HasSubstr("context of 64 positions is full"));
@@ -161,8 +174,8 @@ TEST_F(Cli, TheEnvironmentIsATwinAndTheFlagWins) {
 TEST_F(Cli, NothingIsLeftOnDiskAfterKill) {
   const fs::path spill = folder_ / "spill";
   fs::create_directories(spill);
-  const pid_t child = start({"generate", "-m", model_, "-f", prompt_file(300), "-n", "3000", "--ignore-eos", "--device-mem", tight_budget(4800), "--disk-mem", "64MiB",
-                             "--disk-dir", spill.string()});
+  const pid_t child = start({"generate", "-m", model_, "-f", prompt_file(300), "-n", "3000", "--ignore-eos",
+                             "--device-mem", tight_budget(4800), "--disk-mem", "64MiB", "--disk-dir", spill.string()});
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
   kill(child, SIGKILL);
   int status = 0;
@@ -192,15 +205,31 @@ TEST_F(Cli, AmountsBeyondAnyCountAreRefused) {
 class FailingWorld : public Cli {
  protected:
   std::vector<std::string> spilling(int tokens) {
-    return {"generate", "-m", model_, "-f", prompt_file(1200), "-n", std::to_string(tokens), "--temp", "0", "--ignore-eos", "--device-mem", tight_budget(7200), "--disk-mem", "64MiB",
-            "--disk-dir", folder_.string(), "--json"};
+    return {"generate",
+            "-m",
+            model_,
+            "-f",
+            prompt_file(1200),
+            "-n",
+            std::to_string(tokens),
+            "--temp",
+            "0",
+            "--ignore-eos",
+            "--device-mem",
+            tight_budget(7200),
+            "--disk-mem",
+            "64MiB",
+            "--disk-dir",
+            folder_.string(),
+            "--json"};
   }
 };
 
 TEST_F(FailingWorld, AFullDriveEndsCleanly) {
   SKIP_UNDER_SANITIZERS();
   // Writes by threads, so that the filter sees them; the drive is full after some.
-  const auto outcome = run_faulty({faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pwrite64=ENOSPC,after=4")}, spilling(4));
+  const auto outcome = run_faulty(
+      {faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pwrite64=ENOSPC,after=4")}, spilling(4));
   if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
   ASSERT_GT(outcome.injected, 1u) << outcome.output;
   EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
@@ -217,8 +246,9 @@ TEST_F(FailingWorld, AFullDriveAtStartIsNamed) {
 
 TEST_F(FailingWorld, AnUnreadableDriveIsNamedWithItsOffset) {
   SKIP_UNDER_SANITIZERS();
-  const auto outcome = run_faulty({faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pread64=EIO,path=cli.gguf,from=65536")},
-                                  {"generate", "-m", model_, "-p", "hello", "-n", "3", "--temp", "0"});
+  const auto outcome = run_faulty(
+      {faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pread64=EIO,path=cli.gguf,from=65536")},
+      {"generate", "-m", model_, "-p", "hello", "-n", "3", "--temp", "0"});
   if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
   EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
   EXPECT_THAT(outcome.output, HasSubstr("cli.gguf"));
@@ -243,10 +273,12 @@ TEST_F(FailingWorld, RefusedIoUringAndLockedMemoryAreSaidAndChangeNothing) {
 
 // Every command, whatever it prints: a full drive is no success.
 TEST_F(Cli, OutputThatIsLostIsAnError) {
-  for (const std::string arguments : {"generate -p hello -n 3", "generate -p hello -n 3 --json", "score --tokens 1,2,3 --json", "plan",
-                                      "plan --json", "bench -p 4 -n 0 -r 1", "bench -p 4 -n 0 -r 1 -o json"}) {
+  for (const std::string arguments :
+       {"generate -p hello -n 3", "generate -p hello -n 3 --json", "score --tokens 1,2,3 --json", "plan", "plan --json",
+        "bench -p 4 -n 0 -r 1", "bench -p 4 -n 0 -r 1 -o json"}) {
     const std::string command = std::string(SPILLWAY_PROGRAM) + " " + arguments + " -m " + model_ + " 2>&1 >/dev/full";
-    const auto outcome = faults::run_command({}, {"/usr/bin/env", "XDG_CACHE_HOME=" + Program::cache(), "/bin/sh", "-c", command});
+    const auto outcome =
+        faults::run_command({}, {"/usr/bin/env", "XDG_CACHE_HOME=" + Program::cache(), "/bin/sh", "-c", command});
     if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
     EXPECT_EQ(outcome.exit_code, 5) << command << "\n" << outcome.output;
     EXPECT_THAT(outcome.output, HasSubstr("standard output: No space left on device"));
@@ -269,7 +301,8 @@ TEST_F(Cli, AnInterruptEndsEveryCommandWith130) {
     kill(child, SIGINT);
     int status = 0;
     waitpid(child, &status, 0);
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 130) << command.front() << " " << status << read_file(folder_ / "err");
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 130)
+        << command.front() << " " << status << read_file(folder_ / "err");
     EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("interrupted"));
   }
 }
@@ -301,14 +334,16 @@ TEST_F(Cli, RefusalsAreOneLineThatNamesTheFlag) {
 }
 
 TEST_F(Cli, WordsOfLlamaCppAndTheEnvironment) {
-  EXPECT_EQ(run({"generate", "-m", model_, "-p", "x", "-n", "9", "-n", "1", "-ub", "16"}).exit_code, 0) << "the last of two counts";
+  EXPECT_EQ(run({"generate", "-m", model_, "-p", "x", "-n", "9", "-n", "1", "-ub", "16"}).exit_code, 0)
+      << "the last of two counts";
   setenv("SPILLWAY_PROMPT", "x", 1);
   setenv("SPILLWAY_PREDICT", "2", 1);
   setenv("SPILLWAY_JSON", "1", 1);
   std::ofstream(folder_ / "text") << "hello hello hello";
   const auto by_twin = nlohmann::json::parse(run({"generate", "-m", model_}).out);
   EXPECT_EQ(by_twin["tokens"].size(), 2u);
-  const auto by_flag = nlohmann::json::parse(run({"generate", "-m", model_, "-n", "1", "-f", (folder_ / "text").string()}).out);
+  const auto by_flag =
+      nlohmann::json::parse(run({"generate", "-m", model_, "-n", "1", "-f", (folder_ / "text").string()}).out);
   for (const char* name : {"SPILLWAY_PROMPT", "SPILLWAY_PREDICT", "SPILLWAY_JSON"}) unsetenv(name);
   EXPECT_EQ(by_flag["tokens"].size(), 1u);
   EXPECT_GT(by_flag["prompt_tokens"].get<int>(), by_twin["prompt_tokens"].get<int>());

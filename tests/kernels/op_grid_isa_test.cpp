@@ -79,7 +79,8 @@ class Layer {
     span.tokens = kRows;
     span.rows[0] = pages.there();
     span.rows[1] = pages.there() + shape.format.row_of_pages_bytes();
-    const AppendRun runs[] = {{pages.there(), 0, 0, 64}, {pages.there() + shape.format.row_of_pages_bytes(), 0, 64, kRows - 64}};
+    const AppendRun runs[] = {{pages.there(), 0, 0, 64},
+                              {pages.there() + shape.format.row_of_pages_bytes(), 0, 64, kRows - 64}};
     bench_.ops().append(bench_.stream(), k.there(), k.there(), shape.format, runs);
     BenchMatrix states(bench_.device(), DType::f32, kRows, kHeads * attn_state_floats(kHeadDim));
     BenchMatrix out(bench_.device(), DType::f32, kRows, kHeads * kHeadDim);

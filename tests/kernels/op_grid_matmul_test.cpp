@@ -1,5 +1,5 @@
-// BenchMatrix products, on every backend: against the reference, against exact arithmetic on quantised activations, and to
-// the bit against themselves in other company.
+// BenchMatrix products, on every backend: against the reference, against exact arithmetic on quantised activations, and
+// to the bit against themselves in other company.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -203,8 +203,8 @@ constexpr int64_t kMostRows = 70;
 constexpr int64_t kOutputs = 77;
 
 // Rows [first, first + count) of x through `types`, all parts in one call; the parts' outputs side by side.
-std::vector<float> product(OpBench& bench, BenchMatrix& x, std::vector<std::unique_ptr<BenchMatrix>>& weights, int64_t first,
-                           int64_t count) {
+std::vector<float> product(OpBench& bench, BenchMatrix& x, std::vector<std::unique_ptr<BenchMatrix>>& weights,
+                           int64_t first, int64_t count) {
   std::vector<std::unique_ptr<BenchMatrix>> outs;
   std::vector<MatmulPart> parts;
   for (auto& weight : weights) {

@@ -77,7 +77,8 @@ TEST_F(ModelFiles, TheVocabularyIsOneThatTextsUse) {
     EXPECT_EQ(tokenizer->decode(ids), text) << id;
     reached += ids == std::vector<int32_t>{id};
   }
-  // A run of letters may be cut otherwise by merges of better rank, as in every BPE vocabulary; bytes above 0x7f are no text.
+  // A run of letters may be cut otherwise by merges of better rank, as in every BPE vocabulary; bytes above 0x7f are no
+  // text.
   EXPECT_GT(reached, 1000);
   EXPECT_EQ(tokenizer->bos(), SyntheticVocab::kBos);
   EXPECT_TRUE(tokenizer->is_end(SyntheticVocab::kEos));

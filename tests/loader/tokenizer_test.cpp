@@ -10,8 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "loader/chat_template.h"
-#include "tests/support/real_model.h"
 #include "tests/loader/gguf_bytes.h"
+#include "tests/support/real_model.h"
 
 namespace spillway {
 namespace {

@@ -1,7 +1,5 @@
-// The page cache against a plain model of it: every row in one place, nobody else's, references counted, slots reused only after
-// their last user.
-#include "memory/kv/cache.h"
-
+// The page cache against a plain model of it: every row in one place, nobody else's, references counted, slots reused
+// only after their last user.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,6 +9,7 @@
 #include <set>
 
 #include "kernels/check.h"
+#include "memory/kv/cache.h"
 
 namespace spillway {
 namespace {
@@ -73,7 +72,8 @@ TEST(KvCache, SpillsTheOldestSealedRowsFirstToHostThenToDisk) {
   for (int layer = 0; layer < 2; ++layer) {
     std::vector<Tier> tiers;
     for (int row = 0; row < 6; ++row) tiers.push_back(cache.place(sequence, layer, row).tier);
-    EXPECT_EQ(tiers, (std::vector<Tier>{Tier::host, Tier::disk, Tier::disk, Tier::disk, Tier::device, Tier::device})) << "layer " << layer;
+    EXPECT_EQ(tiers, (std::vector<Tier>{Tier::host, Tier::disk, Tier::disk, Tier::disk, Tier::device, Tier::device}))
+        << "layer " << layer;
   }
   EXPECT_EQ(cache.slots_used(Tier::device), 4u);
   EXPECT_EQ(cache.slots_used(Tier::host), 2u);
@@ -180,7 +180,8 @@ TEST(KvCache, AClosedSequencesSlotsAreFreeAfterTheirLastUser) {
       if (event.timeline == &readers) device_after.push_back(event.ticket);
     }
     for (const Demotion& demotion : cache.settle(0)) {
-      for (const Event& event : demotion.after) host_after.push_back(event.ticket + (event.timeline == &fetches ? 100 : 0));
+      for (const Event& event : demotion.after)
+        host_after.push_back(event.ticket + (event.timeline == &fetches ? 100 : 0));
       cache.moved(demotion, {});
     }
   }
@@ -222,7 +223,8 @@ TEST(KvCache, RandomLifeKeepsEveryRowInOnePlace) {
           }
         }
       }
-      const uint32_t used = cache.slots_used(Tier::device) + cache.slots_used(Tier::host) + cache.slots_used(Tier::disk);
+      const uint32_t used =
+          cache.slots_used(Tier::device) + cache.slots_used(Tier::host) + cache.slots_used(Tier::disk);
       ASSERT_EQ(used, slots.size()) << "a slot is lost or held for nobody";
     }
   }

@@ -1,5 +1,6 @@
-// The whole engine on the `reference` device against a float64 forward pass written in numpy (tests/oracle/numpy_llama.py) on the
-// dequantised weights: the divergence between the two must be that of float32 activations, no more.
+// The whole engine on the `reference` device against a float64 forward pass written in numpy
+// (tests/oracle/numpy_llama.py) on the dequantised weights: the divergence between the two must be that of float32
+// activations, no more.
 #include <gtest/gtest.h>
 
 #include <cctype>
@@ -84,8 +85,8 @@ TEST_P(GoldenLogits, OfTheReferenceDevice) {
   EXPECT_LT(found.most, 1e-6);
 }
 
-// Beside quantised weights the CPU's activations are int8 by blocks of 32: near, not equal, and random weights amplify the
-// rounding more than trained ones do.
+// Beside quantised weights the CPU's activations are int8 by blocks of 32: near, not equal, and random weights amplify
+// the rounding more than trained ones do.
 TEST_P(GoldenLogits, OfTheCpu) {
   for (CpuIsa isa : {CpuIsa::scalar, CpuIsa::best}) {
     const auto device = make_cpu_device({.threads = 2, .isa = isa});
@@ -94,11 +95,12 @@ TEST_P(GoldenLogits, OfTheCpu) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Oracle, GoldenLogits, ::testing::ValuesIn(golden_models().begin(), golden_models().end()), [](const auto& case_) {
-  std::string name = case_.param.name;
-  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Oracle, GoldenLogits, ::testing::ValuesIn(golden_models().begin(), golden_models().end()),
+                         [](const auto& case_) {
+                           std::string name = case_.param.name;
+                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace spillway

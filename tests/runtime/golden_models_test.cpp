@@ -1,4 +1,5 @@
-// The golden models must be the same files everywhere, or their logits under tests/runtime/data are those of other models.
+// The golden models must be the same files everywhere, or their logits under tests/runtime/data are those of other
+// models.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -34,7 +35,8 @@ TEST(GoldenModels, SameBytesEverywhere) {
   std::filesystem::create_directories(folder);
   for (const TinyModelOptions& golden : golden_models()) write_tiny_model(golden, folder.string());
   std::map<std::string, uint64_t> found;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) found[entry.path().filename()] = fnv1a(entry.path());
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    found[entry.path().filename()] = fnv1a(entry.path());
   EXPECT_EQ(found, expected);
   std::filesystem::remove_all(folder);
 }

@@ -1,5 +1,5 @@
-// Placement never changes the answer (ARCHITECTURE.md, idea 6): whatever the budgets, the tiers, the units, the lookahead and the
-// threads, the same device gives the same logits to the bit.
+// Placement never changes the answer (ARCHITECTURE.md, idea 6): whatever the budgets, the tiers, the units, the
+// lookahead and the threads, the same device gives the same logits to the bit.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -18,7 +18,7 @@ namespace {
 
 constexpr uint64_t kPlenty = 1ull << 30;
 constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
-constexpr int kPrompt = 4 * kSpanTokens + 37;  // five spans
+constexpr int kPrompt = 4 * kSpanTokens + 37;             // five spans
 constexpr int kDecoded = 3;
 
 struct Histogram {
@@ -28,7 +28,8 @@ struct Histogram {
   void add(const Covered& covered, int threads) {
     ++cases;
     counts["five spans or more"] += covered.spans >= 5;
-    counts["a layer's KV in two tiers or more and a layer from disk"] += covered.layer_kv_in_two_tiers && covered.layer_from_disk;
+    counts["a layer's KV in two tiers or more and a layer from disk"] +=
+        covered.layer_kv_in_two_tiers && covered.layer_from_disk;
     counts["KV on host"] += covered.kv_on_host;
     counts["KV on disk"] += covered.kv_on_disk;
     counts["KV on host and disk"] += covered.kv_on_host && covered.kv_on_disk;
@@ -75,9 +76,7 @@ constexpr int kCasesPerModel = 3;
 constexpr int kCasesPerModel = 26;
 #endif
 
-uint64_t kv_bytes(const ModelShape& shape, int positions) {
-  return 4ull * shape.kv_width() * positions * shape.layers;
-}
+uint64_t kv_bytes(const ModelShape& shape, int positions) { return 4ull * shape.kv_width() * positions * shape.layers; }
 
 void run_cases(const TinyModelOptions& shape_wanted, Histogram& histogram) {
   SCOPED_TRACE(shape_wanted.name);
@@ -100,21 +99,33 @@ void run_cases(const TinyModelOptions& shape_wanted, Histogram& histogram) {
     const PlacedRun run = run_raised(model, *device, options, work);
     histogram.add(run.covered, threads);
     ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)
-        << "case " << i << ": --device-mem " << *options.device_bytes << " --host-mem " << options.host_bytes.value_or(0) << " --disk-mem "
-        << options.disk_bytes << " units of " << options.unit_bytes << " lookahead " << options.lookahead << " threads " << threads;
+        << "case " << i << ": --device-mem " << *options.device_bytes << " --host-mem "
+        << options.host_bytes.value_or(0) << " --disk-mem " << options.disk_bytes << " units of " << options.unit_bytes
+        << " lookahead " << options.lookahead << " threads " << threads;
   }
 }
 
 std::vector<TinyModelOptions> models() {
   std::vector<TinyModelOptions> list;
-  const DType types[] = {DType::q4_0, DType::q4_1, DType::q8_0, DType::f16, DType::bf16, DType::f32, DType::q4_0, DType::q8_0};
+  const DType types[] = {DType::q4_0, DType::q4_1, DType::q8_0, DType::f16,
+                         DType::bf16, DType::f32,  DType::q4_0, DType::q8_0};
   const int heads[] = {4, 4, 6, 4, 2, 3, 8, 2};
   const int kv_heads[] = {2, 4, 2, 1, 2, 3, 2, 1};
   const int dims[] = {32, 16, 16, 64, 32, 16, 16, 80};
   for (int i = 0; i < 8; ++i) {
-    list.push_back({.layers = 2 + i % 3, .hidden = 64 + 32 * (i % 2), .heads = heads[i], .kv_heads = kv_heads[i], .head_dim = dims[i],
-                    .ffn = 512 + 96 * (i % 3), .vocab = 640, .context = 4096, .type = types[i], .tied = i % 2 == 0, .seed = 100u + i,
-                    .parts = i == 5 ? 2 : 1, .name = "placement" + std::to_string(i)});
+    list.push_back({.layers = 2 + i % 3,
+                    .hidden = 64 + 32 * (i % 2),
+                    .heads = heads[i],
+                    .kv_heads = kv_heads[i],
+                    .head_dim = dims[i],
+                    .ffn = 512 + 96 * (i % 3),
+                    .vocab = 640,
+                    .context = 4096,
+                    .type = types[i],
+                    .tied = i % 2 == 0,
+                    .seed = 100u + i,
+                    .parts = i == 5 ? 2 : 1,
+                    .name = "placement" + std::to_string(i)});
   }
   return list;
 }

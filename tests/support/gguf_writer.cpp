@@ -23,17 +23,25 @@ namespace {
 constexpr uint64_t kChunkBytes = 4 << 20;
 
 // Type numbers of the GGUF specification.
-constexpr uint32_t kU8 = 0, kU16 = 2, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9, kU64 = 10, kF64 = 12;
+constexpr uint32_t kU8 = 0, kU16 = 2, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9, kU64 = 10,
+                   kF64 = 12;
 
 uint32_t ggml_type(DType dtype) {
   switch (dtype) {
-    case DType::f32: return 0;
-    case DType::f16: return 1;
-    case DType::q4_0: return 2;
-    case DType::q4_1: return 3;
-    case DType::q8_0: return 8;
-    case DType::i32: return 26;
-    case DType::bf16: return 30;
+    case DType::f32:
+      return 0;
+    case DType::f16:
+      return 1;
+    case DType::q4_0:
+      return 2;
+    case DType::q4_1:
+      return 3;
+    case DType::q8_0:
+      return 8;
+    case DType::i32:
+      return 26;
+    case DType::bf16:
+      return 30;
   }
   SPILLWAY_CHECK(false);
 }
@@ -148,8 +156,8 @@ void GgufWriter::set(const std::string& key, GgufValue value) {
 void GgufWriter::add(GgufTensor tensor) {
   const int block = info(tensor.dtype).block_elements;
   if (tensor.cols <= 0 || tensor.cols % block != 0) {
-    throw Error(ErrorKind::usage, fmt::format("{}: rows of {} elements do not divide into blocks of {} ({})", tensor.name,
-                                              tensor.cols, block, info(tensor.dtype).name));
+    throw Error(ErrorKind::usage, fmt::format("{}: rows of {} elements do not divide into blocks of {} ({})",
+                                              tensor.name, tensor.cols, block, info(tensor.dtype).name));
   }
   SPILLWAY_CHECK(tensor.rows >= 1 && (!tensor.vector || tensor.rows == 1));
   tensors_.push_back(std::move(tensor));

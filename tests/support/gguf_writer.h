@@ -1,5 +1,5 @@
-// GgufWriter: writes GGUF files (version 2 or 3, one part or several) for tests and benchmarks. Tensor bytes are asked for
-// chunk by chunk while the file is written, by several threads, so a file may be larger than memory.
+// GgufWriter: writes GGUF files (version 2 or 3, one part or several) for tests and benchmarks. Tensor bytes are asked
+// for chunk by chunk while the file is written, by several threads, so a file may be larger than memory.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,9 @@ struct GgufTensor {
 
 struct GgufOptions {
   uint32_t version = 3;
-  uint32_t alignment = 32;  // of tensor data, bytes; a power of two. Written as general.alignment unless it is the default
-  int parts = 1;            // more than one: FILE-00001-of-0000N.gguf, as llama.cpp's gguf-split names them
+  uint32_t alignment =
+      32;         // of tensor data, bytes; a power of two. Written as general.alignment unless it is the default
+  int parts = 1;  // more than one: FILE-00001-of-0000N.gguf, as llama.cpp's gguf-split names them
   int threads = 2;
 };
 
@@ -43,10 +44,11 @@ class GgufWriter {
   // Error(usage) when the columns do not fill whole blocks of the type.
   void add(GgufTensor tensor);
 
-  // Fills rows [first_row, first_row + rows) of a tensor; called from several threads, so it must be a pure function of its
-  // arguments.
+  // Fills rows [first_row, first_row + rows) of a tensor; called from several threads, so it must be a pure function of
+  // its arguments.
   using Fill = std::function<void(const GgufTensor& tensor, int64_t first_row, int64_t rows, std::byte* into)>;
-  // Writes all parts under temporary names, then renames them. Returns the path of the first part. Error(io) names the file.
+  // Writes all parts under temporary names, then renames them. Returns the path of the first part. Error(io) names the
+  // file.
   std::string write(const std::string& path, const Fill& fill) const;
 
   // The bytes before the tensor data of part `part`, padded to the alignment.

@@ -50,10 +50,13 @@ PlacedRun run_placed(const Model& model, Device& device, const Options& options,
   run.covered = cover(plan, static_cast<int>(work.prompt.size() + work.decoded.size()));
   Engine engine(model, options, std::move(plan), device, {});
   const SequenceId sequence = engine.open_sequence();
-  const auto keep = [&](std::span<const float> logits) { run.logits.insert(run.logits.end(), logits.begin(), logits.end()); };
+  const auto keep = [&](std::span<const float> logits) {
+    run.logits.insert(run.logits.end(), logits.begin(), logits.end());
+  };
   engine.prefill(sequence, work.prompt, work.prompt_rows, !work.decoded.empty(),
                  [&](int, std::span<const float> logits) { keep(logits); });
-  for (size_t i = 0; i < work.decoded.size(); ++i) keep(engine.decode(sequence, work.decoded[i], i + 1 < work.decoded.size()));
+  for (size_t i = 0; i < work.decoded.size(); ++i)
+    keep(engine.decode(sequence, work.decoded[i], i + 1 < work.decoded.size()));
   return run;
 }
 

@@ -13,8 +13,8 @@ constexpr double kCentredRms = 4.6097722286464435;   // of 0..15 less 7.5: sqrt(
 constexpr double kByteRms = 73.900383850154797;      // of -128..127: sqrt(5461.25), a hair less without -128
 constexpr double kScaleRms = 1.1268;                 // of jittered scales: uniform in [1, 1.25)
 
-// A block's scale: `base` with the low bits of its mantissa drawn, which makes it up to a quarter larger, and a random sign,
-// which takes away the mean that the asymmetric range of nibbles would otherwise give every row alike.
+// A block's scale: `base` with the low bits of its mantissa drawn, which makes it up to a quarter larger, and a random
+// sign, which takes away the mean that the asymmetric range of nibbles would otherwise give every row alike.
 uint16_t jitter(uint16_t base, uint64_t bits) {
   return static_cast<uint16_t>((base + (bits & 0xff)) | (bits & 0x8000));
 }
@@ -47,7 +47,8 @@ void fill_q8_0(RandomBits& bits, int64_t blocks, uint16_t base, std::byte* into)
     for (int i = 0; i < 4; ++i) {
       uint64_t codes = bits.next();
       // Quantisers never give -128: bytes 0x80 become 0x81.
-      for (int shift = 0; shift < 64; shift += 8) codes |= static_cast<uint64_t>((codes >> shift & 0xff) == 0x80) << shift;
+      for (int shift = 0; shift < 64; shift += 8)
+        codes |= static_cast<uint64_t>((codes >> shift & 0xff) == 0x80) << shift;
       std::memcpy(into + 2 + 8 * i, &codes, 8);
     }
   }
@@ -70,7 +71,7 @@ uint16_t half_from_float(float value) {
   const auto bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = bits >> 16 & 0x8000;
   const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);  // NaN
+  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00);   // NaN
   if (magnitude >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // rounds to 2^16 or more
   if (magnitude < 0x38800000) {  // subnormal: units of 2^-24, by adding 0.5, whose last place is 2^-24
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
@@ -97,13 +98,20 @@ void fill_random_row(RandomBits bits, DType dtype, int64_t cols, double deviatio
   const int64_t blocks = cols / 32;
   auto scale = [&](double rms) { return static_cast<float>(deviation / rms); };
   switch (dtype) {
-    case DType::f32: return fill_floats<float>(bits, cols, scale(kUniformRms), into, [](float v) { return v; });
-    case DType::f16: return fill_floats<uint16_t>(bits, cols, scale(kUniformRms), into, half_from_float);
-    case DType::bf16: return fill_floats<uint16_t>(bits, cols, scale(kUniformRms), into, bfloat_from_float);
-    case DType::q4_0: return fill_q4_0(bits, blocks, half_from_float(scale(kNibbleRms * kScaleRms)), into);
-    case DType::q4_1: return fill_q4_1(bits, blocks, scale(kCentredRms * kScaleRms), into);
-    case DType::q8_0: return fill_q8_0(bits, blocks, half_from_float(scale(kByteRms * kScaleRms)), into);
-    case DType::i32: break;
+    case DType::f32:
+      return fill_floats<float>(bits, cols, scale(kUniformRms), into, [](float v) { return v; });
+    case DType::f16:
+      return fill_floats<uint16_t>(bits, cols, scale(kUniformRms), into, half_from_float);
+    case DType::bf16:
+      return fill_floats<uint16_t>(bits, cols, scale(kUniformRms), into, bfloat_from_float);
+    case DType::q4_0:
+      return fill_q4_0(bits, blocks, half_from_float(scale(kNibbleRms * kScaleRms)), into);
+    case DType::q4_1:
+      return fill_q4_1(bits, blocks, scale(kCentredRms * kScaleRms), into);
+    case DType::q8_0:
+      return fill_q8_0(bits, blocks, half_from_float(scale(kByteRms * kScaleRms)), into);
+    case DType::i32:
+      break;
   }
   SPILLWAY_CHECK(false);
 }

@@ -16,8 +16,8 @@ std::string utf8(uint32_t code) {
   return {static_cast<char>(0xc0 | code >> 6), static_cast<char>(0x80 | (code & 0x3f))};
 }
 
-// The printable stand-in of a byte (GPT-2's encoder): itself where it is a visible Latin-1 character, else the next free
-// code point from 256.
+// The printable stand-in of a byte (GPT-2's encoder): itself where it is a visible Latin-1 character, else the next
+// free code point from 256.
 std::string stand_in(int byte) {
   uint32_t next = 256;
   for (int b = 0;; ++b) {
@@ -35,8 +35,8 @@ SyntheticVocab make_synthetic_vocab(int size) {
   vocab.tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
   vocab.types.assign(3, 3);
   for (int byte = 0; byte < 256; ++byte) vocab.tokens.push_back(stand_in(byte));
-  // Each token of the growing list, in turn, is lengthened by every letter. The way a string was made is the string itself,
-  // so none comes twice.
+  // Each token of the growing list, in turn, is lengthened by every letter. The way a string was made is the string
+  // itself, so none comes twice.
   std::vector<std::string> stems{std::string(kSpace)};
   for (char letter : kLetters) stems.emplace_back(1, letter);
   for (size_t i = 0; static_cast<int>(vocab.tokens.size()) < size; ++i) {

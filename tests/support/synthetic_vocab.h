@@ -1,5 +1,6 @@
-// SyntheticVocab: a valid byte-level BPE vocabulary of any size, made by rule. Every text can be tokenised with it: the 256
-// bytes are tokens, and the rest are runs of lower-case letters, with and without a leading space, each made by one merge.
+// SyntheticVocab: a valid byte-level BPE vocabulary of any size, made by rule. Every text can be tokenised with it: the
+// 256 bytes are tokens, and the rest are runs of lower-case letters, with and without a leading space, each made by one
+// merge.
 #pragma once
 
 #include <cstdint>

@@ -14,24 +14,32 @@
 namespace spillway {
 namespace {
 
-// What makes a random model behave like a model: queries and keys a little large, so that attention picks tokens out instead
-// of averaging all; logits spread by a few nats.
+// What makes a random model behave like a model: queries and keys a little large, so that attention picks tokens out
+// instead of averaging all; logits spread by a few nats.
 constexpr double kQueryKeyGain = 1.5;
 constexpr double kLogitDeviation = 2.5;
 
 constexpr const char* kChatTemplate =
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "'\\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 uint32_t file_type(DType dtype) {
   switch (dtype) {
-    case DType::f32: return 0;
-    case DType::f16: return 1;
-    case DType::q4_0: return 2;
-    case DType::q4_1: return 3;
-    case DType::q8_0: return 7;
-    case DType::bf16: return 32;
-    case DType::i32: break;
+    case DType::f32:
+      return 0;
+    case DType::f16:
+      return 1;
+    case DType::q4_0:
+      return 2;
+    case DType::q4_1:
+      return 3;
+    case DType::q8_0:
+      return 7;
+    case DType::bf16:
+      return 32;
+    case DType::i32:
+      break;
   }
   throw Error(ErrorKind::usage, "weights of type I32: a model's weights are F32, F16, BF16, Q8_0, Q4_0 or Q4_1");
 }
@@ -57,9 +65,13 @@ class ModelFile {
  private:
   void check() const {
     const TinyModelOptions& o = options_;
-    for (auto [name, value] : std::initializer_list<std::pair<const char*, int>>{
-             {"layers", o.layers}, {"hidden", o.hidden}, {"heads", o.heads}, {"kv_heads", o.kv_heads},
-             {"head_dim", o.head_dim}, {"ffn", o.ffn}, {"context", o.context}}) {
+    for (auto [name, value] : std::initializer_list<std::pair<const char*, int>>{{"layers", o.layers},
+                                                                                 {"hidden", o.hidden},
+                                                                                 {"heads", o.heads},
+                                                                                 {"kv_heads", o.kv_heads},
+                                                                                 {"head_dim", o.head_dim},
+                                                                                 {"ffn", o.ffn},
+                                                                                 {"context", o.context}}) {
       if (value < 1) throw Error(ErrorKind::usage, fmt::format("{} is {}: it must be at least 1", name, value));
     }
     if (o.heads % o.kv_heads != 0) {
@@ -67,8 +79,8 @@ class ModelFile {
     }
     if (o.head_dim % 2 != 0) throw Error(ErrorKind::usage, fmt::format("head_dim {} is odd", o.head_dim));
     if (o.vocab < SyntheticVocab::kSmallest) {
-      throw Error(ErrorKind::usage,
-                  fmt::format("vocab is {}: the bytes and the special tokens alone are {}", o.vocab, SyntheticVocab::kSmallest));
+      throw Error(ErrorKind::usage, fmt::format("vocab is {}: the bytes and the special tokens alone are {}", o.vocab,
+                                                SyntheticVocab::kSmallest));
     }
     if (o.tied && o.output_type) throw Error(ErrorKind::usage, "a tied model has no output matrix of its own type");
   }
@@ -148,11 +160,13 @@ class ModelFile {
       return;
     }
     const bool head = tensor.name == (options_.tied ? "token_embd.weight" : "output.weight");
-    if (head && row == SyntheticVocab::kEos) {  // its logit is 0, never the largest: greedy text runs to the length asked for
+    if (head &&
+        row == SyntheticVocab::kEos) {  // its logit is 0, never the largest: greedy text runs to the length asked for
       std::memset(into, 0, row_bytes(tensor.dtype, tensor.cols));
       return;
     }
-    fill_random_row(row_bits(options_.seed, tensor.name, row), tensor.dtype, tensor.cols, deviations_.at(tensor.name), into);
+    fill_random_row(row_bits(options_.seed, tensor.name, row), tensor.dtype, tensor.cols, deviations_.at(tensor.name),
+                    into);
   }
 
   // Norm weights lie in [0.75, 1.25).
@@ -166,7 +180,8 @@ class ModelFile {
   static std::vector<float> factors(int64_t pairs) {
     std::vector<float> values(static_cast<size_t>(pairs), 1.0f);
     for (int64_t i = pairs / 2; i < pairs; ++i) {
-      values[static_cast<size_t>(i)] = 1.0f + 7.0f * static_cast<float>(i - pairs / 2 + 1) / static_cast<float>(pairs - pairs / 2);
+      values[static_cast<size_t>(i)] =
+          1.0f + 7.0f * static_cast<float>(i - pairs / 2 + 1) / static_cast<float>(pairs - pairs / 2);
     }
     return values;
   }
@@ -178,7 +193,9 @@ class ModelFile {
 
 }  // namespace
 
-std::string write_model(const TinyModelOptions& options, const std::string& path) { return ModelFile(options).write(path); }
+std::string write_model(const TinyModelOptions& options, const std::string& path) {
+  return ModelFile(options).write(path);
+}
 
 std::string write_tiny_model(const TinyModelOptions& options, const std::string& directory) {
   return write_model(options, directory + "/" + options.name + ".gguf");
@@ -187,13 +204,48 @@ std::string write_tiny_model(const TinyModelOptions& options, const std::string&
 std::span<const TinyModelOptions> golden_models() {
   static const TinyModelOptions models[] = {
       {.seed = 11, .name = "golden-f32"},
-      {.layers = 5, .hidden = 64, .heads = 4, .kv_heads = 4, .head_dim = 80, .ffn = 192, .vocab = 300, .type = DType::q4_0,
-       .tied = true, .seed = 12, .norm_eps = 1e-6f, .rope_base = 500000.0f, .rope_factors = true, .name = "golden-q4_0"},
-      {.layers = 4, .hidden = 192, .heads = 6, .kv_heads = 2, .head_dim = 96, .ffn = 256, .vocab = 333, .type = DType::q4_1,
-       .embedding_type = DType::q8_0, .tied = true, .seed = 13, .rope_base = 100000.0f, .name = "golden-q4_1"},
-      {.layers = 4, .hidden = 256, .heads = 2, .kv_heads = 1, .head_dim = 128, .ffn = 224, .vocab = 310, .type = DType::f16,
-       .embedding_type = DType::bf16, .output_type = DType::q8_0, .seed = 14, .norm_eps = 1e-4f, .alignment = 4096,
-       .parts = 3, .name = "golden-f16"},
+      {.layers = 5,
+       .hidden = 64,
+       .heads = 4,
+       .kv_heads = 4,
+       .head_dim = 80,
+       .ffn = 192,
+       .vocab = 300,
+       .type = DType::q4_0,
+       .tied = true,
+       .seed = 12,
+       .norm_eps = 1e-6f,
+       .rope_base = 500000.0f,
+       .rope_factors = true,
+       .name = "golden-q4_0"},
+      {.layers = 4,
+       .hidden = 192,
+       .heads = 6,
+       .kv_heads = 2,
+       .head_dim = 96,
+       .ffn = 256,
+       .vocab = 333,
+       .type = DType::q4_1,
+       .embedding_type = DType::q8_0,
+       .tied = true,
+       .seed = 13,
+       .rope_base = 100000.0f,
+       .name = "golden-q4_1"},
+      {.layers = 4,
+       .hidden = 256,
+       .heads = 2,
+       .kv_heads = 1,
+       .head_dim = 128,
+       .ffn = 224,
+       .vocab = 310,
+       .type = DType::f16,
+       .embedding_type = DType::bf16,
+       .output_type = DType::q8_0,
+       .seed = 14,
+       .norm_eps = 1e-4f,
+       .alignment = 4096,
+       .parts = 3,
+       .name = "golden-f16"},
   };
   return models;
 }

@@ -1,5 +1,5 @@
-// Llama models with random weights: tiny ones for tests, real shapes for perf/make_model. The same options give the same
-// bytes on every machine.
+// Llama models with random weights: tiny ones for tests, real shapes for perf/make_model. The same options give the
+// same bytes on every machine.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct TinyModelOptions {
   int ffn = 160;
   int vocab = 320;  // at least SyntheticVocab::kSmallest
   int context = 4096;
-  DType type = DType::f32;  // of every matrix; norms are f32
+  DType type = DType::f32;                   // of every matrix; norms are f32
   std::optional<DType> embedding_type = {};  // of token_embd.weight, when it differs
   std::optional<DType> output_type = {};     // of output.weight, when it differs; not for tied models
   bool tied = false;                         // the output matrix is the embedding
@@ -39,13 +39,15 @@ struct TinyModelOptions {
 // As test runners print it.
 inline std::ostream& operator<<(std::ostream& out, const TinyModelOptions& options) { return out << options.name; }
 
-// Writes directory/<name>.gguf (or its parts) and returns the path to open. Error(usage) when the shape cannot be written.
+// Writes directory/<name>.gguf (or its parts) and returns the path to open. Error(usage) when the shape cannot be
+// written.
 std::string write_tiny_model(const TinyModelOptions& options, const std::string& directory);
 // The same to a path of one's own.
 std::string write_model(const TinyModelOptions& options, const std::string& path);
 
-// The models whose logits, computed by tests/oracle/numpy_llama.py, are kept under tests/runtime/data. Between them: every
-// weight type, tied and untied, MHA and GQA, head sizes 64, 80, 96 and 128, two norm epsilons, rotation bases and factors.
+// The models whose logits, computed by tests/oracle/numpy_llama.py, are kept under tests/runtime/data. Between them:
+// every weight type, tied and untied, MHA and GQA, head sizes 64, 80, 96 and 128, two norm epsilons, rotation bases and
+// factors.
 std::span<const TinyModelOptions> golden_models();
 
 }  // namespace spillway
