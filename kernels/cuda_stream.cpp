@@ -15,6 +15,7 @@ CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name) : con
     throw Error(ErrorKind::io, fmt::format("{}: no stream \"{}\": {}", context_.device_name(), name_, problem));
   };
   must(context_.ask(context_.table().make_stream, &stream_));
+  context_.table().name_stream(stream_, name_.c_str());
   events_.resize(kEvents);
   for (CudaEvent& event : events_) must(context_.ask(context_.table().make_event, &event));
 }

@@ -33,13 +33,14 @@ struct Backend {
   bool fused = true;
   // In products with quantised weights, activations become int8 by blocks of 32 (kernels/cpu/kernels.h).
   bool quantises_activations = true;
+  bool emulated = false;  // slow: fewer cases of the large sizes
 
   bool has(OpKind op) const { return (ops & static_cast<uint32_t>(op)) != 0; }
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Backend& backend) { return out << backend.name; }
 
-// Those that this machine can run.
+// Those that this machine can run; the CUDA kernels under emulation, and on a GPU where there is one.
 std::vector<Backend> backends();
 
 }  // namespace spillway

@@ -115,6 +115,16 @@ const typename Shared<T>::Element& Shared<T>::Element::operator=(const T& value)
 
 template <typename T>
 template <typename Wide>
+Wide Shared<T>::read_wide(int64_t index) const {
+  Wide value;
+  Block& block = Block::current();
+  block.shared().read(*array_, (first_ + index) * static_cast<int64_t>(sizeof(T)), &value, sizeof(Wide),
+                      block.access());
+  return value;
+}
+
+template <typename T>
+template <typename Wide>
 void Shared<T>::write_wide(int64_t index, const Wide& value) const {
   Block& block = Block::current();
   block.shared().write(*array_, (first_ + index) * static_cast<int64_t>(sizeof(T)), &value, sizeof(Wide),

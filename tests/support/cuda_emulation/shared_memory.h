@@ -86,6 +86,8 @@ class Shared {
   Element operator[](int64_t index) const { return {array_, first_ + index}; }
   Shared operator+(int64_t count) const { return Shared(array_, first_ + count); }
   template <typename Wide>
+  Wide read_wide(int64_t index) const;
+  template <typename Wide>
   void write_wide(int64_t index, const Wide& value) const;
 
  private:
