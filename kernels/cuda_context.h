@@ -38,6 +38,8 @@ class CudaContext {
     use();
     return function(std::forward<Arguments>(arguments)...);
   }
+  // Keeps the problem, unless one is kept already; whether there was one.
+  bool note(const char* what, CudaProblem problem);
   // Throws the first failure since the last time as Error(io), and starts afresh.
   void throw_failure();
 
@@ -49,7 +51,6 @@ class CudaContext {
 
  private:
   void use() const;
-  bool note(const char* what, CudaProblem problem);
 
   const SpillwayCudaTable& table_;
   int device_;

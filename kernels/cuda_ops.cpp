@@ -1,5 +1,7 @@
 #include "kernels/cuda_ops.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <span>
 
@@ -12,6 +14,7 @@ namespace {
 constexpr uint64_t kScratchAlignment = 256;
 constexpr uint64_t kDescriptorBytes = 64 << 10;  // the ring
 constexpr uint64_t kDescriptorAlignment = 16;
+constexpr int kMostHeadDim = 128;  // of the attention kernels
 
 uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
@@ -24,6 +27,12 @@ class CudaOps final : public Ops {
   explicit CudaOps(CudaContext& context) : context_(context), table_(context.table()) {}
 
   const char* name() const override { return context_.info().emulated != 0 ? "cuda (emulated)" : "cuda"; }
+
+  std::string why_not(const ModelShape& shape) const override {
+    if (shape.head_dim % 8 == 0 && shape.head_dim <= kMostHeadDim) return {};
+    return fmt::format("the CUDA kernels know heads of a multiple of 8 up to {} elements, this model has {}",
+                       kMostHeadDim, shape.head_dim);
+  }
 
   uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
     const int64_t widest = std::max({shape.hidden, shape.q_width(), shape.ffn});

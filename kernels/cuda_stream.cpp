@@ -70,7 +70,8 @@ Event CudaDeviceStream::record() {
 }
 
 void CudaDeviceStream::synchronize() {
-  context_.call("synchronize", context_.table().synchronize, stream_);
+  const CudaProblem problem = context_.ask(context_.table().synchronize, stream_);  // whatever failed before
+  context_.note("synchronize", problem);
   raise_done(recorded_);
   context_.throw_failure();
 }

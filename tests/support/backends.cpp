@@ -20,6 +20,8 @@ Backend cuda(const char* name, std::shared_ptr<const void> owner, const Spillway
   Backend backend;
   backend.name = name;
   backend.make = [owner = std::move(owner), &table](int) { return std::make_unique<CudaDevice>(owner, table, 0); };
+  backend.decodes_as_prefill = false;
+  backend.leaves_out_the_unseen = false;
   return backend;
 }
 
