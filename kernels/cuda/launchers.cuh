@@ -1,4 +1,4 @@
-// What module.cu puts into the table: one launcher for each operation.
+// What module.cu puts into the table: one launcher for each operation, and the profiler's side (nvtx.cu).
 #pragma once
 
 #include "kernels/cuda/gpu.cuh"
@@ -10,6 +10,11 @@ cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
 cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);
 cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
+
+bool profiled();
+void push_range(const char* name, uint64_t bytes);
+void pop_range();
+void name_stream(CudaStream stream, const char* name);
 
 // Rows of 32-bit floats may lie at any multiple of 4; 16-byte accesses need both of these.
 inline bool aligned16(const View& view) {

@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 1;
+inline constexpr uint32_t kCudaTableVersion = 2;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -96,6 +96,13 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*event_done)(spillway::CudaEvent event, bool* done);
   spillway::CudaProblem (*event_wait)(spillway::CudaEvent event);
   spillway::CudaProblem (*copy)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+
+  // Ranges and names for a profiler that the process runs under (NVTX, domain "spillway"); nothing where it runs under
+  // none. Ranges nest, thread by thread; bytes > 0 become the range's payload.
+  bool (*profiled)();
+  void (*push_range)(const char* name, uint64_t bytes);
+  void (*pop_range)();
+  void (*name_stream)(spillway::CudaStream stream, const char* name);
 
   // Operations.
   spillway::CudaProblem (*norm)(spillway::CudaStream stream, const spillway::CudaNorm* arguments);
