@@ -61,6 +61,8 @@ __device__ __forceinline__ float4 load_floats(const float* address) {
   return __ldg(reinterpret_cast<const float4*>(address));
 }
 
+// To 16 aligned bytes.
+__device__ __forceinline__ void store_wide(void* address, uint4 value) { *static_cast<uint4*>(address) = value; }
 __device__ __forceinline__ void store_floats(float* address, float4 value) {
   *reinterpret_cast<float4*>(address) = value;
 }

@@ -10,6 +10,7 @@ cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
 cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);
 cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
+cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
 
 bool profiled();
 void push_range(const char* name, uint64_t bytes);

@@ -103,6 +103,10 @@ CudaProblem attend(CudaStream stream, const CudaAttend* arguments) {
   return problem_of(launch_attend(stream_of(stream), *arguments));
 }
 
+CudaProblem gather(CudaStream stream, const CudaGather* arguments) {
+  return problem_of(launch_gather(stream_of(stream), *arguments));
+}
+
 }  // namespace
 }  // namespace spillway::cuda
 
@@ -135,6 +139,7 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .norm = norm,
                                           .rotate = rotate,
                                           .matvec = matvec,
-                                          .attend = attend};
+                                          .attend = attend,
+                                          .gather = gather};
   return &table;
 }

@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 2;
+inline constexpr uint32_t kCudaTableVersion = 3;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -61,6 +61,16 @@ struct CudaAttend {
   AttendShape shape;
   const SpanTask* tasks;
   int32_t tasks_count;
+};
+
+// Row i of `to` is row rows[i] of `from`: host memory of reserve_host (read over the link, by the kernel) or the
+// device's.
+struct CudaGather {
+  const std::byte* from;  // aligned to 16, as `to` is
+  const int32_t* rows;    // device-readable
+  int32_t count;
+  uint32_t row_bytes;  // a multiple of 16
+  std::byte* to;       // device memory, rows side by side
 };
 
 using CudaProblem = const char*;
@@ -109,6 +119,7 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*rotate)(spillway::CudaStream stream, const spillway::CudaRotate* arguments);
   spillway::CudaProblem (*matvec)(spillway::CudaStream stream, const spillway::CudaMatvec* arguments);
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
+  spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };
 
 extern "C" {

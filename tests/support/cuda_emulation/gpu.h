@@ -112,11 +112,14 @@ T load_wide(const void* address) {
 inline uint4 load_stream(const void* address) { return load_wide<uint4>(address); }
 inline uint4 load_cached(const void* address) { return load_wide<uint4>(address); }
 inline float4 load_floats(const float* address) { return load_wide<float4>(address); }
-inline void store_floats(float* address, float4 value) {
+template <typename T>
+void store_aligned(void* address, const T& value) {
   if (reinterpret_cast<uintptr_t>(address) % sizeof value != 0) fault("a wide store that is not aligned");
   check_addressable(address, sizeof value);
   std::memcpy(address, &value, sizeof value);
 }
+inline void store_wide(void* address, uint4 value) { store_aligned(address, value); }
+inline void store_floats(float* address, float4 value) { store_aligned(address, value); }
 
 inline float load_f16(uint16_t bits) { return f16_to_f32(bits); }
 
