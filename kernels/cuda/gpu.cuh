@@ -91,3 +91,7 @@ __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.
 __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
 
 }  // namespace spillway::cuda
+
+#ifndef SPILLWAY_CUDA_EMULATED
+#include "kernels/cuda/tensor_cores.cuh"
+#endif

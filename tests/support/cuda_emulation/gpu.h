@@ -10,6 +10,7 @@
 #include "kernels/blocks.h"
 #include "tests/support/cuda_emulation/block.h"
 #include "tests/support/cuda_emulation/runtime.h"
+#include "tests/support/cuda_emulation/tensor_cores.h"
 
 #define __global__
 #define __device__
@@ -122,5 +123,7 @@ inline void store_wide(void* address, uint4 value) { store_aligned(address, valu
 inline void store_floats(float* address, float4 value) { store_aligned(address, value); }
 
 inline float load_f16(uint16_t bits) { return f16_to_f32(bits); }
+
+inline uint4 load_words(const Shared<uint32_t>& words, int word) { return words.read_wide<uint4>(word); }
 
 }  // namespace spillway::emulation
