@@ -1,47 +1,21 @@
 // Rows gathered from pinned host memory, three ways beside one plain copy of as many bytes: by a kernel that reads them
 // over the link where they lie, by one asynchronous copy each, and by a host thread into a pinned block that one copy
 // takes along. Which row length makes which of them worth while; JSON.
-#include <fmt/format.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "kernels/cuda_module.h"
+#include "perf/cuda_bench.h"
 #include "perf/tool.h"
 
 namespace spillway {
 namespace {
-
-void check(CudaProblem problem) {
-  if (problem != nullptr) throw Error(ErrorKind::io, std::string("CUDA: ") + problem);
-}
-
-// Memory of the device, or pinned memory of the host.
-class Block {
- public:
-  Block(const SpillwayCudaTable& table, uint64_t bytes, bool host) : table_(table), host_(host) {
-    void* block = nullptr;
-    check(host ? table.reserve_host(bytes, &block) : table.reserve(bytes, &block));
-    data_ = static_cast<std::byte*>(block);
-  }
-  ~Block() { host_ ? table_.release_host(data_) : table_.release(data_); }
-  Block(const Block&) = delete;
-  std::byte* data() const { return data_; }
-
- private:
-  const SpillwayCudaTable& table_;
-  bool host_;
-  std::byte* data_ = nullptr;
-};
 
 struct Sizes {
   uint64_t pool = 0;    // bytes that rows are picked from
@@ -51,29 +25,28 @@ struct Sizes {
 
 class Bench {
  public:
-  Bench(const SpillwayCudaTable& table, const Sizes& sizes)
-      : table_(table),
+  Bench(const Gpu& gpu, const Sizes& sizes)
+      : table_(gpu.table()),
         sizes_(sizes),
-        pool_(table, sizes.pool, true),
-        staging_(table, sizes.gather, true),
-        out_(table, sizes.gather, false),
-        rows_(table, sizes.gather / kLeastRow * sizeof(int32_t), false),
-        rows_host_(table, sizes.gather / kLeastRow * sizeof(int32_t), true) {
-    check(table.make_stream(&stream_));
+        pool_(gpu, sizes.pool, true),
+        staging_(gpu, sizes.gather, true),
+        out_(gpu, sizes.gather, false),
+        rows_(gpu, sizes.gather / kLeastRow * sizeof(int32_t), false),
+        rows_host_(gpu, sizes.gather / kLeastRow * sizeof(int32_t), true),
+        stream_(gpu) {
     std::memset(pool_.data(), 1, sizes.pool);
     std::memset(staging_.data(), 1, sizes.gather);
   }
-  ~Bench() { table_.end_stream(stream_); }
 
   nlohmann::json row(uint32_t row_bytes) {
     pick(row_bytes);
     std::vector<double> copy, kernel, copies, host;
     const int few = std::min(count_, kMostCopies);
     for (int pass = 0; pass < sizes_.passes; ++pass) {
-      copy.push_back(speed(bytes(), [&] { check(table_.copy(stream_, out_.data(), staging_.data(), bytes())); }));
-      kernel.push_back(speed(bytes(), [&] { gather(row_bytes); }));
+      copy.push_back(speed(bytes_, [&] { stream_.copy(out_.data(), staging_.data(), bytes_); }));
+      kernel.push_back(speed(bytes_, [&] { gather(row_bytes); }));
       copies.push_back(speed(uint64_t{row_bytes} * few, [&] { copy_each(row_bytes, few); }));
-      host.push_back(speed(bytes(), [&] { through_the_host(row_bytes); }));
+      host.push_back(speed(bytes_, [&] { through_the_host(row_bytes); }));
     }
     return {{"row_bytes", row_bytes},
             {"rows", count_},
@@ -88,8 +61,6 @@ class Bench {
  private:
   static constexpr int kMostCopies = 4096;  // a copy each is slow, and soon known to be
 
-  uint64_t bytes() const { return bytes_; }
-
   // Rows in random order, none twice.
   void pick(uint32_t row_bytes) {
     std::vector<int32_t> all(sizes_.pool / row_bytes);
@@ -98,8 +69,8 @@ class Bench {
     count_ = static_cast<int>(sizes_.gather / row_bytes);
     bytes_ = uint64_t{row_bytes} * count_;
     std::memcpy(rows_host_.data(), all.data(), count_ * sizeof(int32_t));
-    check(table_.copy(stream_, rows_.data(), rows_host_.data(), count_ * sizeof(int32_t)));
-    check(table_.synchronize(stream_));
+    stream_.copy(rows_.data(), rows_host_.data(), count_ * sizeof(int32_t));
+    stream_.synchronize();
   }
 
   void gather(uint32_t row_bytes) {
@@ -108,7 +79,7 @@ class Bench {
                                   .count = count_,
                                   .row_bytes = row_bytes,
                                   .to = out_.data()};
-    check(table_.gather(stream_, &arguments));
+    check_cuda(table_.gather(stream_.get(), &arguments));
   }
 
   const std::byte* source(uint32_t row_bytes, int i) const {
@@ -117,33 +88,27 @@ class Bench {
 
   void copy_each(uint32_t row_bytes, int count) {
     for (int i = 0; i < count; ++i) {
-      check(table_.copy(stream_, out_.data() + uint64_t{row_bytes} * i, source(row_bytes, i), row_bytes));
+      stream_.copy(out_.data() + uint64_t{row_bytes} * i, source(row_bytes, i), row_bytes);
     }
   }
 
   void through_the_host(uint32_t row_bytes) {
     for (int i = 0; i < count_; ++i)
       std::memcpy(staging_.data() + uint64_t{row_bytes} * i, source(row_bytes, i), row_bytes);
-    check(table_.copy(stream_, out_.data(), staging_.data(), bytes()));
+    stream_.copy(out_.data(), staging_.data(), bytes_);
   }
 
-  // Bytes a second.
-  double speed(uint64_t moved, const std::function<void()>& work) {
-    const auto start = std::chrono::steady_clock::now();
-    work();
-    check(table_.synchronize(stream_));
-    return static_cast<double>(moved) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-
-  static double median(std::vector<double> values) {
-    std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-    return values[values.size() / 2];
+  double speed(uint64_t bytes, const std::function<void()>& work) {
+    return rate(static_cast<double>(bytes), [&] {
+      work();
+      stream_.synchronize();
+    });
   }
 
   const SpillwayCudaTable& table_;
   Sizes sizes_;
-  Block pool_, staging_, out_, rows_, rows_host_;
-  CudaStream stream_ = nullptr;
+  GpuBlock pool_, staging_, out_, rows_, rows_host_;
+  GpuStream stream_;
   std::mt19937_64 random_{1};
   int count_ = 0;
   uint64_t bytes_ = 0;
@@ -165,16 +130,11 @@ int run(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (gather_mib > pool_mib) throw Error(ErrorKind::usage, "--mib: more than --pool-mib");
 
-  const CudaModule module(module_path);
-  if (device >= module.devices()) throw Error(ErrorKind::io, module.report());
-  const SpillwayCudaTable& table = *module.table();
-  check(table.use_device(device));
-  CudaDeviceInfo about;
-  check(table.device_info(device, &about));
-  Bench bench(table, {.pool = pool_mib << 20, .gather = gather_mib << 20, .passes = passes});
+  const Gpu gpu(module_path, device);
+  Bench bench(gpu, {.pool = pool_mib << 20, .gather = gather_mib << 20, .passes = passes});
   nlohmann::json rows = nlohmann::json::array();
   for (uint32_t row_bytes = Bench::kLeastRow; row_bytes <= 4096; row_bytes *= 2) rows.push_back(bench.row(row_bytes));
-  std::printf("%s\n", nlohmann::json{{"device", about.name}, {"rows", rows}}.dump(1).c_str());
+  std::printf("%s\n", nlohmann::json{{"device", gpu.name()}, {"rows", rows}}.dump(1).c_str());
   return 0;
 }
 
