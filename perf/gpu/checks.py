@@ -1,4 +1,5 @@
 """The stages that pass or fail: smoke, primitives, ops, e2e, sanitizer."""
+
 import hashlib
 import json
 
@@ -8,8 +9,15 @@ import places
 import record as records
 
 TOKENS = 40  # of the prompt in placement runs
-REFUSED = ("not supported", "ERR_NVGPUCTRPERM", "Failed to initialize", "LibraryNotLoaded", "Unable to attach",
-           "device is not supported", "ptrace: Operation not permitted")
+REFUSED = (
+    "not supported",
+    "ERR_NVGPUCTRPERM",
+    "Failed to initialize",
+    "LibraryNotLoaded",
+    "Unable to attach",
+    "device is not supported",
+    "ptrace: Operation not permitted",
+)
 
 
 def tests_wanted(context, grid):
@@ -18,6 +26,7 @@ def tests_wanted(context, grid):
 
 
 # ---- smoke
+
 
 def smoke(record, context):
     """The module opens, the device is named, some operations are right, a tiny model says the same from two placements."""
@@ -28,8 +37,13 @@ def smoke(record, context):
         record.note("module", "missing", "cuda_module_check is not in this build")
     else:
         record.run("module", [check, context.places.module()], limit=60, read=one_device)
-    gtest.run_suites(record, context, "kernels_tests", tests_wanted(context, "OpGrid(?:Norm|Rotate|Swiglu|Dequantize|.*Swiglu)"),
-                     limit=60)
+    gtest.run_suites(
+        record,
+        context,
+        "kernels_tests",
+        tests_wanted(context, "OpGrid(?:Norm|Rotate|Swiglu|Dequantize|.*Swiglu)"),
+        limit=60,
+    )
     tiny = models.make(record, context, "tiny", "--shape", "tiny")
     if tiny:
         placements(record, context, tiny, "generate", count=2, limit=60)
@@ -44,10 +58,15 @@ def one_device(out, _err):
 
 def read_report(record, context):
     """Which module runs in the GPU's place."""
-    record.note("module", "passed", result={"report": places.EMULATED_DEVICE, "file": context.environment["SPILLWAY_CUDA_MODULE"]})
+    record.note(
+        "module",
+        "passed",
+        result={"report": places.EMULATED_DEVICE, "file": context.environment["SPILLWAY_CUDA_MODULE"]},
+    )
 
 
 # ---- a model over the tiers
+
 
 def placements(record, context, model, work, count, limit, positions=128):
     """The same work at several budgets: everything on the device, then less and less of it, in host memory and on disk.
@@ -67,10 +86,32 @@ def placements(record, context, model, work, count, limit, positions=128):
         if work == "generate":
             words = ["generate", "-m", model, "-c", positions, "-p", "abc", "-n", 12, "--temp", 0, "--json"]
         else:
-            words = ["score", "-m", model, "-c", positions, "--tokens", tokens, "--prefill", TOKENS // 2, "--json",
-                     "--logits", logits]
-        answer = models.fit(record, context, part, models.spillway(context, *words), total - less,
-                            max(weights // 16, 64 << 10), limit, answer_of(work, logits), host, more)
+            words = [
+                "score",
+                "-m",
+                model,
+                "-c",
+                positions,
+                "--tokens",
+                tokens,
+                "--prefill",
+                TOKENS // 2,
+                "--json",
+                "--logits",
+                logits,
+            ]
+        answer = models.fit(
+            record,
+            context,
+            part,
+            models.spillway(context, *words),
+            total - less,
+            max(weights // 16, 64 << 10),
+            limit,
+            answer_of(work, logits),
+            host,
+            more,
+        )
         if answer:
             answers[name] = answer["answer"]
     compare(record, f"{work} {model.stem}: every placement, one answer", answers, count)
@@ -80,12 +121,14 @@ def budget_grid(weights, kv, work):
     """(name, bytes less than all on the device, bytes of host memory, more flags), the plainest first."""
     plenty, little = int(weights + kv + (64 << 20)), 6 << 20  # little: the staging of what comes from disk
     disk = ["--disk-mem", int(2 * kv + (1 << 20)), "--disk-dir", work]
-    return [("all on the device", 0, plenty, []),
-            ("half of the weights in host memory", weights // 2, plenty, []),
-            ("half of the weights on disk", weights // 2, little, []),
-            ("little on the device", weights + kv // 2, plenty, disk),
-            ("little anywhere", weights + kv // 2, little, disk),
-            ("no lookahead", weights // 2, little, ["--lookahead", 1])]
+    return [
+        ("all on the device", 0, plenty, []),
+        ("half of the weights in host memory", weights // 2, plenty, []),
+        ("half of the weights on disk", weights // 2, little, []),
+        ("little on the device", weights + kv // 2, plenty, disk),
+        ("little anywhere", weights + kv // 2, little, disk),
+        ("no lookahead", weights // 2, little, ["--lookahead", 1]),
+    ]
 
 
 def answer_of(work, logits):
@@ -99,6 +142,7 @@ def answer_of(work, logits):
             answer["bytes"] = {link: sum(causes.values()) for link, causes in found["bytes"].items()}
             return answer
         return {"answer": hashlib.sha256(logits.read_bytes()).hexdigest(), "nll": found["nll"]}
+
     return read
 
 
@@ -114,11 +158,13 @@ def compare(record, name, answers, wanted):
 
 # ---- primitives, ops, e2e
 
+
 def primitives(record, context):
     """Each kernel's own tests: on a GPU the same as under the emulation, but for those that are about the emulation."""
     wanted = r"^Cuda(?!Emulated(?:Order)?\.|Emulation|Module|ModuleTest|Fault)"
-    found = gtest.run_suites(record, context, "kernels_tests", wanted, limit=200,
-                             env={} if context.emulated else {"SPILLWAY_TEST_GPU": "1"})
+    found = gtest.run_suites(
+        record, context, "kernels_tests", wanted, limit=200, env={} if context.emulated else {"SPILLWAY_TEST_GPU": "1"}
+    )
     if not found:
         record.note("kernels", "missing", "this build has no tests of kernels")
 
@@ -133,8 +179,14 @@ def ops(record, context):
 def e2e(record, context):
     """The whole engine: the placement tests that name this device, and the command's answers at several budgets."""
     device = "cuda_emulated" if context.emulated else "cuda"
-    gtest.run_suites(record, context, "runtime_tests", rf"(?i)(?:/{device}$|cuda)", limit=240,
-                     env={} if context.emulated else {"SPILLWAY_TEST_GPU": "1"})
+    gtest.run_suites(
+        record,
+        context,
+        "runtime_tests",
+        rf"(?i)(?:/{device}$|cuda)",
+        limit=240,
+        env={} if context.emulated else {"SPILLWAY_TEST_GPU": "1"},
+    )
     tiny = models.make(record, context, "tiny", "--shape", "tiny")
     if tiny:
         placements(record, context, tiny, "score", count=6, limit=120)
@@ -156,8 +208,25 @@ def near_the_cpu(record, context, model):
     files = {}
     for device in (context.device, "cpu"):
         files[device] = context.places.work / f"logits-{device.replace(':', '')}.npy"
-        record.run(f"logits of {device}", [context.places.program("spillway"), "score", "-m", model, "-c", 512, "--tokens", tokens,
-                                           "--json", "--logits", files[device], "--device", device], limit=120)
+        record.run(
+            f"logits of {device}",
+            [
+                context.places.program("spillway"),
+                "score",
+                "-m",
+                model,
+                "-c",
+                512,
+                "--tokens",
+                tokens,
+                "--json",
+                "--logits",
+                files[device],
+                "--device",
+                device,
+            ],
+            limit=120,
+        )
 
     def read(out, _err):
         found = json.loads(out.splitlines()[0])
@@ -170,10 +239,13 @@ def near_the_cpu(record, context, model):
 
 # ---- sanitizer
 
+
 def sanitizer(record, context):
     """compute-sanitizer's memcheck and racecheck over each kernel's own tests."""
     if context.emulated:
-        record.note("compute-sanitizer", "skipped", "it knows GPUs only; the emulation runs under AddressSanitizer in CI")
+        record.note(
+            "compute-sanitizer", "skipped", "it knows GPUs only; the emulation runs under AddressSanitizer in CI"
+        )
         return
     program = places.tool("compute-sanitizer")
     if program is None:
@@ -182,11 +254,26 @@ def sanitizer(record, context):
     tiny = models.make(record, context, "tiny", "--shape", "tiny")
     for tool in ("memcheck", "racecheck"):
         under = [program, "--tool", tool, "--error-exitcode", 9, "--print-limit", 20]
-        gtest.run_suites(record, context, "kernels_tests", r"^Cuda(?!Emulat|Module|Fault|.*Order)", limit=150, under=under,
-                         refused=REFUSED, prefix=f"{tool} ", env={"SPILLWAY_TEST_GPU": "1"})
+        gtest.run_suites(
+            record,
+            context,
+            "kernels_tests",
+            r"^Cuda(?!Emulat|Module|Fault|.*Order)",
+            limit=150,
+            under=under,
+            refused=REFUSED,
+            prefix=f"{tool} ",
+            env={"SPILLWAY_TEST_GPU": "1"},
+        )
         if tiny:
-            record.run(f"{tool} generate", [*under, *models.spillway(context, "generate", "-m", tiny, "-c", 64, "-p", "abc",
-                                                                     "-n", 3, "--temp", 0, "--json")],
-                       limit=120, refused=REFUSED)
-
-
+            record.run(
+                f"{tool} generate",
+                [
+                    *under,
+                    *models.spillway(
+                        context, "generate", "-m", tiny, "-c", 64, "-p", "abc", "-n", 3, "--temp", 0, "--json"
+                    ),
+                ],
+                limit=120,
+                refused=REFUSED,
+            )

@@ -1,4 +1,5 @@
 """Tests of one program, each suite a part of the stage."""
+
 import json
 import re
 
@@ -6,6 +7,7 @@ import re
 def tests_of(program, context, wanted):
     """{suite: [test, ...]} of the tests whose full name matches."""
     import places
+
     suites, suite = {}, ""
     text = places.output(["env", *(f"{k}={v}" for k, v in context.environment.items()), program, "--gtest_list_tests"])
     for line in text.splitlines():
@@ -48,7 +50,12 @@ def run_suites(record, context, program_name, wanted, *, limit=240, env=None, un
     for suite, tests in suites.items():
         report = context.places.work / f"{program_name}-{re.sub(r'[^A-Za-z0-9]+', '-', suite)}.json"
         report.unlink(missing_ok=True)
-        record.run(f"{prefix}{suite}", [*under, program, f"--gtest_filter={':'.join(tests)}", "--gtest_brief=1",
-                                        f"--gtest_output=json:{report}"],
-                   limit=limit, read=reader(report), env=env, refused=refused)
+        record.run(
+            f"{prefix}{suite}",
+            [*under, program, f"--gtest_filter={':'.join(tests)}", "--gtest_brief=1", f"--gtest_output=json:{report}"],
+            limit=limit,
+            read=reader(report),
+            env=env,
+            refused=refused,
+        )
     return len(suites)

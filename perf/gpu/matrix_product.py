@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Speed of large matrix products by cuBLAS, through PyTorch: the peak that prefill stands beside. JSON, operations a second."""
+
 import json
 import statistics
 import sys
@@ -31,8 +32,16 @@ def main():
     if not torch.cuda.is_available():
         sys.exit("no CUDA device for PyTorch")
     kinds = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-    print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name(0), "side": SIDE,
-                      "flops": {name: speed(torch, dtype) for name, dtype in kinds.items()}}))
+    print(
+        json.dumps(
+            {
+                "torch": torch.__version__,
+                "device": torch.cuda.get_device_name(0),
+                "side": SIDE,
+                "flops": {name: speed(torch, dtype) for name, dtype in kinds.items()},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

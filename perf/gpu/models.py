@@ -1,4 +1,5 @@
 """Model files made on the spot, and budgets that place them in a wanted way."""
+
 import json
 import re
 
@@ -34,8 +35,12 @@ def plan(record, context, model, positions, *budgets, part=None):
         found["tensors"] = len(found["tensors"])
         return found
 
-    return record.run(part or f"plan {model.stem}", spillway(context, "plan", "-m", model, "-c", positions, "--json", *budgets),
-                      limit=60, read=read)
+    return record.run(
+        part or f"plan {model.stem}",
+        spillway(context, "plan", "-m", model, "-c", positions, "--json", *budgets),
+        limit=60,
+        read=read,
+    )
 
 
 def device_total(planned):

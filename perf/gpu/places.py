@@ -1,4 +1,5 @@
 """Where things are: the programs of a bundle or of a checkout's build, the CUDA module, a folder for models."""
+
 import json
 import os
 import pathlib
@@ -19,7 +20,9 @@ class NotHere(Exception):
 class Places:
     def __init__(self, build=None, work=None):
         self.build = pathlib.Path(build).resolve() if build else self._find_build()
-        self.work = pathlib.Path(work or os.environ.get("TMPDIR", "/tmp")) / ("" if work else f"spillway-gpu-run-{os.getuid()}")
+        self.work = pathlib.Path(work or os.environ.get("TMPDIR", "/tmp")) / (
+            "" if work else f"spillway-gpu-run-{os.getuid()}"
+        )
         self.work.mkdir(parents=True, exist_ok=True)
 
     @staticmethod
@@ -29,7 +32,9 @@ class Places:
         for preset in ("cuda", "cpu"):
             if (ROOT / "build" / preset / "apps" / "spillway").exists():
                 return ROOT / "build" / preset
-        raise NotHere(f"no spillway in {ROOT}: unpack a bundle, or build (cmake --preset cuda), or name a build with --build")
+        raise NotHere(
+            f"no spillway in {ROOT}: unpack a bundle, or build (cmake --preset cuda), or name a build with --build"
+        )
 
     def program(self, name):
         """The program's path, or None."""
@@ -69,8 +74,15 @@ class Places:
 def output(command):
     """stdout of a command that may not be there, or may fail: then an empty text."""
     try:
-        done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=60, check=False)
+        done = subprocess.run(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
@@ -78,20 +90,33 @@ def output(command):
 
 def gpu_facts():
     """Device, driver and CUDA version as nvidia-smi tells them; empty texts where it is not there."""
-    line = output(["nvidia-smi", "--query-gpu=name,driver_version,memory.total,pcie.link.gen.max,pcie.link.width.max",
-                   "--format=csv,noheader,nounits"]).splitlines()
+    line = output(
+        [
+            "nvidia-smi",
+            "--query-gpu=name,driver_version,memory.total,pcie.link.gen.max,pcie.link.width.max",
+            "--format=csv,noheader,nounits",
+        ]
+    ).splitlines()
     fields = [field.strip() for field in line[0].split(",")] if line else [""] * 5
     version = re.search(r"CUDA Version:\s*([\d.]+)", output(["nvidia-smi"]))
-    return {"device": fields[0], "driver": fields[1], "device_memory_mib": fields[2],
-            "pcie": f"gen {fields[3]} x{fields[4]}" if len(fields) > 4 and fields[3] else "",
-            "cuda": version[1] if version else ""}
+    return {
+        "device": fields[0],
+        "driver": fields[1],
+        "device_memory_mib": fields[2],
+        "pcie": f"gen {fields[3]} x{fields[4]}" if len(fields) > 4 and fields[3] else "",
+        "cuda": version[1] if version else "",
+    }
 
 
 def host_facts():
     processor = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", pathlib.Path("/proc/meminfo").read_text(), re.M)
-    return {"processor": processor[1] if processor else platform.machine(), "cores": os.cpu_count(),
-            "memory_gib": round(int(memory[1]) / (1 << 20), 1) if memory else 0, "kernel": platform.release()}
+    return {
+        "processor": processor[1] if processor else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(int(memory[1]) / (1 << 20), 1) if memory else 0,
+        "kernel": platform.release(),
+    }
 
 
 def tool(name):

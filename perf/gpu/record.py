@@ -1,4 +1,5 @@
 """One stage's JSON: its parts, what each said, and which of them need not run again."""
+
 import json
 import os
 import pathlib
@@ -24,7 +25,14 @@ class Record:
     def __init__(self, path, stage, facts, context):
         self.path, self.context = path, context
         self.begin, self.deadline = time.monotonic(), time.monotonic() + context.stage_seconds
-        self.data = {"stage": stage, **facts, "command": context.command, "wall_s": 0.0, "status": "unfinished", "parts": {}}
+        self.data = {
+            "stage": stage,
+            **facts,
+            "command": context.command,
+            "wall_s": 0.0,
+            "status": "unfinished",
+            "parts": {},
+        }
         before = self._load(path)
         if before and all(before.get(key) == facts.get(key) for key in self.IDENTITY):
             self.data["parts"] = before.get("parts", {})
@@ -82,7 +90,9 @@ class Record:
         """
         command = [str(word) for word in command]
         self.asked.append(name)
-        if self.done(name) and self.parts()[name].get("command") == self.context.places.without_paths(" ".join(command)):
+        if self.done(name) and self.parts()[name].get("command") == self.context.places.without_paths(
+            " ".join(command)
+        ):
             return self.result(name)
         if self.left() < min(limit, 5):
             self.note(name, "left", "no time left in this stage")
@@ -116,9 +126,16 @@ class Record:
 
     def _wait(self, command, seconds, env):
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                       text=True, errors="replace", start_new_session=True,
-                                       env={**os.environ, **self.context.environment, **(env or {})})
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                env={**os.environ, **self.context.environment, **(env or {})},
+            )
         except OSError as error:
             return "missing", None, "", str(error)
         try:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Stages of tests and measurements on a GPU; started by scripts/gpu-run.sh, which says how."""
+
 import argparse
 import os
 import pathlib
@@ -12,7 +13,10 @@ import record
 import speeds
 
 STAGES = {
-    "smoke": (checks.smoke, "the module opens, the device is named, some operations and a tiny model at two placements (60 s)"),
+    "smoke": (
+        checks.smoke,
+        "the module opens, the device is named, some operations and a tiny model at two placements (60 s)",
+    ),
     "primitives": (checks.primitives, "each kernel's own tests on the GPU"),
     "ops": (checks.ops, "the grid of operations against the reference"),
     "e2e": (checks.e2e, "the whole engine at many placements"),
@@ -47,18 +51,31 @@ class Context:
 
 def parse():
     stages = "\n".join(f"  {name:<11}{text}" for name, (_, text) in STAGES.items())
-    parser = argparse.ArgumentParser(prog="gpu-run.sh", formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description=f"Runs stages, one JSON each:\n{stages}")
+    parser = argparse.ArgumentParser(
+        prog="gpu-run.sh",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"Runs stages, one JSON each:\n{stages}",
+    )
     parser.add_argument("stages", nargs="+", choices=[*STAGES, "all"], metavar="STAGE")
-    parser.add_argument("--out", type=pathlib.Path, default=os.environ.get("OUT"),
-                        help="folder of the results, and of earlier ones to go on from (default: $OUT)")
-    parser.add_argument("--emulated", action="store_true", help="on the emulated CUDA module: everything but speeds, without a GPU")
-    parser.add_argument("--build", help="a build folder or an unpacked bundle (default: this bundle, else build/cuda or build/cpu)")
+    parser.add_argument(
+        "--out",
+        type=pathlib.Path,
+        default=os.environ.get("OUT"),
+        help="folder of the results, and of earlier ones to go on from (default: $OUT)",
+    )
+    parser.add_argument(
+        "--emulated", action="store_true", help="on the emulated CUDA module: everything but speeds, without a GPU"
+    )
+    parser.add_argument(
+        "--build", help="a build folder or an unpacked bundle (default: this bundle, else build/cuda or build/cpu)"
+    )
     parser.add_argument("--work", help="folder for model files, 30 GB for all stages (default: one in $TMPDIR or /tmp)")
     parser.add_argument("--gpu", type=int, default=0, help="number of the GPU")
     parser.add_argument("--stage-seconds", type=float, default=480, help="most that a stage may take (default: 480)")
     parser.add_argument("--llama-cpp", help="llama.cpp's source folder (built here when it is not), for peers")
-    parser.add_argument("--python", default="python3", help="the Python that has torch and transformers, for limits and peers")
+    parser.add_argument(
+        "--python", default="python3", help="the Python that has torch and transformers, for limits and peers"
+    )
     args = parser.parse_args()
     if args.out is None:
         parser.error("--out or $OUT must name a folder for the results")
@@ -70,7 +87,10 @@ def main():
     try:
         context = Context(args)
         if not context.emulated and not places.output(["nvidia-smi", "-L"]).strip():
-            print("gpu-run.sh: nvidia-smi names no GPU here; what needs one will fail (--emulated needs none)", file=sys.stderr)
+            print(
+                "gpu-run.sh: nvidia-smi names no GPU here; what needs one will fail (--emulated needs none)",
+                file=sys.stderr,
+            )
     except places.NotHere as error:
         print(f"gpu-run.sh: {error}", file=sys.stderr)
         return 2

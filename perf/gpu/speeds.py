@@ -1,4 +1,5 @@
 """The stages that measure: limits, perf, peers. A speed stands beside the limit it is a share of, measured in the same run."""
+
 import json
 import pathlib
 import sys
@@ -35,6 +36,7 @@ def need(record, context, name):
 
 # ---- limits
 
+
 def limits(record, context):
     """Copies each way and both at once, device memory, a large matrix product, gather, disk."""
     model = models.make(record, context, *standing_model(context, "q4_0"))
@@ -49,14 +51,23 @@ def limits(record, context):
         record.run("gather", [gather, *few], limit=90, read=measured(context, records.read_json))
     disk = need(record, context, "disk_perf")
     if disk and model:
-        some = ["--mib", 1, "--request-kib", 64, "--depth", 2, "-r", 1] if context.emulated else ["--mib", 2048, "--depth", 16]
+        some = (
+            ["--mib", 1, "--request-kib", 64, "--depth", 2, "-r", 1]
+            if context.emulated
+            else ["--mib", 2048, "--depth", 16]
+        )
         record.run("disk", [disk, *some, model], limit=120, read=measured(context, records.read_json))
     if context.emulated:
         record.note("matrix product", "skipped", "there is no GPU")
         return
     script = pathlib.Path(__file__).with_name("matrix_product.py")
-    record.run("matrix product", [context.python, script], limit=90, read=records.read_json,
-               refused=("No module named", "no CUDA device"))
+    record.run(
+        "matrix product",
+        [context.python, script],
+        limit=90,
+        read=records.read_json,
+        refused=("No module named", "no CUDA device"),
+    )
 
 
 def machine_limits(record, context, part, model=None):
@@ -65,8 +76,9 @@ def machine_limits(record, context, part, model=None):
         return None
     paths = ["-m", model, "--disk-dir", context.places.work] if model else []
     small = ["--seconds", 0.2, "--most-mib", 24] if context.emulated else ["--seconds", 6]
-    return record.run(part, [program, "--device", context.device, *small, *paths], limit=60,
-                      read=measured(context, records.read_json))
+    return record.run(
+        part, [program, "--device", context.device, *small, *paths], limit=60, read=measured(context, records.read_json)
+    )
 
 
 def standing_model(context, kind):
@@ -77,14 +89,19 @@ def standing_model(context, kind):
 
 # ---- perf
 
+
 def perf(record, context):
     """The operations, then 7B-shaped models: all on the device, half of the weights from host memory, half from disk."""
     before = machine_limits(record, context, "limits before")
     operations = need(record, context, "ops_perf")
     if operations and not context.emulated:
         report = context.places.work / "ops_perf.json"
-        record.run("operations", [operations, "--device", context.device, "--seconds", 0.1, "--json", report], limit=200,
-                   read=lambda _out, _err: json.loads(report.read_text()))
+        record.run(
+            "operations",
+            [operations, "--device", context.device, "--seconds", 0.1, "--json", report],
+            limit=200,
+            read=lambda _out, _err: json.loads(report.read_text()),
+        )
     for kind in TYPES:
         model = models.make(record, context, *standing_model(context, kind))
         if model:
@@ -106,11 +123,14 @@ def speed_of(record, context, part, model, case, limits_now):
     host = {"resident": 0, "stream-host": int(weights + (256 << 20)), "stream-disk": 6 << 20}[case]
     _, read_bytes = common.model_bytes(model)
     drive = drive_speed(record, context, model, f"{part}: drive") if case == "stream-disk" else 0
-    command = models.spillway(context, "bench", "-m", model, "-c", positions, "-p", amount[0], "-n", amount[1], "-r", amount[2],
-                              "-o", "json")
+    command = models.spillway(
+        context, "bench", "-m", model, "-c", positions, "-p", amount[0], "-n", amount[1], "-r", amount[2], "-o", "json"
+    )
 
     def read(out, _err):
-        return rows_of(json.loads(out), read_bytes, limits_now if not context.emulated else None, drive, context.emulated)
+        return rows_of(
+            json.loads(out), read_bytes, limits_now if not context.emulated else None, drive, context.emulated
+        )
 
     if case == "resident":
         record.run(part, command, limit=120, read=read)
@@ -144,18 +164,22 @@ def rows_of(rows, read_bytes, limits_now, drive, emulated):
             continue
         speed = row["avg_ts"]
         found[name].update(tokens_per_second=speed, deviation=row["stddev_ts"], samples=row["samples_ts"])
-        shares = {"host_to_device": (moved["host_to_device"], compute.get("host_to_device", 0)),
-                  "disk_read": (moved["disk_read"], drive)}
+        shares = {
+            "host_to_device": (moved["host_to_device"], compute.get("host_to_device", 0)),
+            "disk_read": (moved["disk_read"], drive),
+        }
         if name == "decode":
             # What is streamed passes the device's memory too, once written and once read.
             shares["device_memory"] = (read_bytes, compute.get("device_memory", 0))
-        found[name]["share_of_limit"] = {what: round(bytes_ * speed / limit, 4)
-                                         for what, (bytes_, limit) in shares.items() if bytes_ and limit}
+        found[name]["share_of_limit"] = {
+            what: round(bytes_ * speed / limit, 4) for what, (bytes_, limit) in shares.items() if bytes_ and limit
+        }
         found[name]["disk_busy_share"] = row["disk_busy_share"]
     return found
 
 
 # ---- peers
+
 
 def peers(record, context):
     """Spillway beside transformers + accelerate at the same max_memory, and beside llama.cpp, in turn (A B A B)."""
@@ -176,19 +200,30 @@ def beside_accelerate(record, context):
     model = models.make(record, context, "7b-f16", "--shape", "7b", "--type", "f16")
     for turn in (1, 2):
         if model:
-            bench(record, context, f"spillway f16, 6 GiB on the GPU, {turn}", model, [128, 8, 1],
-                  ["--device-mem", budget, "--host-mem", 16 << 30])
-        record.run(f"accelerate f16, 6 GiB on the GPU, {turn}",
-                   [context.python, script, "--gpu-bytes", budget, "--cpu-bytes", 32 << 30, "-p", 128, "-n", 8], limit=200,
-                   read=records.read_json, refused=("No module named", "no CUDA device"))
+            bench(
+                record,
+                context,
+                f"spillway f16, 6 GiB on the GPU, {turn}",
+                model,
+                [128, 8, 1],
+                ["--device-mem", budget, "--host-mem", 16 << 30],
+            )
+        record.run(
+            f"accelerate f16, 6 GiB on the GPU, {turn}",
+            [context.python, script, "--gpu-bytes", budget, "--cpu-bytes", 32 << 30, "-p", 128, "-n", 8],
+            limit=200,
+            read=records.read_json,
+            refused=("No module named", "no CUDA device"),
+        )
 
 
 def bench(record, context, part, model, amount, more):
     def read(out, _err):
         return {("prefill" if row["n_prompt"] else "decode"): row["avg_ts"] for row in json.loads(out)}
 
-    command = models.spillway(context, "bench", "-m", model, "-c", 768, "-p", amount[0], "-n", amount[1], "-r", amount[2], "-o",
-                              "json")
+    command = models.spillway(
+        context, "bench", "-m", model, "-c", 768, "-p", amount[0], "-n", amount[1], "-r", amount[2], "-o", "json"
+    )
     return record.run(part, [*command, *more], limit=150, read=read)
 
 
@@ -203,9 +238,22 @@ def beside_llama(record, context):
         if cmake is None:
             record.note("llama.cpp: build", "missing", "cmake is not on this machine")
             return
-        record.run("llama.cpp: configure", [cmake, "-S", context.llama_cpp, "-B", folder, "-DCMAKE_BUILD_TYPE=Release",
-                                            "-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=native", "-DLLAMA_CURL=OFF",
-                                            "-DGGML_CUDA_FA_ALL_QUANTS=OFF"], limit=120)
+        record.run(
+            "llama.cpp: configure",
+            [
+                cmake,
+                "-S",
+                context.llama_cpp,
+                "-B",
+                folder,
+                "-DCMAKE_BUILD_TYPE=Release",
+                "-DGGML_CUDA=ON",
+                "-DCMAKE_CUDA_ARCHITECTURES=native",
+                "-DLLAMA_CURL=OFF",
+                "-DGGML_CUDA_FA_ALL_QUANTS=OFF",
+            ],
+            limit=120,
+        )
         # Goes on where an earlier call ended.
         record.run("llama.cpp: build", [cmake, "--build", folder, "-j", "--target", "llama-bench"], limit=470)
         if not program.is_file():
@@ -216,8 +264,12 @@ def beside_llama(record, context):
             continue
         for turn in (1, 2):
             bench(record, context, f"spillway {kind} resident, {turn}", model, [512, 128, 1], [])
-            record.run(f"llama.cpp {kind} resident, {turn}",
-                       [program, "-m", model, "-ngl", 99, "-p", 512, "-n", 128, "-r", 1, "-o", "json"], limit=90, read=llama_rows)
+            record.run(
+                f"llama.cpp {kind} resident, {turn}",
+                [program, "-m", model, "-ngl", 99, "-p", 512, "-n", 128, "-r", 1, "-o", "json"],
+                limit=90,
+                read=llama_rows,
+            )
 
 
 def llama_rows(out, _err):

@@ -4,6 +4,7 @@ lies there, the rest in host memory (and, with --disk-dir, on disk). JSON on sta
 
     accelerate_speed.py --gpu-bytes N --cpu-bytes N [--disk-dir DIR] [-p 128] [-n 8] [--layers 32 --hidden 4096 ...]
 """
+
 import argparse
 import json
 import statistics
@@ -18,20 +19,34 @@ def arguments():
     parser.add_argument("--disk-dir", help="what fits neither goes here")
     parser.add_argument("-p", "--prompt", type=int, default=128)
     parser.add_argument("-n", "--gen", type=int, default=8)
-    for name, value in (("layers", 32), ("hidden", 4096), ("heads", 32), ("kv-heads", 32), ("ffn", 11008), ("vocab", 32000)):
+    for name, value in (
+        ("layers", 32),
+        ("hidden", 4096),
+        ("heads", 32),
+        ("kv-heads", 32),
+        ("ffn", 11008),
+        ("vocab", 32000),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args()
 
 
 def placed_model(args, torch, transformers, accelerate):
     config = transformers.LlamaConfig(
-        num_hidden_layers=args.layers, hidden_size=args.hidden, num_attention_heads=args.heads,
-        num_key_value_heads=args.kv_heads, intermediate_size=args.ffn, vocab_size=args.vocab, tie_word_embeddings=False)
+        num_hidden_layers=args.layers,
+        hidden_size=args.hidden,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.kv_heads,
+        intermediate_size=args.ffn,
+        vocab_size=args.vocab,
+        tie_word_embeddings=False,
+    )
     with accelerate.init_empty_weights():
         model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float16)
     most = {"cpu": args.cpu_bytes, **({0: args.gpu_bytes} if args.gpu_bytes else {})}
-    placing = accelerate.infer_auto_device_map(model, max_memory=most, no_split_module_classes=["LlamaDecoderLayer"],
-                                               dtype=torch.float16)
+    placing = accelerate.infer_auto_device_map(
+        model, max_memory=most, no_split_module_classes=["LlamaDecoderLayer"], dtype=torch.float16
+    )
     maker = "cuda" if args.gpu_bytes else "cpu"
     torch.manual_seed(1)
     for name, parameter in list(model.named_parameters()):
@@ -71,11 +86,18 @@ def main():
     for _ in range(args.gen):
         seconds, out = step(out.logits[:, -1:].argmax(-1), out.past_key_values)
         decode.append(seconds)
-    print(json.dumps({
-        "prefill": args.prompt / prefill, "decode": 1 / statistics.median(decode), "decode_seconds": decode,
-        "gpu_peak_bytes": torch.cuda.max_memory_allocated() if args.gpu_bytes else 0,
-        "modules": {str(place): list(placing.values()).count(place) for place in set(placing.values())},
-        "versions": {module.__name__: module.__version__ for module in (torch, transformers, accelerate)}}))
+    print(
+        json.dumps(
+            {
+                "prefill": args.prompt / prefill,
+                "decode": 1 / statistics.median(decode),
+                "decode_seconds": decode,
+                "gpu_peak_bytes": torch.cuda.max_memory_allocated() if args.gpu_bytes else 0,
+                "modules": {str(place): list(placing.values()).count(place) for place in set(placing.values())},
+                "versions": {module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":
