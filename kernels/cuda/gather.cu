@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads) gather_rows(GatherRows g) {
 #pragma unroll
   for (int i = 0; i < kWordsPerThread; i++) {
     const int64_t word = first + i * kThreads;
-    if (word < g.words) store_wide(g.to + word * 16, words[i]);
+    if (word < g.words) store_words(g.to + word * 16, words[i]);
   }
 }
 
