@@ -8,6 +8,8 @@ import models
 import places
 import record as records
 
+# Suites of tests/kernels/cuda_emulated.h's fixture.
+KERNEL_TESTS = r"^Cuda(?:(?!Device|Stream|Context|Ops|Module|Graph)\w+Test|Emulated)\."
 TOKENS = 40  # of the prompt in placement runs
 REFUSED = (
     "not supported",
@@ -161,7 +163,7 @@ def compare(record, name, answers, wanted):
 
 def primitives(record, context):
     """Each kernel's own tests: on a GPU the same as under the emulation, but for those that are about the emulation."""
-    wanted = r"^Cuda(?!Emulated(?:Order)?\.|Emulation|Module|ModuleTest|Fault)"
+    wanted = KERNEL_TESTS
     found = gtest.run_suites(
         record, context, "kernels_tests", wanted, limit=200, env={} if context.emulated else {"SPILLWAY_TEST_GPU": "1"}
     )
@@ -179,14 +181,7 @@ def ops(record, context):
 def e2e(record, context):
     """The whole engine: the placement tests that name this device, and the command's answers at several budgets."""
     device = "cuda_emulated" if context.emulated else "cuda"
-    gtest.run_suites(
-        record,
-        context,
-        "runtime_tests",
-        rf"(?i)(?:/{device}$|cuda)",
-        limit=240,
-        env={} if context.emulated else {"SPILLWAY_TEST_GPU": "1"},
-    )
+    gtest.run_suites(record, context, "runtime_tests", rf"/{device}$", limit=240)
     tiny = models.make(record, context, "tiny", "--shape", "tiny")
     if tiny:
         placements(record, context, tiny, "score", count=6, limit=120)
@@ -258,7 +253,7 @@ def sanitizer(record, context):
             record,
             context,
             "kernels_tests",
-            r"^Cuda(?!Emulat|Module|Fault|.*Order)",
+            KERNEL_TESTS,
             limit=150,
             under=under,
             refused=REFUSED,

@@ -3,11 +3,12 @@
 import json
 import re
 
+import places
+import record as records
+
 
 def tests_of(program, context, wanted):
     """{suite: [test, ...]} of the tests whose full name matches."""
-    import places
-
     suites, suite = {}, ""
     text = places.output(["env", *(f"{k}={v}" for k, v in context.environment.items()), program, "--gtest_list_tests"])
     for line in text.splitlines():
@@ -21,8 +22,8 @@ def tests_of(program, context, wanted):
     return suites
 
 
-def reader(path):
-    """Reads gtest's own JSON: counts, and the first words of each failure."""
+def reader(path, ran_on=""):
+    """Reads gtest's own JSON: counts, and the first words of each failure. `ran_on`: what each test must say that it ran on."""
 
     def read(_out, _err):
         report = json.loads(path.read_text())
@@ -33,6 +34,8 @@ def reader(path):
                     skipped += 1
                     continue
                 ran += 1
+                if ran_on and test.get("ran_on") != ran_on:
+                    raise records.Unread(f"{test['name']} did not run on a {ran_on}")
                 if test.get("failures"):
                     failures[f"{suite['name']}.{test['name']}"] = test["failures"][0].get("failure", "")[:500]
         return {"tests": ran, "skipped": skipped, "failures": failures}
@@ -54,7 +57,7 @@ def run_suites(record, context, program_name, wanted, *, limit=240, env=None, un
             f"{prefix}{suite}",
             [*under, program, f"--gtest_filter={':'.join(tests)}", "--gtest_brief=1", f"--gtest_output=json:{report}"],
             limit=limit,
-            read=reader(report),
+            read=reader(report, "GPU" if "SPILLWAY_TEST_GPU" in (env or {}) else ""),
             env=env,
             refused=refused,
         )

@@ -5,20 +5,13 @@
 #include <random>
 #include <vector>
 
-#include "tests/support/cuda_emulation/runtime.h"
-#include "tests/support/device_matrix.h"
+#include "tests/kernels/cuda_emulated.h"
 
 namespace spillway {
 namespace {
 
-class CudaGatherTest : public testing::Test {
+class CudaGatherTest : public CudaEmulated {
  protected:
-  void SetUp() override {
-    emulation::restart(1);
-    expect_fine(table_.make_stream(&stream_));
-  }
-  void TearDown() override { expect_fine(table_.end_stream(stream_)); }
-
   // `count` rows of a pool of `pool_rows`, some of them more than once.
   void compare(uint32_t row_bytes, int pool_rows, int count, bool from_host) {
     SCOPED_TRACE(testing::Message() << count << " rows of " << row_bytes << " bytes");
@@ -46,9 +39,6 @@ class CudaGatherTest : public testing::Test {
     for (uint64_t i = out.bytes() - 16; i < out.bytes(); i++)
       ASSERT_EQ(out.host()[i], std::byte{0x5a}) << "past the end";
   }
-
-  const SpillwayCudaTable& table_ = *spillway_cuda_table();
-  CudaStream stream_ = nullptr;
 };
 
 TEST_F(CudaGatherTest, BringsTheRowsAskedFor) {
