@@ -108,6 +108,13 @@ def gpu_facts():
     }
 
 
+def gpu_state():
+    """Clocks, power and temperature now; nothing where nvidia-smi is not there."""
+    names = ("pstate", "clocks.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
+    line = output(["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]).splitlines()
+    return dict(zip(names, (field.strip() for field in line[0].split(",")))) if line else None
+
+
 def host_facts():
     processor = re.search(r"^model name\s*:\s*(.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", pathlib.Path("/proc/meminfo").read_text(), re.M)

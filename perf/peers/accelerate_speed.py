@@ -43,7 +43,7 @@ def placed_model(args, torch, transformers, accelerate):
     )
     with accelerate.init_empty_weights():
         model = transformers.AutoModelForCausalLM.from_config(config).to(torch.float16)
-    most = {"cpu": args.cpu_bytes, **({0: args.gpu_bytes} if args.gpu_bytes else {})}
+    most = {**({0: args.gpu_bytes} if args.gpu_bytes else {}), "cpu": args.cpu_bytes}  # the first place is filled first
     placing = accelerate.infer_auto_device_map(
         model, max_memory=most, no_split_module_classes=["LlamaDecoderLayer"], dtype=torch.float16
     )
