@@ -17,6 +17,7 @@ cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& argu
 cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& arguments);
 cudaError_t launch_swiglu(cudaStream_t stream, const CudaSwiglu& arguments);
 cudaError_t launch_candidates(cudaStream_t stream, const CudaCandidates& arguments);
+cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
 
 bool profiled();
 void push_range(const char* name, uint64_t bytes);

@@ -124,6 +124,10 @@ CudaProblem candidates(CudaStream stream, const CudaCandidates* arguments) {
   return problem_of(launch_candidates(stream_of(stream), *arguments));
 }
 
+CudaProblem gather(CudaStream stream, const CudaGather* arguments) {
+  return problem_of(launch_gather(stream_of(stream), *arguments));
+}
+
 }  // namespace
 }  // namespace spillway::cuda
 
@@ -163,6 +167,7 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .attend_chunk = attend_chunk,
                                           .merge = merge,
                                           .swiglu = swiglu,
-                                          .candidates = candidates};
+                                          .candidates = candidates,
+                                          .gather = gather};
   return &table;
 }

@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 4;
+inline constexpr uint32_t kCudaTableVersion = 5;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -123,6 +123,16 @@ struct CudaCandidates {
   int32_t k;
 };
 
+// Row i of `to` is row rows[i] of `from`: host memory of reserve_host (read over the link, by the kernel) or the
+// device's.
+struct CudaGather {
+  const std::byte* from;  // aligned to 16, as `to` is
+  const int32_t* rows;    // device-readable
+  int32_t count;
+  uint32_t row_bytes;  // a multiple of 16
+  std::byte* to;       // device memory, rows side by side
+};
+
 using CudaProblem = const char*;
 using CudaStream = void*;
 using CudaEvent = void*;
@@ -176,6 +186,7 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*merge)(spillway::CudaStream stream, const spillway::CudaMerge* arguments);
   spillway::CudaProblem (*swiglu)(spillway::CudaStream stream, const spillway::CudaSwiglu* arguments);
   spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
+  spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };
 
 extern "C" {
