@@ -51,8 +51,6 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].attn, shape.norm_eps, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
-  p_.ops.rotate(p_.compute, q_, shape.head_dim, shape.rotation, rope_);
-  p_.ops.rotate(p_.compute, k_, shape.head_dim, shape.rotation, rope_);
   append(layer, input, rows);
   attend(layer, input, first_position, rows);
   project(Stage::attn_out, layer, attn_, {x_}, true);
@@ -96,12 +94,13 @@ void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
   }
 }
 
+// Turns q and k to their positions; k and v go into the cache.
 void Pass::append(int layer, const PassInput& input, int rows) {
   const TraceRange range(track_, "append");
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
-  p_.ops.append(p_.compute, k_, v_, p_.kv.layout().format, growth.runs);
+  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, rope_}, p_.kv.layout().format, growth.runs);
 }
 
 // Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
@@ -174,8 +173,17 @@ void Pass::head(const PassInput& input, int rows, const OnLogits& on_logits) {
     next_unit_ = head_unit;
     p_.ops.norm(p_.compute, x_.slice_rows(row, count), p_.output_norm, p_.spec.shape.norm_eps, h);
     project(Stage::head, 0, h, {logits}, false);
-    on_logits(row, logits);
+    on_logits(row, input.choice == nullptr ? logits : chosen(logits, *input.choice));
   }
+}
+
+View Pass::chosen(View logits, const RowChoice& choice) {
+  const View& room = p_.workspace.chosen;
+  const int floats = candidate_floats(choice.candidates.k);
+  SPILLWAY_CHECK(logits.rows <= room.rows && floats <= room.cols);
+  const View out = View::dense(room.data, DType::f32, logits.rows, floats);
+  p_.ops.candidates(p_.compute, logits.slice_cols(0, choice.vocab), choice.candidates, out);
+  return out;
 }
 
 }  // namespace spillway
