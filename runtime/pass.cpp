@@ -76,8 +76,23 @@ void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> o
       const View out = outs.begin()[slice.matrix].slice_cols(slice.first_row, slice.rows);
       parts[count++] = {unit.view(slice, lease.data()), out, add};
     }
-    p_.ops.matmul(p_.compute, x, {parts, count});
+    multiply(stage, x, {parts, count});
     if (lease.moves()) lease.release(p_.compute.record());
+  }
+}
+
+// How many rows of logits are computed at once follows from the budget, and may not change them: so the head is
+// multiplied in calls that agree with one another.
+void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
+  const int few = stage == Stage::head ? p_.ops.few_rows() : 0;
+  if (few == 0) return p_.ops.matmul(p_.compute, x, parts);
+  for (int64_t row = 0; row < x.rows; row += few) {
+    const int64_t rows = std::min<int64_t>(few, x.rows - row);
+    MatmulPart some[4];
+    for (size_t i = 0; i < parts.size(); ++i) {
+      some[i] = {parts[i].weight, parts[i].out.slice_rows(row, rows), parts[i].add};
+    }
+    p_.ops.matmul(p_.compute, x.slice_rows(row, rows), {some, parts.size()});
   }
 }
 
