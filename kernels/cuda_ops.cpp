@@ -102,6 +102,33 @@ class CudaOps final : public Ops {
     });
   }
 
+  void rotate_append(Stream& stream, const NewTokens& tokens, const KvFormat& format,
+                     std::span<const AppendRun> runs) override {
+    const auto& [q, k, v, style, table] = tokens;
+    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
+    SPILLWAY_CHECK(is_f32(q, k.rows, q.cols) && is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
+    SPILLWAY_CHECK(is_f32(table, k.rows, table.cols) && runs.size_bytes() <= kDescriptorBytes);
+    CudaRotateAppend arguments = {.q = q,
+                                  .k = k,
+                                  .v = v,
+                                  .table = table,
+                                  .style = style,
+                                  .format = format,
+                                  .runs = nullptr,
+                                  .runs_count = 0,
+                                  .rows = 0};
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
+      arguments.rows = std::max(arguments.rows, run.count);
+    }
+    in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
+      arguments.runs = there;
+      arguments.runs_count = count;
+      enqueue(stream, "rotate_append", table_.rotate_append, arguments);
+    });
+  }
+
   void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
     check_attention(q, shape, states);
     for (const SpanTask& task : tasks) {
@@ -157,6 +184,26 @@ class CudaOps final : public Ops {
                    is_f32(out, out.rows, out.cols));
     const CudaSwiglu arguments = {.gate = gate, .up = up, .out = out};
     enqueue(stream, "swiglu", table_.swiglu, arguments);
+  }
+
+  void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
+    SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
+    SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
+    SPILLWAY_CHECK(choice.penalised.size() <= kMostPenalised);
+    for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
+    CudaCandidates arguments = {.logits = logits,
+                                .out = out,
+                                .penalised = nullptr,
+                                .penalised_count = 0,
+                                .penalty = choice.penalty,
+                                .k = choice.k};
+    static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);
+    if (choice.penalised.empty()) return enqueue(stream, "candidates", table_.candidates, arguments);
+    in_pieces(stream, choice.penalised, [&](const int32_t* there, int32_t count, size_t) {
+      arguments.penalised = there;
+      arguments.penalised_count = count;
+      enqueue(stream, "candidates", table_.candidates, arguments);
+    });
   }
 
  private:

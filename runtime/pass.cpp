@@ -51,9 +51,7 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].attn, shape.norm_eps, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
-  p_.ops.rotate(p_.compute, q_, shape.head_dim, shape.rotation, rope_);
-  p_.ops.rotate(p_.compute, k_, shape.head_dim, shape.rotation, rope_);
-  append(layer, input, rows);
+  rotate_append(layer, input, rows);
   attend(layer, input, first_position, rows);
   project(Stage::attn_out, layer, attn_, {x_}, true);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].ffn, shape.norm_eps, h_);
@@ -96,12 +94,12 @@ void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
   }
 }
 
-void Pass::append(int layer, const PassInput& input, int rows) {
+void Pass::rotate_append(int layer, const PassInput& input, int rows) {
   const TraceRange range(track_, "append");
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
-  p_.ops.append(p_.compute, k_, v_, p_.kv.layout().format, growth.runs);
+  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, rope_}, p_.kv.layout().format, growth.runs);
 }
 
 // Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
