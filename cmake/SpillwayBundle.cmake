@@ -13,6 +13,8 @@ list(APPEND programs cuda_module_check make_model limits link_perf gather_perf o
 foreach(program ${programs})
   if(TARGET ${program})
     set_target_properties(${program} PROPERTIES INSTALL_RPATH "$ORIGIN/../lib")
+    # The old kind of path: the new one is not searched for what the bundled libraries need themselves.
+    target_link_options(${program} PRIVATE LINKER:--disable-new-dtags)
     install(TARGETS ${program} RUNTIME_DEPENDENCY_SET libraries RUNTIME DESTINATION bin)
   endif()
 endforeach()

@@ -43,7 +43,7 @@ def smoke(record, context):
         record,
         context,
         "kernels_tests",
-        tests_wanted(context, "OpGrid(?:Norm|Rotate|Swiglu|Dequantize|.*Swiglu)"),
+        tests_wanted(context, "OpGridRows"),
         limit=60,
     )
     tiny = models.make(record, context, "tiny", "--shape", "tiny")
