@@ -9,6 +9,7 @@ namespace spillway::cuda {
 cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
 cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);
 cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
+cudaError_t launch_matmul(cudaStream_t stream, const CudaMatmul& arguments);
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
 
 bool profiled();

@@ -9,6 +9,7 @@
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
 #include "kernels/cuda/matvec.cuh"
+#include "kernels/cuda/quantize.cuh"
 
 namespace spillway::cuda {
 namespace {
@@ -108,69 +109,6 @@ struct WeightQ4_1 {
   }
 };
 
-// A row of x, quantised: 32 codes to a block, and the block's scale and sum of codes.
-struct XScale {
-  float scale;
-  int sum;
-};
-
-struct QuantizedX {
-  std::byte* codes;  // [m x k]
-  XScale* scales;    // [m x k / 32]
-
-  static QuantizedX in(const MatvecShape& shape) {
-    return {shape.scratch,
-            reinterpret_cast<XScale*>(shape.scratch + static_cast<int64_t>(shape.rows_of_x) * shape.x.cols)};
-  }
-};
-
-constexpr int kQuantizeThreads = 256;
-
-// A thread to 4 elements, 8 threads to a block of 32. The scale is the largest magnitude / 127; one that is not finite
-// stays so, and makes the result so.
-template <bool kAligned>
-__global__ void __launch_bounds__(kQuantizeThreads) quantize_rows(MatvecRows x, QuantizedX out) {
-  const int first = 4 * static_cast<int>(blockIdx.x * kQuantizeThreads + threadIdx.x);
-  const int row = static_cast<int>(blockIdx.y);
-  const float* source = reinterpret_cast<const float*>(x.data + row * x.stride);
-  float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
-  if (first < x.cols) {  // a multiple of 32 columns: all 4 or none
-    if constexpr (kAligned) {
-      v = load_floats(source + first);
-    } else {
-      v = {source[first], source[first + 1], source[first + 2], source[first + 3]};
-    }
-  }
-  // Magnitudes compare as integers, NaN above all.
-  uint32_t largest = 0;
-  for (const float e : {v.x, v.y, v.z, v.w}) {
-    const uint32_t magnitude = float_bits(e) & 0x7fffffffu;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-#pragma unroll
-  for (int offset = 4; offset >= 1; offset /= 2) {
-    const uint32_t other = __shfl_xor_sync(kAllLanes, largest, offset);
-    largest = other > largest ? other : largest;
-  }
-  const float scale = float_from_bits(largest) / 127.0f;
-  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  uint32_t codes = 0;
-  int sum = 0;
-  int shift = 0;
-  for (const float e : {v.x, v.y, v.z, v.w}) {
-    const int code = clamped_code(rintf(e * inverse), -127.0f, 127.0f);
-    codes |= (static_cast<uint32_t>(code) & 0xffu) << shift;
-    sum += code;
-    shift += 8;
-  }
-#pragma unroll
-  for (int offset = 4; offset >= 1; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
-  if (first >= x.cols) return;
-  reinterpret_cast<uint32_t*>(out.codes)[(static_cast<int64_t>(row) * x.cols + first) / 4] = codes;
-  if (first % kBlockElements == 0)
-    out.scales[(static_cast<int64_t>(row) * x.cols + first) / kBlockElements] = {scale, sum};
-}
-
 // The 16 bytes at `address`, of which only those in [begin, end) may be read; all three are even.
 __device__ __forceinline__ uint4 load_piece(const std::byte* address, const std::byte* begin, const std::byte* end) {
   if (address >= begin && address + 16 <= end) return load_stream(address);
@@ -235,8 +173,7 @@ struct Chunks {
 
 // Rows [kX * blockIdx.y, ...) of x with the rows of the weights that blockIdx.x stands for.
 template <typename Weight, int kX>
-__global__ void __launch_bounds__(kMatvecThreads)
-    matvec_quantized(MatvecWeights weights, QuantizedX x, int rows_of_x, int blocks, int splits) {
+__global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights weights, QuantizedX x, int splits) {
   constexpr int kRows = Weight::kRows;
   using Pieces = Chunks<Weight>;
   SPILLWAY_SHARED(uint32_t, staged, kMatvecWarps * Pieces::kWords);
@@ -247,7 +184,7 @@ __global__ void __launch_bounds__(kMatvecThreads)
   const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / splits) * kRows;
   const int warp_row = first_row + warp / splits * kRows;
   const int first_x = static_cast<int>(blockIdx.y) * kX;
-  const int chunks = (blocks + kWarpLanes - 1) / kWarpLanes;
+  const int chunks = (x.blocks + kWarpLanes - 1) / kWarpLanes;
   const Shared<uint32_t> words = staged + warp * Pieces::kWords;
   int misaligned[kRows];
 #pragma unroll
@@ -264,14 +201,14 @@ __global__ void __launch_bounds__(kMatvecThreads)
     __syncwarp();
     if (chunk + splits < chunks) pieces.fetch(chunk + splits);
     const int block = chunk * kWarpLanes + lane;
-    if (block < blocks) {
+    if (block < x.blocks) {
       Weight w[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; r++)
         w[r].unpack(words, 16 * r * Pieces::kPieces + misaligned[r] + lane * Weight::kBytes);
 #pragma unroll
       for (int j = 0; j < kX; j++) {
-        const int64_t x_block = static_cast<int64_t>(min_of(first_x + j, rows_of_x - 1)) * blocks + block;
+        const int64_t x_block = static_cast<int64_t>(min_of(first_x + j, x.rows - 1)) * x.blocks + block;
         const uint4 low = load_cached(x.codes + x_block * kBlockElements);
         const uint4 high = load_cached(x.codes + x_block * kBlockElements + 16);
         const uint32_t codes[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
@@ -286,14 +223,14 @@ __global__ void __launch_bounds__(kMatvecThreads)
   lane_sums<kRows * kX, 16>(acc, lane);
   if (writes_sum<kRows * kX, 16>(lane)) partial[warp * kRows * kX + summed_index<kRows * kX, 16>(lane)] = acc[0];
   __syncthreads();
-  write_results<kRows, kX>(weight, partial, splits, first_row, first_x, rows_of_x);
+  write_results<kRows, kX>(weight, partial, splits, first_row, first_x, x.rows);
 }
 
 template <typename Weight, int kX>
 cudaError_t launch_tiles(cudaStream_t stream, const MatvecWeights& weights, const MatvecShape& shape) {
   const dim3 grid(static_cast<uint32_t>(weights.grid_blocks), static_cast<uint32_t>(ceil_div(shape.rows_of_x, kX)));
   return launch(matvec_quantized<Weight, kX>, grid, dim3(kMatvecThreads), 0, stream, weights, QuantizedX::in(shape),
-                shape.rows_of_x, shape.x.cols / kBlockElements, shape.splits);
+                shape.splits);
 }
 
 template <typename Weight>
@@ -305,14 +242,6 @@ cudaError_t launch_type(cudaStream_t stream, const MatvecWeights& weights, const
 }
 
 }  // namespace
-
-cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape) {
-  if (shape.x.cols == 0) return cudaSuccess;
-  const dim3 grid(static_cast<uint32_t>(ceil_div(shape.x.cols, 4 * kQuantizeThreads)),
-                  static_cast<uint32_t>(shape.rows_of_x));
-  return launch(shape.x_aligned ? quantize_rows<true> : quantize_rows<false>, grid, dim3(kQuantizeThreads), 0, stream,
-                shape.x, QuantizedX::in(shape));
-}
 
 cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
                                     const MatvecShape& shape) {

@@ -99,6 +99,9 @@ CudaProblem rotate(CudaStream stream, const CudaRotate* arguments) {
 CudaProblem matvec(CudaStream stream, const CudaMatvec* arguments) {
   return problem_of(launch_matvec(stream_of(stream), *arguments));
 }
+CudaProblem matmul(CudaStream stream, const CudaMatmul* arguments) {
+  return problem_of(launch_matmul(stream_of(stream), *arguments));
+}
 CudaProblem attend(CudaStream stream, const CudaAttend* arguments) {
   return problem_of(launch_attend(stream_of(stream), *arguments));
 }
@@ -135,6 +138,7 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .norm = norm,
                                           .rotate = rotate,
                                           .matvec = matvec,
+                                          .matmul = matmul,
                                           .attend = attend};
   return &table;
 }

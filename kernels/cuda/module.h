@@ -49,9 +49,16 @@ struct CudaMatvec {
   uint64_t scratch_bytes;
 };
 
-// Codes of x, then for each block of 32 its scale and the sum of its codes.
+// The same for any number of rows, on tensor cores: what a large batch or the chunk of a prefill wants. A row's result
+// depends neither on the number of rows, nor on the parts, nor on which rows of a matrix are there; but it is added up
+// in another order than by `matvec`, except where the weight is F32.
+using CudaMatmul = CudaMatvec;
+inline constexpr int kCudaMatvecRows = 8;  // up to so many rows of x `matvec` reads the weight once, and is faster
+
+// Codes of x, then for each block of 32 its scale and the sum of its codes; or a scale for each row.
 constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
-  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(cols) / 32 * (32 + 8);
+  const int64_t row = cols / 32 * (32 + 8);
+  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(row > 4 ? row : 4);
 }
 
 // Pages of F32, F16 or BF16, head_dim a multiple of 8 up to 128, each page row aligned to 16 bytes.
@@ -108,6 +115,7 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*norm)(spillway::CudaStream stream, const spillway::CudaNorm* arguments);
   spillway::CudaProblem (*rotate)(spillway::CudaStream stream, const spillway::CudaRotate* arguments);
   spillway::CudaProblem (*matvec)(spillway::CudaStream stream, const spillway::CudaMatvec* arguments);
+  spillway::CudaProblem (*matmul)(spillway::CudaStream stream, const spillway::CudaMatmul* arguments);
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
 };
 

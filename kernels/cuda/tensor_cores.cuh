@@ -24,6 +24,11 @@ __device__ __forceinline__ uint4 load_words(Shared<uint32_t> words, int word) {
   return *reinterpret_cast<const uint4*>(words + word);
 }
 
+// 8 bytes; `word` is a multiple of 2.
+__device__ __forceinline__ uint2 load_pair(Shared<uint32_t> words, int word) {
+  return *reinterpret_cast<const uint2*>(words + word);
+}
+
 // Starts a copy of kBytes (4, 8 or 16, source and destination aligned to as many) into shared memory. The first
 // `bytes` are read, the rest become zero. They are there for this thread after wait_for_copies, for others after a
 // barrier behind that.
@@ -142,10 +147,16 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
 
 // Two floats to two halves (round to nearest even), the first in the low one.
 __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
   uint16_t low_bits, high_bits;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(low_bits) : "f"(low));
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(high_bits) : "f"(high));
   return low_bits | static_cast<uint32_t>(high_bits) << 16;
+#endif
 }
 
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {

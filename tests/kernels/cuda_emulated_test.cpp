@@ -1,4 +1,6 @@
 // The CUDA kernels, run by the emulation, against the reference in double.
+#include "tests/support/cuda_emulated.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,35 +10,10 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/backend.h"
-#include "tests/support/cuda_emulation/runtime.h"
-#include "tests/support/device_matrix.h"
-
 namespace spillway {
 namespace {
 
 constexpr float kEps = std::numeric_limits<float>::epsilon();
-
-class CudaEmulated : public testing::Test {
- protected:
-  void SetUp() override {
-    emulation::restart(1);
-    expect_fine(table_.make_stream(&stream_));
-  }
-  void TearDown() override {
-    expect_fine(table_.synchronize(stream_));
-    expect_fine(table_.end_stream(stream_));
-  }
-
-  DeviceMatrix matrix(DType type, int64_t rows, int64_t cols, Placing placing = {}) {
-    return DeviceMatrix(table_, type, rows, cols, placing);
-  }
-
-  const SpillwayCudaTable& table_ = *spillway_cuda_table();
-  CudaStream stream_ = nullptr;
-  std::unique_ptr<Device> reference_ = make_reference_device();
-  std::unique_ptr<Stream> reference_stream_ = reference_->make_compute_stream("reference");
-};
 
 // ---- norm
 
@@ -117,163 +94,6 @@ TEST_F(CudaEmulated, RotationMatchesTheReference) {
         for (int64_t i = 0; i < x.host().cols; i++)
           ASSERT_NEAR(x.at(r, i), wanted.at(r, i), 8 * kEps) << r << ", " << i;
       }
-    }
-  }
-}
-
-// ---- matrix-vector product
-
-constexpr std::array kQuantized = {DType::q8_0, DType::q4_0, DType::q4_1};
-constexpr std::array kFloats = {DType::f32, DType::f16, DType::bf16};
-
-bool quantized(DType type) { return info(type).block_elements > 1; }
-
-// x as the kernels see it: codes of 8 bits, one scale to 32 elements.
-void quantize_like_the_kernels(const View& x, const View& out) {
-  for (int64_t r = 0; r < x.rows; r++) {
-    for (int64_t block = 0; block < x.cols; block += kBlockElements) {
-      const float* values = x.f32(r) + block;
-      float largest = 0.0f;
-      for (int i = 0; i < kBlockElements; i++) largest = std::max(largest, std::abs(values[i]));
-      const float scale = largest / 127.0f;
-      for (int i = 0; i < kBlockElements; i++) {
-        out.f32(r)[block + i] = scale == 0.0f ? 0.0f : scale * std::nearbyint(values[i] * (1.0f / scale));
-      }
-    }
-  }
-}
-
-class CudaMatvecTest : public CudaEmulated {
- protected:
-  // Parts that share x, in one call.
-  void multiply(const DeviceMatrix& x, const std::vector<MatmulPart>& parts) {
-    DeviceBytes scratch(table_, cuda_matvec_scratch_bytes(x.host().rows, x.host().cols));
-    const CudaMatvec arguments = {.x = x.device(),
-                                  .parts = parts.data(),
-                                  .parts_count = static_cast<int32_t>(parts.size()),
-                                  .scratch = scratch.device(),
-                                  .scratch_bytes = scratch.bytes()};
-    expect_fine(table_.matvec(stream_, &arguments));
-    expect_fine(table_.synchronize(stream_));
-  }
-
-  struct Case {
-    DType type;
-    int64_t m, n, k;
-    bool add = false;
-    Placing weight = {};
-    Placing x = {};
-    Placing out = {};
-  };
-
-  void compare(const Case& c) {
-    SCOPED_TRACE(testing::Message() << info(c.type).name << ", m " << c.m << ", n " << c.n << ", k " << c.k
-                                    << ", weight at " << c.weight.offset << " + " << c.weight.gap);
-    DeviceMatrix x = matrix(DType::f32, c.m, c.k, c.x);
-    DeviceMatrix weight = matrix(c.type, c.n, c.k, c.weight);
-    DeviceMatrix out = matrix(DType::f32, c.m, c.n, c.out);
-    DeviceMatrix seen = matrix(DType::f32, c.m, c.k), exact = matrix(DType::f32, c.m, c.n);
-    DeviceMatrix unquantized = matrix(DType::f32, c.m, c.n);
-    x.fill(c.k).upload(stream_);
-    weight.fill(c.n, 0.1).upload(stream_);
-    out.fill(7).upload(stream_);
-    for (int64_t r = 0; r < c.m; r++) {
-      std::copy_n(out.host().f32(r), c.n, exact.host().f32(r));
-      std::copy_n(out.host().f32(r), c.n, unquantized.host().f32(r));
-      std::copy_n(x.host().f32(r), c.k, seen.host().f32(r));
-    }
-    if (quantized(c.type)) quantize_like_the_kernels(x.host(), seen.host());
-    reference_->ops().matmul(*reference_stream_, seen.host(), {{MatmulPart{weight.host(), exact.host(), c.add}}});
-    reference_->ops().matmul(*reference_stream_, x.host(), {{MatmulPart{weight.host(), unquantized.host(), c.add}}});
-    reference_stream_->synchronize();
-    multiply(x, {{weight.device(), out.device(), c.add}});
-    out.download(stream_);
-    for (int64_t r = 0; r < c.m; r++) {
-      for (int64_t n = 0; n < c.n; n++) {
-        double magnitude = std::abs(exact.at(r, n)) + 1e-30;
-        for (int64_t k = 0; k < c.k; k++) magnitude += std::abs(static_cast<double>(weight.at(n, k)) * x.at(r, k));
-        ASSERT_NEAR(out.at(r, n), exact.at(r, n), 2 * kEps * magnitude) << r << ", " << n;
-        ASSERT_NEAR(out.at(r, n), unquantized.at(r, n), 0.005 * magnitude) << r << ", " << n;
-      }
-    }
-  }
-};
-
-TEST_F(CudaMatvecTest, QuantizedWeightsMatchTheReference) {
-  for (const DType type : kQuantized) {
-    for (const int64_t k : {32, 64, 576, 1056, 2112, 4160}) compare({.type = type, .m = 1, .n = 5, .k = k});
-    for (const int64_t m : {0, 2, 3, 5, 9}) compare({.type = type, .m = m, .n = 3, .k = 1088, .add = m % 2 == 1});
-    for (const int64_t n : {0, 1, 17, 35}) compare({.type = type, .m = 1, .n = n, .k = 96, .add = true});
-    compare({.type = type, .m = 1, .n = 3, .k = 0});
-  }
-}
-
-TEST_F(CudaMatvecTest, QuantizedWeightsMayLieAtAnyEvenAddress) {
-  for (const DType type : kQuantized) {
-    for (uint64_t offset = 0; offset < 16; offset += 2) {
-      compare({.type = type, .m = 1, .n = 6, .k = 1056, .weight = {.offset = offset}});
-      compare({.type = type, .m = 2, .n = 3, .k = 64, .weight = {.offset = 2, .gap = offset}});
-    }
-    compare({.type = type, .m = 2, .n = 3, .k = 128, .x = {.offset = 4, .gap = 8}, .out = {.offset = 4, .gap = 4}});
-  }
-}
-
-TEST_F(CudaMatvecTest, FloatWeightsMatchTheReference) {
-  for (const DType type : kFloats) {
-    for (const int64_t k : {0, 1, 7, 64, 259, 1100, 2300}) compare({.type = type, .m = 1, .n = 5, .k = k});
-    for (const int64_t m : {2, 3, 9}) compare({.type = type, .m = m, .n = 18, .k = 530, .add = m % 2 == 1});
-    const uint64_t element = info(type).block_bytes;
-    for (const uint64_t step : {1, 3}) {
-      compare({.type = type, .m = 2, .n = 3, .k = 600, .weight = {.offset = step * element, .gap = element}});
-    }
-    compare({.type = type, .m = 3, .n = 3, .k = 130, .x = {.offset = 4, .gap = 8}, .out = {.offset = 12, .gap = 4}});
-  }
-}
-
-TEST_F(CudaMatvecTest, ARowDependsOnNothingElse) {
-  for (const DType type : {DType::q8_0, DType::q4_0, DType::q4_1, DType::f16, DType::f32}) {
-    SCOPED_TRACE(info(type).name);
-    constexpr int kRows = 9, kOut = 7, kCols = 2112;
-    DeviceMatrix x = matrix(DType::f32, kRows, kCols), other = matrix(DType::bf16, 5, kCols);
-    DeviceMatrix weight = matrix(type, kOut, kCols),
-                 moved = matrix(type, kOut, kCols, type == DType::f32 ? Placing{4, 12} : Placing{14, 6});
-
-    DeviceMatrix together = matrix(DType::f32, kRows, kOut), second = matrix(DType::f32, kRows, kOut);
-    DeviceMatrix beside = matrix(DType::f32, kRows, 5);
-    x.fill(1).upload(stream_);
-    other.fill(2).upload(stream_);
-    weight.fill(3).upload(stream_);
-    moved.fill(3).upload(stream_);
-    multiply(
-        x,
-        {{other.device(), beside.device()}, {weight.device(), together.device()}, {moved.device(), second.device()}});
-    together.download(stream_);
-    second.download(stream_);
-    EXPECT_TRUE(same_bits(together, 0, second, 0, kRows)) << "two places in memory";
-    for (const int count : {1, 2, 4}) {
-      const int row = kRows - count;
-      DeviceMatrix some = matrix(DType::f32, count, kCols, {.offset = 4}), alone = matrix(DType::f32, count, kOut);
-      for (int r = 0; r < count; r++) std::copy_n(x.host().f32(row + r), kCols, some.host().f32(r));
-      some.upload(stream_);
-      multiply(some, {{weight.device(), alone.device()}});
-      alone.download(stream_);
-      EXPECT_TRUE(same_bits(together, row, alone, 0, count)) << count << " rows alone";
-    }
-  }
-}
-
-TEST_F(CudaMatvecTest, KeepsWhatIsNotANumber) {
-  for (const DType type : {DType::q4_0, DType::f16}) {
-    for (const float value : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-      DeviceMatrix x = matrix(DType::f32, 1, 64), weight = matrix(type, 2, 64), out = matrix(DType::f32, 1, 2);
-      x.fill(1);
-      x.host().f32()[40] = value;
-      x.upload(stream_);
-      weight.fill(2).upload(stream_);
-      multiply(x, {{weight.device(), out.device()}});
-      out.download(stream_);
-      EXPECT_FALSE(std::isfinite(out.at(0, 0)));
-      EXPECT_FALSE(std::isfinite(out.at(0, 1)));
     }
   }
 }
