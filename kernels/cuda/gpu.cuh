@@ -11,6 +11,7 @@
 #include SPILLWAY_CUDA_EMULATED
 #else
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #endif
 
 #include "kernels/blocks.h"
@@ -45,6 +46,14 @@ __device__ __forceinline__ void store_words(Shared<uint32_t> words, int word, ui
   *reinterpret_cast<uint4*>(words + word) = value;
 }
 
+// Four floats of shared memory at once; `index` is a multiple of 4.
+__device__ __forceinline__ float4 load_floats(Shared<float> floats, int index) {
+  return *reinterpret_cast<const float4*>(floats + index);
+}
+__device__ __forceinline__ void store_floats(Shared<float> floats, int index, float4 value) {
+  *reinterpret_cast<float4*>(floats + index) = value;
+}
+
 // 16 aligned bytes that this kernel reads once and nobody writes meanwhile: past the first-level cache, so that what is
 // read again stays there.
 __device__ __forceinline__ uint4 load_stream(const void* address) {
@@ -64,6 +73,7 @@ __device__ __forceinline__ float4 load_floats(const float* address) {
 __device__ __forceinline__ void store_floats(float* address, float4 value) {
   *reinterpret_cast<float4*>(address) = value;
 }
+__device__ __forceinline__ void store_words(void* address, uint4 value) { *static_cast<uint4*>(address) = value; }
 
 // One instruction for f16_to_f32; the same value for every finite number and infinity.
 __device__ __forceinline__ float load_f16(uint16_t bits) {
@@ -71,6 +81,10 @@ __device__ __forceinline__ float load_f16(uint16_t bits) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
 }
+
+// A shared library of CUDA's, opened when it is wanted, for the rest of the process; null where it is not there.
+inline void* open_library(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+inline void* find_symbol(void* library, const char* name) { return dlsym(library, name); }
 
 // Enqueues a kernel; the result is for cudaGetErrorString.
 template <typename... Parameters, typename... Arguments>

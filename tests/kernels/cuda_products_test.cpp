@@ -8,12 +8,10 @@
 #include <limits>
 #include <vector>
 
-#include "tests/support/cuda_emulated.h"
+#include "tests/kernels/cuda_emulated.h"
 
 namespace spillway {
 namespace {
-
-constexpr float kEps = std::numeric_limits<float>::epsilon();
 
 constexpr std::array kQuantized = {DType::q8_0, DType::q4_0, DType::q4_1};
 constexpr std::array kFloats = {DType::f32, DType::f16, DType::bf16};
@@ -117,11 +115,11 @@ class CudaProducts : public CudaEmulated {
 
 class CudaMatvecTest : public CudaProducts {
  protected:
-  CudaMatvecTest() : CudaProducts(spillway_cuda_table()->matvec) {}
+  CudaMatvecTest() : CudaProducts(table_under_test().matvec) {}
 };
 class CudaMatmulTest : public CudaProducts {
  protected:
-  CudaMatmulTest() : CudaProducts(spillway_cuda_table()->matmul) {}
+  CudaMatmulTest() : CudaProducts(table_under_test().matmul) {}
 };
 
 // ---- a few rows of x
