@@ -75,47 +75,71 @@ struct Stage {
   static constexpr int kCodes = kWarps * kRowsOfWarp * kRowWords;
   static constexpr int kScales = kCodes + kX * kXWords;
   static constexpr int kWords = kScales + kStepBlocks * kX * kScaleWords;
-  static constexpr int kSlots = kRowsOfWarp * kPieces / kWarpLanes;
-  static_assert(kRowsOfWarp * kPieces % kWarpLanes == 0);
 
-  // The warp's rows of the weight. A piece may begin before the tensor and is read whole: an aligned piece never
-  // crosses the start of an allocation. What would lie behind its end is not read.
-  __device__ __forceinline__ static void fetch_weight(Shared<uint32_t> stage, const MatvecWeight& weight, int first_row,
-                                                      int step) {
-#pragma unroll
-    for (int s = 0; s < kSlots; s++) {
-      const int i = s * kWarpLanes + lane_index();
-      const std::byte* begin = weight.row(first_row + i / kPieces) + static_cast<int64_t>(step) * kStepBytes;
-      const std::byte* piece = begin - reinterpret_cast<uintptr_t>(begin) % 16 + i % kPieces * 16;
-      const int64_t left = weight.end - piece;
-      const int bytes = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
-      const int row = warp_index() * kRowsOfWarp + i / kPieces;
-      copy_async<16>(stage, row * kRowWords + i % kPieces * 4, bytes > 0 ? piece : piece - i % kPieces * 16, bytes);
-    }
+  __device__ __forceinline__ static int weight_row(int row) { return row * kRowWords; }
+  // The pieces of a row of x are exchanged by its index, so that 8 rows at the same piece lie in different banks.
+  __device__ __forceinline__ static int x_piece(int row, int piece) {
+    return kCodes + row * kXWords + (piece ^ (row / 2 % 4)) * 4;
+  }
+};
+
+// What one thread copies, always from the same rows: half of the pieces of a row of the warp's weight, one or two
+// pieces of the codes of a row of x, a scale.
+template <typename Place, int kX>
+struct Feed {
+  static constexpr int kXPieces = kXWords / 4;
+  static constexpr int kXSlots = kX * kXPieces / Place::kThreads;
+  static constexpr int kXSharers = kXPieces / kXSlots;  // threads to a row of x
+  static_assert(kXSlots * Place::kThreads == kX * kXPieces && kStepBlocks * kX <= Place::kThreads);
+  static_assert(kRowsOfWarp == kWarpLanes / 2 && Place::kPieces % 2 == 0);
+
+  const std::byte* weight;  // the row
+  const std::byte* end;     // of the tensor
+  const std::byte* codes;   // the row
+  const TileScale* scale;
+  int rows;  // of x
+  int blocks;
+
+  __device__ __forceinline__ Feed(const MatvecWeight& matrix, int first_row, const TiledX& x, int first_x)
+      : end(matrix.end), rows(x.rows), blocks(x.blocks) {
+    const int thread = static_cast<int>(threadIdx.x);
+    weight = matrix.row(first_row + lane_index() / 2);
+    codes = x.codes + static_cast<int64_t>(min_of(first_x + thread / kXSharers, rows - 1)) * blocks * kBlockElements;
+    scale = x.scales + min_of(first_x + thread % kX, rows - 1);
   }
 
-  // Rows of x, past the last one the last again; zero past the last block. The pieces of a row are exchanged by its
-  // index, so that 8 rows at the same piece lie in different banks.
-  __device__ __forceinline__ static void fetch_x(Shared<uint32_t> stage, const TiledX& x, int first_x, int step) {
-    constexpr int kRowPieces = kXWords / 4;
+  // A piece of the weight may begin before the tensor and is read whole: an aligned piece never crosses the start of an
+  // allocation. What would lie behind its end is not read. Rows past the last one are the last again, and what lies
+  // past the last block of x is zero.
+  __device__ __forceinline__ void fetch(Shared<uint32_t> stage, int step) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    const std::byte* begin = weight + static_cast<int64_t>(step) * Place::kStepBytes;
+    const std::byte* first = begin - reinterpret_cast<uintptr_t>(begin) % 16;
+    const int weight_word = Place::weight_row(warp_index() * kRowsOfWarp + lane_index() / 2);
 #pragma unroll
-    for (int i = static_cast<int>(threadIdx.x); i < kX * kRowPieces; i += kThreads) {
-      const int row = i / kRowPieces;
-      const int piece = i % kRowPieces;
-      const int block = step * kStepBlocks + piece / 2;
-      const bool there = block < x.blocks;
-      const std::byte* codes =
-          x.codes + (static_cast<int64_t>(min_of(first_x + row, x.rows - 1)) * x.blocks + (there ? block : 0)) * 32;
-      copy_async<16>(stage, kCodes + row * kXWords + (piece ^ (row / 2 % 4)) * 4, codes + piece % 2 * 16,
-                     there ? 16 : 0);
+    for (int s = 0; s < Place::kPieces / 2; s++) {
+      const int piece = lane_index() % 2 + 2 * s;
+      const int64_t left = end - first - piece * 16;
+      const bool there = left > 0;
+      copy_async<16>(stage, weight_word + piece * 4, there ? first + piece * 16 : first,
+                     left >= 16 ? 16
+                     : there    ? static_cast<int>(left)
+                                : 0);
     }
 #pragma unroll
-    for (int i = static_cast<int>(threadIdx.x); i < kStepBlocks * kX; i += kThreads) {
-      const int row = min_of(first_x + i % kX, x.rows - 1);
-      const int block = step * kStepBlocks + i / kX;
-      const bool there = block < x.blocks;
-      copy_async<8>(stage, kScales + i * kScaleWords, x.scales + static_cast<int64_t>(there ? block : 0) * x.rows + row,
-                    there ? 8 : 0);
+    for (int s = 0; s < kXSlots; s++) {
+      const int piece = thread % kXSharers * kXSlots + s;
+      const int block = step * kStepBlocks + piece / 2;
+      const bool there = block < blocks;
+      copy_async<16>(stage, Place::x_piece(thread / kXSharers, piece),
+                     codes + (there ? static_cast<int64_t>(block) * kBlockElements + piece % 2 * 16 : 0),
+                     there ? 16 : 0);
+    }
+    if (thread < kStepBlocks * kX) {
+      const int block = step * kStepBlocks + thread / kX;
+      const bool there = block < blocks;
+      copy_async<8>(stage, Place::kScales + thread * kScaleWords,
+                    scale + (there ? static_cast<int64_t>(block) * rows : 0), there ? 8 : 0);
     }
   }
 };
@@ -135,14 +159,13 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> stage, int b, co
   float offset[2];
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const Shared<uint32_t> row = stage + (warp_index() * kRowsOfWarp + g + 8 * h) * Place::kRowWords;
+    const Shared<uint32_t> row = stage + Place::weight_row(warp_index() * kRowsOfWarp + g + 8 * h);
     Weight::codes(row, at[h], t, a[h], a[h + 2]);
     scale[h] = f16_at(row, at[h]);
     offset[h] = Weight::kHasOffset ? f16_at(row, at[h] + 2) : 0.0f;
   }
   // Lane l names row l % 8 of: tile j first half, tile j second half, tile j + 1 first half ...
-  const int x_word =
-      Place::kCodes + (lane / 16 * 8 + lane % 8) * kXWords + ((2 * b + lane / 8 % 2) ^ (lane / 2 % 4)) * 4;
+  const int x_word = Place::x_piece(lane / 16 * 8 + lane % 8, 2 * b + lane / 8 % 2);
 #pragma unroll
   for (int j = 0; j < kX / 8; j += 2) {
     uint32_t x[4];
@@ -156,10 +179,13 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> stage, int b, co
       const float x_sum[2] = {float_from_bits(words.y), float_from_bits(words.w)};
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const float exact = float_from_bits(static_cast<uint32_t>(dot[i])) - 12582912.0f;
         float& sum = acc[j + n][i];
-        sum = fmaf(scale[i / 2] * x_scale[i % 2], exact, sum);
         if (Weight::kHasOffset) sum = fmaf(offset[i / 2], x_sum[i % 2], sum);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float exact = float_from_bits(static_cast<uint32_t>(dot[i])) - 12582912.0f;
+        acc[j + n][i] = fmaf(scale[i / 2] * x_scale[i % 2], exact, acc[j + n][i]);
       }
     }
   }
@@ -179,19 +205,14 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
   const int g = lane_index() / 4;
   const int t = lane_index() % 4;
   const int steps = (x.blocks + kStepBlocks - 1) / kStepBlocks;
+  const Feed<Place, kX> feed(weight, first_row, x, first_x);
   const auto fetch = [&](int step) {
-    if (step < steps) {
-      const Shared<uint32_t> stage = stages + step % kStages * Place::kWords;
-      Place::fetch_weight(stage, weight, first_row, step);
-      Place::fetch_x(stage, x, first_x, step);
-    }
+    if (step < steps) feed.fetch(stages + step % kStages * Place::kWords, step);
     commit_copies();
   };
-  int row_begin[2];
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    row_begin[h] = static_cast<int>(reinterpret_cast<uintptr_t>(weight.row(first_row + g + 8 * h)) % 16);
-  }
+  // Where rows g and g + 8 begin in their first pieces, 4 bits each.
+  const int row_begins = static_cast<int>(reinterpret_cast<uintptr_t>(weight.row(first_row + g)) % 16 +
+                                          reinterpret_cast<uintptr_t>(weight.row(first_row + g + 8)) % 16 * 16);
 
   float acc[kX / 8][4] = {};
 #pragma unroll
@@ -201,12 +222,12 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
     __syncthreads();  // the step has arrived for all, and all have done with the stage that is fetched into next
     fetch(step + kStages - 1);
     const Shared<uint32_t> stage = stages + step % kStages * Place::kWords;
-#pragma unroll
+#pragma unroll 1
     for (int b = 0; b < kStepBlocks; b++) {
       if (step * kStepBlocks + b >= x.blocks) break;
       constexpr int kBytes = Place::kStepBytes / kStepBlocks;
-      const int at[2] = {(row_begin[0] + step * Place::kStepBytes) % 16 + b * kBytes,
-                         (row_begin[1] + step * Place::kStepBytes) % 16 + b * kBytes};
+      const int at[2] = {(row_begins + step * Place::kStepBytes) % 16 + b * kBytes,
+                         (row_begins / 16 + step * Place::kStepBytes) % 16 + b * kBytes};
       multiply_block<Weight, kX, kWarps>(stage, b, at, acc);
     }
   }

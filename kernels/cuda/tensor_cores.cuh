@@ -47,13 +47,16 @@ __device__ __forceinline__ void copy_async(Shared<uint32_t> words, int word, con
   }
 #else
   uint4 held = {0, 0, 0, 0};
-  uint32_t* piece = &held.x;
   if (kBytes == 16 && bytes == 16) {
     held = load_cached(source);
   } else {
-    for (int i = 0; i < bytes; i++) {
-      piece[i / 4] |= static_cast<uint32_t>(static_cast<const unsigned char*>(source)[i]) << i % 4 * 8;
+    const unsigned char* from = static_cast<const unsigned char*>(source);
+    uint32_t words_of[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < kBytes; i++) {
+      if (i < bytes) words_of[i / 4] |= static_cast<uint32_t>(from[i]) << i % 4 * 8;
     }
+    held = {words_of[0], words_of[1], words_of[2], words_of[3]};
   }
   if constexpr (kBytes == 16) {
     store_words(words, word, held);
