@@ -119,12 +119,8 @@ struct Feed {
 #pragma unroll
     for (int s = 0; s < Place::kPieces / 2; s++) {
       const int piece = lane_index() % 2 + 2 * s;
-      const int64_t left = end - first - piece * 16;
-      const bool there = left > 0;
-      copy_async<16>(stage, weight_word + piece * 4, there ? first + piece * 16 : first,
-                     left >= 16 ? 16
-                     : there    ? static_cast<int>(left)
-                                : 0);
+      const int bytes = bytes_before(first + piece * 16, end);
+      copy_async<16>(stage, weight_word + piece * 4, bytes > 0 ? first + piece * 16 : first, bytes);
     }
 #pragma unroll
     for (int s = 0; s < kXSlots; s++) {

@@ -9,9 +9,16 @@ namespace spillway::cuda {
 inline constexpr int kMatvecWarps = 4;
 inline constexpr int kMatvecThreads = kMatvecWarps * kWarpLanes;
 inline constexpr int kMatvecParts = 4;
-inline constexpr int kMatvecRowsOfX = 8;  // at most, for one reading of the weight
+inline constexpr int kMatvecRowsOfX = kCudaMatvecRows;  // at most, for one reading of the weight
 
 __host__ __device__ __forceinline__ int min_of(int a, int b) { return a < b ? a : b; }
+
+// How many of the 16 bytes at `piece` lie before `end`.
+__device__ __forceinline__ int bytes_before(const std::byte* piece, const std::byte* end) {
+  const int64_t left = end - piece;
+  if (left >= 16) return 16;
+  return left > 0 ? static_cast<int>(left) : 0;
+}
 
 struct MatvecWeight {
   const std::byte* data;

@@ -153,8 +153,7 @@ struct Chunks {
     for (int s = 0; s < kSlots; s++) {
       if (skew[s] >= kChunkBytes || skew[s] + chunk * kChunkBytes >= row_bytes) continue;
       const std::byte* piece = start[s] + static_cast<int64_t>(chunk) * kChunkBytes;
-      const int64_t left = end - piece;
-      copy_async<16>(words, 4 * (s * kWarpLanes + lane), piece, left < 16 ? static_cast<int>(left) : 16);
+      copy_async<16>(words, 4 * (s * kWarpLanes + lane), piece, bytes_before(piece, end));
     }
   }
 };
