@@ -38,6 +38,9 @@ struct alignas(16) float4 {
 struct alignas(8) int2 {
   int x, y;
 };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
@@ -132,6 +135,7 @@ inline float fast_exp2(float x) {
   return value < 0x1p-126f ? 0.0f : value;
 }
 
+inline uint2 load_pair(const Shared<uint32_t>& words, int word) { return words.read_wide<uint2>(word); }
 inline uint4 load_words(const Shared<uint32_t>& words, int word) { return words.read_wide<uint4>(word); }
 
 }  // namespace spillway::emulation
