@@ -1,6 +1,7 @@
 // Prints what runtime/machine measures of this machine, as JSON. Nothing is read from or kept in the cache.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "kernels/backend.h"
@@ -12,7 +13,7 @@ namespace {
 
 int run(int argc, char** argv) {
   MachineOptions options;
-  options.types = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
+  options.types.assign(std::begin(kWeightTypes), std::end(kWeightTypes));
   CLI::App app("Measured limits of this machine, as JSON");
   app.add_option("-m,--model", options.model_path, "A file on the drive whose reads are to be measured");
   app.add_option("--disk-dir", options.disk_folder, "A folder on the drive whose writes are to be measured");
