@@ -45,6 +45,14 @@ __device__ __forceinline__ void store_words(Shared<uint32_t> words, int word, ui
   *reinterpret_cast<uint4*>(words + word) = value;
 }
 
+// Four floats of shared memory at once; `index` is a multiple of 4.
+__device__ __forceinline__ float4 load_floats(Shared<float> floats, int index) {
+  return *reinterpret_cast<const float4*>(floats + index);
+}
+__device__ __forceinline__ void store_floats(Shared<float> floats, int index, float4 value) {
+  *reinterpret_cast<float4*>(floats + index) = value;
+}
+
 // 16 aligned bytes that this kernel reads once and nobody writes meanwhile: past the first-level cache, so that what is
 // read again stays there.
 __device__ __forceinline__ uint4 load_stream(const void* address) {
@@ -64,6 +72,7 @@ __device__ __forceinline__ float4 load_floats(const float* address) {
 __device__ __forceinline__ void store_floats(float* address, float4 value) {
   *reinterpret_cast<float4*>(address) = value;
 }
+__device__ __forceinline__ void store_words(void* address, uint4 value) { *static_cast<uint4*>(address) = value; }
 
 // One instruction for f16_to_f32; the same value for every finite number and infinity.
 __device__ __forceinline__ float load_f16(uint16_t bits) {
@@ -89,3 +98,7 @@ __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.
 __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
 
 }  // namespace spillway::cuda
+
+#ifndef SPILLWAY_CUDA_EMULATED
+#include "kernels/cuda/tensor_cores.cuh"
+#endif

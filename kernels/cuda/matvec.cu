@@ -45,7 +45,8 @@ void check(const CudaMatvec& a) {
     SPILLWAY_CHECK(part.weight.cols == a.x.cols && part.weight.dtype != DType::i32);
     SPILLWAY_CHECK(part.out.dtype == DType::f32 && part.out.rows == a.x.rows && part.out.cols == part.weight.rows);
     if (!is_quantized(part.weight.dtype)) continue;
-    SPILLWAY_CHECK(a.x.cols % kBlockElements == 0 && a.scratch_bytes >= cuda_matvec_scratch_bytes(a.x.rows, a.x.cols));
+    SPILLWAY_CHECK(a.x.cols % info(part.weight.dtype).block_elements == 0 &&
+                   a.scratch_bytes >= cuda_matvec_scratch_bytes(a.x.rows, a.x.cols));
     SPILLWAY_CHECK(reinterpret_cast<uintptr_t>(a.scratch) % 16 == 0);
   }
 }
@@ -61,7 +62,7 @@ cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& a) {
                        .scratch = a.scratch,
                        .splits = 0};
   bool quantized = false;
-  for (const DType type : {DType::q8_0, DType::q4_0, DType::q4_1, DType::f32, DType::f16, DType::bf16}) {
+  for (const DType type : kWeightTypes) {
     shape.splits = splits_of(type, shape.x.cols);
     const MatvecWeights weights = gather(a, type, shape.splits);
     if (weights.count == 0) continue;

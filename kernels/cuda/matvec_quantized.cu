@@ -1,14 +1,15 @@
 // Matrix-vector products with quantised weights, computed on as they are stored (kernels/blocks.h), x quantised to
 // int8.
 //
-// A warp takes kRows rows of the weight, or one of `splits` shares of them, chunk by chunk: 32 blocks, one to a lane.
-// Blocks of 18, 20 or 34 bytes at any even address allow no wide loads by themselves; so a warp copies the aligned
-// 16-byte pieces that cover its chunks into shared memory, the loads of the next ones in flight while these are
-// multiplied, and each lane picks its block out of there. Pieces that reach past the tensor are put together from what
-// lies inside it.
+// A warp takes kRows rows of the weight, or one of `splits` shares of them, chunk by chunk: 32 times 32 elements, one
+// to a lane, or two. Blocks of 18, 20, 210 bytes at any even address allow no wide loads by themselves; so a warp
+// copies the aligned 16-byte pieces that cover its chunks into shared memory, the loads of the next ones in flight
+// while these are multiplied, and each lane picks its block out of there. Pieces that reach past the tensor are put
+// together from what lies inside it.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
 #include "kernels/cuda/matvec.cuh"
+#include "kernels/cuda/matvec_blocks.cuh"
 
 namespace spillway::cuda {
 namespace {
@@ -22,7 +23,7 @@ struct WeightQ8_0 {
   float scale;
 
   // `at` is the block's first byte in the staged words, an even number.
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at) {
+  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
     const int first = at / 4;
     const bool odd = at % 4 != 0;  // the scale is the upper half of the first word
     uint32_t word = words[first];
@@ -60,7 +61,7 @@ struct WeightQ4_0 {
   uint32_t codes[4];
   float scale;
 
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at) {
+  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
     const int first = at / 4;
     const bool odd = at % 4 != 0;
     uint32_t word = words[first];
@@ -86,7 +87,7 @@ struct WeightQ4_1 {
   float scale;
   float offset;
 
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at) {
+  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
     const int first = at / 4;
     const bool odd = at % 4 != 0;
     uint32_t word = words[first];
@@ -186,11 +187,13 @@ __device__ __forceinline__ uint4 load_piece(const std::byte* address, const std:
 // The weight rows of one warp, and the pieces of them that this lane carries from chunk to chunk.
 template <typename Weight>
 struct Chunks {
-  static constexpr int kChunkBytes = kWarpLanes * Weight::kBytes;  // a multiple of 16: the misalignment of a row stays
-  static constexpr int kPieces = kChunkBytes / 16 + 1;             // of one row, if it is not aligned
+  static constexpr int kBlockUnits = info(Weight::kType).block_elements / kBlockElements;  // 32s of a block
+  static constexpr int kChunkUnits = matvec_step(Weight::kType).elements / kBlockElements;
+  static constexpr int kChunkBytes = kChunkUnits / kBlockUnits * Weight::kBytes;
+  static constexpr int kPieces = kChunkBytes / 16 + 1;  // of one row, if it is not aligned
   static constexpr int kSlots = (Weight::kRows * kPieces + kWarpLanes - 1) / kWarpLanes;
   static constexpr int kWords = 4 * Weight::kRows * kPieces;  // staged by one warp
-  static_assert(kChunkBytes % 16 == 0);
+  static_assert(kChunkBytes % 16 == 0);                       // the misalignment of a row stays
 
   const std::byte* begin;  // of the tensor
   const std::byte* end;
@@ -247,7 +250,7 @@ __global__ void __launch_bounds__(kMatvecThreads)
   const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / splits) * kRows;
   const int warp_row = first_row + warp / splits * kRows;
   const int first_x = static_cast<int>(blockIdx.y) * kX;
-  const int chunks = (blocks + kWarpLanes - 1) / kWarpLanes;
+  const int chunks = (blocks + Pieces::kChunkUnits - 1) / Pieces::kChunkUnits;
   const Shared<uint32_t> words = staged + warp * Pieces::kWords;
   int misaligned[kRows];
 #pragma unroll
@@ -263,12 +266,16 @@ __global__ void __launch_bounds__(kMatvecThreads)
     pieces.stage(chunk, words, lane);
     __syncwarp();
     if (chunk + splits < chunks) pieces.fetch(chunk + splits);
-    const int block = chunk * kWarpLanes + lane;
-    if (block < blocks) {
+#pragma unroll
+    for (int unit = lane; unit < Pieces::kChunkUnits; unit += kWarpLanes) {
+      const int block = chunk * Pieces::kChunkUnits + unit;  // of x
+      if (block >= blocks) break;
+      const int at = unit / Pieces::kBlockUnits * Weight::kBytes;
       Weight w[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; r++)
-        w[r].unpack(words, 16 * r * Pieces::kPieces + misaligned[r] + lane * Weight::kBytes);
+      for (int r = 0; r < kRows; r++) {
+        w[r].unpack(words, 16 * r * Pieces::kPieces + misaligned[r] + at, unit % Pieces::kBlockUnits);
+      }
 #pragma unroll
       for (int j = 0; j < kX; j++) {
         const int64_t x_block = static_cast<int64_t>(min_of(first_x + j, rows_of_x - 1)) * blocks + block;
@@ -321,8 +328,28 @@ cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const Matve
       return launch_type<WeightQ8_0>(stream, weights, shape);
     case DType::q4_0:
       return launch_type<WeightQ4_0>(stream, weights, shape);
-    default:
+    case DType::q4_1:
       return launch_type<WeightQ4_1>(stream, weights, shape);
+    case DType::q5_0:
+      return launch_type<WeightQ5_0>(stream, weights, shape);
+    case DType::q5_1:
+      return launch_type<WeightQ5_1>(stream, weights, shape);
+    case DType::iq4_nl:
+      return launch_type<WeightIQ4_NL>(stream, weights, shape);
+    case DType::q2_k:
+      return launch_type<WeightQ2_K>(stream, weights, shape);
+    case DType::q3_k:
+      return launch_type<WeightQ3_K>(stream, weights, shape);
+    case DType::q4_k:
+      return launch_type<WeightQ4_K>(stream, weights, shape);
+    case DType::q5_k:
+      return launch_type<WeightQ5_K>(stream, weights, shape);
+    case DType::q6_k:
+      return launch_type<WeightQ6_K>(stream, weights, shape);
+    case DType::iq4_xs:
+      return launch_type<WeightIQ4_XS>(stream, weights, shape);
+    default:
+      return cudaErrorNotSupported;
   }
 }
 

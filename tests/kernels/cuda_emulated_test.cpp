@@ -1,42 +1,16 @@
 // The CUDA kernels, run by the emulation, against the reference in double.
+#include "tests/kernels/cuda_emulated.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <vector>
-
-#include "kernels/backend.h"
-#include "tests/support/cuda_emulation/runtime.h"
-#include "tests/support/device_matrix.h"
 
 namespace spillway {
 namespace {
-
-constexpr float kEps = std::numeric_limits<float>::epsilon();
-
-class CudaEmulated : public testing::Test {
- protected:
-  void SetUp() override {
-    emulation::restart(1);
-    expect_fine(table_.make_stream(&stream_));
-  }
-  void TearDown() override {
-    expect_fine(table_.synchronize(stream_));
-    expect_fine(table_.end_stream(stream_));
-  }
-
-  DeviceMatrix matrix(DType type, int64_t rows, int64_t cols, Placing placing = {}) {
-    return DeviceMatrix(table_, type, rows, cols, placing);
-  }
-
-  const SpillwayCudaTable& table_ = *spillway_cuda_table();
-  CudaStream stream_ = nullptr;
-  std::unique_ptr<Device> reference_ = make_reference_device();
-  std::unique_ptr<Stream> reference_stream_ = reference_->make_compute_stream("reference");
-};
 
 // ---- norm
 
@@ -123,10 +97,7 @@ TEST_F(CudaEmulated, RotationMatchesTheReference) {
 
 // ---- matrix-vector product
 
-constexpr std::array kQuantized = {DType::q8_0, DType::q4_0, DType::q4_1};
 constexpr std::array kFloats = {DType::f32, DType::f16, DType::bf16};
-
-bool quantized(DType type) { return info(type).block_elements > 1; }
 
 // x as the kernels see it: codes of 8 bits, one scale to 32 elements.
 void quantize_like_the_kernels(const View& x, const View& out) {
@@ -166,7 +137,9 @@ class CudaMatvecTest : public CudaEmulated {
     Placing out = {};
   };
 
-  void compare(const Case& c) {
+  void compare(Case c) {
+    const int64_t block = info(c.type).block_elements;
+    c.k = (c.k + block - 1) / block * block;
     SCOPED_TRACE(testing::Message() << info(c.type).name << ", m " << c.m << ", n " << c.n << ", k " << c.k
                                     << ", weight at " << c.weight.offset << " + " << c.weight.gap);
     DeviceMatrix x = matrix(DType::f32, c.m, c.k, c.x);
@@ -182,7 +155,7 @@ class CudaMatvecTest : public CudaEmulated {
       std::copy_n(out.host().f32(r), c.n, unquantized.host().f32(r));
       std::copy_n(x.host().f32(r), c.k, seen.host().f32(r));
     }
-    if (quantized(c.type)) quantize_like_the_kernels(x.host(), seen.host());
+    if (is_quantised(c.type)) quantize_like_the_kernels(x.host(), seen.host());
     reference_->ops().matmul(*reference_stream_, seen.host(), {{MatmulPart{weight.host(), exact.host(), c.add}}});
     reference_->ops().matmul(*reference_stream_, x.host(), {{MatmulPart{weight.host(), unquantized.host(), c.add}}});
     reference_stream_->synchronize();
@@ -200,7 +173,7 @@ class CudaMatvecTest : public CudaEmulated {
 };
 
 TEST_F(CudaMatvecTest, QuantizedWeightsMatchTheReference) {
-  for (const DType type : kQuantized) {
+  for (const DType type : kQuantisedTypes) {
     for (const int64_t k : {32, 64, 576, 1056, 2112, 4160}) compare({.type = type, .m = 1, .n = 5, .k = k});
     for (const int64_t m : {0, 2, 3, 5, 9}) compare({.type = type, .m = m, .n = 3, .k = 1088, .add = m % 2 == 1});
     for (const int64_t n : {0, 1, 17, 35}) compare({.type = type, .m = 1, .n = n, .k = 96, .add = true});
@@ -209,7 +182,7 @@ TEST_F(CudaMatvecTest, QuantizedWeightsMatchTheReference) {
 }
 
 TEST_F(CudaMatvecTest, QuantizedWeightsMayLieAtAnyEvenAddress) {
-  for (const DType type : kQuantized) {
+  for (const DType type : kQuantisedTypes) {
     for (uint64_t offset = 0; offset < 16; offset += 2) {
       compare({.type = type, .m = 1, .n = 6, .k = 1056, .weight = {.offset = offset}});
       compare({.type = type, .m = 2, .n = 3, .k = 64, .weight = {.offset = 2, .gap = offset}});
@@ -231,12 +204,13 @@ TEST_F(CudaMatvecTest, FloatWeightsMatchTheReference) {
 }
 
 TEST_F(CudaMatvecTest, ARowDependsOnNothingElse) {
-  for (const DType type : {DType::q8_0, DType::q4_0, DType::q4_1, DType::f16, DType::f32}) {
+  for (const DType type : kWeightTypes) {
     SCOPED_TRACE(info(type).name);
-    constexpr int kRows = 9, kOut = 7, kCols = 2112;
-    DeviceMatrix x = matrix(DType::f32, kRows, kCols), other = matrix(DType::bf16, 5, kCols);
-    DeviceMatrix weight = matrix(type, kOut, kCols),
-                 moved = matrix(type, kOut, kCols, type == DType::f32 ? Placing{4, 12} : Placing{14, 6});
+    constexpr int kRows = 9, kOut = 7;
+    const int cols = info(type).block_elements == kSuperBlockElements ? 2304 : 2112;
+    DeviceMatrix x = matrix(DType::f32, kRows, cols), other = matrix(DType::bf16, 5, cols);
+    DeviceMatrix weight = matrix(type, kOut, cols),
+                 moved = matrix(type, kOut, cols, type == DType::f32 ? Placing{4, 12} : Placing{14, 6});
 
     DeviceMatrix together = matrix(DType::f32, kRows, kOut), second = matrix(DType::f32, kRows, kOut);
     DeviceMatrix beside = matrix(DType::f32, kRows, 5);
@@ -252,8 +226,8 @@ TEST_F(CudaMatvecTest, ARowDependsOnNothingElse) {
     EXPECT_TRUE(same_bits(together, 0, second, 0, kRows)) << "two places in memory";
     for (const int count : {1, 2, 4}) {
       const int row = kRows - count;
-      DeviceMatrix some = matrix(DType::f32, count, kCols, {.offset = 4}), alone = matrix(DType::f32, count, kOut);
-      for (int r = 0; r < count; r++) std::copy_n(x.host().f32(row + r), kCols, some.host().f32(r));
+      DeviceMatrix some = matrix(DType::f32, count, cols, {.offset = 4}), alone = matrix(DType::f32, count, kOut);
+      for (int r = 0; r < count; r++) std::copy_n(x.host().f32(row + r), cols, some.host().f32(r));
       some.upload(stream_);
       multiply(some, {{weight.device(), alone.device()}});
       alone.download(stream_);
@@ -334,48 +308,26 @@ class CudaAttendTest : public CudaEmulated {
       }
     }
   }
-
-  // A state stands for sums over all weights; the maximum only scales them.
-  static void compare_state(const float* got, const float* wanted, int head_dim) {
-    const float max = wanted[head_dim], sum = wanted[head_dim + 1];
-    if (sum == 0.0f) {
-      for (int d = 0; d < head_dim; d++) ASSERT_EQ(got[d], 0.0f);
-      ASSERT_EQ(got[head_dim], -std::numeric_limits<float>::infinity());
-      ASSERT_EQ(got[head_dim + 1], 0.0f);
-      return;
-    }
-    const double got_scale = 1.0 / got[head_dim + 1], wanted_scale = 1.0 / sum;
-    ASSERT_NEAR(got[head_dim] + std::log(got[head_dim + 1]), max + std::log(sum), 2e-6 * (1 + std::abs(max)));
-    double largest = 0.0;
-    for (int d = 0; d < head_dim; d++) largest = std::max(largest, std::abs(wanted[d] * wanted_scale));
-    for (int d = 0; d < head_dim; d++) ASSERT_NEAR(got[d] * got_scale, wanted[d] * wanted_scale, 4e-6 * largest) << d;
-  }
-
-  static AttendShape shape(DType type, int head_dim, int kv_heads, int group) {
-    return {.format = {.dtype = type, .kv_heads = kv_heads, .head_dim = head_dim},
-            .heads = kv_heads * group,
-            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))};
-  }
 };
 
 TEST_F(CudaAttendTest, MatchesTheReference) {
   for (const int head_dim : {64, 80, 96, 128}) {
-    compare({shape(DType::f16, head_dim, 2, 3), {130, 1, 64}});
-    compare({shape(DType::f32, head_dim, 1, 2), {70, 63}});
-    compare({shape(DType::bf16, head_dim, 1, 1), {65, 127}});
+    compare({attend_shape(DType::f16, head_dim, 2, 3), {130, 1, 64}});
+    compare({attend_shape(DType::f32, head_dim, 1, 2), {70, 63}});
+    compare({attend_shape(DType::bf16, head_dim, 1, 1), {65, 127}});
   }
-  for (const int group : {1, 2, 3, 7, 8, 12}) compare({shape(DType::f16, 64, 1, group), {77}});
-  compare({shape(DType::f16, 128, 1, 8), {100}});
-  compare({shape(DType::f16, 8, 2, 1), {5, 90}});
+  for (const int group : {1, 2, 3, 7, 8, 12}) compare({attend_shape(DType::f16, 64, 1, group), {77}});
+  compare({attend_shape(DType::f16, 128, 1, 8), {100}});
+  compare({attend_shape(DType::f16, 8, 2, 1), {5, 90}});
 }
 
 TEST_F(CudaAttendTest, WholePartialAndEmptySpans) {
-  compare({shape(DType::f16, 64, 1, 2), {512, 511, 0, 449, 1}});
-  compare({shape(DType::f16, 64, 1, 1), {}});
+  compare({attend_shape(DType::f16, 64, 1, 2), {512, 511, 0, 449, 1}});
+  compare({attend_shape(DType::f16, 64, 1, 1), {}});
 }
 
 // One score far above the others, and scores far apart: weights that vanish, exponents at their limits.
-TEST_F(CudaAttendTest, SharpSoftmax) { compare({shape(DType::f32, 64, 1, 2), {200, 64}}, 40.0); }
+TEST_F(CudaAttendTest, SharpSoftmax) { compare({attend_shape(DType::f32, 64, 1, 2), {200, 64}}, 40.0); }
 
 TEST_F(CudaAttendTest, UnknownFormatsAreRefused) {
   const KvFormat formats[] = {{.dtype = DType::q8_0, .kv_heads = 1, .head_dim = 64},
