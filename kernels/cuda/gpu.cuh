@@ -11,6 +11,7 @@
 #include SPILLWAY_CUDA_EMULATED
 #else
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #endif
 
 #include "kernels/blocks.h"
@@ -80,6 +81,10 @@ __device__ __forceinline__ float load_f16(uint16_t bits) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
 }
+
+// A shared library of CUDA's, opened when it is wanted, for the rest of the process; null where it is not there.
+inline void* open_library(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+inline void* find_symbol(void* library, const char* name) { return dlsym(library, name); }
 
 // Enqueues a kernel; the result is for cudaGetErrorString.
 template <typename... Parameters, typename... Arguments>

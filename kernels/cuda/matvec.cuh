@@ -57,8 +57,7 @@ struct MatvecShape {
   int rows_of_x;
   bool x_aligned;  // to 16 bytes, each row
   std::byte* scratch;
-
-  int splits;  // warps that share a row of the weight
+  int splits = 1;  // warps that share a row of the weight
 };
 
 // Writes the sums of a thread block: its `splits` warps to a row added in order, a thread to a result. partial: what
@@ -106,12 +105,23 @@ constexpr MatvecStep matvec_step(DType type) {
   }
 }
 
+inline bool is_quantized(DType type) { return info(type).block_elements > 1; }
+
+// ---- what the launchers of products share
+
+// Shapes and scratch; an error for a type that no kernel reads.
+cudaError_t check_parts(const CudaMatvec& arguments);
+bool has_quantized_part(const CudaMatvec& arguments);
+MatvecShape shape_of(const CudaMatvec& arguments);
+// The parts of one type, laid side by side along the grid in blocks of so many rows.
+MatvecWeights gather_parts(const CudaMatvec& arguments, DType type, int rows_per_block);
+// The parts of one type by the matrix-vector kernels; where they are quantised, x has been too.
+cudaError_t launch_matvec_type(cudaStream_t stream, const CudaMatvec& arguments, DType type, const MatvecShape& shape);
+
 // Weights of the type, once for every tile of rows of x.
 cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
                                     const MatvecShape& shape);
 cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights,
                                 const MatvecShape& shape);
-// x to int8 codes by blocks of 32, into the scratch.
-cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape);
 
 }  // namespace spillway::cuda

@@ -102,6 +102,9 @@ CudaProblem rotate(CudaStream stream, const CudaRotate* arguments) {
 CudaProblem matvec(CudaStream stream, const CudaMatvec* arguments) {
   return problem_of(launch_matvec(stream_of(stream), *arguments));
 }
+CudaProblem matmul(CudaStream stream, const CudaMatmul* arguments) {
+  return problem_of(launch_matmul(stream_of(stream), *arguments));
+}
 CudaProblem append(CudaStream stream, const CudaAppend* arguments) {
   return problem_of(launch_append(stream_of(stream), *arguments));
 }
@@ -152,9 +155,11 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .pop_range = pop_range,
                                           .name_stream = name_stream,
                                           .dequantize = dequantize,
+                                          .product_speed = product_speed,
                                           .norm = norm,
                                           .rotate = rotate,
                                           .matvec = matvec,
+                                          .matmul = matmul,
                                           .append = append,
                                           .attend = attend,
                                           .attend_chunk = attend_chunk,

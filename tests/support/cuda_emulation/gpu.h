@@ -38,6 +38,9 @@ struct alignas(16) float4 {
 struct alignas(8) int2 {
   int x, y;
 };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
@@ -140,6 +143,7 @@ inline void store_words(void* address, uint4 value) { store_wide(address, value)
 
 inline float load_f16(uint16_t bits) { return f16_to_f32(bits); }
 
+inline uint2 load_pair(const Shared<uint32_t>& words, int word) { return words.read_wide<uint2>(word); }
 inline uint4 load_words(const Shared<uint32_t>& words, int word) { return words.read_wide<uint4>(word); }
 
 }  // namespace spillway::emulation

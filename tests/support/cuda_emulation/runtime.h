@@ -24,6 +24,13 @@ void abandon();
 // Makes the calls that find devices answer as without a driver, or with a driver and no device.
 enum class Presence : uint8_t { device, no_driver, no_device };
 void set_presence(Presence presence);
+// What the device is taken for: kernels are chosen by it. A restart makes it an 8.0 with one multiprocessor.
+struct Likeness {
+  int major = 8;
+  int minor = 0;
+  int multiprocessors = 1;
+};
+void set_likeness(Likeness likeness);
 // A Fault unless [data, data + bytes) lies in one reserved block, of device memory or pinned.
 void check_addressable(const void* data, size_t bytes);
 
@@ -50,6 +57,13 @@ struct cudaDeviceProp {
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+enum cudaDeviceAttr : int {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total);
 
@@ -77,6 +91,16 @@ cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
+
+// Libraries: cuBLAS alone, where set_cublas has not taken it away, its product a loop on the stream (cublas.cpp).
+void* open_library(const char* name);
+void* find_symbol(void* library, const char* name);
+// Whether there is one, and whether its products are right.
+enum class FakeCublas : uint8_t { none, right, wrong };
+void set_cublas(FakeCublas cublas);
+
+// Work of the host's own making on a stream, such as a library's.
+void enqueue_work(cudaStream_t stream, std::function<void()> work);
 
 // The part of a launch that does not depend on the kernel's type.
 cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes,
