@@ -86,6 +86,14 @@ __device__ __forceinline__ float load_f16(uint16_t bits) {
 inline void* open_library(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
 inline void* find_symbol(void* library, const char* name) { return dlsym(library, name); }
 
+// 2^x within 2 units in the last place; 0 where that would be subnormal. One instruction, whose last bits are the
+// hardware's own: for where tensor cores round in their own way too.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
+
 // Enqueues a kernel; the result is for cudaGetErrorString.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,
