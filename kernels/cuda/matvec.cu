@@ -19,9 +19,6 @@ int splits_of(DType type, int cols) {
   return steps >= 4 ? 4 : steps >= 2 ? 2 : 1;
 }
 
-// All types that the kernels read, those that take x quantised first.
-constexpr DType kTypes[] = {DType::q8_0, DType::q4_0, DType::q4_1, DType::f32, DType::f16, DType::bf16};
-
 }  // namespace
 
 MatvecWeights gather_parts(const CudaMatvec& a, DType type, int rows_per_block) {
@@ -47,13 +44,12 @@ cudaError_t check_parts(const CudaMatvec& a) {
   SPILLWAY_CHECK(a.x.dtype == DType::f32 && a.parts_count <= kMatvecParts);
   for (int p = 0; p < a.parts_count; p++) {
     const MatmulPart& part = a.parts[p];
-    if (std::find(std::begin(kTypes), std::end(kTypes), part.weight.dtype) == std::end(kTypes)) {
-      return cudaErrorNotSupported;
-    }
+    if (std::ranges::find(kWeightTypes, part.weight.dtype) == std::end(kWeightTypes)) return cudaErrorNotSupported;
     SPILLWAY_CHECK(part.weight.cols == a.x.cols && part.out.dtype == DType::f32);
     SPILLWAY_CHECK(part.out.rows == a.x.rows && part.out.cols == part.weight.rows);
     if (!is_quantized(part.weight.dtype)) continue;
-    SPILLWAY_CHECK(a.x.cols % kBlockElements == 0 && a.scratch_bytes >= cuda_matvec_scratch_bytes(a.x.rows, a.x.cols));
+    SPILLWAY_CHECK(a.x.cols % info(part.weight.dtype).block_elements == 0 &&
+                   a.scratch_bytes >= cuda_matvec_scratch_bytes(a.x.rows, a.x.cols));
     SPILLWAY_CHECK(reinterpret_cast<uintptr_t>(a.scratch) % 16 == 0);
   }
   return cudaSuccess;
@@ -85,7 +81,7 @@ cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& a) {
   if (error != cudaSuccess || a.x.rows == 0) return error;
   const MatvecShape shape = shape_of(a);
   if (has_quantized_part(a)) error = launch_quantize(stream, shape, QuantizedX::in(shape));
-  for (const DType type : kTypes) {
+  for (const DType type : kWeightTypes) {
     if (error == cudaSuccess) error = launch_matvec_type(stream, a, type, shape);
   }
   return error;

@@ -100,6 +100,13 @@ constexpr MatvecStep matvec_step(DType type) {
     case DType::f16:
     case DType::bf16:
       return {4, 32 * 8};
+    case DType::q5_0:
+    case DType::q5_1:
+    case DType::q5_k:
+      return {2, 32 * kBlockElements};
+    case DType::q3_k:
+    case DType::q6_k:  // two 32s to a lane: the bytes of 8 blocks are a multiple of 16, those of 4 are none
+      return {2, 64 * kBlockElements};
     default:
       return {4, 32 * kBlockElements};
   }

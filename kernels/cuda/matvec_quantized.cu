@@ -1,10 +1,10 @@
 // Matrix-vector products with quantised weights, computed on as they are stored (kernels/blocks.h), x quantised to
 // int8.
 //
-// A warp takes kRows rows of the weight, or one of `splits` shares of them, chunk by chunk: 32 blocks, one to a lane.
-// Blocks of 18, 20 or 34 bytes at any even address allow no wide loads by themselves; so a warp copies the aligned
-// 16-byte pieces that cover its chunks into shared memory, and each lane picks its block out of there. The copies are
-// asynchronous and run kStages - 1 chunks ahead, past the registers and the first-level cache.
+// A warp takes kRows rows of the weight, or one of `splits` shares of them, chunk by chunk: 32 times 32 elements, one
+// to a lane, or two. Blocks of 18 to 210 bytes at any even address allow no wide loads by themselves; so a warp copies
+// the aligned 16-byte pieces that cover its chunks into shared memory, and each lane picks its block out of there. The
+// copies are asynchronous and run kStages - 1 chunks ahead, past the registers and the first-level cache.
 //
 // To read memory at its speed, a multiprocessor must have speed x latency bytes under way (Little's law): with a
 // latency of 1 us under load, 25 KB on an H100 (3.35 TB/s, 132 multiprocessors), 36 KB on an H200, 14 KB on an A100, 8
@@ -16,6 +16,7 @@
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
 #include "kernels/cuda/matvec.cuh"
+#include "kernels/cuda/matvec_blocks.cuh"
 #include "kernels/cuda/quantize.cuh"
 
 namespace spillway::cuda {
@@ -32,7 +33,7 @@ struct WeightQ8_0 {
   float scale;
 
   // `at` is the block's first byte in the staged words, an even number.
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at) {
+  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
     const int first = at / 4;
     const bool odd = at % 4 != 0;  // the scale is the upper half of the first word
     uint32_t word = words[first];
@@ -70,7 +71,7 @@ struct WeightQ4_0 {
   uint32_t codes[4];
   float scale;
 
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at) {
+  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
     const int first = at / 4;
     const bool odd = at % 4 != 0;
     uint32_t word = words[first];
@@ -96,7 +97,7 @@ struct WeightQ4_1 {
   float scale;
   float offset;
 
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at) {
+  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
     const int first = at / 4;
     const bool odd = at % 4 != 0;
     uint32_t word = words[first];
@@ -121,11 +122,13 @@ struct WeightQ4_1 {
 // The weight rows of one warp, and which pieces of them this lane copies, chunk by chunk.
 template <typename Weight>
 struct Chunks {
-  static constexpr int kChunkBytes = kWarpLanes * Weight::kBytes;  // a multiple of 16: the misalignment of a row stays
-  static constexpr int kPieces = kChunkBytes / 16 + 1;             // of one row, if it is not aligned
+  static constexpr int kBlockUnits = info(Weight::kType).block_elements / kBlockElements;  // 32s of a block
+  static constexpr int kUnits = matvec_step(Weight::kType).elements / kBlockElements;      // and of a chunk
+  static constexpr int kChunkBytes = kUnits / kBlockUnits * Weight::kBytes;
+  static constexpr int kPieces = kChunkBytes / 16 + 1;  // of one row, if it is not aligned
   static constexpr int kSlots = (Weight::kRows * kPieces + kWarpLanes - 1) / kWarpLanes;
   static constexpr int kWords = 4 * Weight::kRows * kPieces;  // staged by one warp
-  static_assert(kChunkBytes % 16 == 0);
+  static_assert(kChunkBytes % 16 == 0);                       // so that the misalignment of a row stays
 
   const std::byte* end;            // of the tensor
   const std::byte* start[kSlots];  // of this lane's piece in chunk 0; the piece may begin up to 14 bytes before its row
@@ -171,7 +174,7 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights
   const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / splits) * kRows;
   const int warp_row = first_row + warp / splits * kRows;
   const int first_x = static_cast<int>(blockIdx.y) * kX;
-  const int chunks = (x.blocks + kWarpLanes - 1) / kWarpLanes;
+  const int chunks = (x.blocks + Pieces::kUnits - 1) / Pieces::kUnits;
   const auto stage = [&](int step) { return staged + (warp * kStages + step % kStages) * Pieces::kWords; };
   int misaligned[kRows];
 #pragma unroll
@@ -195,12 +198,16 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights
     fetch(step + kStages - 1);
     const Shared<uint32_t> words = stage(step);
     const int chunk = warp % splits + step * splits;
-    const int block = chunk * kWarpLanes + lane;
-    if (block < x.blocks) {
+#pragma unroll
+    for (int unit = lane; unit < Pieces::kUnits; unit += kWarpLanes) {
+      const int block = chunk * Pieces::kUnits + unit;  // of x
+      if (block >= x.blocks) break;
+      const int at = unit / Pieces::kBlockUnits * Weight::kBytes;
       Weight w[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; r++)
-        w[r].unpack(words, 16 * r * Pieces::kPieces + misaligned[r] + lane * Weight::kBytes);
+      for (int r = 0; r < kRows; r++) {
+        w[r].unpack(words, 16 * r * Pieces::kPieces + misaligned[r] + at, unit % Pieces::kBlockUnits);
+      }
 #pragma unroll
       for (int j = 0; j < kX; j++) {
         const int64_t x_block = static_cast<int64_t>(min_of(first_x + j, x.rows - 1)) * x.blocks + block;
@@ -244,8 +251,28 @@ cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const Matve
       return launch_type<WeightQ8_0>(stream, weights, shape);
     case DType::q4_0:
       return launch_type<WeightQ4_0>(stream, weights, shape);
-    default:
+    case DType::q4_1:
       return launch_type<WeightQ4_1>(stream, weights, shape);
+    case DType::q5_0:
+      return launch_type<WeightQ5_0>(stream, weights, shape);
+    case DType::q5_1:
+      return launch_type<WeightQ5_1>(stream, weights, shape);
+    case DType::iq4_nl:
+      return launch_type<WeightIQ4_NL>(stream, weights, shape);
+    case DType::q2_k:
+      return launch_type<WeightQ2_K>(stream, weights, shape);
+    case DType::q3_k:
+      return launch_type<WeightQ3_K>(stream, weights, shape);
+    case DType::q4_k:
+      return launch_type<WeightQ4_K>(stream, weights, shape);
+    case DType::q5_k:
+      return launch_type<WeightQ5_K>(stream, weights, shape);
+    case DType::q6_k:
+      return launch_type<WeightQ6_K>(stream, weights, shape);
+    case DType::iq4_xs:
+      return launch_type<WeightIQ4_XS>(stream, weights, shape);
+    default:
+      return cudaErrorNotSupported;
   }
 }
 

@@ -13,10 +13,7 @@
 namespace spillway {
 namespace {
 
-constexpr std::array kQuantized = {DType::q8_0, DType::q4_0, DType::q4_1};
 constexpr std::array kFloats = {DType::f32, DType::f16, DType::bf16};
-
-bool quantized(DType type) { return info(type).block_elements > 1; }
 
 // x as the kernels see it: codes of 8 bits, one scale to 32 elements.
 void quantize_like_the_kernels(const View& x, const View& out) {
@@ -31,6 +28,12 @@ void quantize_like_the_kernels(const View& x, const View& out) {
       }
     }
   }
+}
+
+// k, or the next multiple of the type's block.
+int64_t whole_blocks(DType type, int64_t k) {
+  const int64_t block = info(type).block_elements;
+  return (k + block - 1) / block * block;
 }
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
@@ -64,7 +67,8 @@ class CudaProducts : public CudaEmulated {
     Placing out = {};
   };
 
-  void compare(const Case& c) {
+  void compare(Case c) {
+    c.k = whole_blocks(c.type, c.k);
     SCOPED_TRACE(testing::Message() << info(c.type).name << ", m " << c.m << ", n " << c.n << ", k " << c.k
                                     << ", weight at " << c.weight.offset << " + " << c.weight.gap);
     DeviceMatrix x = matrix(DType::f32, c.m, c.k, c.x);
@@ -80,7 +84,7 @@ class CudaProducts : public CudaEmulated {
       std::copy_n(out.host().f32(r), c.n, unquantized.host().f32(r));
       std::copy_n(x.host().f32(r), c.k, seen.host().f32(r));
     }
-    if (quantized(c.type)) quantize_like_the_kernels(x.host(), seen.host());
+    if (is_quantised(c.type)) quantize_like_the_kernels(x.host(), seen.host());
     reference_->ops().matmul(*reference_stream_, seen.host(), {{MatmulPart{weight.host(), exact.host(), c.add}}});
     reference_->ops().matmul(*reference_stream_, x.host(), {{MatmulPart{weight.host(), unquantized.host(), c.add}}});
     reference_stream_->synchronize();
@@ -125,7 +129,7 @@ class CudaMatmulTest : public CudaProducts {
 // ---- a few rows of x
 
 TEST_F(CudaMatvecTest, QuantizedWeightsMatchTheReference) {
-  for (const DType type : kQuantized) {
+  for (const DType type : kQuantisedTypes) {
     for (const int64_t k : {32, 64, 576, 1056, 2112, 4160}) compare({.type = type, .m = 1, .n = 5, .k = k});
     for (const int64_t m : {0, 2, 3, 5, 9}) compare({.type = type, .m = m, .n = 3, .k = 1088, .add = m % 2 == 1});
     for (const int64_t n : {0, 1, 17, 35}) compare({.type = type, .m = 1, .n = n, .k = 96, .add = true});
@@ -134,7 +138,7 @@ TEST_F(CudaMatvecTest, QuantizedWeightsMatchTheReference) {
 }
 
 TEST_F(CudaMatvecTest, QuantizedWeightsMayLieAtAnyEvenAddress) {
-  for (const DType type : kQuantized) {
+  for (const DType type : kQuantisedTypes) {
     for (uint64_t offset = 0; offset < 16; offset += 2) {
       compare({.type = type, .m = 1, .n = 6, .k = 1056, .weight = {.offset = offset}});
       compare({.type = type, .m = 2, .n = 3, .k = 64, .weight = {.offset = 2, .gap = offset}});
@@ -156,12 +160,13 @@ TEST_F(CudaMatvecTest, FloatWeightsMatchTheReference) {
 }
 
 TEST_F(CudaMatvecTest, ARowDependsOnNothingElse) {
-  for (const DType type : {DType::q8_0, DType::q4_0, DType::q4_1, DType::f16, DType::f32}) {
+  for (const DType type : kWeightTypes) {
     SCOPED_TRACE(info(type).name);
-    constexpr int kRows = 9, kOut = 7, kCols = 2112;
-    DeviceMatrix x = matrix(DType::f32, kRows, kCols), other = matrix(DType::bf16, 5, kCols);
-    DeviceMatrix weight = matrix(type, kOut, kCols),
-                 moved = matrix(type, kOut, kCols, type == DType::f32 ? Placing{4, 12} : Placing{14, 6});
+    constexpr int kRows = 9, kOut = 7;
+    const int64_t cols = whole_blocks(type, 2112);
+    DeviceMatrix x = matrix(DType::f32, kRows, cols), other = matrix(DType::bf16, 5, cols);
+    DeviceMatrix weight = matrix(type, kOut, cols),
+                 moved = matrix(type, kOut, cols, type == DType::f32 ? Placing{4, 12} : Placing{14, 6});
 
     DeviceMatrix together = matrix(DType::f32, kRows, kOut), second = matrix(DType::f32, kRows, kOut);
     DeviceMatrix beside = matrix(DType::f32, kRows, 5);
@@ -177,8 +182,8 @@ TEST_F(CudaMatvecTest, ARowDependsOnNothingElse) {
     EXPECT_TRUE(same_bits(together, 0, second, 0, kRows)) << "two places in memory";
     for (const int count : {1, 2, 4}) {
       const int row = kRows - count;
-      DeviceMatrix some = matrix(DType::f32, count, kCols, {.offset = 4}), alone = matrix(DType::f32, count, kOut);
-      for (int r = 0; r < count; r++) std::copy_n(x.host().f32(row + r), kCols, some.host().f32(r));
+      DeviceMatrix some = matrix(DType::f32, count, cols, {.offset = 4}), alone = matrix(DType::f32, count, kOut);
+      for (int r = 0; r < count; r++) std::copy_n(x.host().f32(row + r), cols, some.host().f32(r));
       some.upload(stream_);
       multiply(some, {{weight.device(), alone.device()}});
       alone.download(stream_);
@@ -206,7 +211,7 @@ TEST_F(CudaMatvecTest, KeepsWhatIsNotANumber) {
 // ---- many rows of x
 
 TEST_F(CudaMatmulTest, QuantizedWeightsMatchTheReference) {
-  for (const DType type : kQuantized) {
+  for (const DType type : kQuantisedTypes) {
     for (const int64_t k : {0, 32, 64, 96, 608}) compare({.type = type, .m = 9, .n = 5, .k = k});
     for (const int64_t m : {0, 1, 17, 33, 65, 130})
       compare({.type = type, .m = m, .n = 19, .k = 160, .add = m % 2 == 1});
@@ -216,7 +221,7 @@ TEST_F(CudaMatmulTest, QuantizedWeightsMatchTheReference) {
 }
 
 TEST_F(CudaMatmulTest, QuantizedWeightsMayLieAtAnyEvenAddress) {
-  for (const DType type : kQuantized) {
+  for (const DType type : kQuantisedTypes) {
     for (uint64_t offset = 0; offset < 16; offset += 2) {
       compare({.type = type, .m = 10, .n = 35, .k = 160, .weight = {.offset = offset}});
       compare({.type = type, .m = 9, .n = 3, .k = 96, .weight = {.offset = 2, .gap = offset}});
@@ -266,10 +271,10 @@ TEST_F(CudaMatmulTest, HalvesTakeActivationsOfAnySize) {
 
 // Neither the number of rows nor the machine, which choose the tile, nor the cut of a matrix, nor what shares the call.
 TEST_F(CudaMatmulTest, ARowDependsOnNothingElse) {
-  for (const DType type : {DType::q8_0, DType::q4_0, DType::q4_1, DType::f16, DType::bf16, DType::f32}) {
+  for (const DType type : kWeightTypes) {
     SCOPED_TRACE(info(type).name);
     constexpr int kRows = 140, kOut = 50, kFirst = 23;
-    const int cols = quantized(type) ? 160 : 139;
+    const int64_t cols = is_quantised(type) ? whole_blocks(type, 160) : 139;
     DeviceMatrix x = matrix(DType::f32, kRows, cols), weight = matrix(type, kOut, cols);
     DeviceMatrix moved = matrix(type, kOut, cols, {.offset = type == DType::f32 ? 4u : 14u});
     x.fill(1).upload(stream_);
@@ -297,10 +302,10 @@ TEST_F(CudaMatmulTest, ARowDependsOnNothingElse) {
 }
 
 TEST_F(CudaMatmulTest, PartsDependOnNothingElse) {
-  constexpr int kRows = 20, kCols = 96;
+  constexpr int kRows = 20, kCols = 256;
   DeviceMatrix x = matrix(DType::f32, kRows, kCols);
   x.fill(1).upload(stream_);
-  const std::array types = {DType::f16, DType::q8_0, DType::f32, DType::q8_0};
+  const std::array types = {DType::f16, DType::q8_0, DType::q6_k, DType::q4_k};
   std::vector<std::unique_ptr<DeviceMatrix>> weights, outs;
   std::vector<MatmulPart> parts;
   for (size_t p = 0; p < types.size(); p++) {
