@@ -1,4 +1,4 @@
-#include "loader/utf8.h"
+#include "loader/text/utf8.h"
 
 #include "loader/tokenizer.h"
 

@@ -1,4 +1,4 @@
-#include "loader/byte_alphabet.h"
+#include "loader/text/byte_alphabet.h"
 
 #include <array>
 #include <cstdint>

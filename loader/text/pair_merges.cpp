@@ -1,4 +1,4 @@
-#include "loader/pair_merges.h"
+#include "loader/text/pair_merges.h"
 
 #include <algorithm>
 #include <bit>
