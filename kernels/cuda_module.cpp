@@ -29,10 +29,15 @@ std::vector<std::string> CudaModule::candidates(const std::string& path) {
 }
 
 CudaModule::CudaModule(const std::string& path) {
-  if (open(path)) count_devices();
+  if (!open(path)) return;
+  count_devices();
+  if (!table_->profiled()) return;
+  viewer_ = {.push = table_->push_range, .pop = table_->pop_range};
+  Trace::show_ranges_to(&viewer_);
 }
 
 CudaModule::~CudaModule() {
+  if (viewer_.push != nullptr) Trace::show_ranges_to(nullptr);
   if (handle_ != nullptr) dlclose(handle_);
 }
 

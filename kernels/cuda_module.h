@@ -1,5 +1,5 @@
 // CudaModule: spillway_cuda.so, opened at run time. A missing module, driver or GPU is no error but a sentence, and the
-// CPU is the device.
+// CPU is the device. Under a profiler, ranges (kernels/trace.h) are shown to it for as long as the module is open.
 #pragma once
 
 #include <memory>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/cuda/module.h"
+#include "kernels/trace.h"
 
 namespace spillway {
 
@@ -36,6 +37,7 @@ class CudaModule {
   const SpillwayCudaTable* table_ = nullptr;
   int devices_ = 0;
   std::string report_;
+  RangeViewer viewer_{};
 };
 
 }  // namespace spillway

@@ -198,14 +198,14 @@ void Trace::start(const std::string& path, uint64_t most_events) {
   all.started = now();
   chunks_left.store(static_cast<int64_t>(most_events / kChunkRecords), std::memory_order_relaxed);
   session_number.fetch_add(1, std::memory_order_release);
-  on_.store(true, std::memory_order_release);
+  watchers_.fetch_or(kRecord, std::memory_order_release);
 }
 
 void Trace::finish() {
   Registry& all = registry();
   const std::lock_guard guard(all.lock);
   if (all.file == nullptr) return;
-  on_.store(false, std::memory_order_relaxed);
+  watchers_.fetch_and(~kRecord, std::memory_order_relaxed);
   const std::unique_ptr<WholeFile> file = std::move(all.file);
   const std::vector<std::shared_ptr<Buffer>> buffers = std::exchange(all.buffers, {});
 
@@ -230,6 +230,15 @@ void Trace::finish() {
                    [](const Record& a, const Record& b) { return a.begin < b.begin; });
   for (const Record& event : counters) writer.counter(event);
   writer.finish(dropped);
+}
+
+void Trace::show_ranges_to(const RangeViewer* viewer) {
+  viewer_.store(viewer, std::memory_order_release);
+  if (viewer != nullptr) {
+    watchers_.fetch_or(kViewer, std::memory_order_release);
+  } else {
+    watchers_.fetch_and(~kViewer, std::memory_order_release);
+  }
 }
 
 Trace::Track Trace::track(const std::string& name) {
@@ -258,6 +267,17 @@ void Trace::span(Track track, const char* name, int64_t begin, int64_t end, uint
 
 void Trace::counter(const char* name, int64_t value) {
   if (on()) add({name, now(), value, 0, kCounterTrack});
+}
+
+void TraceRange::begin() {
+  if ((watchers_ & Trace::kViewer) != 0) viewer_ = Trace::viewer_.load(std::memory_order_acquire);
+  if (viewer_ != nullptr) viewer_->push(name_, bytes_);
+  if ((watchers_ & Trace::kRecord) != 0) begin_ = Trace::now();
+}
+
+void TraceRange::end() const {
+  if ((watchers_ & Trace::kRecord) != 0) Trace::span(track_, name_, begin_, Trace::now(), bytes_);
+  if (viewer_ != nullptr) viewer_->pop();
 }
 
 }  // namespace spillway

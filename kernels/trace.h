@@ -1,5 +1,6 @@
-// Trace: an optional record of every stream's work in one file that Perfetto and chrome://tracing open. Process-wide
-// and off until start(): then a range costs one relaxed load. On, a range costs two clock reads and a store into a
+// Trace: an optional record of every stream's work in one file that Perfetto and chrome://tracing open, and the same
+// ranges for a profiler that the process runs under (NVTX, through the CUDA module). Process-wide and off until start()
+// or show_ranges_to(): then a range costs one relaxed load. Recorded, a range costs two clock reads and a store into a
 // buffer of its own thread; the file is written whole by finish().
 #pragma once
 
@@ -8,6 +9,12 @@
 #include <string>
 
 namespace spillway {
+
+// A profiler's side of ranges: they nest, thread by thread. bytes > 0 are shown with the range.
+struct RangeViewer {
+  void (*push)(const char* name, uint64_t bytes);
+  void (*pop)();
+};
 
 class Trace {
  public:
@@ -20,7 +27,12 @@ class Trace {
   static void start(const std::string& path, uint64_t most_events = uint64_t{1} << 22);
   // Ends the record and writes the file (temporary name, fsync, rename); throws Error(io). Nothing when off.
   static void finish();
-  static bool on() { return on_.load(std::memory_order_relaxed); }
+  static bool on() { return (watchers() & kRecord) != 0; }
+
+  // From now on each TraceRange is pushed to the viewer too; null: no longer. Not while a range is open.
+  static void show_ranges_to(const RangeViewer* viewer);
+  // Whether a range is of use to anyone.
+  static bool watched() { return watchers() != 0; }
 
   // The track of that name, for the life of the process; may be asked for while off.
   static Track track(const std::string& name);
@@ -35,26 +47,38 @@ class Trace {
   static void counter(const char* name, int64_t value);
 
  private:
-  static inline std::atomic<bool> on_{false};
+  friend class TraceRange;
+  static constexpr uint32_t kRecord = 1;
+  static constexpr uint32_t kViewer = 2;
+  static uint32_t watchers() { return watchers_.load(std::memory_order_relaxed); }
+
+  static inline std::atomic<uint32_t> watchers_{0};
+  static inline std::atomic<const RangeViewer*> viewer_{nullptr};
 };
 
-// The work of a scope. Ranges for a profiler attached from outside (NVTX) belong in here too.
+// The work of a scope.
 class TraceRange {
  public:
   TraceRange(Trace::Track track, const char* name, uint64_t bytes = 0)
-      : begin_(Trace::on() ? Trace::now() : kOff), bytes_(bytes), name_(name), track_(track) {}
+      : watchers_(Trace::watchers()), track_(track), name_(name), bytes_(bytes) {
+    if (watchers_ != 0) begin();
+  }
   ~TraceRange() {
-    if (begin_ != kOff) Trace::span(track_, name_, begin_, Trace::now(), bytes_);
+    if (watchers_ != 0) end();
   }
   TraceRange(const TraceRange&) = delete;
   TraceRange& operator=(const TraceRange&) = delete;
 
  private:
-  static constexpr int64_t kOff = INT64_MIN;
-  int64_t begin_;
-  uint64_t bytes_;
-  const char* name_;
+  void begin();
+  void end() const;
+
+  uint32_t watchers_;  // when the range began
   Trace::Track track_;
+  const char* name_;
+  uint64_t bytes_;
+  int64_t begin_ = 0;
+  const RangeViewer* viewer_ = nullptr;
 };
 
 }  // namespace spillway

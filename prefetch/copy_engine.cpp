@@ -5,6 +5,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_stream.h"
+#include "kernels/trace.h"
 #include "memory/pending_events.h"
 
 namespace spillway {
@@ -22,6 +23,7 @@ struct CopyLane::State {
   std::unique_ptr<Stream> to_host;
   std::vector<Event> piece_free;  // event after which a staging piece may be filled again
   size_t next_piece = 0;
+  Trace::Track arrive_track, submit_track;
   CpuStream arrive;
   CpuStream submit;  // last: ends first
 
@@ -35,6 +37,8 @@ struct CopyLane::State {
         to_device(on.make_copy_stream(name + " host to device", link)),
         to_host(on.make_copy_stream(name + " device to host", link)),
         piece_free(stage.empty() ? 0 : pieces.pieces),
+        arrive_track(Trace::track(name + " arrive")),
+        submit_track(Trace::track(name + " submit")),
         arrive(name + " arrive", nullptr),
         submit(name + " submit", nullptr) {
     SPILLWAY_CHECK(stage.empty() || stage.size() >= pieces.bytes());
@@ -47,6 +51,18 @@ struct CopyLane::State {
     requests.reserve(moves.size());
     for (const DiskMove& m : moves) requests.push_back({m.file, m.offset, m.bytes, m.memory, m.needed});
     return requests;
+  }
+
+  template <typename Move>
+  static uint64_t bytes_of(const std::vector<Move>& moves) {
+    uint64_t bytes = 0;
+    for (const Move& move : moves) bytes += move.bytes;
+    return bytes;
+  }
+
+  static void wait_for(Trace::Track track, const char* what, std::span<const Event> events) {
+    const TraceRange range(track, what);
+    for (const Event& event : events) event.wait();
   }
 
   // Calls body(move, done, bytes, needed) for one staging piece after another.
@@ -77,7 +93,7 @@ struct CopyLane::State {
       const Event copied = pending.promise();
       piece_free[piece] = copied;
       arrive.enqueue([this, read, copied, to = move.memory + done, from, needed, cause] {
-        read.wait();
+        wait_for(arrive_track, "wait for the disk", {&read, 1});
         over_link({{to, from, needed}}, cause);
         pending.fulfil(copied.ticket, to_device->record());
       });
@@ -100,6 +116,7 @@ struct CopyLane::State {
   }
 
   void over_link(const std::vector<LinkMove>& moves, Cause cause) {
+    const TraceRange range(arrive_track, kCauseNames[static_cast<int>(cause)], bytes_of(moves));
     for (const LinkMove& move : moves) {
       to_device->copy(move.to, move.from, move.bytes);
       traffic.add(Link::host_to_device, cause, move.bytes);
@@ -117,7 +134,7 @@ struct CopyLane::State {
       read_staged(moves.disk, cause);
     }
     arrive.enqueue([this, read, ticket] {
-      read.wait();
+      wait_for(arrive_track, "wait for the disk", {&read, 1});
       pending.fulfil(ticket, to_device->record());
     });
   }
@@ -154,7 +171,9 @@ Event CopyLane::to_device(Moves moves, std::vector<Event> after, Cause cause) {
   SPILLWAY_CHECK(s.disk != nullptr || moves.disk.empty());
   const Event end = s.pending.promise();
   s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
-    for (const Event& event : after) event.wait();
+    const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)],
+                           State::bytes_of(moves.disk) + State::bytes_of(moves.link));
+    State::wait_for(s.submit_track, "wait for a place", after);
     s.bring(moves, cause, ticket);
   });
   return end;
@@ -165,7 +184,9 @@ Event CopyLane::from_device(Moves moves, std::vector<Event> after, Cause cause) 
   SPILLWAY_CHECK(s.disk != nullptr || moves.disk.empty());
   const Event end = s.pending.promise();
   s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
-    for (const Event& event : after) event.wait();
+    const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)],
+                           State::bytes_of(moves.disk) + State::bytes_of(moves.link));
+    State::wait_for(s.submit_track, "wait for the page", after);
     s.take_out(moves, cause, ticket);
   });
   return end;

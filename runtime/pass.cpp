@@ -3,12 +3,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
 
 #include "kernels/check.h"
 
 namespace spillway {
 
-Pass::Pass(const PassParts& parts) : p_(parts), rotation_(parts.spec.shape, parts.spec.rope_factors) {}
+Pass::Pass(const PassParts& parts)
+    : p_(parts), track_(Trace::track("host")), rotation_(parts.spec.shape, parts.spec.rope_factors) {
+  for (int layer = 0; layer < parts.spec.shape.layers; ++layer) {
+    layer_names_.push_back(Trace::keep("layer " + std::to_string(layer)));
+  }
+}
 
 void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   const int rows = static_cast<int>(input.tokens.size());
@@ -25,6 +31,7 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   up_ = w.up.slice_rows(0, rows);
   rope_ = w.rope.slice_rows(0, rows);
 
+  const TraceRange range(track_, input.decode ? "decode" : "prefill");
   const bool another = input.next_logit_rows != PassInput::kNoPass;
   p_.weight_feed.begin_pass(head_sweeps(input.logit_rows),
                             another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
@@ -41,6 +48,7 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
 void Pass::block(int layer, const PassInput& input, int first_position) {
   const ModelShape& shape = p_.spec.shape;
   const int rows = static_cast<int>(x_.rows);
+  const TraceRange range(track_, layer_names_[layer]);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].attn, shape.norm_eps, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
   p_.ops.rotate(p_.compute, q_, shape.head_dim, shape.rotation, rope_);
@@ -56,6 +64,7 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
 
 // outs (+)= x . weight^T, unit by unit as the weights arrive.
 void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add) {
+  const TraceRange range(track_, kStageNames[static_cast<int>(stage)]);
   for (; next_unit_ < p_.weights.units.size(); ++next_unit_) {
     const WeightUnit& unit = p_.weights.units[next_unit_];
     if (unit.stage != stage || unit.layer != layer) break;
@@ -73,6 +82,7 @@ void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> o
 }
 
 void Pass::append(int layer, const PassInput& input, int rows) {
+  const TraceRange range(track_, "append");
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
@@ -82,6 +92,7 @@ void Pass::append(int layer, const PassInput& input, int rows) {
 // Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
 // once; a chunk folds one running state (ARCHITECTURE.md, idea 1).
 void Pass::attend(int layer, const PassInput& input, int first_position, int rows) {
+  const TraceRange range(track_, "attend");
   const ModelShape& shape = p_.spec.shape;
   const AttendShape attend{p_.kv.layout().format, shape.heads, 1.0f / std::sqrt(static_cast<float>(shape.head_dim))};
   const int tokens = first_position + rows;
@@ -113,6 +124,7 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
 
 // Embedding rows are read from the file as they are asked for, one for each token; the table itself is never resident.
 void Pass::load_inputs(const PassInput& input, int first_position) {
+  const TraceRange range(track_, "inputs");
   const Workspace& w = p_.workspace;
   const int rows = static_cast<int>(input.tokens.size());
   const TensorInfo& table = p_.spec.token_embedding;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "kernels/trace.h"
 #include "loader/model_spec.h"
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
@@ -66,6 +67,8 @@ class Pass {
   int head_sweeps(int logit_rows) const;
 
   PassParts p_;
+  Trace::Track track_;  // of what the host enqueues
+  std::vector<const char*> layer_names_;
   Rotation rotation_;
   View x_, h_, q_, k_, v_, attn_, gate_, up_, rope_;  // of this pass's rows
   uint32_t next_unit_ = 0;

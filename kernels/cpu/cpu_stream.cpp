@@ -142,7 +142,7 @@ CpuStream::~CpuStream() {
 
 void CpuStream::enqueue(std::function<void()> work, const char* name, uint64_t bytes) {
   State& s = *state_;
-  if (name != nullptr && Trace::on()) {
+  if (name != nullptr && Trace::watched()) {
     work = [inner = std::move(work), track = s.track, name, bytes] {
       const TraceRange range(track, name, bytes);
       inner();

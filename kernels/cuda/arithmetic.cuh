@@ -17,6 +17,16 @@ __device__ __forceinline__ float lane_sum(float value) {
   return value;
 }
 
+// The largest of them; what is not a number is passed over.
+template <int kHighest, int kLowest = 1>
+__device__ __forceinline__ float lane_max(float value) {
+#pragma unroll
+  for (int offset = kHighest; offset >= kLowest; offset /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, offset));
+  }
+  return value;
+}
+
 // As lane_sum for each of kCount values (a power of two), with about kCount shuffles instead of kCount * log2(lanes):
 // at each step a lane hands half of its values to its partner and keeps the other half. The sum of index
 // summed_index<kCount, kHighest>(lane) ends in values[0] and, while kCount exceeds the lanes, those after it in
@@ -77,6 +87,12 @@ __device__ __forceinline__ float exp_of_negative(float x) {
   p = fmaf(p, r, 1.0f);
   p = fmaf(p, r, 1.0f);
   return p * float_from_bits(static_cast<uint32_t>(static_cast<int>(n) + 127) << 23);
+}
+
+// x / (1 + e^-x), from the exponential of a number that is not positive.
+__device__ __forceinline__ float silu(float x) {
+  const float e = exp_of_negative(-fabsf(x));
+  return (x < 0.0f ? x * e : x) / (1.0f + e);
 }
 
 }  // namespace spillway::cuda

@@ -1,4 +1,4 @@
-// Unquantised elements by 16 bytes: how many, and how they become floats.
+// Unquantised elements by 16 bytes: how many, how they become floats, and how floats become them (kernels/blocks.h).
 #pragma once
 
 #include "kernels/cuda/gpu.cuh"
@@ -17,6 +17,12 @@ struct ElementsF16 {
       values[2 * i + 1] = load_f16(static_cast<uint16_t>(words[i] >> 16));
     }
   }
+  __device__ __forceinline__ static uint4 pack(const float* values) {
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) words[i] = f32_to_f16(values[2 * i]) | uint32_t{f32_to_f16(values[2 * i + 1])} << 16;
+    return {words[0], words[1], words[2], words[3]};
+  }
 };
 
 struct ElementsBf16 {
@@ -31,6 +37,12 @@ struct ElementsBf16 {
       values[2 * i + 1] = float_from_bits(words[i] & 0xffff0000u);
     }
   }
+  __device__ __forceinline__ static uint4 pack(const float* values) {
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) words[i] = f32_to_bf16(values[2 * i]) | uint32_t{f32_to_bf16(values[2 * i + 1])} << 16;
+    return {words[0], words[1], words[2], words[3]};
+  }
 };
 
 struct ElementsF32 {
@@ -42,6 +54,9 @@ struct ElementsF32 {
     values[1] = float_from_bits(v.y);
     values[2] = float_from_bits(v.z);
     values[3] = float_from_bits(v.w);
+  }
+  __device__ __forceinline__ static uint4 pack(const float* values) {
+    return {float_bits(values[0]), float_bits(values[1]), float_bits(values[2]), float_bits(values[3])};
   }
 };
 

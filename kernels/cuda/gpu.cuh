@@ -45,6 +45,14 @@ __device__ __forceinline__ void store_words(Shared<uint32_t> words, int word, ui
   *reinterpret_cast<uint4*>(words + word) = value;
 }
 
+// Four floats of shared memory at once; `index` is a multiple of 4.
+__device__ __forceinline__ float4 load_floats(Shared<float> floats, int index) {
+  return *reinterpret_cast<const float4*>(floats + index);
+}
+__device__ __forceinline__ void store_floats(Shared<float> floats, int index, float4 value) {
+  *reinterpret_cast<float4*>(floats + index) = value;
+}
+
 // 16 aligned bytes that this kernel reads once and nobody writes meanwhile: past the first-level cache, so that what is
 // read again stays there.
 __device__ __forceinline__ uint4 load_stream(const void* address) {
@@ -64,11 +72,20 @@ __device__ __forceinline__ float4 load_floats(const float* address) {
 __device__ __forceinline__ void store_floats(float* address, float4 value) {
   *reinterpret_cast<float4*>(address) = value;
 }
+__device__ __forceinline__ void store_words(void* address, uint4 value) { *static_cast<uint4*>(address) = value; }
 
 // One instruction for f16_to_f32; the same value for every finite number and infinity.
 __device__ __forceinline__ float load_f16(uint16_t bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+
+// 2^x within 2 units in the last place; 0 where that would be subnormal. One instruction, whose last bits are the
+// hardware's own: for where tensor cores round in their own way too.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
   return value;
 }
 
@@ -89,3 +106,7 @@ __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.
 __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) / kWarpLanes; }
 
 }  // namespace spillway::cuda
+
+#ifndef SPILLWAY_CUDA_EMULATED
+#include "kernels/cuda/tensor_cores.cuh"
+#endif

@@ -1,4 +1,4 @@
-// What module.cu puts into the table: one launcher for each operation.
+// What module.cu puts into the table: one launcher for each operation, and the profiler's side (nvtx.cu).
 #pragma once
 
 #include "kernels/cuda/gpu.cuh"
@@ -6,10 +6,23 @@
 
 namespace spillway::cuda {
 
+cudaError_t launch_dequantize(cudaStream_t stream, const CudaDequantize& arguments);
 cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
 cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);
 cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
+cudaError_t launch_append(cudaStream_t stream, const CudaAppend& arguments);
+cudaError_t launch_rotate_append(cudaStream_t stream, const CudaRotateAppend& arguments);
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
+cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& arguments);
+cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& arguments);
+cudaError_t launch_swiglu(cudaStream_t stream, const CudaSwiglu& arguments);
+cudaError_t launch_candidates(cudaStream_t stream, const CudaCandidates& arguments);
+cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
+
+bool profiled();
+void push_range(const char* name, uint64_t bytes);
+void pop_range();
+void name_stream(CudaStream stream, const char* name);
 
 // Rows of 32-bit floats may lie at any multiple of 4; 16-byte accesses need both of these.
 inline bool aligned16(const View& view) {

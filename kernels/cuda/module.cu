@@ -90,6 +90,9 @@ CudaProblem copy(CudaStream stream, void* destination, const void* source, uint6
   return problem_of(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDefault, stream_of(stream)));
 }
 
+CudaProblem dequantize(CudaStream stream, const CudaDequantize* arguments) {
+  return problem_of(launch_dequantize(stream_of(stream), *arguments));
+}
 CudaProblem norm(CudaStream stream, const CudaNorm* arguments) {
   return problem_of(launch_norm(stream_of(stream), *arguments));
 }
@@ -99,8 +102,30 @@ CudaProblem rotate(CudaStream stream, const CudaRotate* arguments) {
 CudaProblem matvec(CudaStream stream, const CudaMatvec* arguments) {
   return problem_of(launch_matvec(stream_of(stream), *arguments));
 }
+CudaProblem append(CudaStream stream, const CudaAppend* arguments) {
+  return problem_of(launch_append(stream_of(stream), *arguments));
+}
+CudaProblem rotate_append(CudaStream stream, const CudaRotateAppend* arguments) {
+  return problem_of(launch_rotate_append(stream_of(stream), *arguments));
+}
 CudaProblem attend(CudaStream stream, const CudaAttend* arguments) {
   return problem_of(launch_attend(stream_of(stream), *arguments));
+}
+CudaProblem attend_chunk(CudaStream stream, const CudaAttendChunk* arguments) {
+  return problem_of(launch_attend_chunk(stream_of(stream), *arguments));
+}
+CudaProblem merge(CudaStream stream, const CudaMerge* arguments) {
+  return problem_of(launch_merge(stream_of(stream), *arguments));
+}
+CudaProblem swiglu(CudaStream stream, const CudaSwiglu* arguments) {
+  return problem_of(launch_swiglu(stream_of(stream), *arguments));
+}
+CudaProblem candidates(CudaStream stream, const CudaCandidates* arguments) {
+  return problem_of(launch_candidates(stream_of(stream), *arguments));
+}
+
+CudaProblem gather(CudaStream stream, const CudaGather* arguments) {
+  return problem_of(launch_gather(stream_of(stream), *arguments));
 }
 
 }  // namespace
@@ -128,9 +153,21 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .event_done = event_done,
                                           .event_wait = event_wait,
                                           .copy = copy,
+                                          .profiled = profiled,
+                                          .push_range = push_range,
+                                          .pop_range = pop_range,
+                                          .name_stream = name_stream,
+                                          .dequantize = dequantize,
                                           .norm = norm,
                                           .rotate = rotate,
                                           .matvec = matvec,
-                                          .attend = attend};
+                                          .append = append,
+                                          .rotate_append = rotate_append,
+                                          .attend = attend,
+                                          .attend_chunk = attend_chunk,
+                                          .merge = merge,
+                                          .swiglu = swiglu,
+                                          .candidates = candidates,
+                                          .gather = gather};
   return &table;
 }

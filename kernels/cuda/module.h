@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 1;
+inline constexpr uint32_t kCudaTableVersion = 5;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -24,6 +24,11 @@ struct CudaDeviceInfo {
   int32_t minor;
   int32_t multiprocessors;
   uint64_t total_bytes;
+};
+
+struct CudaDequantize {
+  View rows;  // [m x k], any type but I32
+  View out;   // [m x k] f32
 };
 
 struct CudaNorm {
@@ -54,6 +59,27 @@ constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
   return static_cast<uint64_t>(rows) * static_cast<uint64_t>(cols) / 32 * (32 + 8);
 }
 
+// Formats and pages as for CudaAttend.
+struct CudaAppend {
+  View k, v;  // [m x kv_heads * head_dim] f32
+  KvFormat format;
+  const AppendRun* runs;
+  int32_t runs_count;
+  int32_t rows;  // of the longest run
+};
+
+// As CudaRotate of q and of k, then CudaAppend of k and v; runs hold each row once. k is left as it was.
+struct CudaRotateAppend {
+  View q;      // [m x heads * head_dim] f32, in place
+  View k, v;   // [m x kv_heads * head_dim] f32
+  View table;  // [m x 2 * pairs] f32
+  RotationStyle style;
+  KvFormat format;
+  const AppendRun* runs;
+  int32_t runs_count;
+  int32_t rows;  // of the longest run
+};
+
 // Pages of F32, F16 or BF16, head_dim a multiple of 8 up to 128, each page row aligned to 16 bytes.
 struct CudaAttend {
   View q;  // [m x heads * head_dim] f32
@@ -61,6 +87,50 @@ struct CudaAttend {
   AttendShape shape;
   const SpanTask* tasks;
   int32_t tasks_count;
+};
+
+// As CudaAttend, and the result of a row depends neither on the other rows of the call nor on how spans are dealt out
+// to calls.
+struct CudaAttendChunk {
+  View q;       // [m x heads * head_dim] f32
+  View states;  // [m x heads * attn_state_floats] f32
+  AttendShape shape;
+  const KvSpan* spans;
+  int32_t spans_count;
+  int32_t first_position;
+  bool fresh;
+};
+
+struct CudaMerge {
+  View states;  // [slots x heads * attn_state_floats] f32, head_dim up to 128
+  AttendShape shape;
+  const MergeTask* tasks;
+  int32_t tasks_count;
+  View out;  // [m x heads * head_dim] f32
+};
+
+struct CudaSwiglu {
+  View gate, up;  // [m x n] f32
+  View out;       // [m x n] f32; may be gate or up
+};
+
+struct CudaCandidates {
+  View logits;  // [m x n] f32; penalised in place
+  View out;     // [m x candidate_floats(k)] f32
+  const int32_t* penalised;
+  int32_t penalised_count;
+  float penalty;
+  int32_t k;
+};
+
+// Row i of `to` is row rows[i] of `from`: host memory of reserve_host (read over the link, by the kernel) or the
+// device's.
+struct CudaGather {
+  const std::byte* from;  // aligned to 16, as `to` is
+  const int32_t* rows;    // device-readable
+  int32_t count;
+  uint32_t row_bytes;  // a multiple of 16
+  std::byte* to;       // device memory, rows side by side
 };
 
 using CudaProblem = const char*;
@@ -97,11 +167,26 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*event_wait)(spillway::CudaEvent event);
   spillway::CudaProblem (*copy)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
 
+  // Ranges and names for a profiler that the process runs under (NVTX, domain "spillway"); nothing where it runs under
+  // none. Ranges nest, thread by thread; bytes > 0 become the range's payload.
+  bool (*profiled)();
+  void (*push_range)(const char* name, uint64_t bytes);
+  void (*pop_range)();
+  void (*name_stream)(spillway::CudaStream stream, const char* name);
+
   // Operations.
+  spillway::CudaProblem (*dequantize)(spillway::CudaStream stream, const spillway::CudaDequantize* arguments);
   spillway::CudaProblem (*norm)(spillway::CudaStream stream, const spillway::CudaNorm* arguments);
   spillway::CudaProblem (*rotate)(spillway::CudaStream stream, const spillway::CudaRotate* arguments);
   spillway::CudaProblem (*matvec)(spillway::CudaStream stream, const spillway::CudaMatvec* arguments);
+  spillway::CudaProblem (*append)(spillway::CudaStream stream, const spillway::CudaAppend* arguments);
+  spillway::CudaProblem (*rotate_append)(spillway::CudaStream stream, const spillway::CudaRotateAppend* arguments);
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
+  spillway::CudaProblem (*attend_chunk)(spillway::CudaStream stream, const spillway::CudaAttendChunk* arguments);
+  spillway::CudaProblem (*merge)(spillway::CudaStream stream, const spillway::CudaMerge* arguments);
+  spillway::CudaProblem (*swiglu)(spillway::CudaStream stream, const spillway::CudaSwiglu* arguments);
+  spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
+  spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };
 
 extern "C" {

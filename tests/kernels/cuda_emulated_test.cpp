@@ -1,42 +1,16 @@
 // The CUDA kernels, run by the emulation, against the reference in double.
+#include "tests/kernels/cuda_emulated.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
-#include <memory>
 #include <vector>
-
-#include "kernels/backend.h"
-#include "tests/support/cuda_emulation/runtime.h"
-#include "tests/support/device_matrix.h"
 
 namespace spillway {
 namespace {
-
-constexpr float kEps = std::numeric_limits<float>::epsilon();
-
-class CudaEmulated : public testing::Test {
- protected:
-  void SetUp() override {
-    emulation::restart(1);
-    expect_fine(table_.make_stream(&stream_));
-  }
-  void TearDown() override {
-    expect_fine(table_.synchronize(stream_));
-    expect_fine(table_.end_stream(stream_));
-  }
-
-  DeviceMatrix matrix(DType type, int64_t rows, int64_t cols, Placing placing = {}) {
-    return DeviceMatrix(table_, type, rows, cols, placing);
-  }
-
-  const SpillwayCudaTable& table_ = *spillway_cuda_table();
-  CudaStream stream_ = nullptr;
-  std::unique_ptr<Device> reference_ = make_reference_device();
-  std::unique_ptr<Stream> reference_stream_ = reference_->make_compute_stream("reference");
-};
 
 // ---- norm
 
@@ -334,48 +308,26 @@ class CudaAttendTest : public CudaEmulated {
       }
     }
   }
-
-  // A state stands for sums over all weights; the maximum only scales them.
-  static void compare_state(const float* got, const float* wanted, int head_dim) {
-    const float max = wanted[head_dim], sum = wanted[head_dim + 1];
-    if (sum == 0.0f) {
-      for (int d = 0; d < head_dim; d++) ASSERT_EQ(got[d], 0.0f);
-      ASSERT_EQ(got[head_dim], -std::numeric_limits<float>::infinity());
-      ASSERT_EQ(got[head_dim + 1], 0.0f);
-      return;
-    }
-    const double got_scale = 1.0 / got[head_dim + 1], wanted_scale = 1.0 / sum;
-    ASSERT_NEAR(got[head_dim] + std::log(got[head_dim + 1]), max + std::log(sum), 2e-6 * (1 + std::abs(max)));
-    double largest = 0.0;
-    for (int d = 0; d < head_dim; d++) largest = std::max(largest, std::abs(wanted[d] * wanted_scale));
-    for (int d = 0; d < head_dim; d++) ASSERT_NEAR(got[d] * got_scale, wanted[d] * wanted_scale, 4e-6 * largest) << d;
-  }
-
-  static AttendShape shape(DType type, int head_dim, int kv_heads, int group) {
-    return {.format = {.dtype = type, .kv_heads = kv_heads, .head_dim = head_dim},
-            .heads = kv_heads * group,
-            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))};
-  }
 };
 
 TEST_F(CudaAttendTest, MatchesTheReference) {
   for (const int head_dim : {64, 80, 96, 128}) {
-    compare({shape(DType::f16, head_dim, 2, 3), {130, 1, 64}});
-    compare({shape(DType::f32, head_dim, 1, 2), {70, 63}});
-    compare({shape(DType::bf16, head_dim, 1, 1), {65, 127}});
+    compare({attend_shape(DType::f16, head_dim, 2, 3), {130, 1, 64}});
+    compare({attend_shape(DType::f32, head_dim, 1, 2), {70, 63}});
+    compare({attend_shape(DType::bf16, head_dim, 1, 1), {65, 127}});
   }
-  for (const int group : {1, 2, 3, 7, 8, 12}) compare({shape(DType::f16, 64, 1, group), {77}});
-  compare({shape(DType::f16, 128, 1, 8), {100}});
-  compare({shape(DType::f16, 8, 2, 1), {5, 90}});
+  for (const int group : {1, 2, 3, 7, 8, 12}) compare({attend_shape(DType::f16, 64, 1, group), {77}});
+  compare({attend_shape(DType::f16, 128, 1, 8), {100}});
+  compare({attend_shape(DType::f16, 8, 2, 1), {5, 90}});
 }
 
 TEST_F(CudaAttendTest, WholePartialAndEmptySpans) {
-  compare({shape(DType::f16, 64, 1, 2), {512, 511, 0, 449, 1}});
-  compare({shape(DType::f16, 64, 1, 1), {}});
+  compare({attend_shape(DType::f16, 64, 1, 2), {512, 511, 0, 449, 1}});
+  compare({attend_shape(DType::f16, 64, 1, 1), {}});
 }
 
 // One score far above the others, and scores far apart: weights that vanish, exponents at their limits.
-TEST_F(CudaAttendTest, SharpSoftmax) { compare({shape(DType::f32, 64, 1, 2), {200, 64}}, 40.0); }
+TEST_F(CudaAttendTest, SharpSoftmax) { compare({attend_shape(DType::f32, 64, 1, 2), {200, 64}}, 40.0); }
 
 TEST_F(CudaAttendTest, UnknownFormatsAreRefused) {
   const KvFormat formats[] = {{.dtype = DType::q8_0, .kv_heads = 1, .head_dim = 64},

@@ -4,6 +4,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
+
+#include "tests/support/cuda_emulation/runtime.h"
+#include "tests/support/cuda_emulation/tensor_cores.h"
 
 namespace spillway::emulation {
 namespace {
@@ -16,6 +20,13 @@ const char* name_of(WarpVerb verb) {
       return "__syncwarp";
     case WarpVerb::ballot:
       return "a vote";
+    case WarpVerb::load_matrices:
+    case WarpVerb::load_matrices_transposed:
+      return "a load of matrices";
+    case WarpVerb::mma_s8:
+    case WarpVerb::mma_f16:
+    case WarpVerb::mma_bf16:
+      return "a product of matrices";
     default:
       return "a shuffle";
   }
@@ -150,6 +161,7 @@ void Block::meet(uint32_t first_lane, uint32_t mask) {
     if ((mask >> lane & 1) != 0 && threads_[first_lane + lane].value != 0) ballot |= uint64_t{1} << lane;
   }
   if (verb == WarpVerb::sync) join(first_lane, mask);
+  if (verb >= WarpVerb::load_matrices) compute(verb, first_lane);
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     const auto lane = static_cast<uint32_t>(std::countr_zero(rest));
     Thread& thread = threads_[first_lane + lane];
@@ -157,6 +169,42 @@ void Block::meet(uint32_t first_lane, uint32_t mask) {
     thread.state = State::ready;
     ready_.push_back(first_lane + lane);
   }
+}
+
+void Block::collective(WarpVerb verb, void* operands, const std::source_location& where) {
+  warp(verb, ~0u, reinterpret_cast<uintptr_t>(operands), 0, where);
+}
+
+void Block::compute(WarpVerb verb, uint32_t first_lane) const {
+  void* lanes[kWarpSize];
+  for (uint32_t lane = 0; lane < kWarpSize; lane++) {
+    lanes[lane] = reinterpret_cast<void*>(static_cast<uintptr_t>(threads_[first_lane + lane].value));
+  }
+  compute_collective(verb, lanes);
+}
+
+void Block::copy_async(const SharedArray& array, int64_t offset, const void* source, size_t bytes, size_t read) {
+  if (read > bytes) fault(fmt::format("{} starts a copy of {} bytes of {}", describe(running_), read, bytes));
+  if (reinterpret_cast<uintptr_t>(source) % bytes != 0) fault("a copy of 4, 8 or 16 bytes that is not aligned");
+  if (read > 0) check_addressable(source, read);
+  shared_.start_copy(array, offset, bytes, access());
+  Thread& thread = threads_[running_];
+  thread.copies.push_back({&array, offset, source, bytes, read, thread.groups});
+}
+
+void Block::wait_for_copies(uint32_t pending) {
+  Thread& thread = threads_[running_];
+  const auto landed = [&](const AsyncCopy& copy) { return copy.group + pending < thread.groups; };
+  for (const AsyncCopy& copy : thread.copies) {
+    if (!landed(copy)) continue;
+    std::array<std::byte, 16> value{};
+    if (copy.read > 0) {
+      check_addressable(copy.source, copy.read);
+      std::memcpy(value.data(), copy.source, copy.read);
+    }
+    shared_.land_copy(*copy.array, copy.offset, value.data(), copy.bytes, access());
+  }
+  std::erase_if(thread.copies, landed);
 }
 
 // Each lane learns what the others have seen, and counts one __syncwarp more.

@@ -33,7 +33,19 @@ inline constexpr uint32_t kWarpSize = 32;
 inline constexpr uint32_t kMostThreads = 1024;
 
 // What the lanes of a warp do together. Those that meet must do the same.
-enum class WarpVerb : uint8_t { sync, shuffle, shuffle_xor, shuffle_down, shuffle_up, ballot };
+enum class WarpVerb : uint8_t {
+  sync,
+  shuffle,
+  shuffle_xor,
+  shuffle_down,
+  shuffle_up,
+  ballot,
+  load_matrices,
+  load_matrices_transposed,
+  mma_s8,
+  mma_f16,
+  mma_bf16
+};
 
 class Block {
  public:
@@ -55,12 +67,26 @@ class Block {
   void barrier(const std::source_location& where);
   // Returns what the verb gives this lane: a value from another lane, or the ballot.
   uint64_t warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t operand, const std::source_location& where);
+  // All lanes of the warp bring their operands (tensor_cores.h); whoever comes last computes for all of them.
+  void collective(WarpVerb verb, void* operands, const std::source_location& where);
+  // Copies into shared memory that land when the thread waits for their group, and not before.
+  void copy_async(const SharedArray& array, int64_t offset, const void* source, size_t bytes, size_t read);
+  void commit_copies() { threads_[running_].groups++; }
+  void wait_for_copies(uint32_t pending);
   SharedMemory& shared() { return shared_; }
   SharedAccess access() const;
   std::string describe_running() const;
 
  private:
   enum class State : uint8_t { ready, at_barrier, at_warp, ended };
+  struct AsyncCopy {
+    const SharedArray* array;
+    int64_t offset;
+    const void* source;
+    size_t bytes;
+    size_t read;  // of the source; the others become zero
+    uint32_t group;
+  };
   struct Thread {
     uint3 index;
     State state = State::ready;
@@ -72,6 +98,8 @@ class Block {
     std::source_location where;
     // seen[l]: up to which __syncwarp of lane l this thread knows what lane l did; its own entry counts its own.
     std::array<uint32_t, kWarpSize> seen{};
+    std::vector<AsyncCopy> copies;
+    uint32_t groups = 0;  // committed
   };
 
   static void enter(void* thread);
@@ -79,6 +107,7 @@ class Block {
   void wait();
   void meet(uint32_t first_lane, uint32_t mask);
   void join(uint32_t first_lane, uint32_t mask);
+  void compute(WarpVerb verb, uint32_t first_lane) const;
   uint64_t taken(const Thread& thread, uint32_t first_lane, uint32_t lane) const;
   [[noreturn]] void stuck() const;
   std::string describe(uint32_t thread) const;
@@ -115,10 +144,18 @@ const typename Shared<T>::Element& Shared<T>::Element::operator=(const T& value)
 
 template <typename T>
 template <typename Wide>
+Wide Shared<T>::read_wide(int64_t index) const {
+  Wide value;
+  Block& block = Block::current();
+  block.shared().read(*array_, byte_of(index), &value, sizeof value, block.access());
+  return value;
+}
+
+template <typename T>
+template <typename Wide>
 void Shared<T>::write_wide(int64_t index, const Wide& value) const {
   Block& block = Block::current();
-  block.shared().write(*array_, (first_ + index) * static_cast<int64_t>(sizeof(T)), &value, sizeof(Wide),
-                       block.access());
+  block.shared().write(*array_, byte_of(index), &value, sizeof(Wide), block.access());
 }
 
 }  // namespace spillway::emulation

@@ -10,6 +10,7 @@
 #include "kernels/blocks.h"
 #include "tests/support/cuda_emulation/block.h"
 #include "tests/support/cuda_emulation/runtime.h"
+#include "tests/support/cuda_emulation/tensor_cores.h"
 
 #define __global__
 #define __device__
@@ -101,6 +102,9 @@ Shared<T> dynamic_shared(int offset, int count) {
 
 inline void store_words(const Shared<uint32_t>& words, int word, uint4 value) { words.write_wide(word, value); }
 
+inline float4 load_floats(const Shared<float>& floats, int index) { return floats.read_wide<float4>(index); }
+inline void store_floats(const Shared<float>& floats, int index, float4 value) { floats.write_wide(index, value); }
+
 template <typename T>
 T load_wide(const void* address) {
   if (reinterpret_cast<uintptr_t>(address) % sizeof(T) != 0) fault("a wide load that is not aligned");
@@ -112,12 +116,22 @@ T load_wide(const void* address) {
 inline uint4 load_stream(const void* address) { return load_wide<uint4>(address); }
 inline uint4 load_cached(const void* address) { return load_wide<uint4>(address); }
 inline float4 load_floats(const float* address) { return load_wide<float4>(address); }
-inline void store_floats(float* address, float4 value) {
+template <typename T>
+void store_wide(void* address, const T& value) {
   if (reinterpret_cast<uintptr_t>(address) % sizeof value != 0) fault("a wide store that is not aligned");
   check_addressable(address, sizeof value);
   std::memcpy(address, &value, sizeof value);
 }
+inline void store_floats(float* address, float4 value) { store_wide(address, value); }
+inline void store_words(void* address, uint4 value) { store_wide(address, value); }
 
 inline float load_f16(uint16_t bits) { return f16_to_f32(bits); }
+
+inline float fast_exp2(float x) {
+  const float value = std::exp2(x);
+  return value < 0x1p-126f ? 0.0f : value;
+}
+
+inline uint4 load_words(const Shared<uint32_t>& words, int word) { return words.read_wide<uint4>(word); }
 
 }  // namespace spillway::emulation

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 
@@ -31,7 +32,8 @@ struct SharedMemory::Word {
   uint16_t read_warp = 0;
   uint8_t write_bytes = 0;
   uint8_t read_bytes = 0;
-  uint8_t known_bytes = 0;  // written at any time in this block
+  uint8_t known_bytes = 0;   // written at any time in this block
+  uint8_t copied_bytes = 0;  // to which an asynchronous copy is under way
 };
 
 SharedMemory::SharedMemory() : bytes_(kMostSharedBytes), words_(kMostSharedBytes / 4) {}
@@ -85,9 +87,15 @@ void SharedMemory::check_bounds(const SharedArray& array, int64_t offset, size_t
   }
 }
 
+void SharedMemory::fault_under_way(const char* verb, const SharedArray& array, size_t offset) const {
+  fault(fmt::format("{} in {}: byte {} is {} by {} while a copy to it is under way: nobody has waited for it",
+                    array.name, array.kernel, offset, verb, Block::current().describe_running()));
+}
+
 void SharedMemory::note_read(Word& word, uint8_t bytes, const SharedArray& array, size_t offset,
                              const SharedAccess& by) {
   const uint32_t lane = by.thread % kWarpSize;
+  if ((word.copied_bytes & bytes) != 0) fault_under_way("read", array, offset);
   if ((word.known_bytes & bytes) != bytes) {
     fault(fmt::format("{} in {}: byte {} is read by {} and was never written", array.name, array.kernel, offset,
                       Block::current().describe_running()));
@@ -116,6 +124,7 @@ void SharedMemory::note_read(Word& word, uint8_t bytes, const SharedArray& array
 void SharedMemory::note_write(Word& word, uint8_t bytes, const SharedArray& array, size_t offset,
                               const SharedAccess& by) {
   const uint32_t lane = by.thread % kWarpSize;
+  if ((word.copied_bytes & bytes) != 0) fault_under_way("written", array, offset);
   if (word.write_epoch == by.epoch && word.writer != by.thread && (word.write_bytes & bytes) != 0 &&
       (warp_of(word.writer) != warp_of(by.thread) || by.seen[word.writer % kWarpSize] < word.write_clock)) {
     fault(fmt::format("{} in {}: byte {} is written by {} and by thread {} with no barrier between", array.name,
@@ -158,6 +167,26 @@ void SharedMemory::write(const SharedArray& array, int64_t offset, const void* v
     note_write(words_[at / 4], static_cast<uint8_t>(((1u << count) - 1) << at % 4), array, at - array.offset, by);
   }
   std::memcpy(bytes_.data() + first, value, bytes);
+}
+
+void SharedMemory::start_copy(const SharedArray& array, int64_t offset, size_t bytes, const SharedAccess& by) {
+  const std::array<uint8_t, 16> garbage = [] {
+    std::array<uint8_t, 16> filled;
+    filled.fill(kGarbage);
+    return filled;
+  }();
+  write(array, offset, garbage.data(), bytes, by);
+  for (size_t word = (array.offset + offset) / 4; word < (array.offset + offset + bytes) / 4; word++) {
+    words_[word].copied_bytes = 0xf;
+  }
+}
+
+void SharedMemory::land_copy(const SharedArray& array, int64_t offset, const void* value, size_t bytes,
+                             const SharedAccess& by) {
+  for (size_t word = (array.offset + offset) / 4; word < (array.offset + offset + bytes) / 4; word++) {
+    words_[word].copied_bytes = 0;
+  }
+  write(array, offset, value, bytes, by);
 }
 
 }  // namespace spillway::emulation

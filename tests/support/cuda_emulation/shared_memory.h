@@ -3,6 +3,8 @@
 // __syncwarp, found whatever order the threads happened to run in. So are a read of what nobody wrote, and an index
 // past the end. Barriers order a block; a __syncwarp orders its lanes; shuffles and votes order nothing.
 //
+// An asynchronous copy (cp.async) lands when its thread waits for it; to touch its destination before is a fault too.
+//
 // A record keeps one writer, and readers by warp, for each 4-byte word: of threads that write different bytes of a word
 // only the last is remembered, and for readers that met under partial masks the latest of them counts, which is
 // stricter than CUDA.
@@ -46,6 +48,10 @@ class SharedMemory {
 
   void read(const SharedArray& array, int64_t offset, void* value, size_t bytes, const SharedAccess& by);
   void write(const SharedArray& array, int64_t offset, const void* value, size_t bytes, const SharedAccess& by);
+  // An asynchronous copy: from its start until it lands nobody may touch its destination, which holds garbage. Its
+  // start and its landing count as writes of the thread that started it.
+  void start_copy(const SharedArray& array, int64_t offset, size_t bytes, const SharedAccess& by);
+  void land_copy(const SharedArray& array, int64_t offset, const void* value, size_t bytes, const SharedAccess& by);
 
  private:
   struct Word;
@@ -53,6 +59,7 @@ class SharedMemory {
   void note_read(Word& word, uint8_t bytes, const SharedArray& array, size_t offset, const SharedAccess& by);
   void note_write(Word& word, uint8_t bytes, const SharedArray& array, size_t offset, const SharedAccess& by);
 
+  [[noreturn]] void fault_under_way(const char* verb, const SharedArray& array, size_t offset) const;
   size_t first_fixed() const;
 
   std::vector<std::byte> bytes_;
@@ -86,7 +93,11 @@ class Shared {
   Element operator[](int64_t index) const { return {array_, first_ + index}; }
   Shared operator+(int64_t count) const { return Shared(array_, first_ + count); }
   template <typename Wide>
+  Wide read_wide(int64_t index) const;
+  template <typename Wide>
   void write_wide(int64_t index, const Wide& value) const;
+  const SharedArray& array() const { return *array_; }
+  int64_t byte_of(int64_t index) const { return (first_ + index) * static_cast<int64_t>(sizeof(T)); }
 
  private:
   const SharedArray* array_;

@@ -25,6 +25,8 @@ spillway::CudaProblem device_info(int32_t device, spillway::CudaDeviceInfo* info
   return nullptr;
 }
 
+bool profiled() { return false; }
+
 }  // namespace
 
 const SpillwayCudaTable* spillway_cuda_table() {
@@ -37,6 +39,7 @@ const SpillwayCudaTable* spillway_cuda_table() {
   table.bytes = sizeof table;
   table.device_count = device_count;
   table.device_info = device_info;
+  table.profiled = profiled;
   return &table;
 }
 
