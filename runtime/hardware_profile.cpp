@@ -78,6 +78,7 @@ json to_json(const ComputeProfile& profile) {
   return {{"memory_read", profile.memory_read},
           {"host_to_device", profile.host_to_device},
           {"device_to_host", profile.device_to_host},
+          {"device_memory", profile.device_memory},
           {"weights", weights},
           {"working_set", profile.working_set}};
 }
@@ -96,6 +97,7 @@ std::optional<ComputeProfile> compute_profile_from(const json& from) {
   profile.memory_read = fields.number("memory_read", kMostPerSecond);
   profile.host_to_device = fields.number("host_to_device", kMostPerSecond);
   profile.device_to_host = fields.number("device_to_host", kMostPerSecond);
+  profile.device_memory = fields.number("device_memory", kMostPerSecond);
   profile.working_set = fields.whole("working_set", kMostBytes);
   const json* weights = fields.object("weights");
   if (!fields.good()) return std::nullopt;

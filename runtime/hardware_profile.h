@@ -22,6 +22,7 @@ struct ComputeProfile {
   double memory_read = 0;     // host memory, read by all workers
   double host_to_device = 0;  // one copy stream (on a CPU: memory to memory)
   double device_to_host = 0;
+  double device_memory = 0;  // read and written by copies within a device that has memory of its own
   std::map<DType, WeightSpeed> weights;
   // Bytes that the reads went over: a set that a cache holds reads faster than memory.
   uint64_t working_set = 0;

@@ -22,10 +22,26 @@ namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
 constexpr uint64_t kLeastBytes = 16 * kMiB;
-constexpr int64_t kWidth = 2048;     // of the matrices, both ways
 constexpr int64_t kChunkRows = 256;  // of a prefill
 constexpr int64_t kRowStep = 64;
 constexpr uint64_t kReadPieceBytes = 256 << 10;
+constexpr uint64_t kMostSet = 256 * kMiB;
+// Copies within the device between two waits of the host: each is soon done.
+constexpr int kDeviceCopies = 8;
+
+constexpr uint64_t kWideSet = 128 * kMiB;   // with more, a GPU's matrices are wide
+constexpr uint64_t kAsideBytes = 8 * kMiB;  // rows of x and of the result, scratch
+constexpr uint64_t kWideAsideBytes = 24 * kMiB;
+
+// Columns and most rows of the matrices. On a device that runs apart from the host a product must be so long that its
+// launch is not what is measured.
+struct MatrixSize {
+  int64_t width;
+  int64_t most_rows;
+};
+MatrixSize matrix_size(const Device& device, uint64_t set) {
+  return device.host_addressable() || set <= kWideSet ? MatrixSize{2048, 2048} : MatrixSize{4096, 16384};
+}
 
 // Device or host memory of the device, returned at the end.
 class Block {
@@ -74,10 +90,10 @@ uint64_t sum_words(const std::byte* data, uint64_t bytes) {
 }
 
 // One valid row of the type: no scale that is infinite or so small that arithmetic turns slow.
-void fill_row(DType type, std::byte* row, std::mt19937_64& random) {
+void fill_row(DType type, int64_t width, std::byte* row, std::mt19937_64& random) {
   float values[kBlockElements];
   const DTypeInfo& about = info(type);
-  for (int64_t at = 0; at < kWidth; at += kBlockElements) {
+  for (int64_t at = 0; at < width; at += kBlockElements) {
     for (float& value : values)
       value = static_cast<float>(static_cast<int64_t>(random() >> 32) - (1ll << 31)) * 0x1p-36f;
     for (int i = 0; i < kBlockElements; i += about.block_elements, row += about.block_bytes) {
@@ -115,12 +131,13 @@ class ComputeMeter {
   ComputeMeter(Device& device, const ComputeWishes& wishes, uint64_t set)
       : device_(device),
         wishes_(wishes),
+        size_(matrix_size(device, set)),
         block_(device, false, set),
         host_(device, true, host_bytes(set)),
         copies_(device.make_copy_stream("measure copies")),
         compute_(device.make_compute_stream("measure compute")),
-        x_(device, false, kChunkRows * kWidth * 4),
-        out_(device, false, kChunkRows * kWidth * 4),
+        x_(device, false, kChunkRows * size_.width * 4),
+        out_(device, false, kChunkRows * size_.most_rows * 4),
         scratch_(device, false,
                  align_up(std::max<uint64_t>(device.ops().scratch_bytes(shape(), kChunkRows), 1), kDiskAlign)) {
     std::generate_n(reinterpret_cast<uint64_t*>(host_.data()), host_.bytes() / 8,
@@ -142,6 +159,16 @@ class ComputeMeter {
       copies_->copy(to_device ? place : host_.data(), to_device ? host_.data() : place, host_.bytes());
       copies_->synchronize();
       return static_cast<double>(host_.bytes());
+    });
+  }
+
+  // Bytes read and bytes written by copies from one half of the block to the other.
+  double device_speed(double seconds) {
+    const uint64_t half = block_.bytes() / 2;
+    return best_rate(seconds, [&](int) {
+      for (int i = 0; i < kDeviceCopies; ++i) copies_->copy(block_.data() + half, block_.data(), half);
+      copies_->synchronize();
+      return 2.0 * kDeviceCopies * static_cast<double>(half);
     });
   }
 
@@ -167,14 +194,14 @@ class ComputeMeter {
 
   WeightSpeed matmul_speed(DType type, double seconds) {
     const int64_t rows = place_matrices(type);
-    const View x = View::dense(x_.data(), DType::f32, kChunkRows, kWidth);
+    const View x = View::dense(x_.data(), DType::f32, kChunkRows, size_.width);
     // The time that `count` products of the first n rows of each matrix with m rows of x take.
     int64_t next = 0;
     const auto run = [&](int64_t m, int64_t n, int64_t count) {
       const double start = seconds_now();
       for (int64_t i = 0; i < count; ++i, next = (next + 1) % matrices_) {
-        std::byte* at = block_.data() + static_cast<uint64_t>(next * rows) * row_bytes(type, kWidth);
-        const MatmulPart part{.weight = View::dense(at, type, n, kWidth),
+        std::byte* at = block_.data() + static_cast<uint64_t>(next * rows) * row_bytes(type, size_.width);
+        const MatmulPart part{.weight = View::dense(at, type, n, size_.width),
                               .out = View::dense(out_.data(), DType::f32, m, n)};
         device_.ops().matmul(*compute_, x.slice_rows(0, m), {&part, 1});
       }
@@ -186,7 +213,7 @@ class ComputeMeter {
     const double pass_s = seconds / 8;
     const auto count = static_cast<int64_t>(pass_s / std::max(run(1, rows, 1), 1e-6));
     const int64_t matrices = std::clamp<int64_t>(count, 1, matrices_);
-    const auto matrix_bytes = static_cast<double>(rows) * static_cast<double>(row_bytes(type, kWidth));
+    const auto matrix_bytes = static_cast<double>(rows) * static_cast<double>(row_bytes(type, size_.width));
     speed.decode_bytes = best_rate(seconds / 2, [&](int) {
       run(1, rows, matrices);
       return static_cast<double>(matrices) * matrix_bytes;
@@ -196,25 +223,31 @@ class ComputeMeter {
     const int64_t n = std::clamp<int64_t>(steps * kRowStep, kRowStep, rows);
     speed.prefill_flops = best_rate(seconds / 2, [&](int) {
       run(kChunkRows, n, 1);
-      return 2.0 * static_cast<double>(kChunkRows * kWidth * n);
+      return 2.0 * static_cast<double>(kChunkRows * size_.width * n);
     });
     return speed;
   }
 
  private:
-  static ModelShape shape() {
-    return {
-        .layers = 1, .hidden = kWidth, .heads = 16, .kv_heads = 16, .head_dim = 128, .ffn = kWidth, .vocab = kWidth};
+  ModelShape shape() const {
+    const int width = static_cast<int>(size_.width);
+    return {.layers = 1,
+            .hidden = width,
+            .heads = width / 128,
+            .kv_heads = width / 128,
+            .head_dim = 128,
+            .ffn = width,
+            .vocab = width};
   }
 
   // Fills the device's block with matrices of the type, through the host's; returns the rows of each.
   int64_t place_matrices(DType type) {
     std::mt19937_64 random(1);
-    const uint64_t bytes_per_row = row_bytes(type, kWidth);
+    const uint64_t bytes_per_row = row_bytes(type, size_.width);
     const auto most_rows = static_cast<int64_t>(host_.bytes() / bytes_per_row);
-    const int64_t rows = std::min(kWidth, most_rows / kRowStep * kRowStep);
+    const int64_t rows = std::min(size_.most_rows, most_rows / kRowStep * kRowStep);
     SPILLWAY_CHECK(rows > 0);
-    fill_row(type, host_.data(), random);
+    fill_row(type, size_.width, host_.data(), random);
     for (int64_t row = 1; row < rows; ++row) {
       std::memcpy(host_.data() + static_cast<uint64_t>(row) * bytes_per_row, host_.data(), bytes_per_row);
     }
@@ -225,7 +258,7 @@ class ComputeMeter {
     }
     copies_->synchronize();
     for (int64_t row = 0; row < kChunkRows; ++row) {
-      fill_row(DType::f32, host_.data() + static_cast<uint64_t>(row) * kWidth * 4, random);
+      fill_row(DType::f32, size_.width, host_.data() + static_cast<uint64_t>(row) * size_.width * 4, random);
     }
     copies_->copy(x_.data(), host_.data(), x_.bytes());
     copies_->synchronize();
@@ -234,6 +267,7 @@ class ComputeMeter {
 
   Device& device_;
   const ComputeWishes& wishes_;
+  MatrixSize size_;
   Block block_;
   Block host_;
   std::unique_ptr<Stream> copies_;
@@ -248,10 +282,15 @@ class ComputeMeter {
 }  // namespace
 
 uint64_t measuring_set(const Device& device, uint64_t most_bytes) {
-  const uint64_t wanted = std::clamp(2 * last_cache_bytes(), 64 * kMiB, 256 * kMiB);
+  const uint64_t wanted =
+      device.host_addressable() ? std::clamp(2 * last_cache_bytes(), 64 * kMiB, kMostSet) : kMostSet;
   const uint64_t room = std::max(std::min(most_bytes, device.free_bytes() / 4), kLeastBytes);
-  // Half as much again is the other side of copies; 8 MiB hold the rows and the scratch.
-  return align_down(std::min(wanted, (room - 8 * kMiB) / 3 * 2), kReadPieceBytes);
+  // Half as much again is the other side of copies.
+  const auto set = [&](uint64_t aside) {
+    return align_down(std::min(wanted, (room - aside) / 3 * 2), kReadPieceBytes);
+  };
+  const bool wide = !device.host_addressable() && set(kAsideBytes) > kWideSet;
+  return set(wide ? kWideAsideBytes : kAsideBytes);
 }
 
 ComputeProfile measure_compute(Device& device, const ComputeWishes& wishes, ComputeProfile known, const SayLine& say) {
@@ -268,8 +307,10 @@ ComputeProfile measure_compute(Device& device, const ComputeWishes& wishes, Comp
     known.memory_read = meter.read_speed(wishes.seconds / 12);
     known.host_to_device = meter.copy_speed(true, wishes.seconds / 16);
     known.device_to_host = meter.copy_speed(false, wishes.seconds / 16);
-    say(fmt::format("memory: read at {}; copies at {} to the device, {} back", format_speed(known.memory_read),
-                    format_speed(known.host_to_device), format_speed(known.device_to_host)));
+    if (!device.host_addressable()) known.device_memory = meter.device_speed(wishes.seconds / 16);
+    say(fmt::format("memory: read at {}; copies at {} to the device, {} back{}", format_speed(known.memory_read),
+                    format_speed(known.host_to_device), format_speed(known.device_to_host),
+                    known.device_memory > 0 ? "; the device's own at " + format_speed(known.device_memory) : ""));
   }
   for (size_t i = 0; i < types.size(); ++i) {
     const double left = begin + wishes.seconds - seconds_now();

@@ -15,6 +15,7 @@ cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
 cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& arguments);
 cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& arguments);
 cudaError_t launch_swiglu(cudaStream_t stream, const CudaSwiglu& arguments);
+cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
 
 bool profiled();
 void push_range(const char* name, uint64_t bytes);

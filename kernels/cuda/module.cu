@@ -118,6 +118,10 @@ CudaProblem swiglu(CudaStream stream, const CudaSwiglu* arguments) {
   return problem_of(launch_swiglu(stream_of(stream), *arguments));
 }
 
+CudaProblem gather(CudaStream stream, const CudaGather* arguments) {
+  return problem_of(launch_gather(stream_of(stream), *arguments));
+}
+
 }  // namespace
 }  // namespace spillway::cuda
 
@@ -155,6 +159,7 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .attend = attend,
                                           .attend_chunk = attend_chunk,
                                           .merge = merge,
-                                          .swiglu = swiglu};
+                                          .swiglu = swiglu,
+                                          .gather = gather};
   return &table;
 }

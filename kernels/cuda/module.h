@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 3;
+inline constexpr uint32_t kCudaTableVersion = 4;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -102,6 +102,16 @@ struct CudaSwiglu {
   View out;       // [m x n] f32; may be gate or up
 };
 
+// Row i of `to` is row rows[i] of `from`: host memory of reserve_host (read over the link, by the kernel) or the
+// device's.
+struct CudaGather {
+  const std::byte* from;  // aligned to 16, as `to` is
+  const int32_t* rows;    // device-readable
+  int32_t count;
+  uint32_t row_bytes;  // a multiple of 16
+  std::byte* to;       // device memory, rows side by side
+};
+
 using CudaProblem = const char*;
 using CudaStream = void*;
 using CudaEvent = void*;
@@ -153,6 +163,7 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*attend_chunk)(spillway::CudaStream stream, const spillway::CudaAttendChunk* arguments);
   spillway::CudaProblem (*merge)(spillway::CudaStream stream, const spillway::CudaMerge* arguments);
   spillway::CudaProblem (*swiglu)(spillway::CudaStream stream, const spillway::CudaSwiglu* arguments);
+  spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };
 
 extern "C" {

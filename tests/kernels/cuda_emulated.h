@@ -1,16 +1,19 @@
-// What tests of CUDA kernels share: the emulated table with a stream, and the reference in double.
+// What tests of CUDA kernels share: a table with a stream, the emulation's or a GPU's, and the reference in double.
 #pragma once
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <span>
+#include <stdexcept>
 
 #include "kernels/backend.h"
+#include "kernels/cuda_module.h"
 #include "tests/support/cuda_emulation/runtime.h"
 #include "tests/support/device_matrix.h"
 
@@ -18,10 +21,21 @@ namespace spillway {
 
 inline constexpr float kEps = std::numeric_limits<float>::epsilon();
 
+// With SPILLWAY_TEST_GPU set, the kernels are those of the installed module, and a GPU runs them (scripts/gpu-run.sh).
+inline bool testing_a_gpu() { return std::getenv("SPILLWAY_TEST_GPU") != nullptr; }
+
+inline const SpillwayCudaTable& table_under_test() {
+  if (!testing_a_gpu()) return *spillway_cuda_table();
+  static const CudaModule module;
+  if (module.devices() == 0) throw std::runtime_error(module.report());
+  return *module.table();
+}
+
 class CudaEmulated : public testing::Test {
  protected:
   void SetUp() override {
-    emulation::restart(1);
+    RecordProperty("ran_on", testing_a_gpu() ? "GPU" : "emulation");
+    if (!testing_a_gpu()) emulation::restart(1);
     expect_fine(table_.make_stream(&stream_));
   }
   void TearDown() override {
@@ -33,7 +47,7 @@ class CudaEmulated : public testing::Test {
     return DeviceMatrix(table_, type, rows, cols, placing);
   }
 
-  const SpillwayCudaTable& table_ = *spillway_cuda_table();
+  const SpillwayCudaTable& table_ = table_under_test();
   CudaStream stream_ = nullptr;
   std::unique_ptr<Device> reference_ = make_reference_device();
   std::unique_ptr<Stream> reference_stream_ = reference_->make_compute_stream("reference");

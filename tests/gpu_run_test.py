@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""scripts/gpu-run.sh without a GPU: its smoke stage on the emulated CUDA module, then once more, when nothing is left to do; and
+what it says of a stage that fails, of a tool that is missing, of time that runs out.
+
+    gpu_run_test.py SOURCE BUILD
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+source, build = map(pathlib.Path, sys.argv[1:3])
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(source / "perf" / "gpu"))
+import places  # noqa: E402
+import record as records  # noqa: E402
+
+
+def fail(why):
+    sys.exit(f"gpu_run: {why}")
+
+
+def run(out, work, *words):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SPILLWAY_")}
+    done = subprocess.run(
+        [source / "scripts" / "gpu-run.sh", "--build", build, "--out", out, "--work", work, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def smoke(folder):
+    code, said = run(folder / "out", folder / "work", "--emulated", "smoke")
+    stage = json.loads((folder / "out" / "smoke.json").read_text())
+    if code != 0 or stage["status"] != "passed":
+        fail(f"smoke ends with {code}:\n{said}")
+    if stage["device"] != places.EMULATED_DEVICE or not stage["emulated"]:
+        fail(f"an emulated run is called {stage['device']}")
+    if stage["command"] != "gpu-run.sh --emulated smoke" or str(folder) in json.dumps(stage):
+        fail("a path of this machine is kept")
+    same = stage["parts"]["generate tiny: every placement, one answer"]["result"]
+    if len(same["placements"]) != 2 or len(same["answer"]) != 12:
+        fail(f"two placements and 12 ids are wanted: {same}")
+    streamed = stage["parts"]["generate tiny, half of the weights in host memory"]["result"]
+    if streamed["weights"]["host"] == 0 or streamed["bytes"]["host_to_device"] == 0:
+        fail(f"nothing streamed: {streamed}")
+    if not any(
+        isinstance(part.get("result"), dict) and part["result"].get("tests") for part in stage["parts"].values()
+    ):
+        fail(f"no operation was tested: {list(stage['parts'])}")
+    before = {name: part["seconds"] for name, part in stage["parts"].items() if "seconds" in part}
+    code, _ = run(folder / "out", folder / "work", "--emulated", "smoke")
+    again = json.loads((folder / "out" / "smoke.json").read_text())
+    if code != 0 or before != {name: part["seconds"] for name, part in again["parts"].items() if "seconds" in part}:
+        fail("what was done is done again")
+
+
+class Stand:
+    """A context for a record alone."""
+
+    stage_seconds, command, environment = 60, "test", {}
+
+    def __init__(self, folder):
+        self.places = places.Places(build, folder / "work")
+
+
+def states(folder):
+    """Failures, refusals, missing programs and ends of time, each under its own name."""
+    context = Stand(folder)
+    facts = {"device": "none", "commit": "x", "emulated": True}
+    stage = records.Record(folder / "stage.json", "stage", facts, context)
+    stage.run("good", ["true"])
+    stage.run("bad", ["sh", "-c", "echo out of luck >&2; exit 3"])
+    stage.run("refused", ["sh", "-c", "echo ERR_NVGPUCTRPERM >&2; exit 1"], refused=("ERR_NVGPUCTRPERM",))
+    stage.run("gone", ["/nonexistent/program"])
+    stage.run("slow", ["sleep", "30"], limit=0.3)
+    stage.run("garbled", ["echo", "no JSON"], read=records.read_json)
+    wanted = {
+        "good": "passed",
+        "bad": "failed",
+        "refused": "refused",
+        "gone": "missing",
+        "slow": "timed out",
+        "garbled": "failed",
+    }
+    found = {name: part["status"] for name, part in stage.parts().items()}
+    if found != wanted:
+        fail(f"{found} is not {wanted}")
+    if stage.parts()["bad"]["why"] != "out of luck" or stage.parts()["bad"]["exit"] != 3:
+        fail("a failure's own words are lost")
+    if stage.finish() != "failed":
+        fail("a stage with failures has not failed")
+    stage = records.Record(folder / "stage.json", "stage", facts, context)
+    stage.run("good", ["true"])
+    stage.deadline = 0
+    stage.run("later", ["true"])
+    if stage.finish() != "unfinished":
+        fail("a stage without time left is finished")
+    other = records.Record(folder / "stage.json", "stage", {**facts, "commit": "y"}, context)
+    if other.parts():
+        fail("parts of another commit are kept")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        states(pathlib.Path(folder))
+        smoke(pathlib.Path(folder))
+    print("gpu_run: stages, their ends and their resumption are as they should be")
+
+
+main()
