@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 #include <unordered_map>
 
 #include "loader/byte_alphabet.h"
@@ -23,8 +24,8 @@ enum class TokenType : int64_t { normal = 1, unknown = 2, control = 3, user_defi
   throw Error(ErrorKind::model, fmt::format("{}: {}", checkpoint.path(), message));
 }
 
-const std::vector<std::string>& required_strings(const Checkpoint& checkpoint, const std::string& key) {
-  const auto* strings = checkpoint.strings(key);
+const std::vector<std::string>& required_strings(const Checkpoint& checkpoint, std::string_view key) {
+  const auto* strings = checkpoint.strings(std::string(key));
   if (!strings) refuse(checkpoint, fmt::format("the key {} is missing", key));
   return *strings;
 }
