@@ -30,6 +30,27 @@ struct AttendShape {
   float scale = 1.0f;  // of the scores, 1 / sqrt(head_dim) as a rule
 };
 
+// What `candidates` gives of a row of logits: the k largest in descending order, among equals the lower id first; their
+// ids, the bits of int32; and the sum of exp(logit - largest) over the whole row, so that the probability of a
+// candidate is exp(logit - largest) / sum. The sum is not a number where a logit is not a number or plus infinity, and
+// where all are minus infinity; the candidates then mean nothing.
+inline constexpr int kMostCandidates = 1024;
+constexpr int candidate_floats(int k) { return 2 * k + 1; }
+
+struct CandidateChoice {
+  int k = 1;                           // up to kMostCandidates, and to the length of a row
+  std::span<const int32_t> penalised;  // ids, all different, up to kMostPenalised; of every row
+  float penalty = 1.0f;                // what their logits are divided by where positive, else multiplied by
+};
+inline constexpr int kMostPenalised = 4096;
+
+// Rows of the tokens of a pass, with the angles of their positions, as rotate and append want them.
+struct NewTokens {
+  View q, k, v;
+  RotationStyle style = RotationStyle::adjacent;
+  View table;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -51,6 +72,13 @@ class Ops {
   virtual void rotate(Stream&, View x, int head_dim, RotationStyle style, View table) = 0;
   // Writes k, v [m x kv_heads * head_dim] f32 into pages, converted to the format's type (round to nearest even).
   virtual void append(Stream&, View k, View v, const KvFormat&, std::span<const AppendRun> runs) = 0;
+  // rotate of q and of k, then append of k and v, in one call: runs hold each row once. k is left in any state.
+  virtual void rotate_append(Stream& stream, const NewTokens& tokens, const KvFormat& format,
+                             std::span<const AppendRun> runs) {
+    rotate(stream, tokens.q, format.head_dim, tokens.style, tokens.table);
+    rotate(stream, tokens.k, format.head_dim, tokens.style, tokens.table);
+    append(stream, tokens.k, tokens.v, format, runs);
+  }
   // Decode: each task's query row (of q [m x heads * head_dim] f32) against all tokens of its span; the state goes to
   // its slot of states [slots x heads * attn_state_floats] f32.
   virtual void attend(Stream&, View q, const AttendShape&, std::span<const SpanTask> tasks, View states) = 0;
@@ -64,6 +92,9 @@ class Ops {
   // out = silu(gate) * up, silu(x) = x / (1 + exp(-x)) (SwiGLU, arXiv 2002.05202); all [m x n] f32; out may be gate or
   // up.
   virtual void swiglu(Stream&, View gate, View up, View out) = 0;
+  // The likeliest tokens: out [m x candidate_floats(k)] f32 of logits [m x n] f32, after a repetition penalty (arXiv
+  // 1909.05858) that stays in `logits`.
+  virtual void candidates(Stream&, View logits, const CandidateChoice&, View out) = 0;
 };
 
 }  // namespace spillway

@@ -82,6 +82,30 @@ Sampler::Sampler(const SamplingOptions& options, int vocab) : options_(options),
 
 int32_t Sampler::sample(std::span<const float> logits) {
   candidates(logits);
+  return draw();
+}
+
+std::optional<CandidateChoice> Sampler::choice() {
+  const int k = options_.temp == 0 ? 1 : options_.top_k;
+  if (k <= 0 || k > std::min(kMostCandidates, vocab_ / 4) || seen_.size() > kMostPenalised) return std::nullopt;
+  penalised_.clear();
+  for (const auto& [id, count] : seen_) penalised_.push_back(id);
+  return CandidateChoice{.k = k, .penalised = penalised_, .penalty = options_.repeat_penalty};
+}
+
+std::optional<int32_t> Sampler::sample_chosen(std::span<const float> chosen) {
+  const size_t k = chosen.size() / 2;
+  SPILLWAY_CHECK(chosen.size() == static_cast<size_t>(candidate_floats(static_cast<int>(k))));
+  if (std::isnan(chosen.back())) return std::nullopt;
+  kept_.clear();
+  for (size_t i = 0; i < k && !std::isinf(chosen[i]); ++i) {
+    kept_.push_back({std::bit_cast<int32_t>(chosen[k + i]), chosen[i], 1.0});
+  }
+  if (options_.temp != 0) narrow();
+  return draw();
+}
+
+int32_t Sampler::draw() {
   if (options_.temp == 0) return kept_.front().id;
   double total = 0;
   for (const Candidate& each : kept_) total += each.weight;
@@ -119,6 +143,12 @@ std::span<const Sampler::Candidate> Sampler::candidates(std::span<const float> l
   } else {
     keep_all(logits);
   }
+  narrow();
+  return kept_;
+}
+
+// The steps between top-k and the draw; the likeliest is in front.
+void Sampler::narrow() {
   if (options_.top_p < 1 || options_.min_p > 0) {
     const double total = weigh(1.0);
     // Both rules keep the likeliest down to some point, so their order does not matter; the cheap one goes first.
@@ -126,7 +156,6 @@ std::span<const Sampler::Candidate> Sampler::candidates(std::span<const float> l
     if (options_.top_p < 1) keep_top_p(total);
   }
   weigh(options_.temp);
-  return kept_;
 }
 
 std::span<const float> Sampler::penalised(std::span<const float> logits) {

@@ -5,10 +5,13 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <random>
 #include <span>
 #include <unordered_map>
 #include <vector>
+
+#include "kernels/ops.h"
 
 namespace spillway {
 
@@ -30,6 +33,12 @@ class Sampler {
   // logits [vocab]. Throws Error(model) when one is not a number or plus infinity, or when none is finite; minus
   // infinity forbids a token. Takes exactly one random number at temp > 0 and none at temp 0.
   int32_t sample(std::span<const float> logits);
+  // What a device may choose for the next draw in place of handing over whole rows, and the same token is drawn; valid
+  // until the next accept(). None where the draw needs more of a row than its kMostCandidates, or a quarter, likeliest.
+  std::optional<CandidateChoice> choice();
+  // As sample(), of what `choice()` gave for the row: `chosen` [candidate_floats(k)]. None, and nothing is drawn, where
+  // sample() would throw: it says more, with the whole row.
+  std::optional<int32_t> sample_chosen(std::span<const float> chosen);
   // Tells the sampler of a token that is now part of the text (prompt tokens too): for the repetition penalty.
   void accept(int32_t id);
 
@@ -45,6 +54,8 @@ class Sampler {
   std::span<const float> penalised(std::span<const float> logits);
   void keep_top_k(std::span<const float> logits);
   void keep_all(std::span<const float> logits);
+  void narrow();
+  int32_t draw();
   void keep_top_p(double total);
   double weigh(double temp);
 
@@ -52,7 +63,8 @@ class Sampler {
   int vocab_;
   std::mt19937_64 random_;
   std::vector<Candidate> kept_;
-  std::vector<float> adjusted_;  // logits after the penalty; empty while it is off
+  std::vector<int32_t> penalised_;  // of choice()
+  std::vector<float> adjusted_;     // logits after the penalty; empty while it is off
   std::deque<int32_t> recent_;
   std::unordered_map<int32_t, int> seen_;  // how often each token occurs in recent_
 };

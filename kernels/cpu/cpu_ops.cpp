@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "kernels/cpu/candidates.h"
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matmul.h"
@@ -212,6 +213,22 @@ class CpuOps final : public Ops {
     enqueue(stream, "swiglu", [=, this] {
       each_row(out.rows, out.cols, [&](int64_t i) { kernels_.swiglu(gate.f32(i), up.f32(i), out.cols, out.f32(i)); });
     });
+  }
+
+  void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
+    SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
+    SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
+    SPILLWAY_CHECK(choice.penalised.size() <= kMostPenalised);
+    for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
+    enqueue(stream, "candidates",
+            [=, this, k = choice.k, penalty = choice.penalty,
+             ids = std::vector<int32_t>(choice.penalised.begin(), choice.penalised.end())] {
+              each_row(logits.rows, logits.cols, [&](int64_t i) {
+                const std::span<float> row(logits.f32(i), static_cast<size_t>(logits.cols));
+                penalise(row, ids, penalty);
+                choose_candidates(row, k, out.f32(i));
+              });
+            });
   }
 
  private:

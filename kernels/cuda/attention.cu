@@ -15,7 +15,6 @@ constexpr int kWarps = kPagesPerSpan;
 constexpr int kThreads = kWarps * kWarpLanes;
 constexpr int kMostHeads = 8;  // of a group, in one thread block
 constexpr int kMostHeadDim = 128;
-constexpr int kLoadsInFlight = 4;  // of each lane
 constexpr float kNothing = -INFINITY;
 
 struct AttendLaunch {
@@ -43,17 +42,21 @@ struct LanePlace {
       : piece(lane % kLanes * Kv::kCount), token(lane / kLanes), in_head(piece < head_dim) {}
 };
 
+// Of 16 bytes, for each lane. One span of few KV heads leaves most of a GPU idle: then a warp's own loads decide, and a
+// page of 64 tokens is a chain of few round trips to memory. Many query heads need the registers.
+constexpr int loads_in_flight(int heads) { return heads <= 4 ? 8 : 4; }
+
 // Calls visit(token, values) for this lane's tokens of [0, tokens rounded up), in order; absent tokens and elements are
 // zero.
-template <typename Kv, int kLanes, typename Visit>
+template <typename Kv, int kLanes, int kInFlight, typename Visit>
 __device__ __forceinline__ void for_each_token(const std::byte* rows, const LanePlace<Kv, kLanes>& place, int tokens,
                                                int head_dim, const Visit& visit) {
   constexpr int kTokens = kWarpLanes / kLanes;
   constexpr int kElementBytes = 16 / Kv::kCount;
-  for (int first = 0; first < tokens; first += kTokens * kLoadsInFlight) {
-    uint4 held[kLoadsInFlight];
+  for (int first = 0; first < tokens; first += kTokens * kInFlight) {
+    uint4 held[kInFlight];
 #pragma unroll
-    for (int i = 0; i < kLoadsInFlight; i++) {
+    for (int i = 0; i < kInFlight; i++) {
       const int token = first + i * kTokens + place.token;
       held[i] = {0, 0, 0, 0};
       if (token < tokens && place.in_head) {
@@ -61,7 +64,7 @@ __device__ __forceinline__ void for_each_token(const std::byte* rows, const Lane
       }
     }
 #pragma unroll
-    for (int i = 0; i < kLoadsInFlight; i++) {
+    for (int i = 0; i < kInFlight; i++) {
       float values[Kv::kCount];
       Kv::unpack(held[i], values);
       visit(first + i * kTokens + place.token, values);
@@ -82,7 +85,7 @@ __device__ __forceinline__ void score_page(const AttendLaunch& a, const float* q
       query[g][e] = g < heads && place.in_head ? q[g * a.head_dim + place.piece + e] : 0.0f;
     }
   }
-  for_each_token<Kv, kLanes>(keys, place, tokens, a.head_dim, [&](int token, const float* k) {
+  for_each_token<Kv, kLanes, loads_in_flight(kHeads)>(keys, place, tokens, a.head_dim, [&](int token, const float* k) {
     float dot[kHeads] = {};
 #pragma unroll
     for (int g = 0; g < kHeads; g++) {
@@ -129,14 +132,15 @@ __device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte*
   const LanePlace<Kv, kLanes> place(lane, a.head_dim);
   constexpr int kSums = kHeads * Kv::kCount;
   float acc[kSums] = {};
-  for_each_token<Kv, kLanes>(values, place, tokens, a.head_dim, [&](int token, const float* v) {
+  for_each_token<Kv, kLanes, loads_in_flight(kHeads)>(
+      values, place, tokens, a.head_dim, [&](int token, const float* v) {
 #pragma unroll
-    for (int g = 0; g < kHeads; g++) {
-      const float weight = weights[g * kPageTokens + token];
+        for (int g = 0; g < kHeads; g++) {
+          const float weight = weights[g * kPageTokens + token];
 #pragma unroll
-      for (int e = 0; e < Kv::kCount; e++) acc[g * Kv::kCount + e] = fmaf(weight, v[e], acc[g * Kv::kCount + e]);
-    }
-  });
+          for (int e = 0; e < Kv::kCount; e++) acc[g * Kv::kCount + e] = fmaf(weight, v[e], acc[g * Kv::kCount + e]);
+        }
+      });
   lane_sums<kSums, kWarpLanes / 2, kLanes>(acc, lane);
   __syncwarp();  // the weights have been read
   if (!place.in_head) return;

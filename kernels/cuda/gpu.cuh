@@ -81,6 +81,14 @@ __device__ __forceinline__ float load_f16(uint16_t bits) {
   return value;
 }
 
+// 2^x within 2 units in the last place; 0 where that would be subnormal. One instruction, whose last bits are the
+// hardware's own: for where tensor cores round in their own way too.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float value;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+  return value;
+}
+
 // Enqueues a kernel; the result is for cudaGetErrorString.
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,

@@ -11,10 +11,12 @@ cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
 cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);
 cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
 cudaError_t launch_append(cudaStream_t stream, const CudaAppend& arguments);
+cudaError_t launch_rotate_append(cudaStream_t stream, const CudaRotateAppend& arguments);
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
 cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& arguments);
 cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& arguments);
 cudaError_t launch_swiglu(cudaStream_t stream, const CudaSwiglu& arguments);
+cudaError_t launch_candidates(cudaStream_t stream, const CudaCandidates& arguments);
 cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
 
 bool profiled();

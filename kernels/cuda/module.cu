@@ -105,6 +105,9 @@ CudaProblem matvec(CudaStream stream, const CudaMatvec* arguments) {
 CudaProblem append(CudaStream stream, const CudaAppend* arguments) {
   return problem_of(launch_append(stream_of(stream), *arguments));
 }
+CudaProblem rotate_append(CudaStream stream, const CudaRotateAppend* arguments) {
+  return problem_of(launch_rotate_append(stream_of(stream), *arguments));
+}
 CudaProblem attend(CudaStream stream, const CudaAttend* arguments) {
   return problem_of(launch_attend(stream_of(stream), *arguments));
 }
@@ -116,6 +119,9 @@ CudaProblem merge(CudaStream stream, const CudaMerge* arguments) {
 }
 CudaProblem swiglu(CudaStream stream, const CudaSwiglu* arguments) {
   return problem_of(launch_swiglu(stream_of(stream), *arguments));
+}
+CudaProblem candidates(CudaStream stream, const CudaCandidates* arguments) {
+  return problem_of(launch_candidates(stream_of(stream), *arguments));
 }
 
 CudaProblem gather(CudaStream stream, const CudaGather* arguments) {
@@ -156,10 +162,12 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .rotate = rotate,
                                           .matvec = matvec,
                                           .append = append,
+                                          .rotate_append = rotate_append,
                                           .attend = attend,
                                           .attend_chunk = attend_chunk,
                                           .merge = merge,
                                           .swiglu = swiglu,
+                                          .candidates = candidates,
                                           .gather = gather};
   return &table;
 }

@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 4;
+inline constexpr uint32_t kCudaTableVersion = 5;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -68,6 +68,18 @@ struct CudaAppend {
   int32_t rows;  // of the longest run
 };
 
+// As CudaRotate of q and of k, then CudaAppend of k and v; runs hold each row once. k is left as it was.
+struct CudaRotateAppend {
+  View q;      // [m x heads * head_dim] f32, in place
+  View k, v;   // [m x kv_heads * head_dim] f32
+  View table;  // [m x 2 * pairs] f32
+  RotationStyle style;
+  KvFormat format;
+  const AppendRun* runs;
+  int32_t runs_count;
+  int32_t rows;  // of the longest run
+};
+
 // Pages of F32, F16 or BF16, head_dim a multiple of 8 up to 128, each page row aligned to 16 bytes.
 struct CudaAttend {
   View q;  // [m x heads * head_dim] f32
@@ -100,6 +112,15 @@ struct CudaMerge {
 struct CudaSwiglu {
   View gate, up;  // [m x n] f32
   View out;       // [m x n] f32; may be gate or up
+};
+
+struct CudaCandidates {
+  View logits;  // [m x n] f32; penalised in place
+  View out;     // [m x candidate_floats(k)] f32
+  const int32_t* penalised;
+  int32_t penalised_count;
+  float penalty;
+  int32_t k;
 };
 
 // Row i of `to` is row rows[i] of `from`: host memory of reserve_host (read over the link, by the kernel) or the
@@ -159,10 +180,12 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*rotate)(spillway::CudaStream stream, const spillway::CudaRotate* arguments);
   spillway::CudaProblem (*matvec)(spillway::CudaStream stream, const spillway::CudaMatvec* arguments);
   spillway::CudaProblem (*append)(spillway::CudaStream stream, const spillway::CudaAppend* arguments);
+  spillway::CudaProblem (*rotate_append)(spillway::CudaStream stream, const spillway::CudaRotateAppend* arguments);
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
   spillway::CudaProblem (*attend_chunk)(spillway::CudaStream stream, const spillway::CudaAttendChunk* arguments);
   spillway::CudaProblem (*merge)(spillway::CudaStream stream, const spillway::CudaMerge* arguments);
   spillway::CudaProblem (*swiglu)(spillway::CudaStream stream, const spillway::CudaSwiglu* arguments);
+  spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
   spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };
 

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
+#include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -79,6 +82,22 @@ void append_run(const View& k, const View& v, const KvFormat& format, const Appe
       store_row(format.dtype, v.f32(row) + head * format.head_dim, format.head_dim, value);
     }
   }
+}
+
+void choose_candidates(const float* logits, int64_t cols, int k, float* out) {
+  std::vector<int32_t> ids(static_cast<size_t>(cols));
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto value = [&](int32_t id) {
+    return std::isnan(logits[id]) ? -std::numeric_limits<double>::infinity() : static_cast<double>(logits[id]);
+  };
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return value(a) > value(b); });
+  double sum = 0.0;
+  for (int64_t i = 0; i < cols; i++) sum += std::exp(static_cast<double>(logits[i]) - value(ids[0]));
+  for (int i = 0; i < k; i++) {
+    out[i] = logits[ids[static_cast<size_t>(i)]];
+    std::memcpy(out + k + i, &ids[static_cast<size_t>(i)], sizeof(int32_t));
+  }
+  out[2 * k] = static_cast<float>(sum);
 }
 
 class ReferenceOps final : public Ops {
@@ -191,6 +210,22 @@ class ReferenceOps final : public Ops {
           const double x = gate.f32(r)[i];
           out.f32(r)[i] = static_cast<float>(x / (1.0 + std::exp(-x)) * up.f32(r)[i]);
         }
+      }
+    });
+  }
+
+  void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
+    SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
+    SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
+    for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
+    const std::vector<int32_t> ids(choice.penalised.begin(), choice.penalised.end());
+    enqueue(stream, [=, k = choice.k, penalty = choice.penalty] {
+      for (int64_t r = 0; r < logits.rows; r++) {
+        for (const int32_t id : ids) {
+          float& logit = logits.f32(r)[id];
+          logit = logit > 0 ? logit / penalty : logit * penalty;
+        }
+        choose_candidates(logits.f32(r), logits.cols, k, out.f32(r));
       }
     });
   }

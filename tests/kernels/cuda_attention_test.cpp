@@ -19,7 +19,25 @@ class CudaAttendChunkTest : public CudaEmulated {
     std::vector<int> tokens;  // of the spans, which follow one another
     int rows;                 // the last of the tokens
     double scale_of_q = 1.0;
+    bool tensor_cores = true;  // where they know the type
   };
+
+  // Tensor cores take queries, times the scale, and weights in the type of the pages.
+  static bool rounds(const Case& c) { return c.tensor_cores && c.shape.format.dtype != DType::f32; }
+  static double tolerance(const Case& c) {
+    if (rounds(c)) return c.shape.format.dtype == DType::f16 ? 1e-3 : 8e-3;
+    return c.scale_of_q > 10 ? 4e-5 : 4e-6;
+  }
+  static void round_queries(const Case& c, const View& q) {
+    for (int64_t row = 0; row < q.rows; row++) {
+      for (int64_t i = 0; i < q.cols; i++) {
+        float& x = q.f32(row)[i];
+        const float scaled = x * c.shape.scale;
+        x = (c.shape.format.dtype == DType::f16 ? f16_to_f32(f32_to_f16(scaled)) : bf16_to_f32(f32_to_bf16(scaled))) /
+            c.shape.scale;
+      }
+    }
+  }
 
   // One page row after the other in an order of its own for each seed.
   class Pages {
@@ -90,18 +108,22 @@ class CudaAttendChunkTest : public CudaEmulated {
     DeviceMatrix states = matrix(DType::f32, c.rows, states_width(c.shape), {.gap = 4});
     DeviceMatrix wanted = matrix(DType::f32, c.rows, states_width(c.shape));
     q.fill(format.head_dim, c.scale_of_q).upload(stream_);
+    expect_fine(table_.synchronize(stream_));
+    if (rounds(c)) round_queries(c, q.host());
+    if (!c.tensor_cores) emulation::set_likeness({.major = 7, .minor = 5});
     const Pages pages(*this, c, 1);
     reference_->ops().attend_chunk(*reference_stream_, q.host(), first_position(c), c.shape, pages.host(),
                                    wanted.host(), true);
     reference_stream_->synchronize();
     attend(c, q.device(), first_position(c), pages.device(), states.device(), true);
     states.download(stream_);
+    emulation::set_likeness({});
     for (int row = 0; row < c.rows; row++) {
       for (int head = 0; head < c.shape.heads; head++) {
         SCOPED_TRACE(testing::Message() << "row " << row << ", head " << head);
         compare_state(states.host().f32(row) + head * attn_state_floats(format.head_dim),
                       wanted.host().f32(row) + head * attn_state_floats(format.head_dim), format.head_dim,
-                      c.scale_of_q > 10 ? 4e-5 : 4e-6);
+                      tolerance(c));
         if (HasFatalFailure()) return;
       }
     }
@@ -125,7 +147,14 @@ TEST_F(CudaAttendChunkTest, SpansFollowOneAnother) {
   compare({attend_shape(DType::f16, 64, 1, 1), {}, 0});
 }
 
-TEST_F(CudaAttendChunkTest, SharpSoftmax) { compare({attend_shape(DType::f32, 64, 1, 2), {200}, 50, 40.0}); }
+TEST_F(CudaAttendChunkTest, SharpSoftmax) {
+  for (const DType type : {DType::f32, DType::f16}) compare({attend_shape(type, 64, 1, 2), {200}, 50, 40.0});
+}
+
+TEST_F(CudaAttendChunkTest, PlainWhereTensorCoresLackTheType) {
+  compare({attend_shape(DType::bf16, 80, 2, 3), {70}, 25, 1.0, false});
+  compare({attend_shape(DType::bf16, 128, 1, 1), {512, 9}, 40, 1.0, false});
+}
 
 // Rows that see nothing of the spans keep what they had.
 TEST_F(CudaAttendChunkTest, SpansAheadOfARowLeaveItAlone) {
@@ -289,6 +318,70 @@ TEST_F(CudaAppendTest, MatchesTheReferenceToTheBit) {
   }
   compare({DType::f16, 9, 128}, 2, {{.first_token = 0, .first_row = 1, .count = 1}, {.first_token = 5}}, {});
   compare({DType::f16, 1, 64}, 0, {}, {});
+}
+
+// ---- rotation and append at once
+
+TEST_F(CudaAppendTest, RotatingOnTheWayGivesTheSameBits) {
+  struct Case {
+    DType type;
+    int head_dim, heads, kv_heads, pairs;
+    RotationStyle style;
+    Placing placing;
+  };
+  for (const Case& c : {Case{DType::f16, 64, 3, 1, 32, RotationStyle::halves, {}},
+                        Case{DType::f16, 80, 4, 2, 20, RotationStyle::halves, {.offset = 4, .gap = 12}},
+                        Case{DType::bf16, 128, 2, 2, 64, RotationStyle::adjacent, {}},
+                        Case{DType::f32, 72, 2, 1, 35, RotationStyle::adjacent, {.offset = 4}},
+                        Case{DType::f16, 64, 2, 1, 0, RotationStyle::adjacent, {}}}) {
+    SCOPED_TRACE(testing::Message() << info(c.type).name << ", " << c.heads << " heads of " << c.head_dim);
+    constexpr int kRows = 5;
+    const KvFormat format{c.type, c.kv_heads, c.head_dim};
+    const int64_t width = static_cast<int64_t>(c.kv_heads) * c.head_dim;
+    DeviceMatrix q = matrix(DType::f32, kRows, c.heads * c.head_dim, c.placing);
+    DeviceMatrix apart = matrix(DType::f32, kRows, c.heads * c.head_dim, c.placing);
+    DeviceMatrix k = matrix(DType::f32, kRows, width, c.placing), v = matrix(DType::f32, kRows, width, c.placing);
+    DeviceMatrix table = matrix(DType::f32, kRows, 2 * c.pairs, c.placing);
+    DeviceBytes pages(table_, 2 * format.row_of_pages_bytes()), wanted(table_, 2 * format.row_of_pages_bytes());
+    q.fill(1).upload(stream_);
+    apart.fill(1).upload(stream_);
+    k.fill(2).upload(stream_);
+    v.fill(3).upload(stream_);
+    table.fill(4).upload(stream_);
+    for (DeviceBytes* bytes : {&pages, &wanted}) {
+      std::fill_n(bytes->host(), bytes->bytes(), std::byte{0x5a});
+      bytes->upload(stream_);
+    }
+    const auto runs = [&](const DeviceBytes& at) {
+      return std::vector<AppendRun>{
+          {.page_row = at.device(), .first_token = 62, .first_row = 0, .count = 2},
+          {.page_row = at.device() + format.row_of_pages_bytes(), .first_token = 0, .first_row = 2, .count = 3}};
+    };
+    const DeviceList<AppendRun> here(table_, stream_, runs(pages)), there(table_, stream_, runs(wanted));
+    const CudaRotateAppend at_once = {.q = q.device(),
+                                      .k = k.device(),
+                                      .v = v.device(),
+                                      .table = table.device(),
+                                      .style = c.style,
+                                      .format = format,
+                                      .runs = here.device(),
+                                      .runs_count = 2,
+                                      .rows = 3};
+    expect_fine(table_.rotate_append(stream_, &at_once));
+    for (const View& x : {apart.device(), k.device()}) {
+      const CudaRotate rotate = {.x = x, .table = table.device(), .head_dim = c.head_dim, .style = c.style};
+      expect_fine(table_.rotate(stream_, &rotate));
+    }
+    const CudaAppend append = {
+        .k = k.device(), .v = v.device(), .format = format, .runs = there.device(), .runs_count = 2, .rows = 3};
+    expect_fine(table_.append(stream_, &append));
+    q.download(stream_);
+    apart.download(stream_);
+    pages.download(stream_);
+    wanted.download(stream_);
+    EXPECT_TRUE(same_bits(q, 0, apart, 0, kRows));
+    EXPECT_EQ(std::memcmp(pages.host(), wanted.host(), pages.bytes()), 0);
+  }
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/reference/dequantize.h"
+#include "tests/support/logit_rows.h"
 #include "tests/support/op_bench.h"
 
 namespace spillway {
@@ -206,6 +207,34 @@ TEST_P(OpGridRows, AppendWritesTheRowsAndNothingElse) {
       bench.ops().append(bench.stream(), k.there(), v.there(), format, runs(pages.there()));
       pages.download(bench.stream());
       ASSERT_EQ(std::memcmp(pages.here(), wanted.here(), pages.size()), 0) << head_dim << " x " << kv_heads;
+    }
+  }
+}
+
+TEST_P(OpGridRows, CandidatesAreTheReferences) {
+  SPILLWAY_REQUIRE_OP(candidates);
+  OpBench bench(GetParam());
+  const std::vector<int32_t> penalised = {0, 5, 1099};
+  for (const LogitRow kind : kLogitRows) {
+    for (const Lie& lie : kLies) {
+      for (int64_t rows : {0, 1, 3}) {
+        for (int k : {1, 40, 1000}) {
+          BenchMatrix logits(bench.device(), DType::f32, rows, 1100, lie.offset, lie.gap);
+          BenchMatrix out(bench.device(), DType::f32, rows, candidate_floats(k));
+          BenchMatrix wanted(bench.device(), DType::f32, rows, candidate_floats(k));
+          for (int64_t r = 0; r < rows; r++) fill_logits(kind, static_cast<uint64_t>(r), 1100, logits.row(r));
+          logits.upload(bench.stream());
+          const CandidateChoice choice{.k = k, .penalised = penalised, .penalty = 1.25f};
+          bench.reference([&](Ops& ops, Stream& s) { ops.candidates(s, logits.here(), choice, wanted.here()); });
+          bench.ops().candidates(bench.stream(), logits.there(), choice, out.there());
+          out.download(bench.stream());
+          for (int64_t r = 0; r < rows; r++) {
+            SCOPED_TRACE(testing::Message() << "row " << static_cast<int>(kind) << ", k " << k);
+            expect_same_candidates(out.row(r), wanted.row(r), k);
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
     }
   }
 }

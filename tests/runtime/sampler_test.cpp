@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "kernels/check.h"
+#include "kernels/cpu/candidates.h"
 
 namespace spillway {
 namespace {
@@ -142,6 +143,41 @@ TEST(SamplerTest, DrawIsDocumented) {
     EXPECT_EQ(got, ids[at]);
     EXPECT_EQ(got, twin.sample(logits));
   }
+}
+
+TEST(SamplerTest, WhatADeviceChoosesDrawsTheSameTokens) {
+  std::mt19937_64 random(11);
+  for (const SamplingOptions& o :
+       {SamplingOptions{.temp = 0}, SamplingOptions{.temp = 0, .repeat_penalty = 1.4f, .repeat_last_n = 5},
+        SamplingOptions{.seed = 4}, SamplingOptions{.temp = 1.5f, .top_k = 7, .top_p = 0.6f, .repeat_penalty = 1.2f},
+        SamplingOptions{.temp = 1.0f, .top_k = 75, .top_p = 1, .min_p = 0}}) {
+    constexpr int kVocab = 300;
+    Sampler whole(o, kVocab), chosen(o, kVocab);
+    for (int step = 0; step < 200; ++step) {
+      auto logits = random_logits(random, kVocab, 6);
+      for (int i = step; i < kVocab; i += 3) logits[static_cast<size_t>(i)] = -kInfinity;
+      const int32_t wanted = whole.sample(logits);
+      const auto choice = chosen.choice();
+      ASSERT_TRUE(choice);
+      std::vector<float> row(static_cast<size_t>(candidate_floats(choice->k)));
+      penalise(logits, choice->penalised, choice->penalty);
+      choose_candidates(logits, choice->k, row.data());
+      ASSERT_EQ(chosen.sample_chosen(row), wanted) << "step " << step;
+      whole.accept(wanted);
+      chosen.accept(wanted);
+    }
+  }
+}
+
+TEST(SamplerTest, WholeRowsWhereTheLikeliestDoNotDo) {
+  EXPECT_FALSE(Sampler({.top_k = 0}, 5000).choice());
+  EXPECT_FALSE(Sampler({.top_k = 500}, 1000).choice());
+  EXPECT_FALSE(Sampler({.top_k = kMostCandidates + 1}, 5000).choice());
+  EXPECT_TRUE(Sampler({.temp = 0, .top_k = 0}, 5000).choice());
+  std::vector<float> logits(100, 1.0f), row(static_cast<size_t>(candidate_floats(40)));
+  logits[70] = std::numeric_limits<float>::quiet_NaN();
+  choose_candidates(logits, 40, row.data());
+  EXPECT_FALSE(Sampler({}, 100).sample_chosen(row));
 }
 
 TEST(SamplerTest, SeedsDiffer) {

@@ -22,7 +22,8 @@ enum class OpKind : uint32_t {
   attend_chunk = 64,
   merge = 128,
   swiglu = 256,
-  all = 511,
+  candidates = 512,
+  all = 1023,
 };
 
 struct Backend {

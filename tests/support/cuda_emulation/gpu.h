@@ -127,6 +127,11 @@ inline void store_words(void* address, uint4 value) { store_wide(address, value)
 
 inline float load_f16(uint16_t bits) { return f16_to_f32(bits); }
 
+inline float fast_exp2(float x) {
+  const float value = std::exp2(x);
+  return value < 0x1p-126f ? 0.0f : value;
+}
+
 inline uint4 load_words(const Shared<uint32_t>& words, int word) { return words.read_wide<uint4>(word); }
 
 }  // namespace spillway::emulation

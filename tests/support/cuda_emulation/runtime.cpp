@@ -73,6 +73,7 @@ class Machine {
  public:
   std::recursive_mutex mutex;
   Presence presence = Presence::device;
+  Likeness likeness;
   RandomBits random{1};
   std::vector<std::unique_ptr<FakeStream>> streams;
   std::vector<std::unique_ptr<FakeEvent>> events;
@@ -254,6 +255,7 @@ void restart(uint64_t seed) {
   if (!machine().streams.empty() || !machine().events.empty()) fault("streams or events were never destroyed");
   machine().random = RandomBits(seed);
   machine().presence = Presence::device;
+  machine().likeness = {};
 }
 
 void abandon() {
@@ -264,6 +266,11 @@ void abandon() {
 void set_presence(Presence presence) {
   Lock lock(machine().mutex);
   machine().presence = presence;
+}
+
+void set_likeness(Likeness likeness) {
+  Lock lock(machine().mutex);
+  machine().likeness = likeness;
 }
 
 void check_addressable(const void* data, size_t bytes) {
@@ -310,7 +317,34 @@ cudaError_t cudaGetDeviceCount(int* count) {
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
-  *properties = {.name = "emulated", .major = 7, .minor = 5, .multiProcessorCount = 1, .totalGlobalMem = kDeviceBytes};
+  const Likeness& likeness = machine().likeness;
+  *properties = {.name = "emulated",
+                 .major = likeness.major,
+                 .minor = likeness.minor,
+                 .multiProcessorCount = likeness.multiprocessors,
+                 .totalGlobalMem = kDeviceBytes};
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device != 0) return cudaErrorInvalidDevice;
+  const Likeness& likeness = machine().likeness;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = likeness.multiprocessors;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = likeness.major;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = likeness.minor;
+      return cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
   return cudaSuccess;
 }
 

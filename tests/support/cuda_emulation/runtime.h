@@ -24,6 +24,13 @@ void abandon();
 // Makes the calls that find devices answer as without a driver, or with a driver and no device.
 enum class Presence : uint8_t { device, no_driver, no_device };
 void set_presence(Presence presence);
+// What the device is taken for: kernels are chosen by it. A restart makes it an 8.0 with one multiprocessor.
+struct Likeness {
+  int major = 8;
+  int minor = 0;
+  int multiprocessors = 1;
+};
+void set_likeness(Likeness likeness);
 // A Fault unless [data, data + bytes) lies in one reserved block, of device memory or pinned.
 void check_addressable(const void* data, size_t bytes);
 
@@ -50,6 +57,13 @@ struct cudaDeviceProp {
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+enum cudaDeviceAttr : int {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total);
 
