@@ -34,6 +34,8 @@ class CudaOps final : public Ops {
                        kMostHeadDim, shape.head_dim);
   }
 
+  int few_rows() const override { return kCudaMatvecRows; }
+
   uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
     const int64_t widest = std::max({shape.hidden, shape.q_width(), shape.ffn});
     return kScratchAlignment + kDescriptorBytes +
@@ -66,6 +68,25 @@ class CudaOps final : public Ops {
     enqueue(stream, "norm", table_.norm, arguments);
   }
 
+  void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols));
+    SPILLWAY_CHECK(is_f32(weight, 1, x.cols) && is_f32(bias, 1, x.cols));
+    const CudaLayerNorm arguments = {.x = x, .weight = weight, .bias = bias, .out = out, .eps = eps};
+    enqueue(stream, "layer_norm", table_.layer_norm, arguments);
+  }
+
+  void add(Stream& stream, View x, View y) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && (is_f32(y, x.rows, x.cols) || is_f32(y, 1, x.cols)));
+    const CudaAdd arguments = {.x = x, .y = y};
+    enqueue(stream, "add", table_.add, arguments);
+  }
+
+  void scale(Stream& stream, View x, float factor) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols));
+    const CudaScale arguments = {.x = x, .factor = factor};
+    enqueue(stream, "scale", table_.scale, arguments);
+  }
+
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
     SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
     for (const MatmulPart& part : parts) {
@@ -76,6 +97,7 @@ class CudaOps final : public Ops {
                                   .parts_count = static_cast<int32_t>(parts.size()),
                                   .scratch = product_,
                                   .scratch_bytes = product_bytes_};
+    if (x.rows > few_rows()) return enqueue(stream, "matmul", table_.matmul, arguments);
     enqueue(stream, "matvec", table_.matvec, arguments);
   }
 
@@ -126,6 +148,7 @@ class CudaOps final : public Ops {
     for (const SpanTask& task : tasks) {
       check_span(task.span);
       SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
+      SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
     }
     CudaAttend arguments = {.q = q, .states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0};
     in_pieces(stream, tasks, [&](const SpanTask* there, int32_t count, size_t) {
@@ -171,11 +194,11 @@ class CudaOps final : public Ops {
     });
   }
 
-  void swiglu(Stream& stream, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) &&
-                   is_f32(out, out.rows, out.cols));
-    const CudaSwiglu arguments = {.gate = gate, .up = up, .out = out};
-    enqueue(stream, "swiglu", table_.swiglu, arguments);
+  void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
+    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
+    SPILLWAY_CHECK(up.rows == 0 || is_f32(up, out.rows, out.cols));
+    const CudaActivate arguments = {.kind = kind, .gate = gate, .up = up, .out = out};
+    enqueue(stream, "activate", table_.activate, arguments);
   }
 
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {

@@ -34,8 +34,7 @@ struct Engine::Parts {
   std::unique_ptr<Stream> compute;
   std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane;
   WeightHome home;
-  std::vector<LayerNorms> norms;
-  View output_norm;
+  ModelVectors vectors;
   Workspace workspace;
   std::span<std::byte> host_inputs, host_logits, load_staging;
   std::unique_ptr<KvCache> kv;
@@ -66,8 +65,7 @@ struct Engine::Parts {
     if (plan.spills_kv() || plan.staged) spill_lane = lane("kv spill");
 
     std::byte* activations = device_arena.take("workspace", plan.workspace_bytes).data();
-    Workspace::cut(model.spec.shape, model.spec.token_embedding.dtype, {plan.chunk, plan.logit_rows, plan.context},
-                   device.ops(), activations, &workspace);
+    Workspace::cut(model.spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
     device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
     Arena& inputs = device.host_addressable() ? device_arena : host_arena;
     host_inputs = inputs.take("host inputs", plan.host_input_bytes);
@@ -123,7 +121,7 @@ Engine::Engine(const Model& model, const Options& options, Plan plan, Device& de
   p.host_arena.freeze();
   p.pass =
       std::make_unique<Pass>(PassParts{model_.spec, model_.checkpoint, device.ops(), *p.compute, p.home, *p.weight_feed,
-                                       *p.kv, *p.kv_feed, p.workspace, p.norms, p.output_norm, p.host_inputs});
+                                       *p.kv, *p.kv_feed, p.workspace, p.vectors, plan_.context, p.host_inputs});
 }
 
 Engine::~Engine() = default;
@@ -144,19 +142,11 @@ void Engine::load_weights(const OnProgress& progress) {
     done += p.home.units[i].bytes;
     if (progress) progress(done, total);
   }
-  const std::span<std::byte> small = p.device_arena.take("norms", plan_.small_bytes);
-  uint64_t used = 0;
-  const auto vector = [&](const TensorInfo& tensor) {
-    std::byte* at = small.data() + used;
-    loader.load(tensor.extent, tensor.extent.bytes, Tier::device, at);
-    used += tensor.extent.bytes;
-    return View::dense(at, tensor.dtype, 1, tensor.cols);
-  };
-  for (const LayerTensors& layer : model_.spec.layers) {
-    const View attn = vector(layer.attn_norm);
-    p.norms.push_back({attn, vector(layer.ffn_norm)});
-  }
-  p.output_norm = vector(model_.spec.output_norm);
+  std::vector<std::byte> vectors(plan_.small_bytes);
+  ModelVectors::read(model_.spec, model_.checkpoint, vectors);
+  std::byte* place = p.device_arena.take("norms and biases", plan_.small_bytes).data();
+  loader.put(vectors, place);
+  p.vectors = ModelVectors::cut(model_.spec, place);
   loader.finish();
 }
 

@@ -13,14 +13,10 @@
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
 #include "runtime/rotation.h"
+#include "runtime/vectors.h"
 #include "runtime/workspace.h"
 
 namespace spillway {
-
-// f32 vectors that always lie on the device.
-struct LayerNorms {
-  View attn, ffn;  // [1 x hidden]
-};
 
 struct PassParts {
   const ModelSpec& spec;
@@ -32,8 +28,8 @@ struct PassParts {
   KvCache& kv;
   KvFeed& kv_feed;
   const Workspace& workspace;
-  const std::vector<LayerNorms>& norms;
-  View output_norm;
+  const ModelVectors& vectors;
+  int context;                       // positions planned for
   std::span<std::byte> host_inputs;  // two halves, filled in turn
 };
 
@@ -69,7 +65,12 @@ class Pass {
 
  private:
   void load_inputs(const PassInput& input, int first_position);
+  void copy_angles(int first_position, int rows, std::byte* host);
   void block(int layer, const PassInput& input, int first_position);
+  void norm(View x, View weight, View bias, View out);
+  void add_bias(View x, View bias);
+  void norm_heads(View x, View weight);
+  void contribute(Stage stage, int layer, View x, View bias, View post_norm);
   void append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
@@ -81,8 +82,8 @@ class Pass {
   PassParts p_;
   Trace::Track track_;  // of what the host enqueues
   std::vector<const char*> layer_names_;
-  Rotation rotation_;
-  View x_, h_, q_, k_, v_, attn_, gate_, up_, rope_;  // of this pass's rows
+  std::vector<Rotation> rotations_;
+  View x_, h_, q_, k_, v_, attn_, gate_, up_;  // of this pass's rows
   uint32_t next_unit_ = 0;
   int half_ = 0;
   Event half_free_[2];

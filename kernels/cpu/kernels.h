@@ -96,6 +96,7 @@ struct AttentionTile {
   int heads;  // consecutive query heads; rows * heads <= kTileQueries
   int rows;
   int first_position;  // of row 0; a row sees positions up to its own
+  int window;          // and so many of them; 0: all
   const float* q;
   uint64_t q_stride;  // bytes from row to row
   float scale;
@@ -132,7 +133,11 @@ struct CpuKernels {
   void (*merge)(const float* states, uint64_t stride, int count, int head_dim, float* out);
 
   void (*norm)(const float* x, const float* weight, float eps, int64_t k, float* out);
-  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t k, float* out);
+  void (*add)(float* x, const float* y, int64_t n);
+  void (*scale)(float* x, float factor, int64_t n);
+  // up may be null.
+  void (*activate)(Activation, const float* gate, const float* up, int64_t n, float* out);
   // All heads of one row.
   void (*rotate)(float* x, int heads, int head_dim, RotationStyle style, const float* table, int pairs);
   void (*to_f16)(const float* x, int64_t n, std::byte* out);

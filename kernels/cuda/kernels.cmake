@@ -1,5 +1,6 @@
 # The CUDA module's sources that the tests' emulation compiles too (tests/support/cuda_emulation).
 set(cuda_kernels
+  activate
   append
   attend_chunk
   attend_chunk_plain
@@ -8,6 +9,7 @@ set(cuda_kernels
   candidates
   dequantize
   gather
+  layer_norm
   matmul
   matmul_half
   matmul_quantized
@@ -22,6 +24,6 @@ set(cuda_kernels
   quantize
   rotate
   rotate_append
-  swiglu)
+  rows)
 list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 list(TRANSFORM cuda_kernels APPEND .cu)

@@ -17,7 +17,10 @@ cudaError_t launch_rotate_append(cudaStream_t stream, const CudaRotateAppend& ar
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
 cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& arguments);
 cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& arguments);
-cudaError_t launch_swiglu(cudaStream_t stream, const CudaSwiglu& arguments);
+cudaError_t launch_layer_norm(cudaStream_t stream, const CudaLayerNorm& arguments);
+cudaError_t launch_add(cudaStream_t stream, const CudaAdd& arguments);
+cudaError_t launch_scale(cudaStream_t stream, const CudaScale& arguments);
+cudaError_t launch_activate(cudaStream_t stream, const CudaActivate& arguments);
 cudaError_t launch_candidates(cudaStream_t stream, const CudaCandidates& arguments);
 cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
 

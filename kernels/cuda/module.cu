@@ -160,8 +160,17 @@ CudaProblem attend_chunk(CudaStream stream, const CudaAttendChunk* arguments) {
 CudaProblem merge(CudaStream stream, const CudaMerge* arguments) {
   return problem_of(launch_merge(stream_of(stream), *arguments));
 }
-CudaProblem swiglu(CudaStream stream, const CudaSwiglu* arguments) {
-  return problem_of(launch_swiglu(stream_of(stream), *arguments));
+CudaProblem layer_norm(CudaStream stream, const CudaLayerNorm* arguments) {
+  return problem_of(launch_layer_norm(stream_of(stream), *arguments));
+}
+CudaProblem add(CudaStream stream, const CudaAdd* arguments) {
+  return problem_of(launch_add(stream_of(stream), *arguments));
+}
+CudaProblem scale(CudaStream stream, const CudaScale* arguments) {
+  return problem_of(launch_scale(stream_of(stream), *arguments));
+}
+CudaProblem activate(CudaStream stream, const CudaActivate* arguments) {
+  return problem_of(launch_activate(stream_of(stream), *arguments));
 }
 CudaProblem candidates(CudaStream stream, const CudaCandidates* arguments) {
   return problem_of(launch_candidates(stream_of(stream), *arguments));
@@ -215,7 +224,10 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .attend = attend,
                                           .attend_chunk = attend_chunk,
                                           .merge = merge,
-                                          .swiglu = swiglu,
+                                          .layer_norm = layer_norm,
+                                          .add = add,
+                                          .scale = scale,
+                                          .activate = activate,
                                           .candidates = candidates,
                                           .gather = gather};
   return &table;

@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 6;
+inline constexpr uint32_t kCudaTableVersion = 7;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -117,8 +117,24 @@ struct CudaMerge {
   View out;  // [m x heads * head_dim] f32
 };
 
-struct CudaSwiglu {
-  View gate, up;  // [m x n] f32
+// Shapes and aliasing as in kernels/ops.h.
+struct CudaLayerNorm {
+  View x, weight, bias, out;
+  float eps;
+};
+
+struct CudaAdd {
+  View x, y;
+};
+
+struct CudaScale {
+  View x;
+  float factor;
+};
+
+struct CudaActivate {
+  Activation kind;
+  View gate, up;  // [m x n] f32; up may have no rows
   View out;       // [m x n] f32; may be gate or up
 };
 
@@ -206,7 +222,10 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
   spillway::CudaProblem (*attend_chunk)(spillway::CudaStream stream, const spillway::CudaAttendChunk* arguments);
   spillway::CudaProblem (*merge)(spillway::CudaStream stream, const spillway::CudaMerge* arguments);
-  spillway::CudaProblem (*swiglu)(spillway::CudaStream stream, const spillway::CudaSwiglu* arguments);
+  spillway::CudaProblem (*layer_norm)(spillway::CudaStream stream, const spillway::CudaLayerNorm* arguments);
+  spillway::CudaProblem (*add)(spillway::CudaStream stream, const spillway::CudaAdd* arguments);
+  spillway::CudaProblem (*scale)(spillway::CudaStream stream, const spillway::CudaScale* arguments);
+  spillway::CudaProblem (*activate)(spillway::CudaStream stream, const spillway::CudaActivate* arguments);
   spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
   spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };

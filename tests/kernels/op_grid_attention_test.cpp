@@ -164,6 +164,62 @@ TEST_P(OpGridAttention, AttendMatchesTheReference) {
   }
 }
 
+TEST_P(OpGridAttention, AttendWithinAWindow) {
+  SPILLWAY_REQUIRE_OP(attend);
+  for (const Shape& s : {Shape{3, 3, 64}, Shape{1, 2, 128}}) {
+    const AttendShape shape = attend_shape(s);
+    OpBench bench(GetParam(), model_shape(s));
+    Kv kv(bench, shape.format, 500);
+    BenchMatrix q(bench.device(), DType::f32, 1, query_width(shape));
+    q.fill(5);
+    q.upload(bench.stream());
+    const KvSpan here = kv.spans(false, 500).front(), there = kv.spans(true, 500).front();
+    for (int first : {0, 1, 63, 64, 100, 128, 499, 500}) {
+      BenchMatrix states(bench.device(), DType::f32, 1, states_width(shape));
+      BenchMatrix wanted(bench.device(), DType::f32, 1, states_width(shape));
+      const SpanTask task{there, 0, 0, first}, reference_task{here, 0, 0, first};
+      bench.reference([&](Ops& ops, Stream& stream) {
+        ops.attend(stream, q.here(), shape, {&reference_task, 1}, wanted.here());
+      });
+      bench.ops().attend(bench.stream(), q.there(), shape, {&task, 1}, states.there());
+      states.download(bench.stream());
+      expect_states(shape, states.row(0), wanted.row(0), 500 - first, "from token " + std::to_string(first));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(OpGridAttention, AttendChunkWithinAWindow) {
+  SPILLWAY_REQUIRE_OP(attend_chunk);
+  for (const Shape& s : {Shape{3, 3, 64}, Shape{2, 1, 80}, Shape{1, 2, 128}}) {
+    AttendShape shape = attend_shape(s);
+    OpBench bench(GetParam(), model_shape(s));
+    const int first = 560, rows = 90, tokens = first + rows;  // the second span's start is within the rows' windows
+    Kv kv(bench, shape.format, tokens);
+    BenchMatrix q(bench.device(), DType::f32, rows, query_width(shape));
+    q.fill(6);
+    q.upload(bench.stream());
+    for (int window : {1, 20, 64, 65, 200, 700}) {
+      shape.window = window;
+      BenchMatrix states(bench.device(), DType::f32, rows, states_width(shape));
+      BenchMatrix wanted(bench.device(), DType::f32, rows, states_width(shape));
+      bench.reference([&](Ops& ops, Stream& stream) {
+        ops.attend_chunk(stream, q.here(), first, shape, kv.spans(false, tokens), wanted.here(), true);
+      });
+      const auto spans = kv.spans(true, tokens);
+      for (size_t i = 0; i < spans.size(); i++) {
+        bench.ops().attend_chunk(bench.stream(), q.there(), first, shape, {&spans[i], 1}, states.there(), i == 0);
+      }
+      states.download(bench.stream());
+      for (int r = 0; r < rows; r++) {
+        expect_states(shape, states.row(r), wanted.row(r), std::min(window, tokens),
+                      "window of " + std::to_string(window) + ", row " + std::to_string(r));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(OpGridAttention, AttendChunkMatchesTheReference) {
   SPILLWAY_REQUIRE_OP(attend_chunk);
   struct Chunk {

@@ -30,7 +30,7 @@ class Layer {
     BenchMatrix turned(bench_.device(), DType::f32, kRows, kWidth);
     turned.fill(5);
     turned.upload(bench_.stream());
-    bench_.ops().swiglu(bench_.stream(), x.there(), normed.there(), turned.there());
+    bench_.ops().activate(bench_.stream(), Activation::silu, x.there(), normed.there(), turned.there());
     keep(turned);
     attention(normed);
     return std::move(all_);

@@ -158,7 +158,7 @@ TEST_F(Reference, RotatesPairsOfBothStyles) {
 TEST_F(Reference, SwigluGatesBySilu) {
   const Matrix gate = random(DType::f32, 3, 5, 4.0f), up = random(DType::f32, 3, 5);
   Matrix out(DType::f32, 3, 5);
-  ops_.swiglu(*stream_, gate.view, up.view, out.view);
+  ops_.activate(*stream_, Activation::silu, gate.view, up.view, out.view);
   finish();
   for (int r = 0; r < 3; r++) {
     for (int i = 0; i < 5; i++) {

@@ -21,9 +21,12 @@ enum class OpKind : uint32_t {
   attend = 32,
   attend_chunk = 64,
   merge = 128,
-  swiglu = 256,
+  activate = 256,
   candidates = 512,
-  all = 1023,
+  layer_norm = 1024,
+  add = 2048,
+  scale = 4096,
+  all = 8191,
 };
 
 struct Backend {
