@@ -228,6 +228,7 @@ cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const MatvecSh
   const MatvecWeights weights = gather_parts(a, Half::Elements::kType, Tile::kRows);
   if (weights.count == 0) return cudaSuccess;
   if (Half::kScaled) {
+    SPILLWAY_CHECK(a.scratch_bytes >= shape.rows_of_x * sizeof(float));
     const dim3 grid(static_cast<uint32_t>(ceil_div(shape.rows_of_x, kScaleWarps)));
     const cudaError_t error = launch(scale_rows, grid, dim3(kScaleWarps * kWarpLanes), 0, stream, shape.x,
                                      shape.rows_of_x, reinterpret_cast<float*>(shape.scratch));

@@ -18,7 +18,7 @@ constexpr int kProductsOfRound = 2;
 // What is called of cublas_api.h, which a machine that only runs the module need not have. All functions return a
 // status, 0 where they succeed.
 constexpr int kTransposed = 1, kPlain = 0;           // cublasOperation_t
-constexpr int kF16 = 2, kF32 = 0;                    // cudaDataType
+constexpr int kF16 = 2;                              // cudaDataType
 constexpr int kComputeF32 = 68, kAnyAlgorithm = -1;  // cublasComputeType_t, cublasGemmAlgo_t
 struct Cublas {
   int (*create)(void** handle);
