@@ -1,6 +1,7 @@
 // Prints what runtime/machine measures of this machine, as JSON. Nothing is read from or kept in the cache.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "perf/tool.h"
@@ -11,7 +12,7 @@ namespace {
 
 int run(int argc, char** argv) {
   MachineOptions options;
-  options.types = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
+  options.types.assign(std::begin(kWeightTypes), std::end(kWeightTypes));
   std::string device_name = "cpu";
   uint64_t most_mib = options.most_bytes >> 20;
   CLI::App app("Measured limits of this machine, as JSON");

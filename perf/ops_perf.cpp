@@ -24,6 +24,7 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/team.h"
 #include "perf/tool.h"
+#include "tests/support/random_blocks.h"
 
 namespace spillway {
 namespace {
@@ -139,18 +140,20 @@ class Bench {
 
   void run(const std::string& filter) {
     const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
-    constexpr DType kTypes[] = {DType::q4_0, DType::q4_1, DType::q8_0, DType::f16, DType::bf16, DType::f32};
     std::vector<std::pair<int64_t, int64_t>> shapes = {
-        {4096, 4096}, {11008, 4096}, {4096, 11008}, {576, 576}, {1536, 576}};
+        {4096, 4096}, {11008, 4096}, {4096, 11008}, {576, 576}, {1536, 576}, {1536, 768}};
     if (gpu_) shapes.insert(shapes.begin(), {{128256, 4096}, {32000, 4096}});
-    for (DType type : kTypes) {
-      if (!wanted(fmt::format("matmul {}", info(type).name))) continue;
+    for (DType type : kWeightTypes) {
+      if (!wanted(fmt::format("matmul {} ", info(type).name))) continue;
       fill_weights(type);
       for (const auto& [n, k] : shapes) {
+        if (k % info(type).block_elements != 0) continue;
         matmul_decode(type, 1, n, k);
         if (k == 4096 && n == 4096) matmul_decode(type, 4, n, k);
       }
-      for (const auto& [n, k] : shapes) matmul_prefill(type, n, k);
+      for (const auto& [n, k] : shapes) {
+        if (k % info(type).block_elements == 0) matmul_prefill(type, n, k);
+      }
     }
     if (wanted("attend")) attention();
   }
@@ -213,23 +216,9 @@ class Bench {
 
   // A pattern of valid elements, repeated: subnormal or infinite ones would cost other time.
   void fill_weights(DType type) {
-    std::mt19937 random(7);
-    std::normal_distribution<float> normal(0.0f, 0.02f);
     const int64_t elements = 1 << 20;
     std::vector<std::byte> pattern(row_bytes(type, elements));
-    for (int64_t i = 0; i < elements; i += 32) {
-      float values[32];
-      for (float& v : values) v = normal(random);
-      std::byte* out = pattern.data() + row_bytes(type, i);
-      for (int j = 0; j < 32; j++) {
-        const uint16_t half = type == DType::bf16 ? f32_to_bf16(values[j]) : f32_to_f16(values[j]);
-        if (info(type).block_bytes == 2) std::memcpy(out + 2 * j, &half, 2);
-      }
-      if (type == DType::f32) std::memcpy(out, values, sizeof values);
-      if (type == DType::q8_0) quantize_block(values, reinterpret_cast<BlockQ8_0*>(out));
-      if (type == DType::q4_0) quantize_block(values, reinterpret_cast<BlockQ4_0*>(out));
-      if (type == DType::q4_1) quantize_block(values, reinterpret_cast<BlockQ4_1*>(out));
-    }
+    fill_random_row(RandomBits(7), type, elements, 0.02, pattern.data());
     fill_pool(pattern);
   }
 

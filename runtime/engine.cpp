@@ -169,12 +169,12 @@ void Engine::close_sequence(SequenceId sequence) {
   parts_->kv->close(sequence, parts_->compute->record());
 }
 
-void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows,
+void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
                      const OnRow& on_row, const OnProgress& progress) {
   const int total = static_cast<int>(tokens.size());
   const auto end_of = [&](int begin) { return std::min(begin + plan_.chunk, total); };
   const auto rows_wanted = [&](int begin) {
-    return std::clamp(end_of(begin) - (total - logit_rows), 0, end_of(begin) - begin);
+    return std::clamp(end_of(begin) - (total - rows.count), 0, end_of(begin) - begin);
   };
   for (int begin = 0; begin < total; begin = end_of(begin)) {
     const int end = end_of(begin);
@@ -182,14 +182,15 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int l
                           .tokens = tokens.subspan(begin, end - begin),
                           .decode = false,
                           .logit_rows = rows_wanted(begin),
+                          .choice = rows.choice,
                           .next_logit_rows = end < total      ? rows_wanted(end)
                                              : decode_follows ? 1
                                                               : PassInput::kNoPass};
     run(input, [&](int first, View logits) {
-      const View rows = on_host(logits);
+      const View here = on_host(logits);
       end_step();
-      for (int row = 0; row < rows.rows; ++row) {
-        on_row(begin + first + row, {rows.f32(row), static_cast<size_t>(rows.cols)});
+      for (int row = 0; row < here.rows; ++row) {
+        on_row(begin + first + row, {here.f32(row), static_cast<size_t>(here.cols)});
       }
     });
     if (progress) {
@@ -200,16 +201,25 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int l
   end_step();
 }
 
-std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another) {
+std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice) {
   std::span<const float> row;
   const PassInput input{.sequence = sequence,
                         .tokens = {&token, 1},
                         .decode = true,
                         .logit_rows = 1,
+                        .choice = choice,
                         .next_logit_rows = another ? 1 : PassInput::kNoPass};
   run(input, [&](int, View logits) { row = {on_host(logits).f32(), static_cast<size_t>(logits.cols)}; });
   end_step();
   return row;
+}
+
+bool Engine::should_choose() const { return !parts_->device.host_addressable(); }
+
+std::span<const float> Engine::last_logits() {
+  const View row = on_host(parts_->workspace.logits.slice_rows(0, 1));
+  end_step();
+  return {row.f32(), static_cast<size_t>(row.cols)};
 }
 
 void Engine::run(const PassInput& input, const Pass::OnLogits& on_logits) {

@@ -51,7 +51,7 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].attn, shape.norm_eps, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
-  rotate_append(layer, input, rows);
+  append(layer, input, rows);
   attend(layer, input, first_position, rows);
   project(Stage::attn_out, layer, attn_, {x_}, true);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].ffn, shape.norm_eps, h_);
@@ -94,7 +94,8 @@ void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
   }
 }
 
-void Pass::rotate_append(int layer, const PassInput& input, int rows) {
+// Turns q and k to their positions; k and v go into the cache.
+void Pass::append(int layer, const PassInput& input, int rows) {
   const TraceRange range(track_, "append");
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
@@ -172,8 +173,17 @@ void Pass::head(const PassInput& input, int rows, const OnLogits& on_logits) {
     next_unit_ = head_unit;
     p_.ops.norm(p_.compute, x_.slice_rows(row, count), p_.output_norm, p_.spec.shape.norm_eps, h);
     project(Stage::head, 0, h, {logits}, false);
-    on_logits(row, logits);
+    on_logits(row, input.choice == nullptr ? logits : chosen(logits, *input.choice));
   }
+}
+
+View Pass::chosen(View logits, const RowChoice& choice) {
+  const View& room = p_.workspace.chosen;
+  const int floats = candidate_floats(choice.candidates.k);
+  SPILLWAY_CHECK(logits.rows <= room.rows && floats <= room.cols);
+  const View out = View::dense(room.data, DType::f32, logits.rows, floats);
+  p_.ops.candidates(p_.compute, logits.slice_cols(0, choice.vocab), choice.candidates, out);
+  return out;
 }
 
 }  // namespace spillway

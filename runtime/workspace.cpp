@@ -29,6 +29,7 @@ uint64_t Workspace::cut(const ModelShape& shape, DType embedding, const Workspac
   w.rope = matrix(DType::f32, size.chunk, shape.rope_dims);
   w.rows = matrix(embedding, size.chunk, shape.hidden);
   w.logits = matrix(DType::f32, size.logit_rows, shape.vocab);
+  w.chosen = matrix(DType::f32, size.logit_rows, candidate_floats(std::min(kMostCandidates, shape.vocab / 4)));
   w.scratch_bytes = ops.scratch_bytes(shape, size.chunk);
   w.scratch = take(w.scratch_bytes);
   if (out != nullptr) *out = w;

@@ -27,6 +27,7 @@ struct Workspace {
   View rope;      // [chunk x rope_dims] cos and sin
   View rows;      // [chunk x hidden] embedding rows in the file's type
   View logits;    // [logit_rows x vocab]
+  View chosen;    // [logit_rows x candidate_floats(most)]
   std::byte* scratch = nullptr;
   uint64_t scratch_bytes = 0;
 

@@ -8,6 +8,7 @@
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/super_blocks.h"
 
 namespace spillway {
 namespace {
@@ -80,10 +81,8 @@ class CpuOps final : public Ops {
   void dequantize(Stream& stream, View rows, View out) override {
     SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
     SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
-    enqueue(stream, "dequantize", [=, this] {
-      each_row(rows.rows, rows.cols,
-               [&](int64_t i) { kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i)); });
-    });
+    enqueue(stream, "dequantize",
+            [=, this] { each_row(rows.rows, rows.cols, [&](int64_t i) { dequantize_row(rows, i, out.f32(i)); }); });
   }
 
   void norm(Stream& stream, View x, View weight, float eps, View out) override {
@@ -235,6 +234,16 @@ class CpuOps final : public Ops {
   template <typename Work>
   static void enqueue(Stream& stream, const char* op, Work&& work) {
     static_cast<CpuStream&>(stream).enqueue(std::forward<Work>(work), op);
+  }
+
+  // Rows of blocks without wide instructions: the few rows of an embedding are soon done.
+  void dequantize_row(const View& rows, int64_t i, float* out) const {
+    if (!is_quantised(rows.dtype)) return kernels_.widen(rows.dtype, rows.row(i), rows.cols, out);
+    with_block_type(rows.dtype, [&]<typename Block>(Block) {
+      const auto* blocks = reinterpret_cast<const Block*>(rows.row(i));
+      for (int64_t b = 0; b < rows.cols / Block::kElements; b++)
+        dequantize_block(blocks[b], out + b * Block::kElements);
+    });
   }
 
   static uint64_t worker_bytes(int64_t k, int head_dim) {

@@ -116,45 +116,15 @@ void float_row(const std::byte* row, int64_t k, float* out) {
   if (i < k) store_f32_part(out + i, load_lanes_part<kType>(row, i, lanes_left(k - i)), lanes_left(k - i));
 }
 
-// One block of 32 at `block`; codes as floats times d (plus m).
-inline void dequantize_one(DType type, const std::byte* block, float* out) {
-  uint16_t halves[2];
-  __builtin_memcpy(halves, block, sizeof halves);
-  const float d = half_to_float(halves[0]);
-  if (type == DType::q8_0) {
-    int8_t codes[32];
-    __builtin_memcpy(codes, block + 2, sizeof codes);
-    for (int i = 0; i < 32; i++) out[i] = d * static_cast<float>(codes[i]);
-    return;
-  }
-  const bool affine = type == DType::q4_1;
-  const int offset = affine ? 0 : 8;
-  const float m = affine ? half_to_float(halves[1]) : 0.0f;
-  uint8_t bytes[16];
-  __builtin_memcpy(bytes, block + (affine ? 4 : 2), sizeof bytes);
-  for (int i = 0; i < 16; i++) {
-    const float low = d * static_cast<float>((bytes[i] & 15) - offset);
-    const float high = d * static_cast<float>((bytes[i] >> 4) - offset);
-    out[i] = affine ? low + m : low;
-    out[i + 16] = affine ? high + m : high;
-  }
-}
-
-inline int quantised_bytes(DType type) { return type == DType::q8_0 ? 34 : type == DType::q4_0 ? 18 : 20; }
-
-void dequantize(DType type, const std::byte* row, int64_t k, float* out) {
+void widen(DType type, const std::byte* row, int64_t k, float* out) {
   switch (type) {
     case DType::f32:
       return float_row<DType::f32>(row, k, out);
     case DType::f16:
       return float_row<DType::f16>(row, k, out);
-    case DType::bf16:
-      return float_row<DType::bf16>(row, k, out);
     default:
-      break;
+      return float_row<DType::bf16>(row, k, out);
   }
-  const int bytes = quantised_bytes(type);
-  for (int64_t b = 0; b < k / 32; b++) dequantize_one(type, row + b * bytes, out + 32 * b);
 }
 
 }  // namespace

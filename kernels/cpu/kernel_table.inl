@@ -17,7 +17,7 @@ constexpr CpuKernels kKernels = {
     .swiglu = swiglu,
     .rotate = rotate,
     .to_f16 = to_f16,
-    .dequantize = dequantize,
+    .widen = widen,
 };
 
 }  // namespace

@@ -142,6 +142,9 @@ CudaProblem rotate(CudaStream stream, const CudaRotate* arguments) {
 CudaProblem matvec(CudaStream stream, const CudaMatvec* arguments) {
   return problem_of(launch_matvec(stream_of(stream), *arguments));
 }
+CudaProblem matmul(CudaStream stream, const CudaMatmul* arguments) {
+  return problem_of(launch_matmul(stream_of(stream), *arguments));
+}
 CudaProblem append(CudaStream stream, const CudaAppend* arguments) {
   return problem_of(launch_append(stream_of(stream), *arguments));
 }
@@ -201,10 +204,12 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .push_range = push_range,
                                           .pop_range = pop_range,
                                           .name_stream = name_stream,
+                                          .product_speed = product_speed,
                                           .dequantize = dequantize,
                                           .norm = norm,
                                           .rotate = rotate,
                                           .matvec = matvec,
+                                          .matmul = matmul,
                                           .append = append,
                                           .rotate_append = rotate_append,
                                           .attend = attend,

@@ -55,9 +55,16 @@ struct CudaMatvec {
   uint64_t scratch_bytes;
 };
 
-// Codes of x, then for each block of 32 its scale and the sum of its codes.
+// The same for any number of rows, on tensor cores: what a large batch or the chunk of a prefill wants. A row's result
+// depends neither on the number of rows, nor on the parts, nor on which rows of a matrix are there; but it is added up
+// in another order than by `matvec`, except where the weight is F32.
+using CudaMatmul = CudaMatvec;
+inline constexpr int kCudaMatvecRows = 8;  // up to so many rows of x `matvec` reads the weight once, and is faster
+
+// Codes of x, then for each block of 32 its scale and the sum of its codes; or a scale for each row.
 constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
-  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(cols) / 32 * (32 + 8);
+  const int64_t row = cols / 32 * (32 + 8);
+  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(row > 4 ? row : 4);
 }
 
 // Formats and pages as for CudaAttend.
@@ -183,11 +190,17 @@ struct SpillwayCudaTable {
   void (*pop_range)();
   void (*name_stream)(spillway::CudaStream stream, const char* name);
 
+  // Operations a second of the product of two matrices [size x size] of F16 by cuBLAS, with sums in F32, the median of
+  // several: the limit that products stand beside. Waits for the device, and takes its memory from outside of any arena
+  // (three matrices and cuBLAS's own) until it returns. A sentence where cuBLAS is not installed.
+  spillway::CudaProblem (*product_speed)(int32_t size, double* flops);
+
   // Operations.
   spillway::CudaProblem (*dequantize)(spillway::CudaStream stream, const spillway::CudaDequantize* arguments);
   spillway::CudaProblem (*norm)(spillway::CudaStream stream, const spillway::CudaNorm* arguments);
   spillway::CudaProblem (*rotate)(spillway::CudaStream stream, const spillway::CudaRotate* arguments);
   spillway::CudaProblem (*matvec)(spillway::CudaStream stream, const spillway::CudaMatvec* arguments);
+  spillway::CudaProblem (*matmul)(spillway::CudaStream stream, const spillway::CudaMatmul* arguments);
   spillway::CudaProblem (*append)(spillway::CudaStream stream, const spillway::CudaAppend* arguments);
   spillway::CudaProblem (*rotate_append)(spillway::CudaStream stream, const spillway::CudaRotateAppend* arguments);
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);

@@ -57,6 +57,10 @@ def limits(record, context):
             else ["--mib", 2048, "--depth", 16]
         )
         record.run("disk", [disk, *some, model], limit=120, read=measured(context, records.read_json))
+    products = need(record, context, "product_perf")
+    if products:
+        few = ["--side", 32, "--divide", 32, "--passes", 1] if context.emulated else []
+        record.run("products", [products, *few], limit=90, read=measured(context, records.read_json))
     if context.emulated:
         record.note("matrix product", "skipped", "there is no GPU")
         return

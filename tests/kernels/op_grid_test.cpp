@@ -24,8 +24,8 @@ constexpr Lie kLies[] = {{0, 0}, {4, 0}, {12, 20}};
 TEST_P(OpGridRows, DequantizeIsExact) {
   SPILLWAY_REQUIRE_OP(dequantize);
   OpBench bench(GetParam());
-  for (DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1}) {
-    for (int64_t cols : {1, 15, 31, 32, 96, 1000, 1056}) {
+  for (DType type : kWeightTypes) {
+    for (int64_t cols : {1, 15, 31, 32, 96, 256, 1000, 1056, 1280}) {
       if (cols % info(type).block_elements != 0) continue;
       for (const Lie& lie : kLies) {
         for (int64_t rows : {0, 1, 3, 40}) {

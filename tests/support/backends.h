@@ -38,6 +38,8 @@ struct Backend {
   bool decodes_as_prefill = true;
   // What a query does not see is left out; else it weighs nothing, and what is no number shows all the same.
   bool leaves_out_the_unseen = true;
+  // Prefill attention rounds queries and weights to halves.
+  bool attends_in_halves = false;
   bool emulated = false;  // slow: fewer cases of the large sizes
 
   bool has(OpKind op) const { return (ops & static_cast<uint32_t>(op)) != 0; }
