@@ -105,6 +105,10 @@ void settle_output(Checkpoint& checkpoint, const std::string& config) {
 Checkpoint open_hf_directory(const std::string& directory) {
   Checkpoint checkpoint;
   const std::string config = directory + "/config.json";
+  if (!std::filesystem::exists(config)) {
+    throw Error(ErrorKind::model,
+                fmt::format("{}: a folder without config.json, so no Hugging Face model directory", directory));
+  }
   checkpoint.meta = read_hf_config(read_text(config), config);
   open_weights(directory, checkpoint);
   rename_tensors(checkpoint, checkpoint.text("general.architecture"));

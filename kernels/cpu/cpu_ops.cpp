@@ -179,8 +179,9 @@ class CpuOps final : public Ops {
                                           states.slice_rows(task.slot, 1), worker_floats(worker, shape));
         tile.spans = &task.span;
         tile.span_count = 1;
-        tile.first_position = task.span.first_position + task.span.tokens - 1;
-        tile.window = task.first_token > 0 ? task.span.tokens - task.first_token : 0;
+        const int seen = task.span.tokens - task.first_token;
+        tile.first_position = task.span.first_position + (seen > 0 ? task.span.tokens : 0) - 1;
+        tile.window = task.first_token > 0 ? seen : 0;
         kernels_.attend(tile);
       });
     });
