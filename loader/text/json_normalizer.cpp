@@ -47,30 +47,32 @@ void JsonNormalizer::add(const JsonFields& step, int depth) {
     if (depth == kDeepest) step.refuse("sequences are nested too deep");
     for (const JsonFields& inner : step.list("normalizers")) add(inner, depth + 1);
   } else if (const auto form = forms.find(type); form != forms.end()) {
-    steps_.emplace_back([chosen = form->second](const std::string& text) { return normalized(text, chosen); });
+    steps_.push_back({[chosen = form->second](const std::string& text) { return normalized(text, chosen); }});
   } else if (type == "Prepend") {
-    steps_.emplace_back(
-        [prefix = step.text("prepend", "")](std::string text) { return text.empty() ? text : prefix + text; });
+    steps_.push_back(
+        {[prefix = step.text("prepend", "")](std::string text) { return text.empty() ? text : prefix + text; }, true});
   } else if (type == "Replace") {
-    steps_.emplace_back([pattern = read_pattern(step), content = step.text("content", "")](const std::string& text) {
+    steps_.push_back({[pattern = read_pattern(step), content = step.text("content", "")](const std::string& text) {
       return replace_all(pattern, content, text);
-    });
+    }});
   } else if (type == "Lowercase") {
-    steps_.emplace_back([](const std::string& text) { return lowercase(text); });
+    steps_.push_back({[](const std::string& text) { return lowercase(text); }});
   } else if (type == "Strip") {
     const bool left = step.flag("strip_left", true), right = step.flag("strip_right", true);
-    steps_.emplace_back([left, right](const std::string& text) {
+    steps_.push_back({[left, right](const std::string& text) {
       std::string_view rest = text;
       if (left) rest.remove_prefix(white_begin(rest));
       return std::string(right ? without_white_end(rest) : rest);
-    });
+    }});
   } else {
     step.refuse_type(kKnown);
   }
 }
 
-std::string JsonNormalizer::apply(std::string text) const {
-  for (const auto& step : steps_) text = step(std::move(text));
+std::string JsonNormalizer::apply(std::string text, bool continues) const {
+  for (const Step& step : steps_) {
+    if (!(continues && step.prepends)) text = step.run(std::move(text));
+  }
   return text;
 }
 

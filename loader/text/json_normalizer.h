@@ -14,13 +14,17 @@ class JsonNormalizer {
   // `object`: null for none. Error(model) begins with `where` and names an unknown step with the list of known ones.
   JsonNormalizer(const nlohmann::json& object, const std::string& where);
 
-  // Of well-formed UTF-8.
-  std::string apply(std::string text) const;
+  // Of well-formed UTF-8. continues: it follows bytes of the same text that are no UTF-8, so nothing is put before it.
+  std::string apply(std::string text, bool continues = false) const;
 
  private:
   void add(const JsonFields& step, int depth);
 
-  std::vector<std::function<std::string(std::string)>> steps_;
+  struct Step {
+    std::function<std::string(std::string)> run;
+    bool prepends = false;
+  };
+  std::vector<Step> steps_;
 };
 
 }  // namespace spillway

@@ -171,7 +171,8 @@ void JsonTokenizer::encode_part(std::string_view text, Work& work) const {
       return;
     }
     const bool first = run.data() == work.whole.data();
-    const std::string_view normal = work.texts.emplace_back(normalizer_.apply(std::string(run)));
+    const bool continues = run.data() != text.data();
+    const std::string_view normal = work.texts.emplace_back(normalizer_.apply(std::string(run), continues));
     for_each_part(
         work.normalized, normal,
         [&](std::string_view one) { encode_pieces(one, first && one.data() == normal.data(), work); },
