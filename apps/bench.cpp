@@ -156,8 +156,8 @@ class Bench {
     put(fmt::format(
         "| {:<30} | {:>6.2f} MiB | {:>8.2f} M | {:<10} | {:>7} | {:>15} | {:>10.2f} ± {:>7.2f} | {:<44} |\n",
         fmt::format("{} {}", model.spec.family, info(model.spec.layers.front().q.dtype).name),
-        static_cast<double>(model.checkpoint.weight_bytes()) / 1048576.0, running_.parameters() / 1e6, "CPU",
-        running_.threads(), row.test(), mean(row.speeds()), deviation(row.speeds()), moved(row)));
+        static_cast<double>(model.checkpoint.weight_bytes()) / 1048576.0, running_.parameters() / 1e6,
+        running_.backend(), running_.threads(), row.test(), mean(row.speeds()), deviation(row.speeds()), moved(row)));
     flush_output();
   }
 
@@ -176,7 +176,7 @@ class Bench {
             {"model_size", running_.model().checkpoint.weight_bytes()},
             {"model_n_params", static_cast<uint64_t>(running_.parameters())},
             {"cpu_info", running_.device_name()},
-            {"backends", "CPU"},
+            {"backends", running_.backend()},
             {"n_batch", plan.chunk},
             {"n_ubatch", plan.chunk},
             {"n_threads", running_.threads()},
@@ -194,6 +194,7 @@ class Bench {
             {"samples_ts", row.speeds()},
             {"bytes_per_token", per_token},
             {"emulated_link", plan.emulated_link},
+            {"emulated_device", running_.emulated_device()},
             {"disk_busy_share", row.disk_busy_seconds / (mean(row.seconds) * row.seconds.size())}};
   }
 

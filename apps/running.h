@@ -27,6 +27,9 @@ class Running {
   double parameters() const;
   int threads() const { return device_.device->workers(); }
   std::string device_name() const { return device_.device->name(); }
+  // As llama-bench calls them.
+  const char* backend() const { return device_.device->kind() == DeviceKind::cuda ? "CUDA" : "CPU"; }
+  bool emulated_device() const { return device_.device->emulated(); }
   const std::string& device_line() const { return device_.said; }
 
   // Refuses, before anything is loaded, a prompt or a sampling that generate() would refuse.

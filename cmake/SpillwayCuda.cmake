@@ -18,7 +18,8 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cu
   set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc CACHE FILEPATH "CUDA compiler")
 endif()
 # Must be known before the language is. What 75 lacks takes a plain path; PTX serves what is newer than all of these.
-if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+# CUDAARCHS in the environment is CMake's own way to say otherwise.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
   set(CMAKE_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90a-real 90-virtual CACHE STRING "GPU architectures")
 endif()
 include(CheckLanguage)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/iq4_values.h"
 #include "kernels/view.h"
 
 #ifdef __CUDACC__
@@ -20,26 +21,56 @@ inline constexpr int kBlockElements = 32;
 
 // Element i = d * qs[i].
 struct BlockQ8_0 {
+  static constexpr int kElements = kBlockElements;
   uint16_t d;  // fp16
   int8_t qs[kBlockElements];
 };
 
 // Two elements to a byte: the low nibble of qs[i] is element i, the high one element i + 16. Element = d * (q - 8).
 struct BlockQ4_0 {
+  static constexpr int kElements = kBlockElements;
   uint16_t d;  // fp16
   uint8_t qs[kBlockElements / 2];
 };
 
 // Nibbles as in Q4_0. Element = d * q + m.
 struct BlockQ4_1 {
+  static constexpr int kElements = kBlockElements;
   uint16_t d;  // fp16
   uint16_t m;  // fp16
+  uint8_t qs[kBlockElements / 2];
+};
+
+// Five bits: the low four as nibbles, the fifth of element i is bit i of qh. Element = d * (q - 16).
+struct BlockQ5_0 {
+  static constexpr int kElements = kBlockElements;
+  uint16_t d;  // fp16
+  uint8_t qh[kBlockElements / 8];
+  uint8_t qs[kBlockElements / 2];
+};
+
+// Five bits as in Q5_0. Element = d * q + m.
+struct BlockQ5_1 {
+  static constexpr int kElements = kBlockElements;
+  uint16_t d;  // fp16
+  uint16_t m;  // fp16
+  uint8_t qh[kBlockElements / 8];
+  uint8_t qs[kBlockElements / 2];
+};
+
+// Nibbles as in Q4_0, each naming one of 16 values. Element = d * value.
+struct BlockIQ4_NL {
+  static constexpr int kElements = kBlockElements;
+  uint16_t d;  // fp16
   uint8_t qs[kBlockElements / 2];
 };
 
 static_assert(sizeof(BlockQ8_0) == info(DType::q8_0).block_bytes && alignof(BlockQ8_0) == 2);
 static_assert(sizeof(BlockQ4_0) == info(DType::q4_0).block_bytes && alignof(BlockQ4_0) == 2);
 static_assert(sizeof(BlockQ4_1) == info(DType::q4_1).block_bytes && alignof(BlockQ4_1) == 2);
+static_assert(sizeof(BlockQ5_0) == info(DType::q5_0).block_bytes && alignof(BlockQ5_0) == 2);
+static_assert(sizeof(BlockQ5_1) == info(DType::q5_1).block_bytes && alignof(BlockQ5_1) == 2);
+static_assert(sizeof(BlockIQ4_NL) == info(DType::iq4_nl).block_bytes && alignof(BlockIQ4_NL) == 2);
 
 SPILLWAY_HD inline uint32_t float_bits(float x) {
   uint32_t bits;
@@ -101,8 +132,8 @@ SPILLWAY_HD inline uint16_t f32_to_bf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// One element of a block, i in [0, 32). Scale times code is exact in float (11 + 8 bits), so each value is rounded at
-// most once and a fused multiply-add gives the same bits.
+// One element of a block, i in [0, kElements). Scale times code is exact in float (11 + 8 bits), so each value is
+// rounded at most once and a fused multiply-add gives the same bits.
 SPILLWAY_HD inline float block_element(const BlockQ8_0& block, int i) { return f16_to_f32(block.d) * block.qs[i]; }
 
 SPILLWAY_HD inline int nibble(const uint8_t* qs, int i) { return i < 16 ? qs[i] & 15 : qs[i - 16] >> 4; }
@@ -115,10 +146,30 @@ SPILLWAY_HD inline float block_element(const BlockQ4_1& block, int i) {
   return f16_to_f32(block.d) * static_cast<float>(nibble(block.qs, i)) + f16_to_f32(block.m);
 }
 
-// values[32] of one block.
+SPILLWAY_HD inline int five_bits(const uint8_t* qs, const uint8_t* qh, int i) {
+  return nibble(qs, i) | (qh[i / 8] >> (i % 8) & 1) << 4;
+}
+
+SPILLWAY_HD inline float block_element(const BlockQ5_0& block, int i) {
+  return f16_to_f32(block.d) * static_cast<float>(five_bits(block.qs, block.qh, i) - 16);
+}
+
+SPILLWAY_HD inline float block_element(const BlockQ5_1& block, int i) {
+  return f16_to_f32(block.d) * static_cast<float>(five_bits(block.qs, block.qh, i)) + f16_to_f32(block.m);
+}
+
+SPILLWAY_HD inline int iq4_value(int code) {
+  return static_cast<int8_t>((code < 8 ? kIq4Low : kIq4High) >> (code % 8 * 8) & 0xff);
+}
+
+SPILLWAY_HD inline float block_element(const BlockIQ4_NL& block, int i) {
+  return f16_to_f32(block.d) * static_cast<float>(iq4_value(nibble(block.qs, i)));
+}
+
+// values[Block::kElements] of one block.
 template <typename Block>
 SPILLWAY_HD inline void dequantize_block(const Block& block, float* values) {
-  for (int i = 0; i < kBlockElements; i++) values[i] = block_element(block, i);
+  for (int i = 0; i < Block::kElements; i++) values[i] = block_element(block, i);
 }
 
 // Quantisation gives the codes of ggml's reference quantisers: the scale is rounded to fp16 for storage only, the codes

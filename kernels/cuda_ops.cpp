@@ -34,6 +34,8 @@ class CudaOps final : public Ops {
                        kMostHeadDim, shape.head_dim);
   }
 
+  int few_rows() const override { return kCudaMatvecRows; }
+
   uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
     const int64_t widest = std::max({shape.hidden, shape.q_width(), shape.ffn});
     return kScratchAlignment + kDescriptorBytes +
@@ -66,6 +68,25 @@ class CudaOps final : public Ops {
     enqueue(stream, "norm", table_.norm, arguments);
   }
 
+  void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols));
+    SPILLWAY_CHECK(is_f32(weight, 1, x.cols) && is_f32(bias, 1, x.cols));
+    const CudaLayerNorm arguments = {.x = x, .weight = weight, .bias = bias, .out = out, .eps = eps};
+    enqueue(stream, "layer_norm", table_.layer_norm, arguments);
+  }
+
+  void add(Stream& stream, View x, View y) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && (is_f32(y, x.rows, x.cols) || is_f32(y, 1, x.cols)));
+    const CudaAdd arguments = {.x = x, .y = y};
+    enqueue(stream, "add", table_.add, arguments);
+  }
+
+  void scale(Stream& stream, View x, float factor) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols));
+    const CudaScale arguments = {.x = x, .factor = factor};
+    enqueue(stream, "scale", table_.scale, arguments);
+  }
+
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
     SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
     for (const MatmulPart& part : parts) {
@@ -76,6 +97,7 @@ class CudaOps final : public Ops {
                                   .parts_count = static_cast<int32_t>(parts.size()),
                                   .scratch = product_,
                                   .scratch_bytes = product_bytes_};
+    if (x.rows > few_rows()) return enqueue(stream, "matmul", table_.matmul, arguments);
     enqueue(stream, "matvec", table_.matvec, arguments);
   }
 
@@ -89,12 +111,8 @@ class CudaOps final : public Ops {
   void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
     const int64_t width = int64_t{format.kv_heads} * format.head_dim;
     SPILLWAY_CHECK(is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
-    CudaAppend arguments = {.k = k, .v = v, .format = format, .runs = nullptr, .runs_count = 0, .rows = 0};
-    for (const AppendRun& run : runs) {
-      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
-      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
-      arguments.rows = std::max(arguments.rows, run.count);
-    }
+    CudaAppend arguments = {
+        .k = k, .v = v, .format = format, .runs = nullptr, .runs_count = 0, .rows = most_rows(runs, k.rows)};
     in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
       arguments.runs = there;
       arguments.runs_count = count;
@@ -104,24 +122,20 @@ class CudaOps final : public Ops {
 
   void rotate_append(Stream& stream, const NewTokens& tokens, const KvFormat& format,
                      std::span<const AppendRun> runs) override {
-    const auto& [q, k, v, style, table] = tokens;
-    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
-    SPILLWAY_CHECK(is_f32(q, k.rows, q.cols) && is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
-    SPILLWAY_CHECK(is_f32(table, k.rows, table.cols) && runs.size_bytes() <= kDescriptorBytes);
-    CudaRotateAppend arguments = {.q = q,
-                                  .k = k,
-                                  .v = v,
-                                  .table = table,
-                                  .style = style,
+    const int64_t rows = tokens.q.rows, width = int64_t{format.kv_heads} * format.head_dim;
+    SPILLWAY_CHECK(is_f32(tokens.q, rows, tokens.q.cols) && tokens.q.cols % format.head_dim == 0);
+    SPILLWAY_CHECK(is_f32(tokens.k, rows, width) && is_f32(tokens.v, rows, width));
+    SPILLWAY_CHECK(is_f32(tokens.table, rows, tokens.table.cols) && tokens.table.cols % 2 == 0 &&
+                   tokens.table.cols <= format.head_dim);
+    CudaRotateAppend arguments = {.q = tokens.q,
+                                  .k = tokens.k,
+                                  .v = tokens.v,
+                                  .table = tokens.table,
+                                  .style = tokens.style,
                                   .format = format,
                                   .runs = nullptr,
                                   .runs_count = 0,
-                                  .rows = 0};
-    for (const AppendRun& run : runs) {
-      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
-      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
-      arguments.rows = std::max(arguments.rows, run.count);
-    }
+                                  .rows = most_rows(runs, rows)};
     in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
       arguments.runs = there;
       arguments.runs_count = count;
@@ -134,6 +148,7 @@ class CudaOps final : public Ops {
     for (const SpanTask& task : tasks) {
       check_span(task.span);
       SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
+      SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
     }
     CudaAttend arguments = {.q = q, .states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0};
     in_pieces(stream, tasks, [&](const SpanTask* there, int32_t count, size_t) {
@@ -179,17 +194,18 @@ class CudaOps final : public Ops {
     });
   }
 
-  void swiglu(Stream& stream, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) &&
-                   is_f32(out, out.rows, out.cols));
-    const CudaSwiglu arguments = {.gate = gate, .up = up, .out = out};
-    enqueue(stream, "swiglu", table_.swiglu, arguments);
+  void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
+    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
+    SPILLWAY_CHECK(up.rows == 0 || is_f32(up, out.rows, out.cols));
+    const CudaActivate arguments = {.kind = kind, .gate = gate, .up = up, .out = out};
+    enqueue(stream, "activate", table_.activate, arguments);
   }
 
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
     SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
     SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
     SPILLWAY_CHECK(choice.penalised.size() <= kMostPenalised);
+    static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);  // one piece: the penalty comes once
     for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
     CudaCandidates arguments = {.logits = logits,
                                 .out = out,
@@ -197,7 +213,6 @@ class CudaOps final : public Ops {
                                 .penalised_count = 0,
                                 .penalty = choice.penalty,
                                 .k = choice.k};
-    static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);
     if (choice.penalised.empty()) return enqueue(stream, "candidates", table_.candidates, arguments);
     in_pieces(stream, choice.penalised, [&](const int32_t* there, int32_t count, size_t) {
       arguments.penalised = there;
@@ -229,6 +244,17 @@ class CudaOps final : public Ops {
                                                      static_cast<const void*>(piece.data()), piece.size_bytes());
       use(reinterpret_cast<const T*>(there), static_cast<int32_t>(piece.size()), first);
     }
+  }
+
+  // Of the longest run.
+  static int32_t most_rows(std::span<const AppendRun> runs, int64_t rows) {
+    int32_t most = 0;
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= rows);
+      most = std::max(most, run.count);
+    }
+    return most;
   }
 
   static void check_attention(const View& q, const AttendShape& shape, const View& states) {

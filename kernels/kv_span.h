@@ -43,6 +43,7 @@ struct SpanTask {
   KvSpan span;
   int32_t row = 0;
   int32_t slot = 0;
+  int32_t first_token = 0;  // those before it have left the query's window
 };
 
 // States rows [first_slot, first_slot + count) are merged, ascending, into output row `row`.

@@ -29,6 +29,7 @@ struct AttendShape {
   KvFormat format;
   int heads = 0;       // query heads; the group of query head h is KV head h / (heads / kv_heads)
   float scale = 1.0f;  // of the scores, 1 / sqrt(head_dim) as a rule
+  int window = 0;      // attend_chunk: positions a query sees, its own among them; 0: all before it
 };
 
 // What `candidates` gives of a row of logits: the k largest in descending order, among equals the lower id first; their
@@ -72,6 +73,13 @@ class Ops {
   // RMS norm (arXiv 1910.07467): out = x / sqrt(mean(x^2) + eps) * weight; x, out [m x k] f32; weight [1 x k] f32.
   // out may be x.
   virtual void norm(Stream&, View x, View weight, float eps, View out) = 0;
+  // Layer norm (arXiv 1607.06450): out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias; shapes as in norm,
+  // bias as weight. out may be x.
+  virtual void layer_norm(Stream&, View x, View weight, View bias, float eps, View out) = 0;
+  // x += y, both f32; y [m x n] as x, or [1 x n] for every row of x.
+  virtual void add(Stream&, View x, View y) = 0;
+  // x *= factor; x f32.
+  virtual void scale(Stream&, View x, float factor) = 0;
   // Up to 4 parts share x [m x k] f32. out rows may not overlap x.
   virtual void matmul(Stream&, View x, std::span<const MatmulPart> parts) = 0;
   // Rotates, in place, the first 2 * pairs elements of each head of x [m x heads * head_dim] f32. table [m x 2 * pairs]
@@ -96,9 +104,9 @@ class Ops {
   // Merges states in ascending order and divides: out [m x heads * head_dim] f32. A row whose states are all empty is
   // zero.
   virtual void merge(Stream&, View states, const AttendShape&, std::span<const MergeTask> tasks, View out) = 0;
-  // out = silu(gate) * up, silu(x) = x / (1 + exp(-x)) (SwiGLU, arXiv 2002.05202); all [m x n] f32; out may be gate or
-  // up.
-  virtual void swiglu(Stream&, View gate, View up, View out) = 0;
+  // out = activation(gate) * up (SwiGLU, GeGLU, arXiv 2002.05202), or activation(gate) where up has no rows; all [m x
+  // n] f32; out may be gate or up.
+  virtual void activate(Stream&, Activation, View gate, View up, View out) = 0;
   // The likeliest tokens: out [m x candidate_floats(k)] f32 of logits [m x n] f32, after a repetition penalty (arXiv
   // 1909.05858) that stays in `logits`.
   virtual void candidates(Stream&, View logits, const CandidateChoice&, View out) = 0;

@@ -11,6 +11,13 @@ enum class RotationStyle : uint8_t {
   halves,    // (i, i + d/2): GPT-NeoX and most later families
 };
 
+// The function of a feed-forward part.
+enum class Activation : uint8_t {
+  silu,  // x / (1 + exp(-x)) (arXiv 1702.03118)
+  gelu,  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) (arXiv 1606.08415, section 2)
+  relu,  // max(x, 0)
+};
+
 struct ModelShape {
   int layers = 0;
   int hidden = 0;    // width of the residual stream
@@ -21,8 +28,9 @@ struct ModelShape {
   int vocab = 0;
   int context = 0;  // positions the model was trained for
   float norm_eps = 1e-5f;
-  float rope_base = 10000.0f;
-  int rope_dims = 0;  // leading elements of a head that are rotated
+  int rope_dims = 0;    // leading elements of a head that are rotated; 0: none are
+  int window = 0;       // the widest of any layer's sliding window; 0: no layer has one
+  int rope_tables = 1;  // tables of angles: layers may rotate differently
   RotationStyle rotation = RotationStyle::adjacent;
 
   int q_width() const { return heads * head_dim; }

@@ -2,65 +2,105 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
 #include "kernels/check.h"
+#include "loader/chat_template_source.h"
+#include "loader/jinja/interpreter.h"
+#include "loader/jinja/parser.h"
 
 namespace spillway {
 namespace {
 
-constexpr std::string_view kBegin = "<|im_start|>";
-constexpr std::string_view kEnd = "<|im_end|>";
+using jinja::Value;
+using nlohmann::ordered_json;
 
-// The system message written out in the template, as in {{ '<|im_start|>system\nYou are ...<|im_end|>\n' }}: none where
-// what follows "system" leaves the literal (a message's own content).
-std::optional<std::string> literal_system(const std::string& source) {
-  const std::string opening = std::string(kBegin) + "system";
-  for (size_t at = source.find(opening); at != std::string::npos; at = source.find(opening, at + 1)) {
-    size_t begin = at + opening.size();
-    if (source.compare(begin, 1, "\n") == 0) {
-      begin += 1;
-    } else if (source.compare(begin, 2, "\\n") == 0) {
-      begin += 2;
-    } else {
-      continue;
-    }
-    const size_t end = source.find(kEnd, begin);
-    if (end == std::string::npos) break;
-    const std::string text = source.substr(begin, end - begin);
-    // Inside quotes the same quote ends the literal; outside, a brace begins code.
-    const char before = at > 0 ? source[at - 1] : ' ';
-    const std::string stops = before == '\'' || before == '"' ? std::string(1, before) + "\\" : "{";
-    if (text.find_first_of(stops) == std::string::npos) return text;
+constexpr size_t kMostBytes = 128 << 10;  // of a template; the largest real ones have 30,000
+
+Value value_of(const ordered_json& json) {
+  if (json.is_boolean()) return Value(json.get<bool>());
+  if (json.is_number_unsigned() && json.get<uint64_t>() > INT64_MAX) return Value(json.get<double>());
+  if (json.is_number_integer()) return Value(json.get<int64_t>());
+  if (json.is_number()) return Value(json.get<double>());
+  if (json.is_string()) return Value(json.get<std::string>());
+  if (json.is_array()) {
+    jinja::List items;
+    for (const ordered_json& item : json) items.push_back(value_of(item));
+    return Value::list(std::move(items));
   }
-  return {};
+  if (json.is_object()) {
+    jinja::Dict items;
+    for (const auto& [key, item] : json.items()) items.emplace_back(Value(key), value_of(item));
+    return Value::dict(std::move(items));
+  }
+  return Value::none();
 }
 
 }  // namespace
 
-ChatTemplate ChatTemplate::from(const Checkpoint& checkpoint) {
-  const std::string source = checkpoint.text("tokenizer.chat_template", "");
-  const auto refuse = [&](const char* what) {
-    throw Error(ErrorKind::model,
-                fmt::format("{}: {}; known: plain ChatML (<|im_start|>ROLE ... <|im_end|>)", checkpoint.path(), what));
-  };
-  if (source.empty()) refuse("the model brings no chat template (tokenizer.chat_template)");
-  if (source.find(kBegin) == std::string::npos || source.find(kEnd) == std::string::npos) {
-    refuse("the model's chat template is of another kind");
+struct ChatTemplate::Parsed {
+  std::string name;
+  size_t source_bytes;
+  jinja::Nodes nodes;
+  std::vector<std::pair<std::string, std::string>> special;  // bos_token and so on
+
+  std::string render(jinja::Dict globals) const {
+    for (const auto& [key, text] : special) globals.emplace_back(Value(key), Value(text));
+    int64_t bytes = static_cast<int64_t>(source_bytes);
+    for (const auto& [key, value] : globals) bytes += jinja::weight_of(value);
+    jinja::RenderLimits limits;
+    limits.steps += 256 * bytes;
+    limits.output_bytes += 16 * bytes;
+    return jinja::render(nodes, globals, name, limits);
   }
-  if (source.find("think") != std::string::npos) refuse("the model's chat template is ChatML with thinking");
+};
+
+ChatTemplate ChatTemplate::parse(const std::string& source, const std::string& name, const Checkpoint& checkpoint) {
+  if (source.size() > kMostBytes) {
+    throw Error(ErrorKind::model,
+                fmt::format("{} has {} bytes; the longest that is read has {}", name, source.size(), kMostBytes));
+  }
   ChatTemplate result;
-  result.default_system_ = literal_system(source);
+  result.parsed_ = std::make_shared<const Parsed>(
+      Parsed{name, source.size(), jinja::parse(source, name), chat_special_tokens(checkpoint)});
   return result;
 }
 
+ChatTemplate ChatTemplate::from(const Checkpoint& checkpoint) {
+  const std::string name = fmt::format("{}: the chat template", checkpoint.path());
+  const std::string source = chat_template_source(checkpoint);
+  if (!source.empty()) return parse(source, name, checkpoint);
+  throw Error(ErrorKind::model,
+              fmt::format("{}: the model brings no chat template; --template FILE or NAME takes one ({})",
+                          checkpoint.path(), fmt::join(built_in_names(), ", ")));
+}
+
 std::string ChatTemplate::render(std::span<const ChatMessage> messages, bool add_generation_prompt) const {
-  std::string text;
-  const auto add = [&text](std::string_view role, std::string_view content) {
-    text.append(kBegin).append(role).append("\n").append(content).append(kEnd).append("\n");
-  };
-  if (default_system_ && !messages.empty() && messages.front().role != "system") add("system", *default_system_);
-  for (const ChatMessage& message : messages) add(message.role, message.content);
-  if (add_generation_prompt) text.append(kBegin).append("assistant\n");
-  return text;
+  jinja::List list;
+  for (const ChatMessage& message : messages) {
+    list.push_back(Value::dict({{"role", message.role}, {"content", message.content}}));
+  }
+  return parsed_->render({{"messages", Value::list(std::move(list))},
+                          {"tools", Value::none()},
+                          {"documents", Value::none()},
+                          {"add_generation_prompt", add_generation_prompt}});
+}
+
+std::string ChatTemplate::render_json(const std::string& variables) const {
+  ordered_json json;
+  try {
+    json = ordered_json::parse(variables);
+  } catch (const ordered_json::exception& error) {
+    throw Error(ErrorKind::usage, fmt::format("the variables of a chat template are no JSON: {}", error.what()));
+  }
+  if (!json.is_object()) throw Error(ErrorKind::usage, "the variables of a chat template are no JSON object");
+  jinja::Dict globals;
+  for (const char* key : {"tools", "documents"}) {
+    if (!json.contains(key)) globals.emplace_back(Value(key), Value::none());
+  }
+  for (const auto& [key, item] : json.items()) globals.emplace_back(Value(key), value_of(item));
+  return parsed_->render(std::move(globals));
 }
 
 }  // namespace spillway

@@ -1,9 +1,10 @@
-// ChatTemplate: messages to the text a model was taught to answer.
+// ChatTemplate: messages to the text a model was taught to answer, by the model's own template.
 #pragma once
 
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "loader/checkpoint.h"
 
@@ -13,21 +14,31 @@ struct ChatMessage {
   std::string role, content;
 };
 
-// ChatML as SmolLM2-Instruct writes it: "<|im_start|>ROLE\nCONTENT<|im_end|>\n" for each message. Where the
-// conversation does not begin with a system message, the one that the template holds as a literal is put before it, if
-// it holds one.
+// A template in the language of Jinja, of which a subset is known (loader/jinja), rendered as Hugging Face's
+// transformers renders it. Errors are Error(model) with the line and the way out (another template), and Error(usage)
+// where the template itself refuses a conversation.
 class ChatTemplate {
  public:
-  // Reads tokenizer.chat_template. Error(model) when there is none, or none of the kind that is known.
+  // The checkpoint's own: tokenizer.chat_template of a GGUF, or chat_template.jinja or tokenizer_config.json of its
+  // folder. Error(model) when there is none, or it is not understood.
   static ChatTemplate from(const Checkpoint& checkpoint);
+  // Another one, for a checkpoint whose special tokens it may name. `name` begins messages.
+  static ChatTemplate parse(const std::string& source, const std::string& name, const Checkpoint& checkpoint);
+  // One of the built-in templates, written in the manner of a family; null when there is none of this name.
+  static const char* built_in(const std::string& name);
+  static std::vector<std::string> built_in_names();
 
-  // `add_generation_prompt`: ends with the opening of the assistant's answer. Encode with parse_special.
+  // `add_generation_prompt`: ends with the opening of the assistant's answer. Encode with parse_special and without
+  // bos, which a template writes where the model wants it.
   std::string render(std::span<const ChatMessage> messages, bool add_generation_prompt) const;
-
-  const std::optional<std::string>& default_system() const { return default_system_; }
+  // `variables`: a JSON object with what the template is to see: messages, tools, add_generation_prompt and whatever
+  // else.
+  std::string render_json(const std::string& variables) const;
 
  private:
-  std::optional<std::string> default_system_;
+  struct Parsed;
+
+  std::shared_ptr<const Parsed> parsed_;
 };
 
 }  // namespace spillway

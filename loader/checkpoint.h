@@ -44,5 +44,7 @@ struct Checkpoint {
 // Reads the header of a GGUF (v2 or v3; the first part of a split one opens all). Every count, size and offset is
 // checked against the file before it is believed; Error(model) names file and offset.
 Checkpoint open_gguf(const std::string& path);
+// A GGUF file, or a Hugging Face model directory.
+Checkpoint open_model(const std::string& path);
 
 }  // namespace spillway

@@ -1,29 +1,43 @@
 // ModelSpec: what the tensors of a checkpoint mean.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "kernels/shape.h"
 #include "loader/checkpoint.h"
+#include "loader/family.h"
+#include "loader/rope_spec.h"
 
 namespace spillway {
 
+// A tensor that the model does not have is empty (cols == 0). `gate` is the matrix before the activation function, `up`
+// the one beside it in a gated feed-forward part.
 struct LayerTensors {
   TensorInfo attn_norm, q, k, v, attn_out, ffn_norm, gate, up, down;
+  TensorInfo attn_norm_bias, q_bias, k_bias, v_bias, q_norm, k_norm, attn_out_bias, attn_post_norm;
+  TensorInfo ffn_norm_bias, gate_bias, up_bias, down_bias, ffn_post_norm;
+  int window = 0;  // positions that a query sees, its own among them; 0: all before it
+  int rope = 0;    // of ModelSpec::ropes
 };
 
 struct ModelSpec {
   std::string family;  // "llama"
   std::string name;    // general.name, or the file's
   ModelShape shape;
-  TensorInfo token_embedding;  // [vocab x hidden]
-  TensorInfo output_norm;
+  NormKind norm = NormKind::rms;
+  Activation activation = Activation::silu;
+  float embedding_scale = 1.0f;
+  float attention_scale = 1.0f;   // of the scores
+  float norm_offset = 0.0f;       // added to the norms' stored weights
+  TensorInfo token_embedding;     // [vocab x hidden]
+  TensorInfo position_embedding;  // [positions x hidden], where positions are learned
+  int position_offset = 0;        // row of position 0
+  TensorInfo output_norm, output_norm_bias;
   TensorInfo output;  // [vocab x hidden]; the embedding again when tied
   bool tied = false;
   std::vector<LayerTensors> layers;
-  std::vector<float> rope_factors;  // divides the frequency of each pair (rope_freqs.weight); empty: none
+  std::vector<RopeSpec> ropes;  // none where positions are learned
 };
 
 // Error(model) names the file, and for an unknown family the list of known ones; every tensor's shape is checked.

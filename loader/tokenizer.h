@@ -1,5 +1,5 @@
-// Tokenizer: text to ids and back. Byte-level BPE from the model's own vocabulary; the pre-tokenizer's pattern is the
-// one the model names.
+// Tokenizer: text to ids and back, from the model's own vocabulary: byte-level BPE and SentencePiece's BPE out of a
+// GGUF, and what tokenizer.json of Hugging Face describes.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,19 @@ class Tokenizer {
   virtual std::vector<int32_t> encode(std::string_view text, bool parse_special, bool add_bos = true) const = 0;
   // The bytes of one token; nothing for control tokens unless `special`.
   virtual std::string_view piece(int32_t id, bool special = false) const = 0;
+  // Gives back the text that was encoded: without the space that some models put before it.
   std::string decode(std::span<const int32_t> ids, bool special = false) const;
   virtual int vocab() const = 0;
   virtual int32_t bos() const = 0;            // -1: none
   virtual bool is_end(int32_t id) const = 0;  // ends generation (eos, eot, im_end)
+
+ protected:
+  // Whether encode puts a space before a text.
+  virtual bool writes_space_first() const { return false; }
 };
 
-// Error(model) names an unknown model or pre-tokenizer with the list of known ones.
+// Out of the GGUF's own keys, or, for a checkpoint without them, from the tokenizer.json beside its first file.
+// Error(model) names an unknown model, pre-tokenizer or part with the list of known ones.
 std::unique_ptr<Tokenizer> make_tokenizer(const Checkpoint& checkpoint);
 
 // Prints token pieces as they come and never half a character: bytes of an unfinished UTF-8 sequence are held back

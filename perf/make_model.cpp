@@ -71,16 +71,18 @@ TinyModelOptions shape_named(const std::string& name) {
 }
 
 DType type_named(const std::string& name) {
-  static const std::map<std::string, DType> types{{"f32", DType::f32},   {"f16", DType::f16},   {"bf16", DType::bf16},
-                                                  {"q8_0", DType::q8_0}, {"q4_0", DType::q4_0}, {"q4_1", DType::q4_1}};
-  if (auto found = types.find(name); found != types.end()) return found->second;
-  throw Error(ErrorKind::usage, fmt::format("type {}: not one of f32, f16, bf16, q8_0, q4_0, q4_1", name));
+  std::string known;
+  for (const DType type : kWeightTypes) {
+    if (CLI::detail::to_lower(info(type).name) == CLI::detail::to_lower(name)) return type;
+    known += (known.empty() ? "" : ", ") + CLI::detail::to_lower(info(type).name);
+  }
+  throw Error(ErrorKind::usage, fmt::format("type {}: not one of {}", name, known));
 }
 
 // What the flags said; empty where they said nothing, so that the shape's value holds.
 struct Wishes {
   std::string output, shape = "7b";
-  std::optional<std::string> type, embedding_type, output_type;
+  std::optional<std::string> type, more_bits_type, embedding_type, output_type;
   std::optional<int> layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, parts;
   bool tied = false, untied = false;
   std::optional<uint64_t> seed;
@@ -92,7 +94,9 @@ void add_flags(CLI::App& app, Wishes& w) {
   app.add_option("-o,--output", w.output, "file to write")->required();
   app.add_option("--shape", w.shape, "1b, 7b, 8b, 13b, 70b, smollm2, tiny, golden-*; the flags below change it")
       ->capture_default_str();
-  app.add_option("--type", w.type, "of the matrices: f32, f16, bf16, q8_0, q4_0 (default for real shapes), q4_1");
+  app.add_option("--type", w.type, "of the matrices: f32, f16, bf16, q4_0 (default for real shapes), q4_k, ...");
+  app.add_option("--more-bits-type", w.more_bits_type,
+                 "of attn_v and ffn_down in half of the layers, as in files called Q4_K_M (there q6_k)");
   app.add_option("--embedding-type", w.embedding_type, "of the embedding, when it differs");
   app.add_option("--output-type", w.output_type, "of the output matrix, when it differs");
   app.add_option("--layers", w.layers);
@@ -121,6 +125,7 @@ TinyModelOptions options_of(const Wishes& w) {
     if (wish) into = *wish;
   };
   if (w.type) o.type = type_named(*w.type);
+  if (w.more_bits_type) o.more_bits_type = type_named(*w.more_bits_type);
   if (w.embedding_type) o.embedding_type = type_named(*w.embedding_type);
   if (w.output_type) o.output_type = type_named(*w.output_type);
   take(o.layers, w.layers);

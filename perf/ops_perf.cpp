@@ -1,5 +1,7 @@
-// Speed of the CPU's operations beside the machine's own limits, measured in turns in the same run:
-//   decode shapes beside a plain read of memory, prefill shapes beside fused multiply-adds in registers.
+// Speed of a device's operations beside the machine's own limits, measured in turns in the same run:
+//   decode shapes beside a plain read of memory (on a GPU: a copy within its memory, bytes read and written),
+//   prefill shapes beside fused multiply-adds in registers (on a GPU: beside nothing; the peak that they belong to is
+//   cuBLAS's, which the limits of perf/gpu measure).
 #include <fmt/format.h>
 #include <immintrin.h>
 
@@ -12,7 +14,9 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -20,11 +24,18 @@
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/team.h"
 #include "perf/tool.h"
+#include "tests/support/random_blocks.h"
 
 namespace spillway {
 namespace {
 
-constexpr uint64_t kPoolBytes = uint64_t{768} << 20;  // far more than the caches hold, so that every pass reads memory
+// Far more than the caches hold, so that every pass reads memory.
+constexpr uint64_t kPoolBytes = uint64_t{768} << 20;
+constexpr uint64_t kGpuPoolBytes = uint64_t{2} << 30;
+// Of one timing: long beside the moment in which the host waits.
+constexpr uint64_t kTimedBytes = 64 << 20;
+constexpr uint64_t kGpuTimedBytes = uint64_t{1} << 30;
+constexpr uint64_t kScratchBytes = 256 << 20;
 
 double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -79,36 +90,70 @@ struct Row {
   std::string name;
   std::string unit;
   double value;
-  double limit;  // the same unit, measured in turns with it
+  double limit;        // the same unit, measured in turns with it; 0: none
+  uint64_t bytes = 0;  // of a matrix that decode reads
+};
+
+// Floats on the device.
+class DeviceFloats {
+ public:
+  DeviceFloats(Device& device, Stream& stream, const std::vector<float>& values)
+      : device_(device), bytes_(values.size() * sizeof(float)), data_(device.reserve(bytes_)) {
+    std::byte* host = device.reserve_host(bytes_);
+    std::memcpy(host, values.data(), bytes_);
+    stream.copy(data_, host, bytes_);
+    stream.synchronize();
+    device.release_host(host, bytes_);
+  }
+  ~DeviceFloats() { device_.release(data_, bytes_); }
+  DeviceFloats(const DeviceFloats&) = delete;
+  View view(int64_t rows) const {
+    return View::dense(data_, DType::f32, rows, static_cast<int64_t>(bytes_ / sizeof(float)) / rows);
+  }
+
+ private:
+  Device& device_;
+  uint64_t bytes_;
+  std::byte* data_;
 };
 
 class Bench {
  public:
-  Bench(CpuIsa isa, int threads, double seconds)
-      : isa_(isa), seconds_(seconds), team_(threads), device_(make_cpu_device({.threads = threads, .isa = isa})) {
-    stream_ = device_->make_compute_stream("perf");
-    pool_ = device_->reserve(kPoolBytes);
-    scratch_.resize(256 << 20);
-    device_->ops().set_scratch(scratch_.data(), scratch_.size());
-    std::memset(pool_, 1, kPoolBytes);
+  Bench(std::unique_ptr<Device> device, CpuIsa isa, int threads, double seconds)
+      : isa_(isa),
+        seconds_(seconds),
+        team_(threads),
+        device_(std::move(device)),
+        gpu_(!device_->host_addressable()),
+        pool_bytes_(gpu_ ? kGpuPoolBytes : kPoolBytes),
+        stream_(device_->make_compute_stream("perf")),
+        pool_(device_->reserve(pool_bytes_)),
+        scratch_(device_->reserve(kScratchBytes)) {
+    device_->ops().set_scratch(scratch_, kScratchBytes);
   }
   ~Bench() {
     stream_->synchronize();
-    device_->release(pool_, kPoolBytes);
+    device_->ops().set_scratch(nullptr, 0);
+    device_->release(scratch_, kScratchBytes);
+    device_->release(pool_, pool_bytes_);
   }
 
   void run(const std::string& filter) {
     const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
-    constexpr DType kTypes[] = {DType::q4_0, DType::q4_1, DType::q8_0, DType::f16, DType::bf16, DType::f32};
-    constexpr int64_t kShapes[][2] = {{4096, 4096}, {11008, 4096}, {4096, 11008}, {576, 576}, {1536, 576}};
-    for (DType type : kTypes) {
-      if (!wanted(fmt::format("matmul {}", info(type).name))) continue;
+    std::vector<std::pair<int64_t, int64_t>> shapes = {
+        {4096, 4096}, {11008, 4096}, {4096, 11008}, {576, 576}, {1536, 576}, {1536, 768}};
+    if (gpu_) shapes.insert(shapes.begin(), {{128256, 4096}, {32000, 4096}});
+    for (DType type : kWeightTypes) {
+      if (!wanted(fmt::format("matmul {} ", info(type).name))) continue;
       fill_weights(type);
-      for (const auto& [n, k] : kShapes) {
+      for (const auto& [n, k] : shapes) {
+        if (k % info(type).block_elements != 0) continue;
         matmul_decode(type, 1, n, k);
         if (k == 4096 && n == 4096) matmul_decode(type, 4, n, k);
       }
-      for (const auto& [n, k] : kShapes) matmul_prefill(type, n, k);
+      for (const auto& [n, k] : shapes) {
+        if (k % info(type).block_elements == 0) matmul_prefill(type, n, k);
+      }
     }
     if (wanted("attend")) attention();
   }
@@ -131,12 +176,20 @@ class Bench {
     }
     rows_.push_back({name, unit, median(own), median(limits)});
     const Row& r = rows_.back();
-    fmt::print("{:<34} {:8.2f} {:<8} limit {:8.2f}  {:5.1f} %\n", r.name, r.value, r.unit, r.limit,
-               100 * r.value / r.limit);
+    fmt::print("{:<34} {:8.2f} {:<8}", r.name, r.value, r.unit);
+    if (r.limit > 0) fmt::print(" limit {:8.2f}  {:5.1f} %", r.limit, 100 * r.value / r.limit);
+    fmt::print("\n");
     std::fflush(stdout);
   }
 
   double read_limit() {
+    if (gpu_) {
+      const uint64_t half = pool_bytes_ / 2;
+      return 2.0 * static_cast<double>(half) / seconds_of([&] {
+               stream_->copy(pool_ + half, pool_, half);
+               stream_->synchronize();
+             });
+    }
     constexpr uint64_t kChunk = 1 << 20;
     constexpr int64_t kChunks = 96;
     const uint64_t start = (next_read_ += kChunk * kChunks) % (kPoolBytes - kChunk * kChunks);
@@ -148,6 +201,7 @@ class Bench {
   }
 
   double fma_limit() {
+    if (gpu_) return 0;
     const bool wide = isa_ == CpuIsa::avx512 || (isa_ == CpuIsa::best && widest_isa() == CpuIsa::avx512);
     std::vector<double> done(16 * team_.workers());
     std::vector<float> sinks(done.size());
@@ -162,31 +216,25 @@ class Bench {
 
   // A pattern of valid elements, repeated: subnormal or infinite ones would cost other time.
   void fill_weights(DType type) {
-    std::mt19937 random(7);
-    std::normal_distribution<float> normal(0.0f, 0.02f);
     const int64_t elements = 1 << 20;
     std::vector<std::byte> pattern(row_bytes(type, elements));
-    for (int64_t i = 0; i < elements; i += 32) {
-      float values[32];
-      for (float& v : values) v = normal(random);
-      std::byte* out = pattern.data() + row_bytes(type, i);
-      for (int j = 0; j < 32; j++) {
-        const uint16_t half = type == DType::bf16 ? f32_to_bf16(values[j]) : f32_to_f16(values[j]);
-        if (info(type).block_bytes == 2) std::memcpy(out + 2 * j, &half, 2);
-      }
-      if (type == DType::f32) std::memcpy(out, values, sizeof values);
-      if (type == DType::q8_0) quantize_block(values, reinterpret_cast<BlockQ8_0*>(out));
-      if (type == DType::q4_0) quantize_block(values, reinterpret_cast<BlockQ4_0*>(out));
-      if (type == DType::q4_1) quantize_block(values, reinterpret_cast<BlockQ4_1*>(out));
-    }
-    for (uint64_t at = 0; at < kPoolBytes; at += pattern.size()) {
-      std::memcpy(pool_ + at, pattern.data(), std::min<uint64_t>(pattern.size(), kPoolBytes - at));
-    }
+    fill_random_row(RandomBits(7), type, elements, 0.02, pattern.data());
+    fill_pool(pattern);
+  }
+
+  // The pattern over and over.
+  void fill_pool(std::span<const std::byte> pattern) {
+    std::byte* host = device_->reserve_host(pattern.size());
+    std::memcpy(host, pattern.data(), pattern.size());
+    for (uint64_t at = 0; at < pool_bytes_; at += pattern.size())
+      stream_->copy(pool_ + at, host, std::min<uint64_t>(pattern.size(), pool_bytes_ - at));
+    stream_->synchronize();
+    device_->release_host(host, pattern.size());
   }
 
   View weight(DType type, int64_t n, int64_t k) {
     const uint64_t bytes = n * row_bytes(type, k);
-    if (next_weight_ + bytes > kPoolBytes) next_weight_ = 0;
+    if (next_weight_ + bytes > pool_bytes_) next_weight_ = 0;
     const View view = View::dense(pool_ + next_weight_, type, n, k);
     next_weight_ += (bytes + 63) / 64 * 64;
     return view;
@@ -200,33 +248,34 @@ class Bench {
     return values;
   }
 
-  void matmul(DType type, std::vector<float>& x, std::vector<float>& out, int64_t m, int64_t n, int64_t k) {
-    const MatmulPart part{weight(type, n, k), View::dense(out.data(), DType::f32, m, n), false};
-    device_->ops().matmul(*stream_, View::dense(x.data(), DType::f32, m, k), {&part, 1});
+  DeviceFloats on_device(int64_t count) { return {*device_, *stream_, floats(count)}; }
+
+  void matmul(DType type, const View& x, const View& out) {
+    const MatmulPart part{weight(type, out.cols, x.cols), out, false};
+    device_->ops().matmul(*stream_, x, {&part, 1});
   }
 
   void matmul_decode(DType type, int64_t m, int64_t n, int64_t k) {
-    std::vector<float> x = floats(m * k);
-    std::vector<float> out(m * n);
+    const DeviceFloats x = on_device(m * k), out = on_device(m * n);
     const uint64_t bytes = n * row_bytes(type, k);
-    const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>((64 << 20) / bytes));
+    const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>((gpu_ ? kGpuTimedBytes : kTimedBytes) / bytes));
     measure(
         fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GB/s", static_cast<double>(bytes * calls),
         [&] {
-          for (int64_t i = 0; i < calls; i++) matmul(type, x, out, m, n, k);
+          for (int64_t i = 0; i < calls; i++) matmul(type, x.view(m), out.view(m));
           stream_->synchronize();
         },
         [&] { return read_limit(); });
+    rows_.back().bytes = bytes;
   }
 
   void matmul_prefill(DType type, int64_t n, int64_t k) {
     const int64_t m = 512;
-    std::vector<float> x = floats(m * k);
-    std::vector<float> out(m * n);
+    const DeviceFloats x = on_device(m * k), out = on_device(m * n);
     measure(
         fmt::format("matmul {} m {} [{} x {}]", info(type).name, m, n, k), "GFLOP/s", 2.0 * m * n * k,
         [&] {
-          matmul(type, x, out, m, n, k);
+          matmul(type, x.view(m), out.view(m));
           stream_->synchronize();
         },
         [&] { return fma_limit(); });
@@ -234,10 +283,9 @@ class Bench {
 
   void attention() {
     const auto keys = floats(1 << 20);
-    for (uint64_t at = 0; at + 2 <= kPoolBytes; at += 2) {
-      const uint16_t half = f32_to_f16(keys[(at / 2) & 0xfffff]);
-      std::memcpy(pool_ + at, &half, 2);
-    }
+    std::vector<uint16_t> halves(keys.size());
+    std::transform(keys.begin(), keys.end(), halves.begin(), f32_to_f16);
+    fill_pool(std::as_bytes(std::span(halves)));
     struct Shape {
       int heads, kv_heads, head_dim;
     };
@@ -255,7 +303,7 @@ class Bench {
       result[i].first_position = i * kSpanTokens;
       result[i].tokens = kSpanTokens;
       for (auto& row : result[i].rows) {
-        if (*next + format.row_of_pages_bytes() > kPoolBytes) *next = 0;
+        if (*next + format.row_of_pages_bytes() > pool_bytes_) *next = 0;
         row = pool_ + *next;
         *next += format.row_of_pages_bytes();
       }
@@ -270,8 +318,8 @@ class Bench {
   void attend(const AttendShape& shape) {
     const uint64_t span_bytes = shape.format.row_of_pages_bytes() * kPagesPerSpan;
     const int count = static_cast<int>(std::clamp<uint64_t>((64 << 20) / span_bytes, 1, 256));
-    auto q = floats(shape.heads * shape.format.head_dim);
-    std::vector<float> states(count * shape.heads * attn_state_floats(shape.format.head_dim));
+    const DeviceFloats q = on_device(shape.heads * shape.format.head_dim);
+    const DeviceFloats states = on_device(int64_t{count} * shape.heads * attn_state_floats(shape.format.head_dim));
     uint64_t next = 0;
     measure(
         "attend " + name_of(shape), "GB/s", static_cast<double>(span_bytes * count),
@@ -279,9 +327,7 @@ class Bench {
           std::vector<SpanTask> tasks;
           for (const KvSpan& span : spans(shape.format, count, &next))
             tasks.push_back({span, 0, static_cast<int>(tasks.size())});
-          device_->ops().attend(
-              *stream_, View::dense(q.data(), DType::f32, 1, static_cast<int64_t>(q.size())), shape, tasks,
-              View::dense(states.data(), DType::f32, count, static_cast<int64_t>(states.size()) / count));
+          device_->ops().attend(*stream_, q.view(1), shape, tasks, states.view(count));
           stream_->synchronize();
         },
         [&] { return read_limit(); });
@@ -290,8 +336,8 @@ class Bench {
   void attend_chunk(const AttendShape& shape, int count) {
     const int64_t m = 512;
     const int64_t width = shape.heads * shape.format.head_dim;
-    auto q = floats(m * width);
-    std::vector<float> states(m * shape.heads * attn_state_floats(shape.format.head_dim));
+    const DeviceFloats q = on_device(m * width);
+    const DeviceFloats states = on_device(m * shape.heads * attn_state_floats(shape.format.head_dim));
     uint64_t next = 0;
     const auto kv = spans(shape.format, count, &next);
     const double seen = static_cast<double>(m) * kSpanTokens * (count - 1) + static_cast<double>(m) * (m + 1) / 2;
@@ -299,9 +345,7 @@ class Bench {
         fmt::format("attend_chunk {} at {}", name_of(shape), count * kSpanTokens), "GFLOP/s",
         4.0 * seen * static_cast<double>(width),
         [&] {
-          device_->ops().attend_chunk(
-              *stream_, View::dense(q.data(), DType::f32, m, width), (count - 1) * kSpanTokens, shape, kv,
-              View::dense(states.data(), DType::f32, m, static_cast<int64_t>(states.size()) / m), true);
+          device_->ops().attend_chunk(*stream_, q.view(m), (count - 1) * kSpanTokens, shape, kv, states.view(m), true);
           stream_->synchronize();
         },
         [&] { return fma_limit(); });
@@ -311,21 +355,25 @@ class Bench {
   double seconds_;
   Team team_;
   std::unique_ptr<Device> device_;
+  bool gpu_;
+  uint64_t pool_bytes_;
   std::unique_ptr<Stream> stream_;
-  std::byte* pool_ = nullptr;
-  std::vector<std::byte> scratch_;
+  std::byte* pool_;
+  std::byte* scratch_;
   uint64_t next_weight_ = 0;
   uint64_t next_read_ = 0;
   std::vector<Row> rows_;
 };
 
 int run(int argc, char** argv) {
-  CLI::App app("Speed of the CPU's operations beside memory and arithmetic limits");
+  CLI::App app("Speed of a device's operations beside memory and arithmetic limits");
   std::string isa = "best";
   std::string filter;
+  std::string device = "cpu";
   std::string json_file;
   int threads = 0;
   double seconds = 0.3;
+  app.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--isa", isa, "best, scalar, avx2 or avx512")
       ->check(CLI::IsMember({"best", "scalar", "avx2", "avx512"}));
   app.add_option("-t,--threads", threads, "workers; 0: one for each core");
@@ -337,13 +385,18 @@ int run(int argc, char** argv) {
                         : isa == "avx2"   ? CpuIsa::avx2
                         : isa == "avx512" ? CpuIsa::avx512
                                           : CpuIsa::best;
-  Bench bench(chosen, threads, seconds);
+  auto chosen_device = device_named(device, {.threads = threads, .isa = chosen});
+  const std::string name = chosen_device->name();
+  Bench bench(std::move(chosen_device), chosen, threads, seconds);
   bench.run(filter);
   if (json_file.empty()) return 0;
   auto rows = nlohmann::json::array();
   for (const auto& r : bench.rows())
-    rows.push_back({{"name", r.name}, {"unit", r.unit}, {"value", r.value}, {"limit", r.limit}});
-  std::ofstream(json_file) << nlohmann::json{{"isa", isa}, {"threads", threads}, {"rows", rows}}.dump(1) << "\n";
+    rows.push_back(
+        {{"name", r.name}, {"unit", r.unit}, {"value", r.value}, {"limit", r.limit}, {"matrix_bytes", r.bytes}});
+  std::ofstream(json_file) << nlohmann::json{{"device", name}, {"isa", isa}, {"threads", threads}, {"rows", rows}}.dump(
+                                  1)
+                           << "\n";
   return 0;
 }
 

@@ -108,16 +108,53 @@ def limits(report, name, stage):
         ):
             if key in longest:
                 rows.append([what, f"{longest[key] / GB:.1f} GB/s"])
+    for kind, flops in found.get("products", {}).get("flops", {}).items():
+        rows.append([f"matrix product by cuBLAS, {kind}, sums in float32", f"{flops / 1e12:.1f} TFLOP/s"])
     for kind, flops in found.get("matrix product", {}).get("flops", {}).items():
         rows.append([f"matrix product by cuBLAS, {kind}", f"{flops / 1e12:.1f} TFLOP/s"])
     for row in found.get("disk", {}).get("rows", [])[:4]:
         rows.append([f"disk, {row['asked']}", f"{row['gb_per_second']:.2f} GB/s"])
     if rows:
         report.add(common.table(["limit", "measured"], rows))
+    if found.get("products", {}).get("rows"):
+        report.add(products_table(found["products"]))
     if "link" in found:
         link_plot(report, name, found["link"])
+    products(report, found.get("products", {}))
     if "gather" in found:
         gather_plot(report, name, found["gather"])
+
+
+def products_table(products):
+    rows = []
+    for row in products["rows"]:
+        share = f"{100 * row['share_of_peak']:.1f} %" if "share_of_peak" in row else products.get("no_peak", "")
+        shape = f"{row['m']} x {row['k']} by {row['n']}"
+        rows.append([row["type"], shape, f"{row['flops'] / 1e12:.2f} TFLOP/s", share])
+    return common.table(["weight", "product", "speed", "of cuBLAS F16"], rows)
+
+
+def products(report, found):
+    """Our products beside cuBLAS's large one in half precision."""
+    if not found.get("rows"):
+        return
+    peak = found.get("flops", {}).get("float16")
+    report.add(
+        f"Matrix products; cuBLAS, {found['side']} cubed, F16: {peak / 1e12:.1f} TFLOP/s"
+        if peak
+        else f"Matrix products; no peak beside them: {found.get('no_peak', '')}"
+    )
+    rows = [
+        [
+            row["type"],
+            row["m"],
+            f"{row['n']} x {row['k']}",
+            f"{row['flops'] / 1e12:.1f} TFLOP/s",
+            f"{100 * row['share_of_peak']:.0f} %" if "share_of_peak" in row else "",
+        ]
+        for row in found["rows"]
+    ]
+    report.add(common.table(["weights", "rows of x", "matrix", "speed", "share of the peak"], rows))
 
 
 def link_plot(report, name, link):

@@ -34,8 +34,7 @@ struct Engine::Parts {
   std::unique_ptr<Stream> compute;
   std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane;
   WeightHome home;
-  std::vector<LayerNorms> norms;
-  View output_norm;
+  ModelVectors vectors;
   Workspace workspace;
   std::span<std::byte> host_inputs, host_logits, load_staging;
   std::unique_ptr<KvCache> kv;
@@ -66,8 +65,7 @@ struct Engine::Parts {
     if (plan.spills_kv() || plan.staged) spill_lane = lane("kv spill");
 
     std::byte* activations = device_arena.take("workspace", plan.workspace_bytes).data();
-    Workspace::cut(model.spec.shape, model.spec.token_embedding.dtype, {plan.chunk, plan.logit_rows, plan.context},
-                   device.ops(), activations, &workspace);
+    Workspace::cut(model.spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
     device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
     Arena& inputs = device.host_addressable() ? device_arena : host_arena;
     host_inputs = inputs.take("host inputs", plan.host_input_bytes);
@@ -123,7 +121,7 @@ Engine::Engine(const Model& model, const Options& options, Plan plan, Device& de
   p.host_arena.freeze();
   p.pass =
       std::make_unique<Pass>(PassParts{model_.spec, model_.checkpoint, device.ops(), *p.compute, p.home, *p.weight_feed,
-                                       *p.kv, *p.kv_feed, p.workspace, p.norms, p.output_norm, p.host_inputs});
+                                       *p.kv, *p.kv_feed, p.workspace, p.vectors, plan_.context, p.host_inputs});
 }
 
 Engine::~Engine() = default;
@@ -144,19 +142,11 @@ void Engine::load_weights(const OnProgress& progress) {
     done += p.home.units[i].bytes;
     if (progress) progress(done, total);
   }
-  const std::span<std::byte> small = p.device_arena.take("norms", plan_.small_bytes);
-  uint64_t used = 0;
-  const auto vector = [&](const TensorInfo& tensor) {
-    std::byte* at = small.data() + used;
-    loader.load(tensor.extent, tensor.extent.bytes, Tier::device, at);
-    used += tensor.extent.bytes;
-    return View::dense(at, tensor.dtype, 1, tensor.cols);
-  };
-  for (const LayerTensors& layer : model_.spec.layers) {
-    const View attn = vector(layer.attn_norm);
-    p.norms.push_back({attn, vector(layer.ffn_norm)});
-  }
-  p.output_norm = vector(model_.spec.output_norm);
+  std::vector<std::byte> vectors(plan_.small_bytes);
+  ModelVectors::read(model_.spec, model_.checkpoint, vectors);
+  std::byte* place = p.device_arena.take("norms and biases", plan_.small_bytes).data();
+  loader.put(vectors, place);
+  p.vectors = ModelVectors::cut(model_.spec, place);
   loader.finish();
 }
 
@@ -169,12 +159,12 @@ void Engine::close_sequence(SequenceId sequence) {
   parts_->kv->close(sequence, parts_->compute->record());
 }
 
-void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows,
+void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
                      const OnRow& on_row, const OnProgress& progress) {
   const int total = static_cast<int>(tokens.size());
   const auto end_of = [&](int begin) { return std::min(begin + plan_.chunk, total); };
   const auto rows_wanted = [&](int begin) {
-    return std::clamp(end_of(begin) - (total - logit_rows), 0, end_of(begin) - begin);
+    return std::clamp(end_of(begin) - (total - rows.count), 0, end_of(begin) - begin);
   };
   for (int begin = 0; begin < total; begin = end_of(begin)) {
     const int end = end_of(begin);
@@ -182,14 +172,15 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int l
                           .tokens = tokens.subspan(begin, end - begin),
                           .decode = false,
                           .logit_rows = rows_wanted(begin),
+                          .choice = rows.choice,
                           .next_logit_rows = end < total      ? rows_wanted(end)
                                              : decode_follows ? 1
                                                               : PassInput::kNoPass};
     run(input, [&](int first, View logits) {
-      const View rows = on_host(logits);
+      const View here = on_host(logits);
       end_step();
-      for (int row = 0; row < rows.rows; ++row) {
-        on_row(begin + first + row, {rows.f32(row), static_cast<size_t>(rows.cols)});
+      for (int row = 0; row < here.rows; ++row) {
+        on_row(begin + first + row, {here.f32(row), static_cast<size_t>(here.cols)});
       }
     });
     if (progress) {
@@ -200,16 +191,25 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int l
   end_step();
 }
 
-std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another) {
+std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice) {
   std::span<const float> row;
   const PassInput input{.sequence = sequence,
                         .tokens = {&token, 1},
                         .decode = true,
                         .logit_rows = 1,
+                        .choice = choice,
                         .next_logit_rows = another ? 1 : PassInput::kNoPass};
   run(input, [&](int, View logits) { row = {on_host(logits).f32(), static_cast<size_t>(logits.cols)}; });
   end_step();
   return row;
+}
+
+bool Engine::should_choose() const { return !parts_->device.host_addressable(); }
+
+std::span<const float> Engine::last_logits() {
+  const View row = on_host(parts_->workspace.logits.slice_rows(0, 1));
+  end_step();
+  return {row.f32(), static_cast<size_t>(row.cols)};
 }
 
 void Engine::run(const PassInput& input, const Pass::OnLogits& on_logits) {

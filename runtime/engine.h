@@ -38,14 +38,26 @@ class Engine {
   void close_sequence(SequenceId sequence);
   int tokens(SequenceId sequence) const;
 
-  // One row of logits [vocab] for the token at `index` of the call; valid during the call.
+  // The last so many rows of logits of a call, whole or as `choice` says.
+  struct LogitRows {
+    LogitRows(int count_, const RowChoice* choice_ = nullptr) : count(count_), choice(choice_) {}
+    int count;
+    const RowChoice* choice;
+  };
+  // Rows cost the way to the host: a choice is worth it.
+  bool should_choose() const;
+  // One row of logits [vocab], or [candidate_floats(k)] of a choice, for the token at `index` of the call; valid during
+  // the call.
   using OnRow = std::function<void(int index, std::span<const float> logits)>;
-  // Runs `tokens` through the model in chunks; on_row gets the logits after the last `logit_rows` of them.
+  // Runs `tokens` through the model in chunks; on_row gets the logits after the last `rows` of them.
   // decode_follows: the first weights of the next step are fetched while the last chunk ends.
-  void prefill(SequenceId sequence, std::span<const int32_t> tokens, int logit_rows, bool decode_follows,
+  void prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
                const OnRow& on_row, const OnProgress& progress = {});
-  // One token; returns the logits [vocab] of the next, valid until the next call. another: a further step is expected.
-  std::span<const float> decode(SequenceId sequence, int32_t token, bool another);
+  // One token; returns the logits [vocab] of the next, or what is chosen from them, valid until the next call. another:
+  // a further step is expected.
+  std::span<const float> decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice = nullptr);
+  // The whole of the last row of logits, of which something was chosen; valid until the next call.
+  std::span<const float> last_logits();
 
   const Plan& plan() const { return plan_; }
   const Traffic& traffic() const { return traffic_; }

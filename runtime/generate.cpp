@@ -64,17 +64,26 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   const bool decodes = options.max_tokens != 0 && options.max_tokens != 1;
   int32_t next = -1;
   // A table may have more rows than there are tokens, to make it divide well: those are no answers.
-  const auto choose = [&](std::span<const float> logits) {
-    next = sampler.sample(logits.first(static_cast<size_t>(tokenizer.vocab())));
+  RowChoice wanted{.vocab = tokenizer.vocab()};
+  const auto choice = [&]() -> const RowChoice* {
+    const auto of_row = engine.should_choose() ? sampler.choice() : std::nullopt;
+    if (of_row) wanted.candidates = *of_row;
+    return of_row ? &wanted : nullptr;
+  };
+  const auto choose = [&](std::span<const float> row, bool chosen) {
+    const auto drawn = chosen ? sampler.sample_chosen(row) : std::nullopt;
+    if (chosen && !drawn) row = engine.last_logits();
+    next = drawn ? *drawn : sampler.sample(row.first(static_cast<size_t>(tokenizer.vocab())));
   };
   const auto on_prefill = [&](uint64_t done, uint64_t total) {
     if (hooks.on_prefill) hooks.on_prefill(done, total);
     if (done < total && hooks.interrupted && hooks.interrupted()) throw Stopped{};
   };
   try {
+    const RowChoice* chosen = choice();
     engine.prefill(
-        sequence, prompt, options.max_tokens == 0 ? 0 : 1, decodes,
-        [&](int, std::span<const float> logits) { choose(logits); }, on_prefill);
+        sequence, prompt, {options.max_tokens == 0 ? 0 : 1, chosen}, decodes,
+        [&](int, std::span<const float> row) { choose(row, chosen != nullptr); }, on_prefill);
   } catch (const Stopped&) {
     result.finish = FinishReason::interrupted;
     return result;
@@ -110,7 +119,8 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
     if (!budget_left()) break;
     const bool another = (options.max_tokens < 0 || static_cast<int>(result.tokens.size()) + 1 < options.max_tokens) &&
                          engine.tokens(sequence) + 1 < context;
-    choose(engine.decode(sequence, next, another));
+    const RowChoice* chosen = choice();
+    choose(engine.decode(sequence, next, another, chosen), chosen != nullptr);
     ++result.decode_steps;
   }
   out.finish();

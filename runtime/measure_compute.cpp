@@ -9,10 +9,10 @@
 #include <thread>
 #include <utility>
 
-#include "kernels/blocks.h"
 #include "kernels/check.h"
 #include "kernels/cpu/team.h"
 #include "kernels/ops.h"
+#include "kernels/reference/dequantize.h"
 #include "memory/extent.h"
 #include "memory/format_bytes.h"
 #include "runtime/measure.h"
@@ -91,39 +91,23 @@ uint64_t sum_words(const std::byte* data, uint64_t bytes) {
 
 // One valid row of the type: no scale that is infinite or so small that arithmetic turns slow.
 void fill_row(DType type, int64_t width, std::byte* row, std::mt19937_64& random) {
-  float values[kBlockElements];
-  const DTypeInfo& about = info(type);
-  for (int64_t at = 0; at < width; at += kBlockElements) {
-    for (float& value : values)
-      value = static_cast<float>(static_cast<int64_t>(random() >> 32) - (1ll << 31)) * 0x1p-36f;
-    for (int i = 0; i < kBlockElements; i += about.block_elements, row += about.block_bytes) {
-      uint16_t half = 0;
-      switch (type) {
-        case DType::f32:
-          std::memcpy(row, &values[i], 4);
-          break;
-        case DType::f16:
-          half = f32_to_f16(values[i]);
-          std::memcpy(row, &half, 2);
-          break;
-        case DType::bf16:
-          half = f32_to_bf16(values[i]);
-          std::memcpy(row, &half, 2);
-          break;
-        case DType::q8_0:
-          quantize_block(values, reinterpret_cast<BlockQ8_0*>(row));
-          break;
-        case DType::q4_0:
-          quantize_block(values, reinterpret_cast<BlockQ4_0*>(row));
-          break;
-        case DType::q4_1:
-          quantize_block(values, reinterpret_cast<BlockQ4_1*>(row));
-          break;
-        case DType::i32:
-          SPILLWAY_CHECK(false);
-      }
+  if (!is_quantised(type)) {
+    for (int64_t i = 0; i < width; ++i) {
+      const float value = static_cast<float>(static_cast<int64_t>(random() >> 32) - (1ll << 31)) * 0x1p-36f;
+      store_row(type, &value, 1, row + row_bytes(type, i));
     }
+    return;
   }
+  with_block_type(type, [&]<typename Block>(Block block) {
+    for (int64_t i = 0; i < width; i += Block::kElements, row += sizeof block) {
+      for (size_t at = 0; at < sizeof block; ++at)
+        reinterpret_cast<std::byte*>(&block)[at] = static_cast<std::byte>(random());
+      block.d = f32_to_f16(0x1p-10f);
+      if constexpr (requires { block.m; }) block.m = f32_to_f16(-0x1p-7f);
+      if constexpr (requires { block.dmin; }) block.dmin = f32_to_f16(0x1p-7f);
+      std::memcpy(row, &block, sizeof block);
+    }
+  });
 }
 
 class ComputeMeter {

@@ -16,7 +16,7 @@ struct Model {
   std::unique_ptr<Tokenizer> tokenizer;
 
   static Model open(const std::string& path) {
-    Model model{.checkpoint = open_gguf(path), .spec = {}, .tokenizer = nullptr};
+    Model model{.checkpoint = open_model(path), .spec = {}, .tokenizer = nullptr};
     model.spec = read_model_spec(model.checkpoint);
     model.tokenizer = make_tokenizer(model.checkpoint);
     return model;

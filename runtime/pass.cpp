@@ -9,8 +9,8 @@
 
 namespace spillway {
 
-Pass::Pass(const PassParts& parts)
-    : p_(parts), track_(Trace::track("host")), rotation_(parts.spec.shape, parts.spec.rope_factors) {
+Pass::Pass(const PassParts& parts) : p_(parts), track_(Trace::track("host")) {
+  for (const RopeSpec& rope : parts.spec.ropes) rotations_.emplace_back(rope, parts.context);
   for (int layer = 0; layer < parts.spec.shape.layers; ++layer) {
     layer_names_.push_back(Trace::keep("layer " + std::to_string(layer)));
   }
@@ -29,7 +29,6 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   attn_ = w.attn.slice_rows(0, rows);
   gate_ = w.gate.slice_rows(0, rows);
   up_ = w.up.slice_rows(0, rows);
-  rope_ = w.rope.slice_rows(0, rows);
 
   const TraceRange range(track_, input.decode ? "decode" : "prefill");
   const bool another = input.next_logit_rows != PassInput::kNoPass;
@@ -44,20 +43,59 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   head(input, rows, on_logits);
 }
 
-// One layer (Llama, arXiv 2302.13971, section 2.2).
+// One layer (Llama, arXiv 2302.13971, section 2.2; what other families add is nothing where a model has it not).
 void Pass::block(int layer, const PassInput& input, int first_position) {
-  const ModelShape& shape = p_.spec.shape;
-  const int rows = static_cast<int>(x_.rows);
   const TraceRange range(track_, layer_names_[layer]);
-  p_.ops.norm(p_.compute, x_, p_.norms[layer].attn, shape.norm_eps, h_);
+  const LayerVectors& v = p_.vectors.layers[layer];
+  const int rows = static_cast<int>(x_.rows);
+  norm(x_, v.attn_norm, v.attn_norm_bias, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
-  rotate_append(layer, input, rows);
+  add_bias(q_, v.q_bias);
+  add_bias(k_, v.k_bias);
+  add_bias(v_, v.v_bias);
+  norm_heads(q_, v.q_norm);
+  norm_heads(k_, v.k_norm);
+  append(layer, input, rows);
   attend(layer, input, first_position, rows);
-  project(Stage::attn_out, layer, attn_, {x_}, true);
-  p_.ops.norm(p_.compute, x_, p_.norms[layer].ffn, shape.norm_eps, h_);
+  contribute(Stage::attn_out, layer, attn_, v.attn_out_bias, v.attn_post_norm);
+  norm(x_, v.ffn_norm, v.ffn_norm_bias, h_);
   project(Stage::gate_up, layer, h_, {gate_, up_}, false);
-  p_.ops.swiglu(p_.compute, gate_, up_, gate_);
-  project(Stage::down, layer, gate_, {x_}, true);
+  add_bias(gate_, v.gate_bias);
+  add_bias(up_, v.up_bias);
+  p_.ops.activate(p_.compute, p_.spec.activation, gate_, p_.spec.layers[layer].up.cols > 0 ? up_ : View{}, gate_);
+  contribute(Stage::down, layer, gate_, v.down_bias, v.ffn_post_norm);
+}
+
+void Pass::norm(View x, View weight, View bias, View out) {
+  if (p_.spec.norm == NormKind::layer) {
+    p_.ops.layer_norm(p_.compute, x, weight, bias, p_.spec.shape.norm_eps, out);
+  } else {
+    p_.ops.norm(p_.compute, x, weight, p_.spec.shape.norm_eps, out);
+  }
+}
+
+void Pass::add_bias(View x, View bias) {
+  if (bias.data != nullptr) p_.ops.add(p_.compute, x, bias);
+}
+
+// Queries or keys, head by head, where the family does that (Qwen 3, Gemma 3).
+void Pass::norm_heads(View x, View weight) {
+  if (weight.data == nullptr) return;
+  const ModelShape& shape = p_.spec.shape;
+  const View heads = View::dense(x.data, DType::f32, x.rows * (x.cols / shape.head_dim), shape.head_dim);
+  p_.ops.norm(p_.compute, heads, weight, shape.norm_eps, heads);
+}
+
+// Adds x . weight^T, with its bias or its norm, to the residual stream.
+void Pass::contribute(Stage stage, int layer, View x, View bias, View post_norm) {
+  if (post_norm.data == nullptr) {
+    project(stage, layer, x, {x_}, true);
+    return add_bias(x_, bias);
+  }
+  project(stage, layer, x, {h_}, false);
+  add_bias(h_, bias);
+  norm(h_, post_norm, {}, h_);
+  p_.ops.add(p_.compute, x_, h_);
 }
 
 // outs (+)= x . weight^T, unit by unit as the weights arrive.
@@ -94,12 +132,18 @@ void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
   }
 }
 
-void Pass::rotate_append(int layer, const PassInput& input, int rows) {
+// Turns q and k to their positions; k and v go into the cache.
+void Pass::append(int layer, const PassInput& input, int rows) {
   const TraceRange range(track_, "append");
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
-  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, rope_}, p_.kv.layout().format, growth.runs);
+  const KvFormat& format = p_.kv.layout().format;
+  if (rotations_.empty()) return p_.ops.append(p_.compute, k_, v_, format, growth.runs);
+  const View& tables = p_.workspace.rope;
+  const int64_t table = tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope;
+  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, tables.slice_rows(table, rows)}, format,
+                       growth.runs);
 }
 
 // Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
@@ -107,8 +151,10 @@ void Pass::rotate_append(int layer, const PassInput& input, int rows) {
 void Pass::attend(int layer, const PassInput& input, int first_position, int rows) {
   const TraceRange range(track_, "attend");
   const ModelShape& shape = p_.spec.shape;
-  const AttendShape attend{p_.kv.layout().format, shape.heads, 1.0f / std::sqrt(static_cast<float>(shape.head_dim))};
+  const int window = p_.spec.layers[layer].window;
+  const AttendShape attend{p_.kv.layout().format, shape.heads, p_.spec.attention_scale, window};
   const int tokens = first_position + rows;
+  const int first_seen = window == 0 ? 0 : std::max(0, tokens - window);  // of a decode step
   std::vector<SpanTask> tasks;
   bool fresh = true;
   for (int left = p_.kv_feed.groups(layer); left > 0; --left) {
@@ -116,7 +162,13 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
     if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());
     if (input.decode) {
       tasks.clear();
-      for (const KvSpan& span : group.spans) tasks.push_back({span, 0, span.first_position / kSpanTokens});
+      for (const KvSpan& span : group.spans) {
+        if (span.first_position + span.tokens <= first_seen) continue;
+        tasks.push_back({.span = span,
+                         .row = 0,
+                         .slot = span.first_position / kSpanTokens,
+                         .first_token = std::max(0, first_seen - span.first_position)});
+      }
       p_.ops.attend(p_.compute, q_, attend, tasks, p_.workspace.states);
     } else {
       p_.ops.attend_chunk(p_.compute, q_, first_position, attend, group.spans, p_.workspace.states.slice_rows(0, rows),
@@ -127,7 +179,8 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   }
   std::vector<MergeTask> merges;
   if (input.decode) {
-    merges.push_back({0, 0, (tokens + kSpanTokens - 1) / kSpanTokens});
+    const int first_span = first_seen / kSpanTokens;
+    merges.push_back({0, first_span, (tokens + kSpanTokens - 1) / kSpanTokens - first_span});
   } else {
     for (int row = 0; row < rows; ++row) merges.push_back({row, row, 1});
   }
@@ -140,20 +193,39 @@ void Pass::load_inputs(const PassInput& input, int first_position) {
   const TraceRange range(track_, "inputs");
   const Workspace& w = p_.workspace;
   const int rows = static_cast<int>(input.tokens.size());
-  const TensorInfo& table = p_.spec.token_embedding;
   half_free_[half_].wait();
   std::byte* host = p_.host_inputs.data() + half_ * w.host_half_bytes();
-  std::byte* rope = host + w.rope_offset();
-  const File& file = p_.checkpoint.files[table.extent.file];
+  const auto rows_of = [&](const TensorInfo& table, int row, int64_t index, const View& into, std::byte* at) {
+    p_.checkpoint.files[table.extent.file].read(table.extent.offset + index * into.stride,
+                                                {at + row * into.stride, into.stride});
+  };
+  std::byte* positions = host + w.positions_offset();
   for (int row = 0; row < rows; ++row) {
-    file.read(table.extent.offset + input.tokens[row] * w.rows.stride, {host + row * w.rows.stride, w.rows.stride});
+    rows_of(p_.spec.token_embedding, row, input.tokens[row], w.rows, host);
+    if (w.positions.rows == 0) continue;
+    rows_of(p_.spec.position_embedding, row, first_position + row + p_.spec.position_offset, w.positions, positions);
   }
-  rotation_.fill(first_position, rows, reinterpret_cast<float*>(rope));
   p_.compute.copy(w.rows.data, host, rows * w.rows.stride);
-  p_.compute.copy(w.rope.data, rope, rows * w.rope.stride);
+  if (w.positions.rows > 0) p_.compute.copy(w.positions.data, positions, rows * w.positions.stride);
+  copy_angles(first_position, rows, host + w.rope_offset());
   half_free_[half_] = p_.compute.record();
   half_ ^= 1;
   p_.ops.dequantize(p_.compute, w.rows.slice_rows(0, rows), x_);
+  if (p_.spec.embedding_scale != 1.0f) p_.ops.scale(p_.compute, x_, p_.spec.embedding_scale);
+  if (w.positions.rows == 0) return;
+  p_.ops.dequantize(p_.compute, w.positions.slice_rows(0, rows), h_);
+  p_.ops.add(p_.compute, x_, h_);
+}
+
+// Cosines and sines of the pass's positions, one table for each way that layers rotate.
+void Pass::copy_angles(int first_position, int rows, std::byte* host) {
+  const View& tables = p_.workspace.rope;
+  for (size_t i = 0; i < rotations_.size(); ++i) {
+    const View table = tables.slice_rows(tables.rows / static_cast<int64_t>(rotations_.size()) * i, rows);
+    std::byte* at = host + (table.data - tables.data);
+    rotations_[i].fill(first_position, rows, reinterpret_cast<float*>(at));
+    p_.compute.copy(table.data, at, rows * table.stride);
+  }
 }
 
 // Rows of logits beyond what the workspace holds at once cost another reading of the head.
@@ -170,10 +242,19 @@ void Pass::head(const PassInput& input, int rows, const OnLogits& on_logits) {
     const View h = h_.slice_rows(row, count);
     const View logits = p_.workspace.logits.slice_rows(0, count);
     next_unit_ = head_unit;
-    p_.ops.norm(p_.compute, x_.slice_rows(row, count), p_.output_norm, p_.spec.shape.norm_eps, h);
+    norm(x_.slice_rows(row, count), p_.vectors.output_norm, p_.vectors.output_norm_bias, h);
     project(Stage::head, 0, h, {logits}, false);
-    on_logits(row, logits);
+    on_logits(row, input.choice == nullptr ? logits : chosen(logits, *input.choice));
   }
+}
+
+View Pass::chosen(View logits, const RowChoice& choice) {
+  const View& room = p_.workspace.chosen;
+  const int floats = candidate_floats(choice.candidates.k);
+  SPILLWAY_CHECK(logits.rows <= room.rows && floats <= room.cols);
+  const View out = View::dense(room.data, DType::f32, logits.rows, floats);
+  p_.ops.candidates(p_.compute, logits.slice_cols(0, choice.vocab), choice.candidates, out);
+  return out;
 }
 
 }  // namespace spillway

@@ -13,14 +13,10 @@
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
 #include "runtime/rotation.h"
+#include "runtime/vectors.h"
 #include "runtime/workspace.h"
 
 namespace spillway {
-
-// f32 vectors that always lie on the device.
-struct LayerNorms {
-  View attn, ffn;  // [1 x hidden]
-};
 
 struct PassParts {
   const ModelSpec& spec;
@@ -32,16 +28,23 @@ struct PassParts {
   KvCache& kv;
   KvFeed& kv_feed;
   const Workspace& workspace;
-  const std::vector<LayerNorms>& norms;
-  View output_norm;
+  const ModelVectors& vectors;
+  int context;                       // positions planned for
   std::span<std::byte> host_inputs;  // two halves, filled in turn
+};
+
+// In place of a row of logits, its likeliest tokens (kernels/ops.h).
+struct RowChoice {
+  CandidateChoice candidates;  // k up to a quarter of the row
+  int vocab = 0;               // columns of a row that are tokens, the first ones
 };
 
 struct PassInput {
   SequenceId sequence = 0;
   std::span<const int32_t> tokens;
-  bool decode = false;  // one token by the decode path; else a chunk by the prefill path
-  int logit_rows = 1;   // logits of so many rows, the last ones
+  bool decode = false;                // one token by the decode path; else a chunk by the prefill path
+  int logit_rows = 1;                 // logits of so many rows, the last ones
+  const RowChoice* choice = nullptr;  // of each of these rows; null: the rows are wanted whole
   // Of the pass expected after this one, whose first weights are fetched while this one ends; kNoPass: none is
   // expected.
   int next_logit_rows = kNoPass;
@@ -52,8 +55,9 @@ class Pass {
  public:
   explicit Pass(const PassParts& parts);
 
-  // Called, in order, with rows of logits as they are enqueued: [first_row, first_row + logits.rows) of the pass, in
-  // device memory, valid until the callback's stream work is done; the callback synchronises the stream.
+  // Called, in order, with rows of logits, or of what was chosen from them, as they are enqueued: [first_row, first_row
+  // + logits.rows) of the pass, in device memory, valid until the callback's stream work is done; the callback
+  // synchronises the stream.
   using OnLogits = std::function<void(int first_row, View logits)>;
   void run(const PassInput& input, const OnLogits& on_logits);
   // Of host memory that reaches the device for each token of a pass.
@@ -61,19 +65,25 @@ class Pass {
 
  private:
   void load_inputs(const PassInput& input, int first_position);
+  void copy_angles(int first_position, int rows, std::byte* host);
   void block(int layer, const PassInput& input, int first_position);
-  void rotate_append(int layer, const PassInput& input, int rows);
+  void norm(View x, View weight, View bias, View out);
+  void add_bias(View x, View bias);
+  void norm_heads(View x, View weight);
+  void contribute(Stage stage, int layer, View x, View bias, View post_norm);
+  void append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
   void multiply(Stage stage, View x, std::span<const MatmulPart> parts);
   void head(const PassInput& input, int rows, const OnLogits& on_logits);
+  View chosen(View logits, const RowChoice& choice);
   int head_sweeps(int logit_rows) const;
 
   PassParts p_;
   Trace::Track track_;  // of what the host enqueues
   std::vector<const char*> layer_names_;
-  Rotation rotation_;
-  View x_, h_, q_, k_, v_, attn_, gate_, up_, rope_;  // of this pass's rows
+  std::vector<Rotation> rotations_;
+  View x_, h_, q_, k_, v_, attn_, gate_, up_;  // of this pass's rows
   uint32_t next_unit_ = 0;
   int half_ = 0;
   Event half_free_[2];

@@ -47,7 +47,7 @@ struct Plan {
   std::vector<WeightUnit> units;
   std::vector<Tier> unit_tiers;  // one for each unit
   uint64_t weight_ring_bytes = 0;
-  uint64_t small_bytes = 0;  // norms: always on the device
+  uint64_t small_bytes = 0;  // norms and biases: always on the device
 
   uint32_t kv_device_slots = 0, kv_host_slots = 0, kv_disk_slots = 0;  // page rows
   int kv_device_rows_per_layer = 0;

@@ -4,6 +4,7 @@
 
 #include "kernels/check.h"
 #include "runtime/planner.h"
+#include "runtime/vectors.h"
 #include "runtime/weight_units.h"
 #include "runtime/workspace.h"
 
@@ -39,10 +40,7 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room) : layout(input.spec.shap
   staged = emulated_link || !host_addressable;
   staging.piece_bytes = room == Room::least ? kLeastPiece : ample_piece(options.host_bytes.value_or(0));
 
-  for (const LayerTensors& layer : in_.spec.layers) {
-    small_bytes += layer.attn_norm.extent.bytes + layer.ffn_norm.extent.bytes;
-  }
-  small_bytes = align_up(small_bytes + in_.spec.output_norm.extent.bytes, kDiskAlign);
+  small_bytes = align_up(ModelVectors::bytes(in_.spec), kDiskAlign);
   uint64_t unit = room == Room::least ? kLeastUnit : ample_unit(*options.device_bytes);
   if (options.unit_bytes > 0) unit = options.unit_bytes;
   units = cut_weight_units(in_.spec, in_.checkpoint, unit);
@@ -62,8 +60,7 @@ void PlanSizes::set_context(int positions) {
   while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
   Workspace views;
   const WorkspaceShape shape{chunk, logit_rows, context};
-  workspace_bytes = align_up(
-      Workspace::cut(in_.spec.shape, in_.spec.token_embedding.dtype, shape, in_.ops, nullptr, &views), kDiskAlign);
+  workspace_bytes = align_up(Workspace::cut(in_.spec, shape, in_.ops, nullptr, &views), kDiskAlign);
   host_input_bytes = align_up(2 * views.host_half_bytes(), kDiskAlign);
   const uint64_t logits = static_cast<uint64_t>(views.logits.rows) * views.logits.stride;
   host_logit_bytes = in_.device.host_addressable() ? 0 : align_up(logits, kDiskAlign);

@@ -34,7 +34,7 @@ class PlanSizes {
   std::vector<WeightUnit> units;
   uint64_t all_units = 0;  // bytes
   uint64_t largest_unit = 0;
-  uint64_t small_bytes = 0;  // norms
+  uint64_t small_bytes = 0;  // norms and biases
   uint64_t workspace_bytes = 0;
   uint64_t host_input_bytes = 0;
   uint64_t host_logit_bytes = 0;

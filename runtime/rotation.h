@@ -3,19 +3,20 @@
 
 #include <vector>
 
-#include "kernels/shape.h"
+#include "loader/rope_spec.h"
 
 namespace spillway {
 
 class Rotation {
  public:
-  // factors: divides each pair's frequency (rope_freqs of a GGUF); empty: none.
-  Rotation(const ModelShape& shape, const std::vector<float>& factors);
+  // context: positions that are planned for; a longer one than the model was trained for may turn by other frequencies.
+  Rotation(const RopeSpec& rope, int context);
   // table [count x rope_dims]: cos and sin of each pair, of positions first, first + 1, ...; computed in double.
   void fill(int first, int count, float* table) const;
 
  private:
-  std::vector<double> frequency_;  // radians per position, one for each pair
+  const std::vector<double> frequency_;  // radians per position, one for each pair
+  const double magnitude_;
 };
 
 }  // namespace spillway

@@ -1,6 +1,7 @@
 #include "runtime/weight_loader.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/check.h"
 
@@ -13,22 +14,36 @@ WeightLoader::WeightLoader(Device& device, const Checkpoint& checkpoint, std::sp
   copies_ = device.make_copy_stream("load");
 }
 
-void WeightLoader::load(const Extent& extent, uint64_t bytes, Tier tier, std::byte* place) {
-  const File& file = checkpoint_.files[extent.file];
-  traffic_.add(Link::disk_read, Cause::weights, bytes);
-  if (copies_ == nullptr || tier == Tier::host) return file.read(extent.offset, {place, bytes});
+template <typename Fill>
+void WeightLoader::stage(uint64_t bytes, std::byte* place, const Fill& fill) {
   traffic_.add(Link::host_to_device, Cause::weights, bytes);
   const uint64_t half_bytes = staging_.size() / 2;
   for (uint64_t done = 0; done < bytes;) {
     const uint64_t piece = std::min(half_bytes, bytes - done);
     std::byte* through = staging_.data() + half_ * half_bytes;
     half_free_[half_].wait();
-    file.read(extent.offset + done, {through, piece});
+    fill(std::span<std::byte>(through, piece), done);
     copies_->copy(place + done, through, piece);
     half_free_[half_] = copies_->record();
     half_ ^= 1;
     done += piece;
   }
+}
+
+void WeightLoader::load(const Extent& extent, uint64_t bytes, Tier tier, std::byte* place) {
+  const File& file = checkpoint_.files[extent.file];
+  traffic_.add(Link::disk_read, Cause::weights, bytes);
+  if (copies_ == nullptr || tier == Tier::host) return file.read(extent.offset, {place, bytes});
+  stage(bytes, place, [&](std::span<std::byte> into, uint64_t done) { file.read(extent.offset + done, into); });
+}
+
+void WeightLoader::put(std::span<const std::byte> bytes, std::byte* place) {
+  if (copies_ == nullptr) {
+    std::memcpy(place, bytes.data(), bytes.size());
+    return;
+  }
+  stage(bytes.size(), place,
+        [&](std::span<std::byte> into, uint64_t done) { std::memcpy(into.data(), bytes.data() + done, into.size()); });
 }
 
 void WeightLoader::finish() {

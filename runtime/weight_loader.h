@@ -21,10 +21,16 @@ class WeightLoader {
 
   // The first `bytes` of the extent to a place in `tier`. Throws what File::read throws.
   void load(const Extent& extent, uint64_t bytes, Tier tier, std::byte* place);
+  // Bytes of host memory to a place on the device.
+  void put(std::span<const std::byte> bytes, std::byte* place);
   // Waits until all of it is there; throws what a copy met.
   void finish();
 
  private:
+  // Through staging to the device; fill(into, done) brings the bytes from `done` on.
+  template <typename Fill>
+  void stage(uint64_t bytes, std::byte* place, const Fill& fill);
+
   const Checkpoint& checkpoint_;
   std::span<std::byte> staging_;
   Traffic& traffic_;

@@ -79,7 +79,9 @@ std::vector<WeightUnit> cut_weight_units(const ModelSpec& spec, const Checkpoint
     const int number = static_cast<int>(i);
     cut_stage(units, Stage::qkv, number, {&layer.q, &layer.k, &layer.v}, checkpoint, unit_bytes);
     cut_stage(units, Stage::attn_out, number, {&layer.attn_out}, checkpoint, unit_bytes);
-    cut_stage(units, Stage::gate_up, number, {&layer.gate, &layer.up}, checkpoint, unit_bytes);
+    std::vector<const TensorInfo*> gate_up{&layer.gate};
+    if (layer.up.cols > 0) gate_up.push_back(&layer.up);
+    cut_stage(units, Stage::gate_up, number, gate_up, checkpoint, unit_bytes);
     cut_stage(units, Stage::down, number, {&layer.down}, checkpoint, unit_bytes);
   }
   cut_stage(units, Stage::head, 0, {&spec.output}, checkpoint, unit_bytes);

@@ -4,8 +4,9 @@
 
 namespace spillway {
 
-uint64_t Workspace::cut(const ModelShape& shape, DType embedding, const WorkspaceShape& size, const Ops& ops,
-                        std::byte* memory, Workspace* out) {
+uint64_t Workspace::cut(const ModelSpec& spec, const WorkspaceShape& size, const Ops& ops, std::byte* memory,
+                        Workspace* out) {
+  const ModelShape& shape = spec.shape;
   uint64_t used = 0;
   const auto take = [&](uint64_t bytes) {
     std::byte* piece = memory == nullptr ? nullptr : memory + used;
@@ -26,9 +27,11 @@ uint64_t Workspace::cut(const ModelShape& shape, DType embedding, const Workspac
   w.gate = matrix(DType::f32, size.chunk, shape.ffn);
   w.up = matrix(DType::f32, size.chunk, shape.ffn);
   w.states = matrix(DType::f32, std::max(size.chunk, spans), shape.heads * attn_state_floats(shape.head_dim));
-  w.rope = matrix(DType::f32, size.chunk, shape.rope_dims);
-  w.rows = matrix(embedding, size.chunk, shape.hidden);
+  w.rope = matrix(DType::f32, int64_t{shape.rope_tables} * size.chunk, shape.rope_dims);
+  w.rows = matrix(spec.token_embedding.dtype, size.chunk, shape.hidden);
+  if (spec.position_embedding.cols > 0) w.positions = matrix(spec.position_embedding.dtype, size.chunk, shape.hidden);
   w.logits = matrix(DType::f32, size.logit_rows, shape.vocab);
+  w.chosen = matrix(DType::f32, size.logit_rows, candidate_floats(std::min(kMostCandidates, shape.vocab / 4)));
   w.scratch_bytes = ops.scratch_bytes(shape, size.chunk);
   w.scratch = take(w.scratch_bytes);
   if (out != nullptr) *out = w;

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "kernels/ops.h"
-#include "kernels/shape.h"
+#include "loader/model_spec.h"
 #include "memory/extent.h"
 
 namespace spillway {
@@ -18,24 +18,27 @@ struct WorkspaceShape {
 
 // All views are f32 but `rows`. m: rows of the pass.
 struct Workspace {
-  View x;         // [chunk x hidden] residual stream
-  View h;         // [chunk x hidden] normalised
-  View q, k, v;   // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
-  View attn;      // [chunk x heads * head_dim]
-  View gate, up;  // [chunk x ffn]
-  View states;    // [max(chunk, spans) x heads * attn_state_floats]
-  View rope;      // [chunk x rope_dims] cos and sin
-  View rows;      // [chunk x hidden] embedding rows in the file's type
-  View logits;    // [logit_rows x vocab]
+  View x;          // [chunk x hidden] residual stream
+  View h;          // [chunk x hidden] normalised
+  View q, k, v;    // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
+  View attn;       // [chunk x heads * head_dim]
+  View gate, up;   // [chunk x ffn]
+  View states;     // [max(chunk, spans) x heads * attn_state_floats]
+  View rope;       // [rope_tables * chunk x rope_dims] cos and sin, a table after the other
+  View rows;       // [chunk x hidden] embedding rows in the file's type
+  View positions;  // [chunk x hidden] rows of learned positions in the file's type; no rows where there are none
+  View logits;     // [logit_rows x vocab]
+  View chosen;     // [logit_rows x candidate_floats(most)]
   std::byte* scratch = nullptr;
   uint64_t scratch_bytes = 0;
 
   // Cuts a workspace from `memory`; with null memory only counts. Returns the bytes used.
-  static uint64_t cut(const ModelShape& shape, DType embedding, const WorkspaceShape& size, const Ops& ops,
-                      std::byte* memory, Workspace* out);
+  static uint64_t cut(const ModelSpec& spec, const WorkspaceShape& size, const Ops& ops, std::byte* memory,
+                      Workspace* out);
 
   // Host memory through which a pass's embedding rows and angles reach the device: two halves, filled in turn.
-  uint64_t rope_offset() const { return align_up(rows.stride * rows.rows, 64); }
+  uint64_t positions_offset() const { return align_up(rows.stride * rows.rows, 64); }
+  uint64_t rope_offset() const { return align_up(positions_offset() + positions.stride * positions.rows, 64); }
   uint64_t host_half_bytes() const { return align_up(rope_offset() + rope.stride * rope.rows, 64); }
 };
 

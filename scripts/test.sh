@@ -7,6 +7,8 @@
 #   on      the system's nvcc, else the wheels; it is an error if neither can be had
 #   wheels  the wheels, whatever the system has
 #   off     no CUDA module
+# CUDAARCHS is CMake's own: the GPU architectures of a build that is new ("90a-real"; all that Spillway knows without it).
+# With CI set, the registers and spills of every kernel are printed; they lie in build/cuda/kernels/cuda/ptxas.txt.
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 preset=
@@ -20,7 +22,7 @@ while [ $# -gt 0 ]; do
       select+=(-E NOT_BUILT)
       ;;
     -R) select+=(-R "${2:?-R needs a regular expression}") ;;
-    *) die "unknown argument '$1' (usage: scripts/test.sh [--preset cpu|cuda|asan|tsan] [-R REGEX])" ;;
+    *) die "unknown argument '$1' (usage: scripts/test.sh [--preset cpu|cuda|asan|tsan] [--folders NAMES] [-R REGEX])" ;;
   esac
   shift 2
 done
@@ -79,6 +81,10 @@ case $preset in cpu | cuda) configure+=(-DSPILLWAY_PERF=ON) ;; esac
 targets=all
 [ -z "$folders" ] || targets=$(printf '%s_tests ' $folders)
 build "$preset" "$targets" "${configure[@]}"
+if [ "$preset" = cuda ] && [ -z "$folders" ] && [ -n "${CI:-}" ]; then
+  say "registers and spills (build/cuda/kernels/cuda/ptxas.txt)"
+  cat "$root/build/cuda/kernels/cuda/ptxas.txt" >&2
+fi
 
 if SPILLWAY_MODEL=$("$root/scripts/fetch-model.sh"); then
   export SPILLWAY_MODEL

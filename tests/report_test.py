@@ -99,6 +99,15 @@ def made_up():
                     }
                 ),
                 "link": passed({"device": "Made Up GPU", "within_device_read_and_written": 9e11, "rows": link}),
+                "products": passed(
+                    {
+                        "side": 8192,
+                        "flops": {"float16": 98.7e12},
+                        "rows": [
+                            {"type": "Q8_0", "m": 64, "n": 4096, "k": 4096, "flops": 45.6e12, "share_of_peak": 0.46}
+                        ],
+                    }
+                ),
                 "gather": passed({"device": "Made Up GPU", "rows": gather}),
                 "matrix product": passed({"flops": {"float16": 123.4e12}}),
             },
@@ -162,6 +171,9 @@ def main():
             "95 %",
             "777.0 GB/s",
             "86 %",
+            "98.7 TFLOP/s",
+            "45.6 TFLOP/s",
+            "46 %",
             "1.56",
             "OpGridNorm.Odd/cuda: off by one",
         )

@@ -177,6 +177,22 @@ inline int visible_tokens(const AttentionTile& a, const KvSpan& span, int row) {
   return seen < 0 ? 0 : seen > span.tokens ? span.tokens : static_cast<int>(seen);
 }
 
+// Tokens of the span that have left the row's window.
+inline int hidden_tokens(const AttentionTile& a, const KvSpan& span, int row) {
+  if (a.window == 0) return 0;
+  const int64_t hidden = int64_t{a.first_position} + row - a.window + 1 - span.first_position;
+  return hidden < 0 ? 0 : hidden > span.tokens ? span.tokens : static_cast<int>(hidden);
+}
+
+inline bool sees_any(const AttentionTile& a, const KvSpan& span, int row) {
+  return visible_tokens(a, span, row) > hidden_tokens(a, span, row);
+}
+
+// The first page that any row of the tile sees.
+inline int first_page(const AttentionTile& a, const KvSpan& span) {
+  return hidden_tokens(a, span, 0) / kPageTokens * kPageTokens;
+}
+
 inline const std::byte* page_of(const AttentionTile& a, const KvSpan& span, int token) {
   return span.rows[token / kPageTokens] + a.head_offset;
 }
@@ -184,7 +200,7 @@ inline const std::byte* page_of(const AttentionTile& a, const KvSpan& span, int 
 inline void tile_scores(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
   const int64_t padded = padded_head(a.head_dim);
   const int most = visible_tokens(a, span, a.rows - 1);
-  for (int t = 0; t < most; t += kPageTokens) {
+  for (int t = first_page(a, span); t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
     const bool last = t + kPageTokens >= most;
     const std::byte* ahead = last ? page_of(a, span, 0) + page_values(a.head_dim) : page_of(a, span, t + kPageTokens);
@@ -201,7 +217,7 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
   const int64_t padded = padded_head(a.head_dim);
   const int most = visible_tokens(a, span, a.rows - 1);
   for (int64_t i = 0; i < a.rows * a.heads * padded; i += kLanes) store_f32(s.sums + i, lanes_zero());
-  for (int t = 0; t < most; t += kPageTokens) {
+  for (int t = first_page(a, span); t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
     const int next = t + kPageTokens < most ? t + kPageTokens : t;
     const std::byte* values = page_of(a, span, t) + page_values(a.head_dim);
@@ -235,8 +251,12 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
 inline void tile_span(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
   tile_scores(a, span, s);
   for (int i = 0; i < a.rows * a.heads; i++) {
-    const int seen = visible_tokens(a, span, i / a.heads);
-    if (seen > 0) softmax_part(s.scores + i * int64_t{kSpanTokens}, seen, a.scale, &s.largest[i], &s.total[i]);
+    const int row = i / a.heads, hidden = hidden_tokens(a, span, row);
+    const int seen = visible_tokens(a, span, row) - hidden;
+    float* scores = s.scores + i * int64_t{kSpanTokens};
+    // What a row does not see of the tile's pages has no weight.
+    for (int t = first_page(a, span); t < hidden; t++) scores[t] = 0.0f;
+    if (seen > 0) softmax_part(scores + hidden, seen, a.scale, &s.largest[i], &s.total[i]);
   }
   tile_values(a, span, s);
 }
@@ -270,12 +290,12 @@ inline void fold_state(float* state, int head_dim, const float* sums, float larg
 // One row against all of one span; the state is stored.
 void attend(const AttentionTile& a) {
   const TileScratch s = lay_out(a);
-  if (a.spans->tokens > 0) tile_span(a, *a.spans, s);
+  const bool any = sees_any(a, *a.spans, 0);
+  if (any) tile_span(a, *a.spans, s);
   for (int i = 0; i < a.heads; i++) {
     float* state = state_of(a, i);
     clear_state(state, a.head_dim);
-    if (a.spans->tokens > 0)
-      fold_state(state, a.head_dim, s.sums + i * padded_head(a.head_dim), s.largest[i], s.total[i]);
+    if (any) fold_state(state, a.head_dim, s.sums + i * padded_head(a.head_dim), s.largest[i], s.total[i]);
   }
 }
 
@@ -285,10 +305,11 @@ void attend_chunk(const AttentionTile& a) {
   for (int i = 0; i < queries && a.fresh; i++) clear_state(state_of(a, i), a.head_dim);
   for (int64_t n = 0; n < a.span_count; n++) {
     const KvSpan& span = a.spans[n];
-    if (visible_tokens(a, span, a.rows - 1) == 0) continue;
+    // Rows see later tokens one after the other: the first row's window reaches furthest back.
+    if (visible_tokens(a, span, a.rows - 1) <= hidden_tokens(a, span, 0)) continue;
     tile_span(a, span, s);
     for (int i = 0; i < queries; i++) {
-      if (visible_tokens(a, span, i / a.heads) == 0) continue;
+      if (!sees_any(a, span, i / a.heads)) continue;
       fold_state(state_of(a, i), a.head_dim, s.sums + i * padded_head(a.head_dim), s.largest[i], s.total[i]);
     }
   }

@@ -8,6 +8,7 @@
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/super_blocks.h"
 
 namespace spillway {
 namespace {
@@ -80,10 +81,8 @@ class CpuOps final : public Ops {
   void dequantize(Stream& stream, View rows, View out) override {
     SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
     SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
-    enqueue(stream, "dequantize", [=, this] {
-      each_row(rows.rows, rows.cols,
-               [&](int64_t i) { kernels_.dequantize(rows.dtype, rows.row(i), rows.cols, out.f32(i)); });
-    });
+    enqueue(stream, "dequantize",
+            [=, this] { each_row(rows.rows, rows.cols, [&](int64_t i) { dequantize_row(rows, i, out.f32(i)); }); });
   }
 
   void norm(Stream& stream, View x, View weight, float eps, View out) override {
@@ -91,6 +90,28 @@ class CpuOps final : public Ops {
     enqueue(stream, "norm", [=, this] {
       each_row(x.rows, x.cols, [&](int64_t i) { kernels_.norm(x.f32(i), weight.f32(), eps, x.cols, out.f32(i)); });
     });
+  }
+
+  void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols));
+    SPILLWAY_CHECK(is_f32(weight, 1, x.cols) && is_f32(bias, 1, x.cols));
+    enqueue(stream, "layer_norm", [=, this] {
+      each_row(x.rows, x.cols,
+               [&](int64_t i) { kernels_.layer_norm(x.f32(i), weight.f32(), bias.f32(), eps, x.cols, out.f32(i)); });
+    });
+  }
+
+  void add(Stream& stream, View x, View y) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && (is_f32(y, x.rows, x.cols) || is_f32(y, 1, x.cols)));
+    enqueue(stream, "add", [=, this] {
+      each_row(x.rows, x.cols, [&](int64_t i) { kernels_.add(x.f32(i), y.f32(y.rows == 1 ? 0 : i), x.cols); });
+    });
+  }
+
+  void scale(Stream& stream, View x, float factor) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols));
+    enqueue(stream, "scale",
+            [=, this] { each_row(x.rows, x.cols, [&](int64_t i) { kernels_.scale(x.f32(i), factor, x.cols); }); });
   }
 
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
@@ -147,6 +168,7 @@ class CpuOps final : public Ops {
     for (const SpanTask& task : tasks) {
       check_span(task.span);
       SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
+      SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
     }
     enqueue(stream, "attend", [=, this, copies = std::vector<SpanTask>(tasks.begin(), tasks.end())] {
       const std::lock_guard lock(scratch_in_use_);
@@ -157,7 +179,9 @@ class CpuOps final : public Ops {
                                           states.slice_rows(task.slot, 1), worker_floats(worker, shape));
         tile.spans = &task.span;
         tile.span_count = 1;
-        tile.first_position = task.span.first_position + task.span.tokens;
+        const int seen = task.span.tokens - task.first_token;
+        tile.first_position = task.span.first_position + (seen > 0 ? task.span.tokens : 0) - 1;
+        tile.window = task.first_token > 0 ? seen : 0;
         kernels_.attend(tile);
       });
     });
@@ -181,6 +205,7 @@ class CpuOps final : public Ops {
         tile.spans = copies.data();
         tile.span_count = static_cast<int64_t>(copies.size());
         tile.first_position = static_cast<int>(first_position + row);
+        tile.window = shape.window;
         tile.fresh = fresh;
         kernels_.attend_chunk(tile);
       });
@@ -207,11 +232,13 @@ class CpuOps final : public Ops {
     });
   }
 
-  void swiglu(Stream& stream, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) &&
-                   is_f32(out, out.rows, out.cols));
-    enqueue(stream, "swiglu", [=, this] {
-      each_row(out.rows, out.cols, [&](int64_t i) { kernels_.swiglu(gate.f32(i), up.f32(i), out.cols, out.f32(i)); });
+  void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
+    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
+    SPILLWAY_CHECK(up.rows == 0 || is_f32(up, out.rows, out.cols));
+    enqueue(stream, "activate", [=, this] {
+      each_row(out.rows, out.cols, [&](int64_t i) {
+        kernels_.activate(kind, gate.f32(i), up.rows == 0 ? nullptr : up.f32(i), out.cols, out.f32(i));
+      });
     });
   }
 
@@ -235,6 +262,16 @@ class CpuOps final : public Ops {
   template <typename Work>
   static void enqueue(Stream& stream, const char* op, Work&& work) {
     static_cast<CpuStream&>(stream).enqueue(std::forward<Work>(work), op);
+  }
+
+  // Rows of blocks without wide instructions: the few rows of an embedding are soon done.
+  void dequantize_row(const View& rows, int64_t i, float* out) const {
+    if (!is_quantised(rows.dtype)) return kernels_.widen(rows.dtype, rows.row(i), rows.cols, out);
+    with_block_type(rows.dtype, [&]<typename Block>(Block) {
+      const auto* blocks = reinterpret_cast<const Block*>(rows.row(i));
+      for (int64_t b = 0; b < rows.cols / Block::kElements; b++)
+        dequantize_block(blocks[b], out + b * Block::kElements);
+    });
   }
 
   static uint64_t worker_bytes(int64_t k, int head_dim) {

@@ -51,20 +51,77 @@ void norm(const float* x, const float* weight, float eps, int64_t k, float* out)
   }
 }
 
-// Below -88 the quotient is no normal float any more: zero.
-inline Lanes silu_times(const Lanes& gate, const Lanes& up) {
-  constexpr float kMost = 88.0f;
-  const Lanes exponent = min(lanes_set(kMost), sub(lanes_zero(), gate));
-  const Lanes quotient = div(gate, add(lanes_set(1.0f), exp_up_to_88(exponent)));
-  return mul(where(not_below(gate, -kMost), quotient), up);
+// Two passes over x: the variance of large means would drown in rounding otherwise.
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t k, float* out) {
+  Lanes sum = lanes_zero();
+  for (int64_t i = 0; i < k; i += kLanes) sum = add(sum, load_f32_part(x + i, lanes_left(k - i)));
+  const Lanes mean = lanes_set(sum_of(sum) / static_cast<float>(k));
+  Lanes squares = lanes_zero();
+  for (int64_t i = 0; i < k; i += kLanes) {
+    const int n = lanes_left(k - i);
+    const Lanes d = keep_first(sub(load_f32_part(x + i, n), mean), n, 0.0f);
+    squares = fma(d, d, squares);
+  }
+  const Lanes scale = lanes_set(1.0f / __builtin_sqrtf(sum_of(squares) / static_cast<float>(k) + eps));
+  for (int64_t i = 0; i < k; i += kLanes) {
+    const int n = lanes_left(k - i);
+    const Lanes d = mul(sub(load_f32_part(x + i, n), mean), scale);
+    store_f32_part(out + i, fma(d, load_f32_part(weight + i, n), load_f32_part(bias + i, n)), n);
+  }
 }
 
-void swiglu(const float* gate, const float* up, int64_t n, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store_f32(out + i, silu_times(load_f32(gate + i), load_f32(up + i)));
-  if (i < n) {
+void add_row(float* x, const float* y, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+void scale_row(float* x, float factor, int64_t n) {
+  for (int64_t i = 0; i < n; i++) x[i] *= factor;
+}
+
+// x / (1 + exp(-y)). With y below -88 the quotient is no normal float any more: zero.
+inline Lanes times_sigmoid(const Lanes& x, const Lanes& y) {
+  constexpr float kMost = 88.0f;
+  const Lanes exponent = min(lanes_set(kMost), sub(lanes_zero(), y));
+  return where(not_below(y, -kMost), div(x, add(lanes_set(1.0f), exp_up_to_88(exponent))));
+}
+
+struct Silu {
+  static Lanes of(const Lanes& x) { return times_sigmoid(x, x); }
+};
+// x / 2 * (1 + tanh(u)) = x / (1 + exp(-2 u)).
+struct Gelu {
+  static Lanes of(const Lanes& x) {
+    constexpr float kTwice = 1.5957691216057308f;  // 2 * sqrt(2 / pi)
+    const Lanes cubic = mul(mul(mul(x, x), x), lanes_set(0.044715f));
+    return times_sigmoid(x, mul(add(x, cubic), lanes_set(kTwice)));
+  }
+};
+struct Relu {
+  static Lanes of(const Lanes& x) { return max(lanes_zero(), x); }
+};
+
+template <typename F>
+void activate_row(const float* gate, const float* up, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += kLanes) {
     const int left = lanes_left(n - i);
-    store_f32_part(out + i, silu_times(load_f32_part(gate + i, left), load_f32_part(up + i, left)), left);
+    Lanes y = F::of(left == kLanes ? load_f32(gate + i) : load_f32_part(gate + i, left));
+    if (up != nullptr) y = mul(y, left == kLanes ? load_f32(up + i) : load_f32_part(up + i, left));
+    if (left == kLanes) {
+      store_f32(out + i, y);
+    } else {
+      store_f32_part(out + i, y, left);
+    }
+  }
+}
+
+void activate(Activation kind, const float* gate, const float* up, int64_t n, float* out) {
+  switch (kind) {
+    case Activation::silu:
+      return activate_row<Silu>(gate, up, n, out);
+    case Activation::gelu:
+      return activate_row<Gelu>(gate, up, n, out);
+    case Activation::relu:
+      return activate_row<Relu>(gate, up, n, out);
   }
 }
 
@@ -116,45 +173,15 @@ void float_row(const std::byte* row, int64_t k, float* out) {
   if (i < k) store_f32_part(out + i, load_lanes_part<kType>(row, i, lanes_left(k - i)), lanes_left(k - i));
 }
 
-// One block of 32 at `block`; codes as floats times d (plus m).
-inline void dequantize_one(DType type, const std::byte* block, float* out) {
-  uint16_t halves[2];
-  __builtin_memcpy(halves, block, sizeof halves);
-  const float d = half_to_float(halves[0]);
-  if (type == DType::q8_0) {
-    int8_t codes[32];
-    __builtin_memcpy(codes, block + 2, sizeof codes);
-    for (int i = 0; i < 32; i++) out[i] = d * static_cast<float>(codes[i]);
-    return;
-  }
-  const bool affine = type == DType::q4_1;
-  const int offset = affine ? 0 : 8;
-  const float m = affine ? half_to_float(halves[1]) : 0.0f;
-  uint8_t bytes[16];
-  __builtin_memcpy(bytes, block + (affine ? 4 : 2), sizeof bytes);
-  for (int i = 0; i < 16; i++) {
-    const float low = d * static_cast<float>((bytes[i] & 15) - offset);
-    const float high = d * static_cast<float>((bytes[i] >> 4) - offset);
-    out[i] = affine ? low + m : low;
-    out[i + 16] = affine ? high + m : high;
-  }
-}
-
-inline int quantised_bytes(DType type) { return type == DType::q8_0 ? 34 : type == DType::q4_0 ? 18 : 20; }
-
-void dequantize(DType type, const std::byte* row, int64_t k, float* out) {
+void widen(DType type, const std::byte* row, int64_t k, float* out) {
   switch (type) {
     case DType::f32:
       return float_row<DType::f32>(row, k, out);
     case DType::f16:
       return float_row<DType::f16>(row, k, out);
-    case DType::bf16:
-      return float_row<DType::bf16>(row, k, out);
     default:
-      break;
+      return float_row<DType::bf16>(row, k, out);
   }
-  const int bytes = quantised_bytes(type);
-  for (int64_t b = 0; b < k / 32; b++) dequantize_one(type, row + b * bytes, out + 32 * b);
 }
 
 }  // namespace

@@ -14,10 +14,13 @@ constexpr CpuKernels kKernels = {
     .attend_chunk = attend_chunk,
     .merge = merge,
     .norm = norm,
-    .swiglu = swiglu,
+    .layer_norm = layer_norm,
+    .add = add_row,
+    .scale = scale_row,
+    .activate = activate,
     .rotate = rotate,
     .to_f16 = to_f16,
-    .dequantize = dequantize,
+    .widen = widen,
 };
 
 }  // namespace

@@ -5,7 +5,8 @@
 // an inline function instantiated there could carry its wide instructions into the rest of the program.
 //
 // Whatever the instruction set, one result is computed in one order, which depends on its own row alone:
-//   quantised  out = sum over blocks of 32, ascending, of fma(float(exact integer dot product), d_w * d_a, out)
+//   quantised  out = sum over blocks of 32, ascending, or their halves where these have scales of their own, of
+//              fma(float(exact integer dot product), d_w * d_a, out), then fma(m_w, d_a * sum of codes, out) if affine
 //   float      16 partial sums over k mod 16, ascending, then folded 8, 4, 2, 1
 // so AVX2 and AVX-512 agree to the bit; scalar has no fused multiply-add and agrees within rounding.
 #pragma once
@@ -26,8 +27,10 @@ inline constexpr int kInPlaceGroup = 8;
 // Weight rows of a packed tile.
 inline constexpr int kTileRows = 16;
 // Packed block of a tile: codes [8 groups of 4 k][16 rows][4], unsigned or signed as the instruction set likes; then d
-// [16] f32, then m [16] f32.
-inline constexpr int kPackedBlockBytes = kTileRows * (32 + 4 + 4);
+// [2 halves][16] f32, then m [2][16] f32; formats with one scale to a block leave the second half alone.
+inline constexpr int kPackedD = kTileRows * 32;
+inline constexpr int kPackedM = kPackedD + 2 * kTileRows * 4;
+inline constexpr int kPackedBlockBytes = kPackedM + 2 * kTileRows * 4;
 // Activation blocks of smaller magnitude count as zero: the inverse of their scale would overflow.
 inline constexpr float kLeastActivation = 1e-30f;
 // Most queries (rows x heads) of a tile of attention.
@@ -39,8 +42,10 @@ struct ActBlock {
   int8_t codes[32];  // round(x / scale), in [-127, 127]
   float scale;       // largest magnitude / 127
   float scaled_sum;  // scale * sum of codes
+  float scaled_halves[2];
   int32_t minus_8_sums;
   int32_t minus_128_sums;
+  int32_t minus_4_halves[2];
 };
 
 // Weight rows against one group of quantised activations.
@@ -49,7 +54,7 @@ struct QuantProduct {
   const std::byte* weight;  // in place: rows of blocks; packed: a tile
   uint64_t weight_stride;   // in place only
   int64_t rows;             // in place: any multiple of kTileRows; packed: 1 .. kTileRows
-  int64_t blocks;
+  int64_t blocks;           // of 32
   const ActBlock* x;
   int m;  // rows of the group
   float* out;
@@ -91,6 +96,7 @@ struct AttentionTile {
   int heads;  // consecutive query heads; rows * heads <= kTileQueries
   int rows;
   int first_position;  // of row 0; a row sees positions up to its own
+  int window;          // and so many of them; 0: all
   const float* q;
   uint64_t q_stride;  // bytes from row to row
   float scale;
@@ -127,11 +133,16 @@ struct CpuKernels {
   void (*merge)(const float* states, uint64_t stride, int count, int head_dim, float* out);
 
   void (*norm)(const float* x, const float* weight, float eps, int64_t k, float* out);
-  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t k, float* out);
+  void (*add)(float* x, const float* y, int64_t n);
+  void (*scale)(float* x, float factor, int64_t n);
+  // up may be null.
+  void (*activate)(Activation, const float* gate, const float* up, int64_t n, float* out);
   // All heads of one row.
   void (*rotate)(float* x, int heads, int head_dim, RotationStyle style, const float* table, int pairs);
   void (*to_f16)(const float* x, int64_t n, std::byte* out);
-  void (*dequantize)(DType, const std::byte* row, int64_t k, float* out);
+  // Of floating-point types.
+  void (*widen)(DType, const std::byte* row, int64_t k, float* out);
 };
 
 const CpuKernels& scalar_kernels();

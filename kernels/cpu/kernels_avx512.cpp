@@ -7,6 +7,8 @@
 #include "kernels/cpu/float_kernels.inl"
 #include "kernels/cpu/float_product.inl"
 #include "kernels/cpu/attention.inl"
+#include "kernels/cpu/rows_avx512.inl"
+#include "kernels/cpu/quant_formats.inl"
 #include "kernels/cpu/quant_avx512.inl"
 #include "kernels/cpu/kernel_table.inl"
 // clang-format on

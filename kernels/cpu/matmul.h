@@ -24,7 +24,6 @@ struct MatmulScratch {
   uint64_t bytes_per_worker;
 };
 
-constexpr bool is_quantised(DType type) { return info(type).block_elements > 1; }
 constexpr uint64_t act_bytes(int64_t rows, int64_t k) {
   return static_cast<uint64_t>(rows * (k / 32)) * sizeof(ActBlock);
 }

@@ -27,6 +27,7 @@ cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& args
                          .page_bytes = static_cast<int64_t>(format.page_bytes()),
                          .spans_count = args.spans_count,
                          .first_position = args.first_position,
+                         .window = args.shape.window,
                          .rows = static_cast<int>(args.q.rows),
                          .head_dim = format.head_dim,
                          .group = args.shape.heads / format.kv_heads,

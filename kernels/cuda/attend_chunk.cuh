@@ -21,6 +21,7 @@ struct ChunkLaunch {
   int64_t page_bytes;
   int spans_count;
   int first_position;
+  int window;  // 0: none
   int rows;
   int head_dim;
   int group;
@@ -48,6 +49,11 @@ struct QueryPlace {
 __device__ __forceinline__ int end_position(const ChunkLaunch& a, int end) {
   const int rows = (end - 1) / a.group + 1;
   return a.first_position + (rows < a.rows ? rows : a.rows);
+}
+
+// Tokens from `position` on that have left the window of `row`; may be negative.
+__device__ __forceinline__ int hidden_tokens(const ChunkLaunch& a, int row, int position) {
+  return a.window == 0 ? 0 : a.first_position + row + 1 - a.window - position;
 }
 
 // For `kv_heads` KV heads. The first takes pages of F16 and BF16, of which compute capability 7.5 knows F16 alone.

@@ -68,20 +68,22 @@ __device__ __forceinline__ void score_tile(Shared<float> queries, Shared<float> 
   }
 }
 
-// Scores become weights, of the first `seen` tokens of the tile; the state is scaled to the new maximum.
-__device__ __forceinline__ void weigh_tile(float scale, int seen, int lane, float (&scores)[2], RunningState& state) {
+// Scores become weights, of tokens [hidden, seen) of the tile; the state is scaled to the new maximum.
+__device__ __forceinline__ void weigh_tile(float scale, int hidden, int seen, int lane, float (&scores)[2],
+                                           RunningState& state) {
   float tile_max = kNothing;
 #pragma unroll
   for (int n = 0; n < 2; n++) {
-    scores[n] = lane + n * kLanes < seen ? scores[n] * scale : kNothing;
+    const int token = lane + n * kLanes;
+    scores[n] = token >= hidden && token < seen ? scores[n] * scale : kNothing;
     tile_max = fmaxf(tile_max, scores[n]);
   }
   const float max = fmaxf(state.max, lane_max<kLanes / 2>(tile_max));
   const float factor = state.max == kNothing ? 0.0f : exp_of_negative(state.max - max);
 #pragma unroll
-  for (int n = 0; n < 2; n++) scores[n] = lane + n * kLanes < seen ? exp_of_negative(scores[n] - max) : 0.0f;
+  for (int n = 0; n < 2; n++) scores[n] = scores[n] > kNothing ? exp_of_negative(scores[n] - max) : 0.0f;
   const float sum = lane_sum<kLanes / 2>(scores[0] + scores[1]);
-  if (seen <= 0) return;
+  if (seen <= 0 || seen <= hidden) return;
   state.max = max;
   state.sum = fmaf(state.sum, factor, sum);
 #pragma unroll
@@ -169,7 +171,8 @@ __global__ void __launch_bounds__(kThreads) attend_rows(ChunkLaunch a) {
     const KvSpan& span = a.spans[s];
     const int visible = last - span.first_position;
     const int end = visible < span.tokens ? visible : span.tokens;
-    for (int first = 0; first < end; first += kTokens) {
+    const int hidden = hidden_tokens(a, query_tile * kQueries / a.group, span.first_position);
+    for (int first = hidden > 0 ? hidden / kTokens * kTokens : 0; first < end; first += kTokens) {
       const int tokens = end - first < kTokens ? end - first : kTokens;
       const std::byte* keys = span.rows[first / kPageTokens] + kv_head * a.page_bytes +
                               static_cast<int64_t>(first % kPageTokens) * a.head_dim * kElementBytes;
@@ -183,7 +186,8 @@ __global__ void __launch_bounds__(kThreads) attend_rows(ChunkLaunch a) {
       for (int j = 0; j < kQueriesEach; j++) {
         const int row = (query_tile * kQueries + first_query + j) / a.group;
         const int seen = a.first_position + row + 1 - span.first_position - first;
-        weigh_tile(a.scale, seen < tokens ? seen : tokens, lane, scores[j], states[j]);
+        const int out_of_window = hidden_tokens(a, row, span.first_position + first);
+        weigh_tile(a.scale, out_of_window, seen < tokens ? seen : tokens, lane, scores[j], states[j]);
         my_weights[j * kTokens + lane] = scores[j][0];
         my_weights[j * kTokens + lane + kLanes] = scores[j][1];
       }

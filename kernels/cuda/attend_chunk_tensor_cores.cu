@@ -53,10 +53,13 @@ struct PageCursor {
   int span = 0;
   int page = -1;
 
-  __device__ __forceinline__ void next(const ChunkLaunch& a, int kv_head, int end) {
+  // `begin` and `end`: the first position that any row sees, and the last one plus one.
+  __device__ __forceinline__ void next(const ChunkLaunch& a, int kv_head, int begin, int end) {
     page++;
     for (keys = nullptr; span < a.spans_count; span++, page = 0) {
       const KvSpan& s = a.spans[span];
+      const int hidden = (begin - s.first_position) / kPageTokens;
+      if (page < hidden) page = hidden;
       const int visible = end - s.first_position < s.tokens ? end - s.first_position : s.tokens;
       const int left = visible - page * kPageTokens;
       if (left <= 0) continue;
@@ -168,10 +171,10 @@ __device__ __forceinline__ void score_page(const WarpState<kDim>& state, Shared<
   }
 }
 
-// Scores of query h of the lane's two become weights, of the first `seen` tokens alone. Returns what the sums so far
-// are to be multiplied by.
+// Scores of query h of the lane's two become weights, of tokens [hidden, seen) alone. Returns what the sums so far are
+// to be multiplied by.
 template <int kDim>
-__device__ __forceinline__ float weigh_page(int h, int seen, int lane, float (&scores)[kTokens / 8][4],
+__device__ __forceinline__ float weigh_page(int h, int hidden, int seen, int lane, float (&scores)[kTokens / 8][4],
                                             WarpState<kDim>& state) {
   float max = kNothing;
 #pragma unroll
@@ -179,7 +182,8 @@ __device__ __forceinline__ float weigh_page(int h, int seen, int lane, float (&s
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float& score = scores[j][2 * h + e];
-      if (8 * j + 2 * (lane % 4) + e >= seen) score = kNothing;
+      const int token = 8 * j + 2 * (lane % 4) + e;
+      if (token < hidden || token >= seen) score = kNothing;
       max = fmaxf(max, score);
     }
   }
@@ -231,12 +235,13 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
   const int lane = lane_index();
   const int first = query_tile * kQueries + warp_index() * kWarpQueries;
   const bool has_rows = first / a.group < a.rows;
+  const int begin = hidden_tokens(a, query_tile * kQueries / a.group, 0);
   const int end = end_position(a, (query_tile + 1) * kQueries);
   const int warp_end = end_position(a, first + kWarpQueries);
   WarpState<kDim> state;
   load_state<Halves>(a, kv_head, first, lane, state);
   PageCursor page;
-  page.next(a, kv_head, end);
+  page.next(a, kv_head, begin, end);
   if (page.keys != nullptr) start_tile<kDim>(page.keys, page.tokens, a.head_dim, keys);
   while (page.keys != nullptr) {
     const bool sees = has_rows && warp_end > page.position;
@@ -246,7 +251,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
     start_tile<kDim>(page.keys + a.page_bytes / 2, page.tokens, a.head_dim, values);
     if (sees) score_page<Halves>(state, keys, lane, scores);
     PageCursor next = page;
-    next.next(a, kv_head, end);
+    next.next(a, kv_head, begin, end);
     wait_for_copies<0>();
     __syncthreads();  // the values are there, and the keys have been read
     if (next.keys != nullptr) start_tile<kDim>(next.keys, next.tokens, a.head_dim, keys);
@@ -254,8 +259,10 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
       float factor[2];
 #pragma unroll
       for (int h = 0; h < 2; h++) {
-        const int seen = a.first_position + (first + lane / 4 + 8 * h) / a.group + 1 - page.position;
-        factor[h] = weigh_page(h, seen < page.tokens ? seen : page.tokens, lane, scores, state);
+        const int row = (first + lane / 4 + 8 * h) / a.group;
+        const int seen = a.first_position + row + 1 - page.position;
+        const int hidden = hidden_tokens(a, row, page.position);
+        factor[h] = weigh_page(h, hidden, seen < page.tokens ? seen : page.tokens, lane, scores, state);
       }
       if (__any_sync(kAllLanes, factor[0] != 1.0f || factor[1] != 1.0f) != 0) {
 #pragma unroll

@@ -99,22 +99,25 @@ __device__ __forceinline__ void score_page(const AttendLaunch& a, const float* q
   });
 }
 
-// Scores become weights exp(score - max), zero past the page's tokens; lane 0 notes max and sum of each head.
+// Scores become weights exp(score - max), zero outside the page's tokens [hidden, tokens); lane 0 notes max and sum of
+// each head.
 template <int kHeads>
-__device__ __forceinline__ void weigh_page(int tokens, Shared<float> scores, Shared<float> max_of, Shared<float> sum_of,
-                                           int lane) {
+__device__ __forceinline__ void weigh_page(int hidden, int tokens, Shared<float> scores, Shared<float> max_of,
+                                           Shared<float> sum_of, int lane) {
+  const bool has_low = lane >= hidden && lane < tokens;
+  const bool has_high = lane + kWarpLanes >= hidden && lane + kWarpLanes < tokens;
 #pragma unroll
   for (int g = 0; g < kHeads; g++) {
     const int at = g * kPageTokens + lane;
-    const float low = lane < tokens ? static_cast<float>(scores[at]) : kNothing;
-    const float high = lane + kWarpLanes < tokens ? static_cast<float>(scores[at + kWarpLanes]) : kNothing;
+    const float low = has_low ? static_cast<float>(scores[at]) : kNothing;
+    const float high = has_high ? static_cast<float>(scores[at + kWarpLanes]) : kNothing;
     float largest = fmaxf(low, high);
 #pragma unroll
     for (int offset = kWarpLanes / 2; offset >= 1; offset /= 2) {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
     }
-    const float low_weight = lane < tokens ? exp_of_negative(low - largest) : 0.0f;
-    const float high_weight = lane + kWarpLanes < tokens ? exp_of_negative(high - largest) : 0.0f;
+    const float low_weight = has_low ? exp_of_negative(low - largest) : 0.0f;
+    const float high_weight = has_high ? exp_of_negative(high - largest) : 0.0f;
     scores[at] = low_weight;
     scores[at + kWarpLanes] = high_weight;
     const float sum = lane_sum<kWarpLanes / 2>(low_weight + high_weight);
@@ -152,17 +155,18 @@ __device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte*
   }
 }
 
-// The pages' states folded into one, in order; page w's sums begin at sums[w * region].
+// The states of pages [first_page, pages) folded into one, in order; page w's sums begin at sums[w * region].
 template <int kHeads>
-__device__ __forceinline__ void fold_pages(const AttendLaunch& a, int pages, int heads, Shared<float> sums,
-                                           Shared<float> max_of, Shared<float> sum_of, float* states) {
+__device__ __forceinline__ void fold_pages(const AttendLaunch& a, int first_page, int pages, int heads,
+                                           Shared<float> sums, Shared<float> max_of, Shared<float> sum_of,
+                                           float* states) {
   for (int i = static_cast<int>(threadIdx.x); i < heads * a.state_floats; i += kThreads) {
     const int g = i / a.state_floats;
     const int d = i % a.state_floats;
     float largest = kNothing;
-    for (int w = 0; w < pages; w++) largest = fmaxf(largest, max_of[w * kHeads + g]);
+    for (int w = first_page; w < pages; w++) largest = fmaxf(largest, max_of[w * kHeads + g]);
     float result = 0.0f;
-    for (int w = 0; w < pages; w++) {
+    for (int w = first_page; w < pages; w++) {
       const float factor = exp_of_negative(max_of[w * kHeads + g] - largest);
       const float part = d < a.head_dim ? sums[w * a.region + g * a.head_dim + d] : sum_of[w * kHeads + g];
       result = fmaf(part, factor, result);
@@ -187,20 +191,22 @@ __global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
   const int all_tokens = task.span.tokens;
   const int left = all_tokens - warp * kPageTokens;
   const int tokens = left < kPageTokens ? left : kPageTokens;
-  if (tokens > 0) {
+  const int hidden = task.first_token - warp * kPageTokens;
+  if (tokens > 0 && tokens > hidden) {
     const std::byte* keys = task.span.rows[warp] + kv_head * a.page_bytes;
     const float* q = reinterpret_cast<const float*>(a.q + task.row * a.q_stride) + head * a.head_dim;
     const Shared<float> mine = regions + warp * a.region;
     score_page<Kv, kLanes, kHeads>(a, q, heads, keys, tokens, mine, lane);
     __syncwarp();
-    weigh_page<kHeads>(tokens, mine, max_of + warp * kHeads, sum_of + warp * kHeads, lane);
+    weigh_page<kHeads>(hidden, tokens, mine, max_of + warp * kHeads, sum_of + warp * kHeads, lane);
     __syncwarp();
     sum_page<Kv, kLanes, kHeads>(a, keys + a.page_bytes / 2, tokens, mine, lane);
   }
   __syncthreads();
-  const int pages = (all_tokens + kPageTokens - 1) / kPageTokens;
+  const int first_page = task.first_token / kPageTokens;
+  const int pages = task.first_token < all_tokens ? (all_tokens + kPageTokens - 1) / kPageTokens : first_page;
   float* states = reinterpret_cast<float*>(a.states + task.slot * a.states_stride) + head * a.state_floats;
-  fold_pages<kHeads>(a, pages, heads, regions, max_of, sum_of, states);
+  fold_pages<kHeads>(a, first_page, pages, heads, regions, max_of, sum_of, states);
 }
 
 template <typename Kv, int kLanes, int kHeads>

@@ -3,6 +3,7 @@
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/super_blocks.h"
 
 namespace spillway::cuda {
 namespace {
@@ -20,7 +21,7 @@ struct DequantizeRows {
 // What one block of a type holds, or one element where there are no blocks.
 template <typename Block>
 __device__ __forceinline__ float element_of(const std::byte* row, int i) {
-  return block_element(reinterpret_cast<const Block*>(row)[i / kBlockElements], i % kBlockElements);
+  return block_element(reinterpret_cast<const Block*>(row)[i / Block::kElements], i % Block::kElements);
 }
 template <>
 __device__ __forceinline__ float element_of<ElementsF32>(const std::byte* row, int i) {
@@ -59,6 +60,9 @@ cudaError_t launch_dequantize(cudaStream_t stream, const CudaDequantize& a) {
   const auto run = [&](void (*kernel)(DequantizeRows)) {
     return launch(kernel, grid, dim3(kThreads), 0, stream, rows);
   };
+  if (is_quantised(a.rows.dtype)) {
+    return with_block_type(a.rows.dtype, [&]<typename Block>(Block) { return run(dequantize_rows<Block>); });
+  }
   switch (a.rows.dtype) {
     case DType::f32:
       return run(dequantize_rows<ElementsF32>);
@@ -66,12 +70,6 @@ cudaError_t launch_dequantize(cudaStream_t stream, const CudaDequantize& a) {
       return run(dequantize_rows<ElementsF16>);
     case DType::bf16:
       return run(dequantize_rows<ElementsBf16>);
-    case DType::q8_0:
-      return run(dequantize_rows<BlockQ8_0>);
-    case DType::q4_0:
-      return run(dequantize_rows<BlockQ4_0>);
-    case DType::q4_1:
-      return run(dequantize_rows<BlockQ4_1>);
     default:
       return cudaErrorNotSupported;
   }

@@ -60,4 +60,18 @@ struct ElementsF32 {
   }
 };
 
+// The first `count` elements of the 16 bytes at `address`, the rest zero. In one load where that may be.
+template <typename Elements>
+__device__ __forceinline__ uint4 load_elements(const std::byte* address, int count) {
+  using Bits = typename Elements::Bits;
+  if (count >= Elements::kCount && reinterpret_cast<uintptr_t>(address) % 16 == 0) return load_stream(address);
+  const Bits* elements = reinterpret_cast<const Bits*>(address);
+  uint32_t words[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < Elements::kCount; i++) {
+    if (i < count) words[i * sizeof(Bits) / 4] |= static_cast<uint32_t>(elements[i]) << (i * sizeof(Bits) % 4 * 8);
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
 }  // namespace spillway::cuda

@@ -11,6 +11,7 @@
 #include SPILLWAY_CUDA_EMULATED
 #else
 #include <cuda_runtime.h>
+#include <dlfcn.h>
 #endif
 
 #include "kernels/blocks.h"
@@ -83,6 +84,10 @@ __device__ __forceinline__ float load_f16(uint16_t bits) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
 }
+
+// A shared library of CUDA's, opened when it is wanted, for the rest of the process; null where it is not there.
+inline void* open_library(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }
+inline void* find_symbol(void* library, const char* name) { return dlsym(library, name); }
 
 // 2^x within 2 units in the last place; 0 where that would be subnormal. One instruction, whose last bits are the
 // hardware's own: for where tensor cores round in their own way too.

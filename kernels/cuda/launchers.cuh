@@ -11,14 +11,21 @@ cudaError_t launch_dequantize(cudaStream_t stream, const CudaDequantize& argumen
 cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
 cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);
 cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
+cudaError_t launch_matmul(cudaStream_t stream, const CudaMatmul& arguments);
 cudaError_t launch_append(cudaStream_t stream, const CudaAppend& arguments);
 cudaError_t launch_rotate_append(cudaStream_t stream, const CudaRotateAppend& arguments);
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
 cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& arguments);
 cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& arguments);
-cudaError_t launch_swiglu(cudaStream_t stream, const CudaSwiglu& arguments);
+cudaError_t launch_layer_norm(cudaStream_t stream, const CudaLayerNorm& arguments);
+cudaError_t launch_add(cudaStream_t stream, const CudaAdd& arguments);
+cudaError_t launch_scale(cudaStream_t stream, const CudaScale& arguments);
+cudaError_t launch_activate(cudaStream_t stream, const CudaActivate& arguments);
 cudaError_t launch_candidates(cudaStream_t stream, const CudaCandidates& arguments);
 cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
+
+// Speed of a product of two square matrices by cuBLAS (module.h).
+CudaProblem product_speed(int32_t size, double* flops);
 
 bool profiled();
 void push_range(const char* name, uint64_t bytes);

@@ -9,9 +9,16 @@ namespace spillway::cuda {
 inline constexpr int kMatvecWarps = 4;
 inline constexpr int kMatvecThreads = kMatvecWarps * kWarpLanes;
 inline constexpr int kMatvecParts = 4;
-inline constexpr int kMatvecRowsOfX = 8;  // at most, for one reading of the weight
+inline constexpr int kMatvecRowsOfX = kCudaMatvecRows;  // at most, for one reading of the weight
 
 __host__ __device__ __forceinline__ int min_of(int a, int b) { return a < b ? a : b; }
+
+// How many of the 16 bytes at `piece` lie before `end`.
+__device__ __forceinline__ int bytes_before(const std::byte* piece, const std::byte* end) {
+  const int64_t left = end - piece;
+  if (left >= 16) return 16;
+  return left > 0 ? static_cast<int>(left) : 0;
+}
 
 struct MatvecWeight {
   const std::byte* data;
@@ -57,8 +64,7 @@ struct MatvecShape {
   int rows_of_x;
   bool x_aligned;  // to 16 bytes, each row
   std::byte* scratch;
-
-  int splits;  // warps that share a row of the weight
+  int splits = 1;  // warps that share a row of the weight
 };
 
 // Writes the sums of a thread block: its `splits` warps to a row added in order, a thread to a result. partial: what
@@ -94,17 +100,35 @@ constexpr MatvecStep matvec_step(DType type) {
     case DType::f16:
     case DType::bf16:
       return {4, 32 * 8};
+    case DType::q5_0:
+    case DType::q5_1:
+    case DType::q5_k:
+      return {2, 32 * kBlockElements};
+    case DType::q3_k:
+    case DType::q6_k:  // two 32s to a lane: the bytes of 8 blocks are a multiple of 16, those of 4 are none
+      return {2, 64 * kBlockElements};
     default:
       return {4, 32 * kBlockElements};
   }
 }
+
+inline bool is_quantized(DType type) { return info(type).block_elements > 1; }
+
+// ---- what the launchers of products share
+
+// Shapes and scratch; an error for a type that no kernel reads.
+cudaError_t check_parts(const CudaMatvec& arguments);
+bool has_quantized_part(const CudaMatvec& arguments);
+MatvecShape shape_of(const CudaMatvec& arguments);
+// The parts of one type, laid side by side along the grid in blocks of so many rows.
+MatvecWeights gather_parts(const CudaMatvec& arguments, DType type, int rows_per_block);
+// The parts of one type by the matrix-vector kernels; where they are quantised, x has been too.
+cudaError_t launch_matvec_type(cudaStream_t stream, const CudaMatvec& arguments, DType type, const MatvecShape& shape);
 
 // Weights of the type, once for every tile of rows of x.
 cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
                                     const MatvecShape& shape);
 cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWeights& weights,
                                 const MatvecShape& shape);
-// x to int8 codes by blocks of 32, into the scratch.
-cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape);
 
 }  // namespace spillway::cuda

@@ -142,6 +142,9 @@ CudaProblem rotate(CudaStream stream, const CudaRotate* arguments) {
 CudaProblem matvec(CudaStream stream, const CudaMatvec* arguments) {
   return problem_of(launch_matvec(stream_of(stream), *arguments));
 }
+CudaProblem matmul(CudaStream stream, const CudaMatmul* arguments) {
+  return problem_of(launch_matmul(stream_of(stream), *arguments));
+}
 CudaProblem append(CudaStream stream, const CudaAppend* arguments) {
   return problem_of(launch_append(stream_of(stream), *arguments));
 }
@@ -157,8 +160,17 @@ CudaProblem attend_chunk(CudaStream stream, const CudaAttendChunk* arguments) {
 CudaProblem merge(CudaStream stream, const CudaMerge* arguments) {
   return problem_of(launch_merge(stream_of(stream), *arguments));
 }
-CudaProblem swiglu(CudaStream stream, const CudaSwiglu* arguments) {
-  return problem_of(launch_swiglu(stream_of(stream), *arguments));
+CudaProblem layer_norm(CudaStream stream, const CudaLayerNorm* arguments) {
+  return problem_of(launch_layer_norm(stream_of(stream), *arguments));
+}
+CudaProblem add(CudaStream stream, const CudaAdd* arguments) {
+  return problem_of(launch_add(stream_of(stream), *arguments));
+}
+CudaProblem scale(CudaStream stream, const CudaScale* arguments) {
+  return problem_of(launch_scale(stream_of(stream), *arguments));
+}
+CudaProblem activate(CudaStream stream, const CudaActivate* arguments) {
+  return problem_of(launch_activate(stream_of(stream), *arguments));
 }
 CudaProblem candidates(CudaStream stream, const CudaCandidates* arguments) {
   return problem_of(launch_candidates(stream_of(stream), *arguments));
@@ -201,16 +213,21 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .push_range = push_range,
                                           .pop_range = pop_range,
                                           .name_stream = name_stream,
+                                          .product_speed = product_speed,
                                           .dequantize = dequantize,
                                           .norm = norm,
                                           .rotate = rotate,
                                           .matvec = matvec,
+                                          .matmul = matmul,
                                           .append = append,
                                           .rotate_append = rotate_append,
                                           .attend = attend,
                                           .attend_chunk = attend_chunk,
                                           .merge = merge,
-                                          .swiglu = swiglu,
+                                          .layer_norm = layer_norm,
+                                          .add = add,
+                                          .scale = scale,
+                                          .activate = activate,
                                           .candidates = candidates,
                                           .gather = gather};
   return &table;

@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 6;
+inline constexpr uint32_t kCudaTableVersion = 7;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -55,9 +55,16 @@ struct CudaMatvec {
   uint64_t scratch_bytes;
 };
 
-// Codes of x, then for each block of 32 its scale and the sum of its codes.
+// The same for any number of rows, on tensor cores: what a large batch or the chunk of a prefill wants. A row's result
+// depends neither on the number of rows, nor on the parts, nor on which rows of a matrix are there; but it is added up
+// in another order than by `matvec`, except where the weight is F32.
+using CudaMatmul = CudaMatvec;
+inline constexpr int kCudaMatvecRows = 8;  // up to so many rows of x `matvec` reads the weight once, and is faster
+
+// Codes of x, then for each block of 32 its scale and the sum of its codes; or a scale for each row.
 constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
-  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(cols) / 32 * (32 + 8);
+  const int64_t row = cols / 32 * (32 + 8);
+  return static_cast<uint64_t>(rows) * static_cast<uint64_t>(row > 4 ? row : 4);
 }
 
 // Formats and pages as for CudaAttend.
@@ -110,8 +117,24 @@ struct CudaMerge {
   View out;  // [m x heads * head_dim] f32
 };
 
-struct CudaSwiglu {
-  View gate, up;  // [m x n] f32
+// Shapes and aliasing as in kernels/ops.h.
+struct CudaLayerNorm {
+  View x, weight, bias, out;
+  float eps;
+};
+
+struct CudaAdd {
+  View x, y;
+};
+
+struct CudaScale {
+  View x;
+  float factor;
+};
+
+struct CudaActivate {
+  Activation kind;
+  View gate, up;  // [m x n] f32; up may have no rows
   View out;       // [m x n] f32; may be gate or up
 };
 
@@ -183,17 +206,26 @@ struct SpillwayCudaTable {
   void (*pop_range)();
   void (*name_stream)(spillway::CudaStream stream, const char* name);
 
+  // Operations a second of the product of two matrices [size x size] of F16 by cuBLAS, with sums in F32, the median of
+  // several: the limit that products stand beside. Waits for the device, and takes its memory from outside of any arena
+  // (three matrices and cuBLAS's own) until it returns. A sentence where cuBLAS is not installed.
+  spillway::CudaProblem (*product_speed)(int32_t size, double* flops);
+
   // Operations.
   spillway::CudaProblem (*dequantize)(spillway::CudaStream stream, const spillway::CudaDequantize* arguments);
   spillway::CudaProblem (*norm)(spillway::CudaStream stream, const spillway::CudaNorm* arguments);
   spillway::CudaProblem (*rotate)(spillway::CudaStream stream, const spillway::CudaRotate* arguments);
   spillway::CudaProblem (*matvec)(spillway::CudaStream stream, const spillway::CudaMatvec* arguments);
+  spillway::CudaProblem (*matmul)(spillway::CudaStream stream, const spillway::CudaMatmul* arguments);
   spillway::CudaProblem (*append)(spillway::CudaStream stream, const spillway::CudaAppend* arguments);
   spillway::CudaProblem (*rotate_append)(spillway::CudaStream stream, const spillway::CudaRotateAppend* arguments);
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
   spillway::CudaProblem (*attend_chunk)(spillway::CudaStream stream, const spillway::CudaAttendChunk* arguments);
   spillway::CudaProblem (*merge)(spillway::CudaStream stream, const spillway::CudaMerge* arguments);
-  spillway::CudaProblem (*swiglu)(spillway::CudaStream stream, const spillway::CudaSwiglu* arguments);
+  spillway::CudaProblem (*layer_norm)(spillway::CudaStream stream, const spillway::CudaLayerNorm* arguments);
+  spillway::CudaProblem (*add)(spillway::CudaStream stream, const spillway::CudaAdd* arguments);
+  spillway::CudaProblem (*scale)(spillway::CudaStream stream, const spillway::CudaScale* arguments);
+  spillway::CudaProblem (*activate)(spillway::CudaStream stream, const spillway::CudaActivate* arguments);
   spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
   spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };

@@ -24,6 +24,11 @@ __device__ __forceinline__ uint4 load_words(Shared<uint32_t> words, int word) {
   return *reinterpret_cast<const uint4*>(words + word);
 }
 
+// 8 bytes; `word` is a multiple of 2.
+__device__ __forceinline__ uint2 load_pair(Shared<uint32_t> words, int word) {
+  return *reinterpret_cast<const uint2*>(words + word);
+}
+
 // Starts a copy of kBytes (4, 8 or 16, source and destination aligned to as many) into shared memory. The first
 // `bytes` are read, the rest become zero. They are there for this thread after wait_for_copies, for others after a
 // barrier behind that.
@@ -42,13 +47,16 @@ __device__ __forceinline__ void copy_async(Shared<uint32_t> words, int word, con
   }
 #else
   uint4 held = {0, 0, 0, 0};
-  uint32_t* piece = &held.x;
   if (kBytes == 16 && bytes == 16) {
     held = load_cached(source);
   } else {
-    for (int i = 0; i < bytes; i++) {
-      piece[i / 4] |= static_cast<uint32_t>(static_cast<const unsigned char*>(source)[i]) << i % 4 * 8;
+    const unsigned char* from = static_cast<const unsigned char*>(source);
+    uint32_t words_of[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < kBytes; i++) {
+      if (i < bytes) words_of[i / 4] |= static_cast<uint32_t>(from[i]) << i % 4 * 8;
     }
+    held = {words_of[0], words_of[1], words_of[2], words_of[3]};
   }
   if constexpr (kBytes == 16) {
     store_words(words, word, held);
@@ -142,10 +150,16 @@ __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], 
 
 // Two floats to two halves (round to nearest even), the first in the low one.
 __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
   uint16_t low_bits, high_bits;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(low_bits) : "f"(low));
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(high_bits) : "f"(high));
   return low_bits | static_cast<uint32_t>(high_bits) << 16;
+#endif
 }
 
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {

@@ -62,13 +62,15 @@ double dot(const float* q, const std::vector<double>& key) {
 }
 
 // The states of the query heads that share one KV head; q [group x head_dim].
-std::vector<State> span_states(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, int kv_head) {
+std::vector<State> span_states(const AttendShape& shape, const float* q, const KvSpan& span, const TokenRange& range,
+                               int kv_head) {
   const KvFormat& format = shape.format;
   const size_t group = static_cast<size_t>(shape.heads / format.kv_heads);
   std::vector<State> states(group, State(format.head_dim));
   std::vector<double> row(static_cast<size_t>(format.head_dim));
+  const size_t tokens = static_cast<size_t>(range.end);
   std::vector<double> scores(group * tokens);
-  for (int t = 0; t < tokens; t++) {
+  for (int t = range.begin; t < range.end; t++) {
     load_row(format.dtype, token_row(format, span, t, kv_head, false), format.head_dim, row.data());
     for (size_t g = 0; g < group; g++) {
       const double score = dot(q + g * row.size(), row) * shape.scale;
@@ -76,7 +78,7 @@ std::vector<State> span_states(const AttendShape& shape, const float* q, const K
       states[g].max = std::max(states[g].max, static_cast<double>(static_cast<float>(score)));
     }
   }
-  for (int t = 0; t < tokens; t++) {
+  for (int t = range.begin; t < range.end; t++) {
     load_row(format.dtype, token_row(format, span, t, kv_head, true), format.head_dim, row.data());
     for (size_t g = 0; g < group; g++) {
       const double weight = std::exp(scores[g * tokens + t] - states[g].max);
@@ -94,14 +96,14 @@ void clear_states(const AttendShape& shape, float* states) {
   for (int head = 0; head < shape.heads; head++) State(head_dim).store(states + head * attn_state_floats(head_dim));
 }
 
-void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, float* states) {
-  SPILLWAY_CHECK(tokens >= 0 && tokens <= span.tokens && span.tokens <= kSpanTokens);
-  if (tokens == 0) return;
+void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, const TokenRange& range, float* states) {
+  SPILLWAY_CHECK(range.begin >= 0 && range.end <= span.tokens && span.tokens <= kSpanTokens);
+  if (range.begin >= range.end) return;
   const int head_dim = shape.format.head_dim;
   const int group = shape.heads / shape.format.kv_heads;
   for (int kv_head = 0; kv_head < shape.format.kv_heads; kv_head++) {
     const int first = kv_head * group;
-    const auto folded = span_states(shape, q + first * head_dim, span, tokens, kv_head);
+    const auto folded = span_states(shape, q + first * head_dim, span, range, kv_head);
     for (int g = 0; g < group; g++) {
       float* to = states + (first + g) * attn_state_floats(head_dim);
       State state = State::load(to, head_dim);

@@ -19,9 +19,14 @@ inline int64_t states_width(const AttendShape& shape) {
 
 // Makes the states [heads x attn_state_floats] empty.
 void clear_states(const AttendShape& shape, float* states);
-// Folds the first `tokens` tokens of the span into the states, for the query row q [heads x head_dim]. The states are
+// Tokens [begin, end) of a span.
+struct TokenRange {
+  int begin = 0;
+  int end = 0;
+};
+// Folds these tokens of the span into the states, for the query row q [heads x head_dim]. The states are
 // rounded to float here, once for each span, so it is all the same how spans are shared out over calls.
-void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, int tokens, float* states);
+void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, const TokenRange& range, float* states);
 // out [heads x head_dim] = the merged and divided states of one row; zero where all are empty.
 void merge_states(const AttendShape& shape, const View& states, const MergeTask& task, float* out);
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <numbers>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -58,6 +59,27 @@ void norm_row(const float* x, const float* weight, int64_t cols, double eps, flo
   for (int64_t i = 0; i < cols; i++) squares += static_cast<double>(x[i]) * x[i];
   const double root = std::sqrt(squares / static_cast<double>(cols) + eps);
   for (int64_t i = 0; i < cols; i++) out[i] = static_cast<float>(x[i] / root * weight[i]);
+}
+
+void layer_norm_row(const float* x, const float* weight, const float* bias, int64_t cols, double eps, float* out) {
+  double mean = 0.0, squares = 0.0;
+  for (int64_t i = 0; i < cols; i++) mean += x[i];
+  mean /= static_cast<double>(cols);
+  for (int64_t i = 0; i < cols; i++) squares += (x[i] - mean) * (x[i] - mean);
+  const double root = std::sqrt(squares / static_cast<double>(cols) + eps);
+  for (int64_t i = 0; i < cols; i++) out[i] = static_cast<float>((x[i] - mean) / root * weight[i] + bias[i]);
+}
+
+double activated(Activation kind, double x) {
+  switch (kind) {
+    case Activation::silu:
+      return x / (1.0 + std::exp(-x));
+    case Activation::gelu:
+      return x / 2 * (1.0 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+    case Activation::relu:
+      return std::max(x, 0.0);
+  }
+  SPILLWAY_CHECK(false);
 }
 
 void rotate_head(float* head, int64_t pairs, RotationStyle style, const float* table) {
@@ -122,6 +144,35 @@ class ReferenceOps final : public Ops {
     });
   }
 
+  void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols));
+    SPILLWAY_CHECK(is_f32(weight, 1, x.cols) && is_f32(bias, 1, x.cols));
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < x.rows; r++) {
+        layer_norm_row(x.f32(r), weight.f32(), bias.f32(), x.cols, eps, out.f32(r));
+      }
+    });
+  }
+
+  void add(Stream& stream, View x, View y) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && (is_f32(y, x.rows, x.cols) || is_f32(y, 1, x.cols)));
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < x.rows; r++) {
+        const float* from = y.f32(y.rows == 1 ? 0 : r);
+        for (int64_t i = 0; i < x.cols; i++) x.f32(r)[i] += from[i];
+      }
+    });
+  }
+
+  void scale(Stream& stream, View x, float factor) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols));
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < x.rows; r++) {
+        for (int64_t i = 0; i < x.cols; i++) x.f32(r)[i] *= factor;
+      }
+    });
+  }
+
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
     SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
     for (const MatmulPart& part : parts) {
@@ -167,7 +218,7 @@ class ReferenceOps final : public Ops {
       for (const SpanTask& task : copy) {
         float* slot = states.f32(task.slot);
         reference::clear_states(shape, slot);
-        reference::fold_span(shape, q.f32(task.row), task.span, task.span.tokens, slot);
+        reference::fold_span(shape, q.f32(task.row), task.span, {task.first_token, task.span.tokens}, slot);
       }
     });
   }
@@ -181,8 +232,10 @@ class ReferenceOps final : public Ops {
         if (fresh) reference::clear_states(shape, states.f32(row));
         for (const KvSpan& span : copy) {
           const int64_t seen = first_position + row + 1 - span.first_position;
-          const int tokens = static_cast<int>(std::clamp<int64_t>(seen, 0, span.tokens));
-          reference::fold_span(shape, q.f32(row), span, tokens, states.f32(row));
+          const int64_t hidden = shape.window == 0 ? 0 : seen - shape.window;
+          const reference::TokenRange range{static_cast<int>(std::clamp<int64_t>(hidden, 0, span.tokens)),
+                                            static_cast<int>(std::clamp<int64_t>(seen, 0, span.tokens))};
+          reference::fold_span(shape, q.f32(row), span, range, states.f32(row));
         }
       }
     });
@@ -201,14 +254,14 @@ class ReferenceOps final : public Ops {
     });
   }
 
-  void swiglu(Stream& stream, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(up, gate.rows, gate.cols) && is_f32(out, gate.rows, gate.cols));
+  void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
+    SPILLWAY_CHECK((up.rows == 0 || is_f32(up, gate.rows, gate.cols)) && is_f32(out, gate.rows, gate.cols));
     SPILLWAY_CHECK(gate.dtype == DType::f32);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < gate.rows; r++) {
         for (int64_t i = 0; i < gate.cols; i++) {
-          const double x = gate.f32(r)[i];
-          out.f32(r)[i] = static_cast<float>(x / (1.0 + std::exp(-x)) * up.f32(r)[i]);
+          const double y = activated(kind, gate.f32(r)[i]);
+          out.f32(r)[i] = static_cast<float>(up.rows == 0 ? y : y * up.f32(r)[i]);
         }
       }
     });

@@ -1,6 +1,7 @@
 """The stages that measure: limits, perf, peers. A speed stands beside the limit it is a share of, measured in the same run."""
 
 import json
+import os
 import pathlib
 import sys
 
@@ -57,6 +58,12 @@ def limits(record, context):
             else ["--mib", 2048, "--depth", 16]
         )
         record.run("disk", [disk, *some, model], limit=120, read=measured(context, records.read_json))
+    products = need(record, context, "product_perf")
+    if products:
+        few = ["--side", 32, "--divide", 32, "--passes", 1] if context.emulated else []
+        record.run(
+            "products", [products, *few], limit=90, read=measured(context, records.read_json), env=cublas(context)
+        )
     if context.emulated:
         record.note("matrix product", "skipped", "there is no GPU")
         return
@@ -68,6 +75,16 @@ def limits(record, context):
         read=records.read_json,
         refused=("No module named", "no CUDA device"),
     )
+
+
+def cublas(context):
+    """Where cuBLAS may lie beside the places that the loader knows: PyTorch's wheels bring it."""
+    script = (
+        "import glob, os, site; print(os.pathsep.join({os.path.dirname(path) for folder in site.getsitepackages() "
+        "for path in glob.glob(folder + '/nvidia/*/lib/libcublas.so.*')}))"
+    )
+    known = [os.environ.get("LD_LIBRARY_PATH", ""), places.output([context.python, "-c", script]).strip()]
+    return {"LD_LIBRARY_PATH": os.pathsep.join(folder for folder in known if folder)}
 
 
 def machine_limits(record, context, part, model=None):

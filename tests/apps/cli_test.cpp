@@ -319,6 +319,7 @@ TEST_F(Cli, RefusalsAreOneLineThatNamesTheFlag) {
       {{"generate", "-p", "x", "-f", model_}, "one is wanted"},
       {{"generate", "-p", "x", "--disk-mem", "1MiB", "--disk-dir", "/nonexistent"}, "no such folder"},
       {{"chat", "-p", ""}, "the message is empty"},
+      {{"chat", "-p", "x", "--template", "alpaca"}, "--template alpaca: neither a file nor one of chatml"},
       {{"score", "--tokens", "1,,3"}, "no id before the comma"},
       {{"score", "--tokens", "1,2", "-p", "x"}, "--tokens takes the place of a text"},
       {{"score", "--tokens", "1,2", "--prefill", "9"}, "--prefill 9"},

@@ -132,13 +132,12 @@ TEST_F(Hostile, LyingTensors) {
   refused_after("blk.0.attn_q.weight is 8 x 16", [](GgufBytes& model) {
     model.tensor("blk.0.attn_q.weight").dims = {16, 8};
   });
-  refused_after("the tensor blk.0.attn_q.weight is of Q4_K",
-                [](GgufBytes& model) { model.tensor("blk.0.attn_q.weight").type = 12; });
+  refused_after("the tensor blk.0.attn_q.weight is of IQ2_XXS",
+                [](GgufBytes& model) { model.tensor("blk.0.attn_q.weight").type = 16; });
   refused_after("is of type 4000000000",
                 [](GgufBytes& model) { model.tensor("blk.0.attn_q.weight").type = 4000000000; });
   refused_after("not a multiple of Q4_0", [](GgufBytes& model) { model.tensor("blk.0.attn_q.weight").type = 2; });
-  refused_after("blk.0.attn_norm.weight is of type F16",
-                [](GgufBytes& model) { model.tensor("blk.0.attn_norm.weight").type = 1; });
+  refused_after("not a multiple of Q6_K", [](GgufBytes& model) { model.tensor("blk.0.attn_q.weight").type = 14; });
   refused_after("the tensor output_norm.weight is missing",
                 [](GgufBytes& model) { model.erase_tensor("output_norm.weight"); });
   refused_after("occurs twice", [](GgufBytes& model) { model.tensors.push_back(model.tensors.front()); });

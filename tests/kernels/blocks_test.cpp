@@ -4,11 +4,15 @@
 
 #include <array>
 #include <cmath>
+#include <fstream>
 #include <limits>
+#include <optional>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "kernels/reference/dequantize.h"
+#include "loader/gguf_types.h"
 
 namespace spillway {
 namespace {
@@ -195,6 +199,29 @@ TEST(Blocks, ValuesWithoutSenseGiveCodesInRange) {
     quantize_block(x.data(), &q4_1);
     for (const int8_t q : q8_0.qs) EXPECT_GE(q, -127);
   }
+}
+
+// Random blocks and their values by the Python package gguf (tests/oracle/make_blocks.py), to the bit.
+TEST(Blocks, EveryQuantisedTypeHasTheValuesOfGguf) {
+  std::ifstream file(SPILLWAY_TEST_DATA "/blocks.bin", std::ios::binary);
+  ASSERT_TRUE(file);
+  std::set<DType> seen;
+  uint32_t counts[3];  // the type, bytes, values
+  while (file.read(reinterpret_cast<char*>(counts), sizeof counts)) {
+    const std::optional<DType> type = dtype_of_ggml(counts[0]);
+    ASSERT_TRUE(type) << counts[0];
+    ASSERT_EQ(row_bytes(*type, counts[2]), counts[1]) << info(*type).name;
+    seen.insert(*type);
+    std::vector<std::byte> blocks(counts[1]);
+    std::vector<float> values(counts[2]);
+    file.read(reinterpret_cast<char*>(blocks.data()), counts[1]);
+    file.read(reinterpret_cast<char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
+    ASSERT_TRUE(file);
+    for (size_t i = 0; i < values.size(); i++) {
+      ASSERT_EQ(element(*type, blocks.data(), static_cast<int64_t>(i)), values[i]) << info(*type).name << " " << i;
+    }
+  }
+  EXPECT_EQ(seen, std::set<DType>(std::begin(kQuantisedTypes), std::end(kQuantisedTypes)));
 }
 
 TEST(Blocks, StoredRowsAreReadBack) {

@@ -5,37 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
 #include <span>
-#include <stdexcept>
 
 #include "kernels/backend.h"
-#include "kernels/cuda_module.h"
-#include "tests/support/cuda_emulation/runtime.h"
 #include "tests/support/device_matrix.h"
+#include "tests/support/gpu_under_test.h"
 
 namespace spillway {
 
 inline constexpr float kEps = std::numeric_limits<float>::epsilon();
 
-// With SPILLWAY_TEST_GPU set, the kernels are those of the installed module, and a GPU runs them (scripts/gpu-run.sh).
-inline bool testing_a_gpu() { return std::getenv("SPILLWAY_TEST_GPU") != nullptr; }
-
-inline const SpillwayCudaTable& table_under_test() {
-  if (!testing_a_gpu()) return *spillway_cuda_table();
-  static const CudaModule module;
-  if (module.devices() == 0) throw std::runtime_error(module.report());
-  return *module.table();
-}
-
 class CudaEmulated : public testing::Test {
  protected:
   void SetUp() override {
-    RecordProperty("ran_on", testing_a_gpu() ? "GPU" : "emulation");
-    if (!testing_a_gpu()) emulation::restart(1);
+    begin_on_gpu_under_test(1);
     expect_fine(table_.make_stream(&stream_));
   }
   void TearDown() override {

@@ -90,14 +90,14 @@ int64_t query_width(const AttendShape& s) { return int64_t{s.heads} * s.format.h
 int64_t states_width(const AttendShape& s) { return int64_t{s.heads} * attn_state_floats(s.format.head_dim); }
 
 // A score is a sum of head_dim products of |q| about 1 and |k| about 1 (4 standard deviations at most, all of them
-// taken); what it is off by, the weights are off by, relatively.
-double score_error(const AttendShape& s) {
-  return s.scale * s.format.head_dim * 2.0 * (s.format.head_dim + 4) * kRounding;
+// taken); what it is off by, the weights are off by, relatively. rounding: of the queries, besides.
+double score_error(const AttendShape& s, double rounding) {
+  return s.scale * s.format.head_dim * 2.0 * ((s.format.head_dim + 4) * kRounding + rounding);
 }
 
-// States as what they mean: the average and the logarithm of the sum.
-void expect_states(const AttendShape& s, const float* got, const float* wanted, double tokens,
-                   const std::string& what) {
+// States as what they mean: the average and the logarithm of the sum. rounding: of queries and weights, one each.
+void expect_states(const AttendShape& s, const float* got, const float* wanted, double tokens, const std::string& what,
+                   double rounding = 0) {
   const int d = s.format.head_dim;
   for (int h = 0; h < s.heads; h++, got += d + 2, wanted += d + 2) {
     if (wanted[d + 1] == 0.0f) {
@@ -106,7 +106,7 @@ void expect_states(const AttendShape& s, const float* got, const float* wanted, 
       for (int i = 0; i < d; i++) ASSERT_EQ(got[i], 0.0f) << what;
       continue;
     }
-    const double error = 2 * score_error(s) + (tokens + 40) * kRounding;
+    const double error = 2 * score_error(s, rounding) + (tokens + 40) * kRounding + 2 * rounding;
     ASSERT_NEAR(got[d] + std::log(got[d + 1]), wanted[d] + std::log(wanted[d + 1]),
                 error + 2 * kRounding * std::abs(wanted[d]))
         << what;
@@ -164,6 +164,63 @@ TEST_P(OpGridAttention, AttendMatchesTheReference) {
   }
 }
 
+TEST_P(OpGridAttention, AttendWithinAWindow) {
+  SPILLWAY_REQUIRE_OP(attend);
+  for (const Shape& s : {Shape{3, 3, 64}, Shape{1, 2, 128}}) {
+    const AttendShape shape = attend_shape(s);
+    OpBench bench(GetParam(), model_shape(s));
+    Kv kv(bench, shape.format, 500);
+    BenchMatrix q(bench.device(), DType::f32, 1, query_width(shape));
+    q.fill(5);
+    q.upload(bench.stream());
+    const KvSpan here = kv.spans(false, 500).front(), there = kv.spans(true, 500).front();
+    for (int first : {0, 1, 63, 64, 100, 128, 499, 500}) {
+      BenchMatrix states(bench.device(), DType::f32, 1, states_width(shape));
+      BenchMatrix wanted(bench.device(), DType::f32, 1, states_width(shape));
+      const SpanTask task{there, 0, 0, first}, reference_task{here, 0, 0, first};
+      bench.reference([&](Ops& ops, Stream& stream) {
+        ops.attend(stream, q.here(), shape, {&reference_task, 1}, wanted.here());
+      });
+      bench.ops().attend(bench.stream(), q.there(), shape, {&task, 1}, states.there());
+      states.download(bench.stream());
+      expect_states(shape, states.row(0), wanted.row(0), 500 - first, "from token " + std::to_string(first));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(OpGridAttention, AttendChunkWithinAWindow) {
+  SPILLWAY_REQUIRE_OP(attend_chunk);
+  for (const Shape& s : {Shape{3, 3, 64}, Shape{2, 1, 80}, Shape{1, 2, 128}}) {
+    AttendShape shape = attend_shape(s);
+    OpBench bench(GetParam(), model_shape(s));
+    const int first = 560, rows = 90, tokens = first + rows;  // the second span's start is within the rows' windows
+    Kv kv(bench, shape.format, tokens);
+    BenchMatrix q(bench.device(), DType::f32, rows, query_width(shape));
+    q.fill(6);
+    q.upload(bench.stream());
+    for (int window : {1, 20, 64, 65, 200, 700}) {
+      shape.window = window;
+      BenchMatrix states(bench.device(), DType::f32, rows, states_width(shape));
+      BenchMatrix wanted(bench.device(), DType::f32, rows, states_width(shape));
+      bench.reference([&](Ops& ops, Stream& stream) {
+        ops.attend_chunk(stream, q.here(), first, shape, kv.spans(false, tokens), wanted.here(), true);
+      });
+      const auto spans = kv.spans(true, tokens);
+      for (size_t i = 0; i < spans.size(); i++) {
+        bench.ops().attend_chunk(bench.stream(), q.there(), first, shape, {&spans[i], 1}, states.there(), i == 0);
+      }
+      states.download(bench.stream());
+      for (int r = 0; r < rows; r++) {
+        expect_states(shape, states.row(r), wanted.row(r), std::min(window, tokens),
+                      "window of " + std::to_string(window) + ", row " + std::to_string(r),
+                      GetParam().attends_in_halves ? 0x1p-11 : 0.0);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
 TEST_P(OpGridAttention, AttendChunkMatchesTheReference) {
   SPILLWAY_REQUIRE_OP(attend_chunk);
   struct Chunk {
@@ -193,7 +250,8 @@ TEST_P(OpGridAttention, AttendChunkMatchesTheReference) {
       for (int r = 0; r < c.rows; r++) {
         expect_states(shape, states.row(r), wanted.row(r), tokens,
                       std::to_string(s.head_dim) + " x " + std::to_string(s.group) + ", row " + std::to_string(r) +
-                          " from " + std::to_string(c.first));
+                          " from " + std::to_string(c.first),
+                      GetParam().attends_in_halves ? 0x1p-11 : 0.0);
         if (HasFatalFailure()) return;
       }
     }

@@ -24,13 +24,13 @@ class Layer {
     BenchMatrix normed(bench_.device(), DType::f32, kRows, kWidth);
     bench_.ops().norm(bench_.stream(), x.there(), weight.there(), 1e-5f, normed.there());
     keep(normed);
-    for (DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1}) {
+    for (DType type : kWeightTypes) {
       for (int64_t rows : {int64_t{1}, kRows}) keep(product(type, normed.there().slice_rows(0, rows)));
     }
     BenchMatrix turned(bench_.device(), DType::f32, kRows, kWidth);
     turned.fill(5);
     turned.upload(bench_.stream());
-    bench_.ops().swiglu(bench_.stream(), x.there(), normed.there(), turned.there());
+    bench_.ops().activate(bench_.stream(), Activation::silu, x.there(), normed.there(), turned.there());
     keep(turned);
     attention(normed);
     return std::move(all_);
@@ -41,7 +41,7 @@ class Layer {
   static constexpr int kHeads = 6;
   static constexpr int kKvHeads = 2;
   static constexpr int kHeadDim = 72;
-  static constexpr int64_t kWidth = kHeads * kHeadDim + 16;  // a multiple of 32
+  static constexpr int64_t kWidth = 512;  // above kHeads * kHeadDim
 
   static ModelShape shape() {
     ModelShape s;

@@ -14,9 +14,11 @@ namespace {
 
 class OpGridMatmul : public OpGrid {};
 
-constexpr DType kTypes[] = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
-
-bool quantised(DType type) { return info(type).block_elements > 1; }
+// k, or the next multiple of the type's block.
+int64_t whole_blocks(DType type, int64_t k) {
+  const int64_t block = info(type).block_elements;
+  return (k + block - 1) / block * block;
+}
 
 ModelShape shape_for(int64_t k) {
   ModelShape shape;
@@ -46,13 +48,30 @@ Activations activations(const float* x, int64_t k, bool as_int8) {
   return a;
 }
 
+// m, where element i of the block is d * q + m.
+template <typename Block>
+double offset_in(const Block& block, int i) {
+  if constexpr (requires { block.m; }) return f16_to_f32(block.m);
+  if constexpr (requires { block.dmin; }) {
+    const double dmin = f16_to_f32(block.dmin);
+    if constexpr (sizeof block.scales == 16) return -dmin * (block.scales[i / 16] >> 4);
+    return -dmin * scale_offset(block.scales, i / 32).offset;
+  }
+  return 0.0;
+}
+
 // |d * q| + |m|, which rounding goes by, where the element is d * q + m.
 double magnitude(DType type, const std::byte* row, int64_t i) {
-  if (type != DType::q4_1) return std::abs(static_cast<double>(element(type, row, i)));
-  const auto& block = reinterpret_cast<const BlockQ4_1*>(row)[i / 32];
-  return std::abs(static_cast<double>(f16_to_f32(block.d)) * nibble(block.qs, static_cast<int>(i % 32))) +
-         std::abs(static_cast<double>(f16_to_f32(block.m)));
+  const auto value = static_cast<double>(element(type, row, i));
+  if (!is_quantised(type)) return std::abs(value);
+  const double offset = with_block_type(type, [&]<typename Block>(Block) {
+    return offset_in(reinterpret_cast<const Block*>(row)[i / Block::kElements], static_cast<int>(i % Block::kElements));
+  });
+  return std::abs(value - offset) + std::abs(offset);
 }
+
+// Multiply-adds that a block of 32 gives to a sum: one for each scale, and one for each offset.
+double terms_of_32(DType type) { return type == DType::q2_k ? 4 : 2; }
 
 struct Case {
   int64_t m, n, k;
@@ -82,7 +101,7 @@ void check_case(const Backend& backend, OpBench& bench, DType type, const Case& 
   weight.upload(bench.stream());
   out.upload(bench.stream());
   std::vector<float> before(c.n);
-  const bool as_int8 = quantised(type) && backend.quantises_activations;
+  const bool as_int8 = is_quantised(type) && backend.quantises_activations;
   const MatmulPart part{weight.there(), out.there(), c.add};
   const BenchMatrix* first = &out;
   std::vector<std::vector<float>> residual;
@@ -90,7 +109,7 @@ void check_case(const Backend& backend, OpBench& bench, DType type, const Case& 
   bench.ops().matmul(bench.stream(), x.there(), {&part, 1});
   out.download(bench.stream());
   // One rounding for each term of a partial sum (two where the product is rounded on its own), some for the folds.
-  const double terms = as_int8 ? 2.0 * static_cast<double>(c.k) / 32 : static_cast<double>(c.k) / 16;
+  const double terms = as_int8 ? terms_of_32(type) * static_cast<double>(c.k) / 32 : static_cast<double>(c.k) / 16;
   const double roundings = (backend.fused ? 1 : 2) * terms + 8;
   for (int64_t r = 0; r < c.m; r++) {
     const Activations a = activations(x.row(r), c.k, as_int8);
@@ -113,13 +132,14 @@ void check_case(const Backend& backend, OpBench& bench, DType type, const Case& 
 
 TEST_P(OpGridMatmul, MatmulIsWithinRounding) {
   SPILLWAY_REQUIRE_OP(matmul);
-  OpBench bench(GetParam(), shape_for(640), 70);
-  for (DType type : kTypes) {
+  OpBench bench(GetParam(), shape_for(768), 70);
+  for (DType type : kWeightTypes) {
     for (const Case& c :
          {Case{1, 16, 32}, Case{1, 1, 64}, Case{1, 77, 192, 2, 2}, Case{2, 33, 160, 6}, Case{8, 40, 96, 0, 4, true},
           Case{9, 17, 64, 2, 0, true}, Case{12, 64, 224}, Case{13, 15, 288, 4, 6}, Case{70, 130, 96, 2},
           Case{25, 3, 640, 0, 0, true}, Case{1, 0, 64}, Case{0, 16, 64}}) {
       Case aligned = c;
+      aligned.k = whole_blocks(type, c.k);
       if (type == DType::f32) aligned.offset *= 2, aligned.gap *= 2;  // whole elements
       check_case(GetParam(), bench, type, aligned);
     }
@@ -132,53 +152,64 @@ TEST_P(OpGridMatmul, MatmulIsWithinRounding) {
   }
 }
 
+// A block of this byte, but for scales of 1.
+template <typename Block>
+Block block_of(int byte) {
+  Block block;
+  std::memset(&block, byte, sizeof block);
+  block.d = f32_to_f16(1.0f);
+  if constexpr (requires { block.m; }) block.m = block.d;
+  if constexpr (requires { block.dmin; }) block.dmin = block.d;
+  return block;
+}
+
+void check_extreme(OpBench& bench, DType type, int byte, int64_t m) {
+  const int64_t k = whole_blocks(type, 64);
+  BenchMatrix x(bench.device(), DType::f32, m, k);
+  BenchMatrix weight(bench.device(), type, 20, k);
+  BenchMatrix out(bench.device(), DType::f32, m, 20);
+  for (int64_t r = 0; r < m; r++) {
+    for (int i = 0; i < k; i++) x.row(r)[i] = r % 2 == 0 ? -127.0f : 127.0f;  // codes of the same value, scale 1
+  }
+  for (int64_t n = 0; n < 20; n++) {
+    with_block_type(type, [&]<typename Block>(Block) {
+      auto* blocks = reinterpret_cast<Block*>(weight.here().row(n));
+      std::fill_n(blocks, k / Block::kElements, block_of<Block>(byte));
+    });
+  }
+  x.upload(bench.stream());
+  weight.upload(bench.stream());
+  const MatmulPart part{weight.there(), out.there(), false};
+  bench.ops().matmul(bench.stream(), x.there(), {&part, 1});
+  out.download(bench.stream());
+  for (int64_t r = 0; r < m; r++) {
+    for (int64_t n = 0; n < 20; n++) {
+      double exact = 0.0;
+      for (int i = 0; i < k; i++) exact += static_cast<double>(x.row(r)[i]) * element(type, weight.here().row(n), i);
+      ASSERT_EQ(out.row(r)[n], exact) << info(type).name << " " << byte << ": " << r << ", " << n;
+    }
+  }
+}
+
 // The least and largest codes in every place: sums that would not fit 16 bits, or a signed product.
 TEST_P(OpGridMatmul, MatmulOfExtremeCodesIsExact) {
   SPILLWAY_REQUIRE_OP(matmul);
   if (!GetParam().quantises_activations) GTEST_SKIP() << "activations are not quantised";
-  OpBench bench(GetParam(), shape_for(64), 13);
-  for (DType type : {DType::q8_0, DType::q4_0, DType::q4_1}) {
+  OpBench bench(GetParam(), shape_for(256), 13);
+  for (DType type : kQuantisedTypes) {
     for (int byte : {0x80, 0x7f, 0x00, 0xff, 0x81}) {
-      for (int64_t m : {1, 13}) {
-        BenchMatrix x(bench.device(), DType::f32, m, 64);
-        BenchMatrix weight(bench.device(), type, 20, 64);
-        BenchMatrix out(bench.device(), DType::f32, m, 20);
-        for (int64_t r = 0; r < m; r++) {
-          for (int i = 0; i < 64; i++) x.row(r)[i] = r % 2 == 0 ? -127.0f : 127.0f;  // codes of the same value, scale 1
-        }
-        for (int64_t n = 0; n < 20; n++) {
-          for (int b = 0; b < 2; b++) {
-            std::byte* block = weight.here().row(n) + b * info(type).block_bytes;
-            std::memset(block, byte, info(type).block_bytes);
-            const uint16_t one = f32_to_f16(1.0f);
-            std::memcpy(block, &one, sizeof one);
-            if (type == DType::q4_1) std::memcpy(block + 2, &one, sizeof one);
-          }
-        }
-        x.upload(bench.stream());
-        weight.upload(bench.stream());
-        const MatmulPart part{weight.there(), out.there(), false};
-        bench.ops().matmul(bench.stream(), x.there(), {&part, 1});
-        out.download(bench.stream());
-        for (int64_t r = 0; r < m; r++) {
-          for (int64_t n = 0; n < 20; n++) {
-            double exact = 0.0;
-            for (int i = 0; i < 64; i++)
-              exact += static_cast<double>(x.row(r)[i]) * element(type, weight.here().row(n), i);
-            ASSERT_EQ(out.row(r)[n], exact) << info(type).name << " " << byte << ": " << r << ", " << n;
-          }
-        }
-      }
+      for (int64_t m : {1, 13}) check_extreme(bench, type, byte, m);
     }
   }
 }
 
 TEST_P(OpGridMatmul, MatmulKeepsWhatIsNotFinite) {
   SPILLWAY_REQUIRE_OP(matmul);
-  OpBench bench(GetParam(), shape_for(96), 3);
-  for (DType type : kTypes) {
-    BenchMatrix x(bench.device(), DType::f32, 3, 96);
-    BenchMatrix weight(bench.device(), type, 18, 96);
+  OpBench bench(GetParam(), shape_for(256), 3);
+  for (DType type : kWeightTypes) {
+    const int64_t k = whole_blocks(type, 96);
+    BenchMatrix x(bench.device(), DType::f32, 3, k);
+    BenchMatrix weight(bench.device(), type, 18, k);
     BenchMatrix out(bench.device(), DType::f32, 3, 18);
     x.fill(1);
     weight.fill(2);
@@ -234,9 +265,9 @@ std::vector<std::unique_ptr<BenchMatrix>> weights_of(OpBench& bench, std::initia
 
 TEST_P(OpGridMatmul, MatmulRowsDoNotDependOnTheBatch) {
   SPILLWAY_REQUIRE_OP(matmul);
-  OpBench bench(GetParam(), shape_for(160), kMostRows);
-  for (DType type : kTypes) {
-    const int64_t k = quantised(type) ? 160 : 139;
+  OpBench bench(GetParam(), shape_for(256), kMostRows);
+  for (DType type : kWeightTypes) {
+    const int64_t k = is_quantised(type) ? whole_blocks(type, 160) : 139;
     BenchMatrix x(bench.device(), DType::f32, kMostRows, k);
     x.fill(8);
     x.upload(bench.stream());
@@ -261,18 +292,18 @@ TEST_P(OpGridMatmul, MatmulRowsDoNotDependOnTheBatch) {
 
 TEST_P(OpGridMatmul, MatmulPartsDoNotDependOnEachOtherNorOnThreads) {
   SPILLWAY_REQUIRE_OP(matmul);
-  constexpr DType kFour[] = {DType::q4_1, DType::f16, DType::q8_0, DType::q4_0};
+  constexpr DType kFour[] = {DType::q4_1, DType::f16, DType::q6_k, DType::q4_k};
   for (int64_t rows : {1, 5, 70}) {
     std::vector<std::vector<float>> results;
     for (int threads : {1, 2, 3}) {
-      OpBench bench(GetParam(), shape_for(160), kMostRows, threads);
-      BenchMatrix x(bench.device(), DType::f32, rows, 160);
+      OpBench bench(GetParam(), shape_for(256), kMostRows, threads);
+      BenchMatrix x(bench.device(), DType::f32, rows, 256);
       x.fill(8);
       x.upload(bench.stream());
-      auto together = weights_of(bench, {kFour[0], kFour[1], kFour[2], kFour[3]}, 160);
+      auto together = weights_of(bench, {kFour[0], kFour[1], kFour[2], kFour[3]}, 256);
       results.push_back(product(bench, x, together, 0, rows));
       for (int part = 0; part < 4; part++) {
-        auto alone = weights_of(bench, {kFour[part]}, 160);
+        auto alone = weights_of(bench, {kFour[part]}, 256);
         const std::vector<float> result = product(bench, x, alone, 0, rows);
         for (int64_t r = 0; r < rows; r++) {
           ASSERT_EQ(std::memcmp(result.data() + r * kOutputs, results.back().data() + (r * 4 + part) * kOutputs,

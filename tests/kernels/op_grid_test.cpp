@@ -24,8 +24,8 @@ constexpr Lie kLies[] = {{0, 0}, {4, 0}, {12, 20}};
 TEST_P(OpGridRows, DequantizeIsExact) {
   SPILLWAY_REQUIRE_OP(dequantize);
   OpBench bench(GetParam());
-  for (DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1}) {
-    for (int64_t cols : {1, 15, 31, 32, 96, 1000, 1056}) {
+  for (DType type : kWeightTypes) {
+    for (int64_t cols : {1, 15, 31, 32, 96, 256, 1000, 1056, 1280}) {
       if (cols % info(type).block_elements != 0) continue;
       for (const Lie& lie : kLies) {
         for (int64_t rows : {0, 1, 3, 40}) {
@@ -115,7 +115,7 @@ TEST_P(OpGridRows, RotateIsWithinRounding) {
 }
 
 TEST_P(OpGridRows, SwigluIsWithinRounding) {
-  SPILLWAY_REQUIRE_OP(swiglu);
+  SPILLWAY_REQUIRE_OP(activate);
   OpBench bench(GetParam());
   for (int64_t cols : {1, 5, 16, 33, 1536}) {
     for (int64_t rows : {0, 1, 4, 70}) {
@@ -126,11 +126,12 @@ TEST_P(OpGridRows, SwigluIsWithinRounding) {
         BenchMatrix wanted(bench.device(), DType::f32, rows, cols);
         gate.fill(1, 6.0);
         up.fill(2);
-        bench.reference([&](Ops& ops, Stream& s) { ops.swiglu(s, gate.here(), up.here(), wanted.here()); });
+        bench.reference(
+            [&](Ops& ops, Stream& s) { ops.activate(s, Activation::silu, gate.here(), up.here(), wanted.here()); });
         gate.upload(bench.stream());
         up.upload(bench.stream());
         BenchMatrix& result = alias == 0 ? out : alias == 1 ? gate : up;
-        bench.ops().swiglu(bench.stream(), gate.there(), up.there(), result.there());
+        bench.ops().activate(bench.stream(), Activation::silu, gate.there(), up.there(), result.there());
         result.download(bench.stream());
         for (int64_t r = 0; r < rows; r++) {
           for (int64_t i = 0; i < cols; i++) {
@@ -144,7 +145,7 @@ TEST_P(OpGridRows, SwigluIsWithinRounding) {
 }
 
 TEST_P(OpGridRows, SwigluAtTheEndsOfTheRange) {
-  SPILLWAY_REQUIRE_OP(swiglu);
+  SPILLWAY_REQUIRE_OP(activate);
   OpBench bench(GetParam());
   const float inputs[] = {0.0f,   -0.0f,   1e-30f,   20.0f, -20.0f, 87.0f,    -87.0f,
                           -88.5f, 1000.0f, -1000.0f, 3e38f, -3e38f, kInfinity};
@@ -158,7 +159,7 @@ TEST_P(OpGridRows, SwigluAtTheEndsOfTheRange) {
   }
   gate.upload(bench.stream());
   up.upload(bench.stream());
-  bench.ops().swiglu(bench.stream(), gate.there(), up.there(), out.there());
+  bench.ops().activate(bench.stream(), Activation::silu, gate.there(), up.there(), out.there());
   out.download(bench.stream());
   for (int64_t i = 0; i < count; i++) {
     const double x = inputs[i];

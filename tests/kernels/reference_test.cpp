@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
@@ -11,11 +12,12 @@
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/reference/dequantize.h"
 #include "kernels/reference/reference_ops.h"
+#include "tests/support/random_blocks.h"
 
 namespace spillway {
 namespace {
 
-constexpr std::array kWeightTypes = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
+constexpr std::array kStoredTypes = {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1};
 
 // A matrix with memory of its own; rows lie further apart than they need.
 struct Matrix {
@@ -38,6 +40,10 @@ class Reference : public testing::Test {
     std::normal_distribution<float> normal(0.0f, scale);
     std::vector<float> values(static_cast<size_t>(cols));
     for (int64_t r = 0; r < rows; r++) {
+      if (std::ranges::find(kStoredTypes, dtype) == kStoredTypes.end()) {  // no quantiser
+        fill_random_row(RandomBits(random_()), dtype, cols, scale, matrix.view.row(r));
+        continue;
+      }
       for (float& value : values) value = normal(random_);
       store_row(dtype, values.data(), cols, matrix.view.row(r));
     }
@@ -54,12 +60,13 @@ class Reference : public testing::Test {
 
 TEST_F(Reference, Dequantizes) {
   for (const DType type : kWeightTypes) {
-    const Matrix rows = random(type, 3, 64);
-    Matrix out(DType::f32, 3, 64);
+    const int cols = std::max(64, info(type).block_elements);
+    const Matrix rows = random(type, 3, cols);
+    Matrix out(DType::f32, 3, cols);
     ops_.dequantize(*stream_, rows.view, out.view);
     finish();
     for (int r = 0; r < 3; r++) {
-      for (int c = 0; c < 64; c++) ASSERT_EQ(out.at(r, c), rows.at(r, c)) << info(type).name;
+      for (int c = 0; c < cols; c++) ASSERT_EQ(out.at(r, c), rows.at(r, c)) << info(type).name;
     }
   }
 }
@@ -83,8 +90,9 @@ TEST_F(Reference, NormDividesByTheRootOfTheMeanSquare) {
 
 TEST_F(Reference, MatmulOfEveryType) {
   for (const DType type : kWeightTypes) {
-    const Matrix x = random(DType::f32, 11, 96);
-    const Matrix a = random(type, 5, 96), b = random(type, 3, 96);
+    const int cols = std::max(96, info(type).block_elements);
+    const Matrix x = random(DType::f32, 11, cols);
+    const Matrix a = random(type, 5, cols), b = random(type, 3, cols);
     const Matrix before = random(DType::f32, 11, 3);
     Matrix out_a(DType::f32, 11, 5), out_b = before;
     const MatmulPart parts[] = {{a.view, out_a.view, false}, {b.view, out_b.view, true}};
@@ -93,7 +101,7 @@ TEST_F(Reference, MatmulOfEveryType) {
     for (int r = 0; r < 11; r++) {
       const auto dot = [&](const Matrix& weight, int n) {
         double sum = 0;
-        for (int k = 0; k < 96; k++) sum += static_cast<double>(x.at(r, k)) * weight.at(n, k);
+        for (int k = 0; k < cols; k++) sum += static_cast<double>(x.at(r, k)) * weight.at(n, k);
         return sum;
       };
       for (int n = 0; n < 5; n++) ASSERT_EQ(out_a.at(r, n), static_cast<float>(dot(a, n))) << info(type).name;
@@ -150,7 +158,7 @@ TEST_F(Reference, RotatesPairsOfBothStyles) {
 TEST_F(Reference, SwigluGatesBySilu) {
   const Matrix gate = random(DType::f32, 3, 5, 4.0f), up = random(DType::f32, 3, 5);
   Matrix out(DType::f32, 3, 5);
-  ops_.swiglu(*stream_, gate.view, up.view, out.view);
+  ops_.activate(*stream_, Activation::silu, gate.view, up.view, out.view);
   finish();
   for (int r = 0; r < 3; r++) {
     for (int i = 0; i < 5; i++) {
@@ -249,7 +257,7 @@ class ReferenceAttention : public Reference {
 };
 
 TEST_F(ReferenceAttention, AppendPutsEveryTokenInItsPlace) {
-  for (const DType type : kWeightTypes) {
+  for (const DType type : kStoredTypes) {
     fill(type, 2, 2, 32, 150);
     std::vector<std::byte> row(shape_.format.token_bytes());
     for (int t = 0; t < tokens_; t++) {
@@ -264,7 +272,7 @@ TEST_F(ReferenceAttention, AppendPutsEveryTokenInItsPlace) {
 }
 
 TEST_F(ReferenceAttention, SpansMergeToSoftmaxOverAllTokens) {
-  for (const DType type : kWeightTypes) {
+  for (const DType type : kStoredTypes) {
     fill(type, 6, 2, 32, 1100);
     const Matrix q = random(DType::f32, 2, width());
     const auto parts = spans();

@@ -3,12 +3,27 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <nlohmann/json.hpp>
+
 #include "tests/loader/gguf_bytes.h"
+#include "tests/support/real_model.h"
 
 namespace spillway {
 namespace {
 
+using nlohmann::ordered_json;
 using testing::HasSubstr;
+
+const std::string kTemplates = SPILLWAY_TEST_DATA "/templates/";
+
+std::string whole_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
 
 // As SmolLM2-Instruct's file writes it, with a sentence of our own.
 constexpr const char* kWithSystem =
@@ -19,24 +34,34 @@ constexpr const char* kWithSystem =
 
 class ChatTemplateTest : public testing::Test {
  protected:
-  ChatTemplate from(const std::string& source) {
-    Checkpoint checkpoint;
-    checkpoint.files.push_back(File::open_read(folder_.write("model.gguf", "GGUF")));
-    if (!source.empty()) checkpoint.meta["tokenizer.chat_template"] = source;
-    return ChatTemplate::from(checkpoint);
+  ChatTemplateTest() {
+    checkpoint_.files.push_back(File::open_read(folder_.write("model.gguf", "GGUF")));
+    checkpoint_.meta["tokenizer.ggml.model"] = std::string("gpt2");
   }
-  std::string refused(const std::string& source) {
+  ChatTemplate from(const std::string& source) {
+    checkpoint_.meta.erase("tokenizer.chat_template");
+    if (!source.empty()) checkpoint_.meta["tokenizer.chat_template"] = source;
+    return ChatTemplate::from(checkpoint_);
+  }
+  std::string text(const std::string& source, const std::string& variables = "{}") {
+    return from(source).render_json(variables);
+  }
+  std::string refused(const std::function<void()>& action, ErrorKind kind = ErrorKind::model) {
     try {
-      from(source);
+      action();
     } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::model);
+      EXPECT_EQ(error.kind(), kind);
       return error.what();
     }
-    ADD_FAILURE() << "not refused: " << source;
+    ADD_FAILURE() << "nothing was refused";
     return "";
+  }
+  std::string refused(const std::string& source) {
+    return refused([&] { text(source); });
   }
 
   TemporaryFolder folder_;
+  Checkpoint checkpoint_;
 };
 
 TEST_F(ChatTemplateTest, WritesItsOwnSystemMessageWhereNoneIsGiven) {
@@ -51,27 +76,135 @@ TEST_F(ChatTemplateTest, WritesItsOwnSystemMessageWhereNoneIsGiven) {
   EXPECT_EQ(chat.render({}, true), "<|im_start|>assistant\n");
 }
 
-TEST_F(ChatTemplateTest, TheLineBreakMayBeEscaped) {
-  EXPECT_EQ(from("{{ '<|im_start|>system\\nIt\"s me.<|im_end|>\\n' }}").default_system(), "It\"s me.");
-  EXPECT_EQ(from("{{ \"<|im_start|>system\\nIt's me.<|im_end|>\\n\" }}").default_system(), "It's me.");
-  EXPECT_EQ(from("{% if x %}<|im_start|>system\nIt's me.<|im_end|>\n{% endif %}").default_system(), "It's me.");
+TEST_F(ChatTemplateTest, TextsOfJinja2) {
+  const ordered_json golden = ordered_json::parse(std::ifstream(kTemplates + "golden.json"));
+  int compared = 0;
+  for (const char* name : {"language.jinja", "strict.jinja", "thinking.jinja"}) {
+    const ChatTemplate chat = from(whole_file(kTemplates + name));
+    for (size_t i = 0; i < golden["cases"].size(); ++i) {
+      const ordered_json& expected = golden[name][i];
+      const std::string variables = golden["cases"][i].dump();
+      if (expected.is_null()) {  // jinja2 raises
+        EXPECT_THROW(chat.render_json(variables), Error) << name << variables;
+      } else {
+        EXPECT_EQ(chat.render_json(variables), expected.get<std::string>()) << name << variables;
+      }
+      ++compared;
+    }
+  }
+  EXPECT_GE(compared, 150);
 }
 
-TEST_F(ChatTemplateTest, NoSystemMessageWhereTheTemplateHoldsNone) {
-  EXPECT_EQ(from("{{'<|im_start|>' + role + '\n' + content + '<|im_end|>'}}").default_system(), std::nullopt);
-  EXPECT_EQ(from("{{'<|im_start|>system\n' + messages[0].content + '<|im_end|>'}}").default_system(), std::nullopt);
-  EXPECT_EQ(from("<|im_start|>system\n{{ messages[0].content }}<|im_end|>").default_system(), std::nullopt);
-  EXPECT_EQ(from("{{'<|im_end|><|im_start|>system\n'}}").default_system(), std::nullopt);
-  // The first is a message's own, the second is written out.
-  EXPECT_EQ(from("{{'<|im_start|>system\n' + content + '<|im_end|>'}}{{'<|im_start|>system\nHello<|im_end|>'}}")
-                .default_system(),
-            "Hello");
+TEST_F(ChatTemplateTest, EveryBuiltInTemplateRendersAConversation) {
+  const ChatMessage messages[] = {{"system", "Be brief."}, {"user", " Why? "}, {"assistant", "So."}, {"user", "Why?"}};
+  ASSERT_GE(ChatTemplate::built_in_names().size(), 6u);
+  for (const std::string& name : ChatTemplate::built_in_names()) {
+    const ChatTemplate chat = ChatTemplate::parse(ChatTemplate::built_in(name), name, checkpoint_);
+    const std::string all = chat.render(messages, true);
+    EXPECT_THAT(all, testing::AllOf(HasSubstr("Be brief."), HasSubstr("So."), HasSubstr("Why?"))) << name;
+    EXPECT_LT(all.find("Be brief."), all.find("Why?")) << name;
+    // What was said stays a beginning of what follows, so that its KV can be kept.
+    const std::string before = chat.render({messages, 2}, false);
+    EXPECT_EQ(all.substr(0, before.size()), before) << name;
+  }
+  EXPECT_EQ(ChatTemplate::built_in("alpaca"), nullptr);
 }
 
-TEST_F(ChatTemplateTest, RefusesOtherKinds) {
-  EXPECT_THAT(refused(""), testing::AllOf(HasSubstr("no chat template"), HasSubstr("ChatML"), HasSubstr("model.gguf")));
-  EXPECT_THAT(refused("[INST] {{ content }} [/INST]"), testing::AllOf(HasSubstr("another kind"), HasSubstr("ChatML")));
-  EXPECT_THAT(refused("<|im_start|><|im_end|><think>"), HasSubstr("thinking"));
+TEST_F(ChatTemplateTest, KnownTexts) {
+  const auto by = [&](const char* name, std::vector<ChatMessage> messages) {
+    return ChatTemplate::parse(ChatTemplate::built_in(name), name, checkpoint_).render(messages, true);
+  };
+  checkpoint_.meta["tokenizer.ggml.tokens"] = MetaArray(std::vector<std::string>{"<bos>", "<eos>"});
+  checkpoint_.meta["tokenizer.ggml.bos_token_id"] = int64_t{0};
+  checkpoint_.meta["tokenizer.ggml.eos_token_id"] = int64_t{1};
+  EXPECT_EQ(by("chatml", {{"user", "Hi"}}), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(by("gemma", {{"system", "S"}, {"user", "Hi "}}),
+            "<bos><start_of_turn>user\nS\n\nHi<end_of_turn>\n<start_of_turn>model\n");
+  EXPECT_EQ(
+      by("llama3", {{"user", "Hi"}}),
+      "<bos><|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
+  EXPECT_EQ(by("llama2", {{"system", "S"}, {"user", "Hi"}, {"assistant", "Yo"}, {"user", "?"}}),
+            "<bos>[INST] <<SYS>>\nS\n<</SYS>>\n\nHi [/INST] Yo <eos><bos>[INST] ? [/INST]");
+  EXPECT_EQ(by("mistral", {{"user", "Hi"}, {"assistant", "Yo"}, {"user", "?"}}),
+            "<bos>[INST] Hi [/INST] Yo<eos>[INST] ? [/INST]");
+  EXPECT_EQ(by("phi3", {{"user", "Hi"}}), "<|user|>\nHi<|end|>\n<|assistant|>\n");
+}
+
+TEST_F(ChatTemplateTest, ATemplateMayRefuseAConversation) {
+  EXPECT_THAT(refused([&] { text("{{ raise_exception('Only users.') }}"); }, ErrorKind::usage),
+              HasSubstr("Only users."));
+}
+
+TEST_F(ChatTemplateTest, WhatIsNotKnownIsNamedWithItsLineAndTheWayOut) {
+  EXPECT_THAT(refused(""), testing::AllOf(HasSubstr("no chat template"), HasSubstr("--template"), HasSubstr("chatml"),
+                                          HasSubstr("model.gguf")));
+  EXPECT_THAT(refused("\n\n{% include 'x' %}"),
+              testing::AllOf(HasSubstr("line 3"), HasSubstr("\"include\""), HasSubstr("--template")));
+  EXPECT_THAT(refused("a\n{{ x | urlize }}"), testing::AllOf(HasSubstr("line 2"), HasSubstr("\"urlize\""),
+                                                             HasSubstr("tojson"), HasSubstr("--template")));
+  EXPECT_THAT(refused("{{ 1 is prime }}"), testing::AllOf(HasSubstr("\"prime\""), HasSubstr("divisibleby")));
+  EXPECT_THAT(refused("{{ 'x'.zfill(3) }}"), testing::AllOf(HasSubstr("\"zfill\""), HasSubstr("--template")));
+  EXPECT_THAT(refused("{% for x in y recursive %}{% endfor %}"), HasSubstr("recursive"));
+  EXPECT_THAT(refused("{{ x.y }}"), HasSubstr("\"x\" is undefined"));
+  EXPECT_THAT(refused("{% if true %}"), HasSubstr("the end of the template"));
+  EXPECT_THAT(refused("{{ 'x }}"), HasSubstr("quote"));
+  EXPECT_THAT(refused("{% set x = [] %}{% set y = x.append(1) %}"), HasSubstr("in place"));
+}
+
+TEST_F(ChatTemplateTest, AHostileTemplateEndsSoonAndTakesLittleMemory) {
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_THAT(refused("{% for i in range(100000000) %}x{% endfor %}"), HasSubstr("steps or memory"));
+  EXPECT_THAT(refused("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"),
+              HasSubstr("steps"));
+  EXPECT_THAT(refused("{{ 'x' * 99999999999 }}"), HasSubstr("steps or memory"));
+  EXPECT_THAT(refused("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"), HasSubstr("too deep"));
+  EXPECT_THAT(
+      refused("{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"),
+      HasSubstr("steps or memory"));
+  EXPECT_THAT(
+      refused(
+          "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}"),
+      HasSubstr("steps or memory"));
+  EXPECT_THAT(refused("{% set ns = namespace(x=[1]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}"),
+              HasSubstr("too deep"));
+  EXPECT_THAT(
+      refused("{% set ns = namespace(x=[1]) %}{% for i in range(9999) %}{% set ns.x = [ns.x.index] %}{% endfor %}"),
+      HasSubstr("too deep"));
+  EXPECT_THAT(refused("{{ " + std::string(5000, '(') + "1" + std::string(5000, ')') + " }}"),
+              HasSubstr("deeper than 200"));
+  std::string sum = "{{ 1";
+  for (int i = 0; i < 9999; ++i) sum += "+1";
+  EXPECT_THAT(refused(sum + " }}"), HasSubstr("deeper than 200"));
+  EXPECT_THAT(refused("{{ 'x' | indent(9223372036854775807) }}"), HasSubstr("steps or memory"));
+  EXPECT_THAT(refused("{{ -9223372036854775807 - 2 }}"), HasSubstr("beyond 64 bits"));
+  EXPECT_THAT(refused(std::string(300 << 10, ' ')), HasSubstr("the longest that is read"));
+  const std::string kept =
+      "{% set ns = namespace() %}{% macro m() %}{% set ns.f = caller %}{% endmacro %}{% for i in [1] %}{% call m() "
+      "%}x{{ i }}{% endcall %}{% endfor %}{{ ns.f() }}";
+  EXPECT_THAT(refused(kept), HasSubstr("no longer defined"));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+}
+
+TEST_F(ChatTemplateTest, OutOfAHuggingFaceFolder) {
+  Checkpoint checkpoint;
+  checkpoint.files.push_back(File::open_read(folder_.write("config.json", "{}")));
+  EXPECT_THAT(refused([&] { ChatTemplate::from(checkpoint); }), HasSubstr("no chat template"));
+  folder_.write(
+      "tokenizer_config.json",
+      R"({"bos_token": {"content": "<b>"}, "eos_token": "<e>", "chat_template": [{"name": "tool_use", "template":
+                "no"}, {"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"}]})");
+  const ChatMessage user{"user", "Hi"};
+  EXPECT_EQ(ChatTemplate::from(checkpoint).render({&user, 1}, true), "<b>Hi<e>");
+  folder_.write("chat_template.jinja", "{{ messages | length }}{{ pad_token is defined }}\n");
+  EXPECT_EQ(ChatTemplate::from(checkpoint).render({&user, 1}, true), "1False");
+}
+
+TEST(SmolLm2, ItsOwnTemplate) {
+  if (real_model().empty()) GTEST_SKIP() << kNoRealModel;
+  const ChatMessage messages[] = {{"user", "Hi"}, {"assistant", "Yo"}};
+  EXPECT_EQ(ChatTemplate::from(open_gguf(real_model())).render(messages, false),
+            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n");
 }
 
 }  // namespace

@@ -158,6 +158,7 @@ TEST_F(HostileTest, Dimensions) {
   EXPECT_THAT(with({UINT64_MAX, 1}), HasSubstr("overflow"));
   EXPECT_THAT(with({uint64_t{1} << 61}), HasSubstr("truncated"));
   EXPECT_THAT(with({33}, 2), AllOf(HasSubstr("33 elements"), HasSubstr("Q4_0")));
+  EXPECT_THAT(with({32}, 12), AllOf(HasSubstr("32 elements"), HasSubstr("Q4_K's 256")));
   GgufBytes flat;  // ones are no dimensions
   flat.tensors = {{"w", {4, 2, 1, 1}, 0, 32, {}}};
   EXPECT_EQ(open_gguf(folder_.write("flat.gguf", flat.file())).require("w").rows, 2);
@@ -169,8 +170,8 @@ TEST_F(HostileTest, TypesByName) {
     file.tensors = {{"w", {256}, type, 1024, {}}};
     return refused(file);
   };
-  EXPECT_THAT(with(12), AllOf(HasSubstr("Q4_K (12)"), HasSubstr("F32, F16, BF16, Q8_0, Q4_0, Q4_1")));
-  EXPECT_THAT(with(14), HasSubstr("Q6_K (14)"));
+  EXPECT_THAT(with(16), AllOf(HasSubstr("IQ2_XXS (16)"), HasSubstr("F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0")));
+  EXPECT_THAT(with(15), HasSubstr("Q8_K (15)"));
   EXPECT_THAT(with(39), HasSubstr("MXFP4 (39)"));
   EXPECT_THAT(with(26), HasSubstr("I32 (26)"));
   EXPECT_THAT(with(1000), HasSubstr("type 1000"));

@@ -116,8 +116,12 @@ TEST_F(GgufTest, LookUpsFallBackOrNameTheKey) {
 
 TEST_F(GgufTest, ReadsTensorsInPlaceInEveryVersionAlignmentAndNumberOfParts) {
   const std::vector<GgufTensor> tensors = {
-      {"a", DType::f32, 3, 5},   {"b", DType::f16, 2, 7},   {"c", DType::bf16, 1, 9},      {"d", DType::q8_0, 4, 64},
-      {"e", DType::q4_0, 5, 32}, {"f", DType::q4_1, 3, 96}, {"g", DType::f32, 1, 11, true}};
+      {"a", DType::f32, 3, 5},        {"b", DType::f16, 2, 7},    {"c", DType::bf16, 1, 9},
+      {"d", DType::q8_0, 4, 64},      {"e", DType::q4_0, 5, 32},  {"f", DType::q4_1, 3, 96},
+      {"g", DType::f32, 1, 11, true}, {"h", DType::q5_0, 2, 64},  {"i", DType::q5_1, 2, 32},
+      {"j", DType::iq4_nl, 3, 32},    {"k", DType::q2_k, 3, 256}, {"l", DType::q3_k, 1, 512},
+      {"m", DType::q4_k, 3, 256},     {"n", DType::q5_k, 2, 512}, {"o", DType::q6_k, 3, 256},
+      {"p", DType::iq4_xs, 2, 256}};
   for (const uint32_t version : {2u, 3u}) {
     for (const uint32_t alignment : {8u, 32u, 4096u}) {
       for (const int parts : {1, 2, 3, 7}) {

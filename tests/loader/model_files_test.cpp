@@ -39,9 +39,9 @@ TEST_F(ModelFiles, GoldenModelsHaveTheShapeTheyWereGiven) {
     EXPECT_EQ(spec.shape.ffn, o.ffn);
     EXPECT_EQ(spec.shape.vocab, o.vocab);
     EXPECT_EQ(spec.shape.norm_eps, o.norm_eps);
-    EXPECT_EQ(spec.shape.rope_base, o.rope_base);
     EXPECT_EQ(spec.tied, o.tied);
-    EXPECT_EQ(spec.rope_factors.size(), o.rope_factors ? static_cast<size_t>(o.head_dim / 2) : 0u);
+    ASSERT_EQ(spec.ropes.size(), 1u);
+    EXPECT_EQ(spec.ropes[0].frequencies.size(), static_cast<size_t>(o.head_dim / 2));
     EXPECT_EQ(spec.layers.at(1).down.dtype, o.type);
     EXPECT_EQ(spec.token_embedding.dtype, o.embedding_type.value_or(o.type));
     for (const auto& [name, tensor] : checkpoint.tensors) EXPECT_EQ(tensor.extent.offset % o.alignment, 0u) << name;

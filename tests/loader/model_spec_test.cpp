@@ -10,6 +10,7 @@ namespace spillway {
 namespace {
 
 using testing::AllOf;
+using testing::DoubleNear;
 using testing::HasSubstr;
 
 class ModelSpecTest : public testing::Test {
@@ -49,14 +50,14 @@ TEST_F(ModelSpecTest, SmallestModel) {
   EXPECT_EQ(spec.shape.kv_heads, 1);
   EXPECT_EQ(spec.shape.head_dim, 8);
   EXPECT_EQ(spec.shape.rope_dims, 8);
-  EXPECT_EQ(spec.shape.rope_base, 10000.0f);
+  EXPECT_THAT(spec.ropes.at(0).frequencies,
+              testing::ElementsAre(1.0, DoubleNear(0.1, 1e-15), DoubleNear(0.01, 1e-16), DoubleNear(0.001, 1e-17)));
   EXPECT_EQ(spec.shape.norm_eps, 1e-5f);
   EXPECT_EQ(spec.shape.vocab, 8);
   EXPECT_EQ(spec.shape.context, 64);
   EXPECT_EQ(spec.shape.rotation, RotationStyle::adjacent);
   EXPECT_TRUE(spec.tied);
   EXPECT_EQ(spec.output.extent.offset, spec.token_embedding.extent.offset);
-  EXPECT_TRUE(spec.rope_factors.empty());
 }
 
 TEST_F(ModelSpecTest, ShapesOfTheTinyModels) {
@@ -72,10 +73,14 @@ TEST_F(ModelSpecTest, ShapesOfTheTinyModels) {
     EXPECT_EQ(spec.shape.vocab, options.vocab);
     EXPECT_EQ(spec.shape.context, options.context);
     EXPECT_EQ(spec.shape.norm_eps, options.norm_eps);
-    EXPECT_EQ(spec.shape.rope_base, options.rope_base);
     EXPECT_EQ(spec.tied, options.tied);
-    EXPECT_EQ(spec.rope_factors.size(), options.rope_factors ? options.head_dim / 2 : 0u);
-    for (const float factor : spec.rope_factors) EXPECT_TRUE(factor >= 1.0f && factor <= 8.0f);
+    const std::vector<double>& frequencies = spec.ropes.at(0).frequencies;
+    ASSERT_EQ(frequencies.size(), static_cast<size_t>(options.head_dim / 2));
+    for (int i = 0; i < options.head_dim / 2; ++i) {
+      const double plain = std::pow(options.rope_base, -2.0 * i / options.head_dim);
+      EXPECT_LE(frequencies[i], plain * (1 + 1e-7));
+      EXPECT_GE(frequencies[i], plain / (options.rope_factors ? 8 : 1) * (1 - 1e-7));
+    }
     ASSERT_EQ(spec.layers.size(), static_cast<size_t>(options.layers));
     for (int layer = 0; layer < options.layers; ++layer) {
       EXPECT_EQ(spec.layers[layer].down.name, "blk." + std::to_string(layer) + ".ffn_down.weight");
@@ -88,7 +93,7 @@ TEST_F(ModelSpecTest, ShapesOfTheTinyModels) {
 
 TEST_F(ModelSpecTest, UnknownFamily) {
   EXPECT_THAT(refused([](GgufBytes& model) { model.text("general.architecture", "mamba"); }),
-              AllOf(HasSubstr("\"mamba\""), HasSubstr("known families: llama")));
+              AllOf(HasSubstr("\"mamba\""), HasSubstr("known families: gemma3, llama, opt, phi3, qwen2, qwen3")));
   EXPECT_THAT(refused([](GgufBytes& model) { model.erase("general.architecture"); }), HasSubstr("is missing"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.u32("general.architecture", 1); }), HasSubstr("a text is expected"));
 }
@@ -139,10 +144,11 @@ TEST_F(ModelSpecTest, VariantsThatAreNotComputed) {
       model.f32("llama.rope.scaling.factor", factor);
     };
   };
-  EXPECT_THAT(refused(scaled("yarn", 1.0f)), AllOf(HasSubstr("\"yarn\""), HasSubstr("known: none")));
-  EXPECT_THAT(refused(scaled("linear", 4.0f)), HasSubstr("rope.scaling.factor is 4"));
-  EXPECT_THAT(refused([](GgufBytes& model) { model.f32("llama.rope.scaling.factor", 2.0f); }),
-              HasSubstr("factor is 2"));
+  EXPECT_THAT(refused(scaled("dynamic", 1.0f)),
+              AllOf(HasSubstr("\"dynamic\""), HasSubstr("known: none, linear, llama3, yarn, longrope")));
+  EXPECT_THAT(refused(scaled("linear", 0.0f)), HasSubstr("rope.scaling.factor is 0"));
+  EXPECT_THAT(refused(scaled("yarn", 4.0f)), HasSubstr("original_context_length is missing"));
+  EXPECT_THAT(refused(scaled("longrope", 4.0f)), HasSubstr("two lists of factors"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.f32("llama.logit_scale", 0.5f); }), HasSubstr("llama.logit_scale"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.flag("llama.attention.causal", false); }), HasSubstr("causal"));
   GgufBytes neutral = smallest_llama();
@@ -166,10 +172,17 @@ TEST_F(ModelSpecTest, Tensors) {
                 model.tensor("blk.0.ffn_down.weight").dims = {16, 8};
               }),
               HasSubstr("blk.0.ffn_down.weight is 8 x 16"));
-  EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("blk.0.attn_norm.weight").type = 1; }),
-              AllOf(HasSubstr("blk.0.attn_norm.weight is of type F16"), HasSubstr("F32 is expected")));
+  EXPECT_THAT(refused([](GgufBytes& model) {
+                model.tensor("blk.0.attn_norm.weight").dims = {32};
+                model.tensor("blk.0.attn_norm.weight").type = 8;
+              }),
+              HasSubstr("blk.0.attn_norm.weight is 1 x 32"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("blk.0.attn_q.bias").dims = {1}; }),
-              AllOf(HasSubstr("blk.0.attn_q.bias"), HasSubstr("bias")));
+              HasSubstr("blk.0.attn_q.bias is 1 x 1"));
+  EXPECT_THAT(refused([](GgufBytes& model) {
+                model.tensor("blk.0.attn_norm.bias") = {"blk.0.attn_norm.bias", {16}, 0, 64};
+              }),
+              AllOf(HasSubstr("blk.0.attn_norm.bias"), HasSubstr("is a bias")));
   EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("blk.1.attn_norm.weight").dims = {1}; }),
               HasSubstr("blk.1.attn_norm.weight is no part"));
   EXPECT_THAT(refused([](GgufBytes& model) { model.tensor("output.weight").dims = {1}; }),
@@ -202,7 +215,9 @@ TEST_F(ModelSpecTest, RopeFactors) {
   const auto open = [&](const std::vector<float>& factors) {
     return read_model_spec(open_gguf(folder_.write("factors.gguf", with(factors))));
   };
-  EXPECT_THAT(open({1, 2, 3, 4.5}).rope_factors, testing::ElementsAre(1, 2, 3, 4.5));
+  EXPECT_THAT(
+      open({1, 2, 3, 4.5}).ropes.at(0).frequencies,
+      testing::ElementsAre(1, DoubleNear(0.1 / 2, 1e-12), DoubleNear(0.01 / 3, 1e-12), DoubleNear(0.001 / 4.5, 1e-12)));
   EXPECT_THROW(open({1, 2, 3}), Error);
   EXPECT_THROW(open({1, 2, 0, 4}), Error);
   EXPECT_THROW(open({1, 2, -3, 4}), Error);

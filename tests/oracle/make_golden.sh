@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 data=$here/../runtime/data
 models=$(mktemp -d)
 trap 'rm -rf "$models"' EXIT
-for name in golden-f32 golden-q4_0 golden-q4_1 golden-f16; do
+for name in golden-f32 golden-q4_0 golden-q4_1 golden-f16 golden-q4_k golden-iq4_xs; do
   first=$("$make_model" --shape $name -o "$models/$name.gguf" | cut -d' ' -f1)
   for kv in f64 f16; do
     "$python" "$here/numpy_llama.py" --model "$first" --tokens "@$data/golden_tokens.txt" --kv $kv --stride 20 \

@@ -76,6 +76,94 @@ def q4_1(raw):  # scale f16, minimum f16, 32 codes of 4 bits
     return halves(blocks[:, :2]) * nibbles(blocks[:, 4:]) + halves(blocks[:, 2:4])
 
 
+def fifth_bits(words):  # bit i of the four bytes, for element i
+    return np.unpackbits(words, axis=1, bitorder="little").astype(np.float64)
+
+
+def q5_0(raw):  # scale f16, 32 fifth bits, 32 nibbles, less 16
+    blocks = raw.reshape(-1, 22)
+    return halves(blocks[:, :2]) * (nibbles(blocks[:, 6:]) + 16 * fifth_bits(blocks[:, 2:6]) - 16)
+
+
+def q5_1(raw):  # scale f16, minimum f16, 32 fifth bits, 32 nibbles
+    blocks = raw.reshape(-1, 24)
+    return halves(blocks[:, :2]) * (nibbles(blocks[:, 8:]) + 16 * fifth_bits(blocks[:, 4:8])) + halves(blocks[:, 2:4])
+
+
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float64)
+
+
+def iq4_nl(raw):  # scale f16, 32 nibbles that name values
+    blocks = raw.reshape(-1, 18)
+    return halves(blocks[:, :2]) * IQ4[nibbles(blocks[:, 2:]).astype(int)]
+
+
+SUPER = 256
+
+
+def planes(codes, width):
+    """Codes of `width` bits out of groups of 32 bytes, lowest bits of all 32 first: [blocks x elements]."""
+    groups = codes.reshape(len(codes), -1, 1, 32)
+    shifts = np.arange(0, 8, width, dtype=np.uint8).reshape(1, 1, -1, 1)
+    return (groups >> shifts & (1 << width) - 1).reshape(len(codes), -1)
+
+
+def spread(scales, size):  # a scale for each of its elements
+    return np.repeat(scales.astype(np.float64), size, axis=1)
+
+
+def q2_k(raw):  # 16 scales and minima of 4 bits, 256 codes of 2, scale f16, minimum f16
+    blocks = raw.reshape(-1, 84)
+    d, m = halves(blocks[:, 80:82]), halves(blocks[:, 82:84])
+    return d * spread(blocks[:, :16] & 15, 16) * planes(blocks[:, 16:80], 2) - m * spread(blocks[:, :16] >> 4, 16)
+
+
+def q3_k(raw):  # 256 third bits, 256 codes of 2, 16 scales of 6 bits less 32, scale f16
+    blocks = raw.reshape(-1, 110)
+    low, high = blocks[:, 96:104], blocks[:, 104:108]
+    scales = np.concatenate([low & 15, low >> 4], axis=1) | np.concatenate([high >> s & 3 for s in (0, 2, 4, 6)], axis=1) << 4
+    codes = planes(blocks[:, 32:96], 2) + 4.0 * planes(blocks[:, :32], 1) - 4
+    return halves(blocks[:, 108:110]) * (spread(scales, 16) - 32) * codes
+
+
+def six_bit_scales(packed):  # 8 scales and 8 minima in 12 bytes
+    a, b, c = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    return (np.concatenate([a & 63, (c & 15) | (a >> 6) << 4], axis=1),
+            np.concatenate([b & 63, (c >> 4) | (b >> 6) << 4], axis=1))
+
+
+def q4_k(raw):  # scale f16, minimum f16, 8 scales and minima of 6 bits, 256 codes of 4
+    blocks = raw.reshape(-1, 144)
+    scales, minima = six_bit_scales(blocks[:, 4:16])
+    d, m = halves(blocks[:, :2]), halves(blocks[:, 2:4])
+    return d * spread(scales, 32) * planes(blocks[:, 16:], 4) - m * spread(minima, 32)
+
+
+def q5_k(raw):  # as Q4_K, with 256 fifth bits before the codes
+    blocks = raw.reshape(-1, 176)
+    scales, minima = six_bit_scales(blocks[:, 4:16])
+    d, m = halves(blocks[:, :2]), halves(blocks[:, 2:4])
+    codes = planes(blocks[:, 48:], 4) + 16.0 * planes(blocks[:, 16:48], 1)
+    return d * spread(scales, 32) * codes - m * spread(minima, 32)
+
+
+def q6_k(raw):  # 256 low codes of 4 bits, 256 high ones of 2, 16 scales int8, scale f16
+    blocks = raw.reshape(-1, 210)
+    low = blocks[:, :128].reshape(len(blocks), 2, 64)
+    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(len(blocks), SUPER)
+    codes = low + 16.0 * planes(blocks[:, 128:192], 2) - 32
+    scales = np.ascontiguousarray(blocks[:, 192:208]).view(np.int8)
+    return halves(blocks[:, 208:210]) * spread(scales, 16) * codes
+
+
+def iq4_xs(raw):  # scale f16, 8 scales of 6 bits less 32 (high bits, low nibbles), 8 times 32 nibbles that name values
+    blocks = raw.reshape(-1, 136)
+    high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2") >> np.arange(0, 16, 2, dtype=np.uint16) & 3
+    low = np.stack([blocks[:, 4:8] & 15, blocks[:, 4:8] >> 4], axis=2).reshape(-1, 8)
+    codes = nibbles(blocks[:, 8:].reshape(-1, 16)).reshape(len(blocks), SUPER)
+    return halves(blocks[:, :2]) * (spread(low | high << 4, 32) - 32) * IQ4[codes.astype(int)]
+
+
 # ggml's type number: elements of a block, bytes of a block, bytes to float64
 TYPES = {
     0: (1, 4, lambda raw: np.ascontiguousarray(raw).view("<f4").astype(np.float64)),
@@ -84,6 +172,15 @@ TYPES = {
     8: (BLOCK, 34, q8_0),
     2: (BLOCK, 18, q4_0),
     3: (BLOCK, 20, q4_1),
+    6: (BLOCK, 22, q5_0),
+    7: (BLOCK, 24, q5_1),
+    20: (BLOCK, 18, iq4_nl),
+    10: (SUPER, 84, q2_k),
+    11: (SUPER, 110, q3_k),
+    12: (SUPER, 144, q4_k),
+    13: (SUPER, 176, q5_k),
+    14: (SUPER, 210, q6_k),
+    23: (SUPER, 136, iq4_xs),
 }
 
 
@@ -130,7 +227,7 @@ class Gguf:
         """float64 [rows x columns], or [columns] of a vector."""
         data, start, shape, kind = self.places[name]
         if kind not in TYPES:
-            raise ValueError(f"{name}: type {kind} is not one of F32, F16, BF16, Q8_0, Q4_0, Q4_1")
+            raise ValueError(f"{name}: type {kind} is not known")
         elements, size, decode = TYPES[kind]
         raw = data[start:start + int(np.prod(shape)) // elements * size]
         return decode(np.asarray(raw)).reshape(shape[::-1])

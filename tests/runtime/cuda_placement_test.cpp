@@ -1,5 +1,6 @@
-// Placement never changes the answer on a GPU either: the whole engine on the CUDA kernels under emulation, with copies
-// that are real and streams that run in random orders. And the answer is the CPU's, within what its kernels round.
+// Placement never changes the answer on a GPU either: the whole engine on the CUDA kernels, under emulation with copies
+// that are real and streams that run in random orders, or on a GPU. And the answer is the CPU's, within what its
+// kernels round.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,8 +11,7 @@
 #include <random>
 
 #include "kernels/backend.h"
-#include "kernels/cuda_device.h"
-#include "tests/support/cuda_emulation/runtime.h"
+#include "tests/support/gpu_under_test.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
 
@@ -29,8 +29,6 @@ constexpr int kCasesPerModel = 1;
 #else
 constexpr int kCasesPerModel = 4;
 #endif
-
-std::unique_ptr<Device> emulated_gpu() { return std::make_unique<CudaDevice>(nullptr, *spillway_cuda_table(), 0); }
 
 TinyModelOptions tiny(int i) {
   constexpr DType kTypes[] = {DType::q4_0, DType::q8_0, DType::f16, DType::q4_1};
@@ -74,16 +72,19 @@ Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t
 }
 
 PlacedRun run_raised(const Model& model, Options& options, const PlacedWork& work) {
+  // A GPU's context is many times a tiny model; budgets count from there.
+  const uint64_t context = testing_a_gpu() ? gpu_under_test()->overhead_bytes() : 0;
+  options.device_bytes = *options.device_bytes + context;
   for (;;) {
     try {
-      const auto device = emulated_gpu();
+      const auto device = gpu_under_test();
       return run_placed(model, *device, options, work);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::fit) throw;
       if (std::strstr(error.what(), "--host-mem is") != nullptr) {
         options.host_bytes = *options.host_bytes + (16 << 10);
       } else {
-        options.device_bytes = *options.device_bytes + *options.device_bytes / 16;
+        options.device_bytes = *options.device_bytes + (*options.device_bytes - context) / 16;
       }
     }
   }
@@ -97,7 +98,7 @@ double norm_of(const std::vector<float>& values) {
 
 class CudaPlacement : public testing::Test {
  protected:
-  void SetUp() override { emulation::restart(1); }
+  void SetUp() override { begin_on_gpu_under_test(1); }
 
   void run_cases(const TinyModelOptions& wanted, int prompt, int cases) {
     SCOPED_TRACE(wanted.name);
@@ -126,7 +127,7 @@ class CudaPlacement : public testing::Test {
     std::mt19937_64 random(wanted.seed);
     for (int i = 0; i < cases; ++i) {
       Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv);
-      emulation::restart(one.order);
+      if (!testing_a_gpu()) emulation::restart(one.order);
       const PlacedRun run = run_raised(model, one.options, work);
       cover(run.covered);
       ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)

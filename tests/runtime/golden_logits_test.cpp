@@ -4,59 +4,18 @@
 #include <gtest/gtest.h>
 
 #include <cctype>
-#include <cmath>
-#include <cstring>
-#include <fstream>
-#include <iterator>
-#include <sstream>
 
 #include "kernels/backend.h"
+#include "tests/support/golden.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
 
 namespace spillway {
 namespace {
 
-constexpr int kStride = 20;  // rows kept by the oracle: 19, 39, ...
-constexpr size_t kNpyHeaderBytes = 128;
-
-std::vector<int32_t> golden_tokens() {
-  std::ifstream file(SPILLWAY_TEST_DATA "/golden_tokens.txt");
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  for (char& c : text) c = c == ',' ? ' ' : c;
-  std::istringstream in(text);
-  return {std::istream_iterator<int32_t>(in), {}};
-}
-
-std::vector<float> golden_logits(const std::string& name) {
-  std::ifstream file(SPILLWAY_TEST_DATA "/" + name, std::ios::binary);
-  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-  std::vector<float> logits((bytes.size() - kNpyHeaderBytes) / sizeof(float));
-  std::memcpy(logits.data(), bytes.data() + kNpyHeaderBytes, logits.size() * sizeof(float));
-  return logits;
-}
-
-// KL(p || q) of the softmaxes, in nats.
-double divergence(const float* p, const float* q, int n) {
-  const auto log_sum = [n](const float* x) {
-    double most = x[0], sum = 0;
-    for (int i = 1; i < n; ++i) most = std::max<double>(most, x[i]);
-    for (int i = 0; i < n; ++i) sum += std::exp(x[i] - most);
-    return most + std::log(sum);
-  };
-  const double lp = log_sum(p), lq = log_sum(q);
-  double sum = 0;
-  for (int i = 0; i < n; ++i) sum += std::exp(p[i] - lp) * ((p[i] - lp) - (q[i] - lq));
-  return sum;
-}
-
-struct Divergence {
-  double mean = 0, most = 0;
-};
-
 Divergence compare(const TinyModelOptions& golden, Device& device) {
   const Model model = open_for_test(write_tiny_model(golden, ::testing::TempDir()));
-  const std::vector<int32_t> tokens = golden_tokens();
+  const std::vector<int32_t> tokens = golden_tokens(SPILLWAY_TEST_DATA "/golden_tokens.txt");
   Options options;
   options.device_bytes = 1ull << 30;
   options.context = static_cast<int>(tokens.size());
@@ -64,16 +23,7 @@ Divergence compare(const TinyModelOptions& golden, Device& device) {
   const int vocab = model.spec.shape.vocab;
   const PlacedWork work{.prompt = tokens, .decoded = {}, .prompt_rows = static_cast<int>(tokens.size())};
   const PlacedRun run = run_placed(model, device, options, work);
-  const std::vector<float> expected = golden_logits(golden.name + "-kv-f16.npy");
-  const size_t rows = tokens.size() / kStride;
-  EXPECT_EQ(expected.size(), rows * vocab);
-  Divergence found;
-  for (size_t i = 0; i < rows; ++i) {
-    const double kl = divergence(&expected[i * vocab], &run.logits[(kStride * (i + 1) - 1) * vocab], vocab);
-    found.mean += kl / rows;
-    found.most = std::max(found.most, kl);
-  }
-  return found;
+  return divergence_of(run.logits, golden_logits(SPILLWAY_TEST_DATA "/" + golden.name + "-kv-f16.npy"), vocab);
 }
 
 class GoldenLogits : public ::testing::TestWithParam<TinyModelOptions> {};

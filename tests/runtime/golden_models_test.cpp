@@ -27,8 +27,10 @@ TEST(GoldenModels, SameBytesEverywhere) {
       {"golden-f16-00002-of-00003.gguf", 0x4eb3ba7852232087},
       {"golden-f16-00003-of-00003.gguf", 0xfe8c461e74373153},
       {"golden-f32.gguf", 0x2116ccf59488f767},
+      {"golden-iq4_xs.gguf", 0x1ebc7bfa5a595fc1},
       {"golden-q4_0.gguf", 0x44de3caaa21c487a},
       {"golden-q4_1.gguf", 0x9ba1ab21e8f75076},
+      {"golden-q4_k.gguf", 0xd1555c6439bb82a6},
   };
   const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "spillway-golden-models";
   std::filesystem::remove_all(folder);

@@ -229,8 +229,8 @@ void PlannerTest::check_plan(const Case& c, const Options& options, const Plan& 
   ASSERT_LE(plan.logit_rows, options.logit_rows);
   ASSERT_EQ(plan.staged, c.far || options.host_bytes.has_value());
   Workspace views;
-  const uint64_t workspace = Workspace::cut(c.model.spec.shape, c.model.spec.token_embedding.dtype,
-                                            {plan.chunk, plan.logit_rows, plan.context}, near_->ops(), nullptr, &views);
+  const uint64_t workspace =
+      Workspace::cut(c.model.spec, {plan.chunk, plan.logit_rows, plan.context}, near_->ops(), nullptr, &views);
   ASSERT_GE(plan.workspace_bytes, workspace);
   ASSERT_GE(plan.host_input_bytes, 2 * views.host_half_bytes());
 }

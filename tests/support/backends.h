@@ -21,9 +21,12 @@ enum class OpKind : uint32_t {
   attend = 32,
   attend_chunk = 64,
   merge = 128,
-  swiglu = 256,
+  activate = 256,
   candidates = 512,
-  all = 1023,
+  layer_norm = 1024,
+  add = 2048,
+  scale = 4096,
+  all = 8191,
 };
 
 struct Backend {
@@ -38,6 +41,8 @@ struct Backend {
   bool decodes_as_prefill = true;
   // What a query does not see is left out; else it weighs nothing, and what is no number shows all the same.
   bool leaves_out_the_unseen = true;
+  // Prefill attention rounds queries and weights to halves.
+  bool attends_in_halves = false;
   bool emulated = false;  // slow: fewer cases of the large sizes
 
   bool has(OpKind op) const { return (ops & static_cast<uint32_t>(op)) != 0; }

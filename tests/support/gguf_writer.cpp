@@ -36,8 +36,26 @@ uint32_t ggml_type(DType dtype) {
       return 2;
     case DType::q4_1:
       return 3;
+    case DType::q5_0:
+      return 6;
+    case DType::q5_1:
+      return 7;
     case DType::q8_0:
       return 8;
+    case DType::q2_k:
+      return 10;
+    case DType::q3_k:
+      return 11;
+    case DType::q4_k:
+      return 12;
+    case DType::q5_k:
+      return 13;
+    case DType::q6_k:
+      return 14;
+    case DType::iq4_nl:
+      return 20;
+    case DType::iq4_xs:
+      return 23;
     case DType::i32:
       return 26;
     case DType::bf16:

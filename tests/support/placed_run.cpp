@@ -9,7 +9,7 @@
 namespace spillway {
 
 Model open_for_test(const std::string& path) {
-  Model model{.checkpoint = open_gguf(path), .spec = {}, .tokenizer = nullptr};
+  Model model{.checkpoint = open_model(path), .spec = {}, .tokenizer = nullptr};
   model.spec = read_model_spec(model.checkpoint);
   return model;
 }

@@ -1,7 +1,10 @@
 #include "tests/support/random_blocks.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+
+#include "kernels/super_blocks.h"
 
 namespace spillway {
 namespace {
@@ -11,7 +14,17 @@ constexpr double kUniformRms = 0.57735026918962576;  // of the interval (-1, 1):
 constexpr double kNibbleRms = 4.6368092477478520;    // of 0..15 less 8: sqrt(21.5)
 constexpr double kCentredRms = 4.6097722286464435;   // of 0..15 less 7.5: sqrt(21.25)
 constexpr double kByteRms = 73.900383850154797;      // of -128..127: sqrt(5461.25), a hair less without -128
-constexpr double kScaleRms = 1.1268;                 // of jittered scales: uniform in [1, 1.25)
+constexpr double kFiveBitsRms = 9.246621004453464;   // of 0..31 less 16: sqrt(85.5)
+constexpr double kCentred5Rms = 9.233092656309694;   // of 0..31 less 15.5: sqrt(85.25)
+constexpr double kIq4Rms = 67.43886120034946;        // of the 16 values: sqrt(4548)
+// Of a sub-block's scale times code (less offset, which differs from the scale in two drawn bits).
+constexpr double kQ2KRms = 10.124228365658293;    // 0..15 and 0..3 less 1.5: sqrt(77.5 * 1.25 + 1.5^2 * 2.5)
+constexpr double kQ3KRms = 43.33878170876519;     // 0..63 less 32, 0..7 less 4: sqrt(341.5 * 5.5)
+constexpr double kQ4KRms = 168.7527777549158;     // 0..63 and 0..15 less 7.5: sqrt(1333.5 * 21.25 + 7.5^2 * 2.5)
+constexpr double kQ5KRms = 338.05546882131637;    // 0..63 and 0..31 less 15.5: sqrt(1333.5 * 85.25 + 15.5^2 * 2.5)
+constexpr double kQ6KRms = 1365.687464246487;     // -128..127 and 0..63 less 32: sqrt(5461.5 * 341.5)
+constexpr double kIq4XsRms = 1246.2511785350496;  // 0..63 less 32 and the 16 values: sqrt(341.5 * 4548)
+constexpr double kScaleRms = 1.1268;              // of jittered scales: uniform in [1, 1.25)
 
 // A block's scale: `base` with the low bits of its mantissa drawn, which makes it up to a quarter larger, and a random
 // sign, which takes away the mean that the asymmetric range of nibbles would otherwise give every row alike.
@@ -52,6 +65,57 @@ void fill_q8_0(RandomBits& bits, int64_t blocks, uint16_t base, std::byte* into)
       std::memcpy(into + 2 + 8 * i, &codes, 8);
     }
   }
+}
+
+// Blocks of random bits, whose scale and offset put() then sets: d in [1, 1.25) times `scale`, of either sign.
+template <class Block, class Put>
+void fill_blocks(RandomBits& bits, int64_t cols, double scale, std::byte* into, Put put) {
+  for (int64_t b = 0; b < cols / Block::kElements; ++b, into += sizeof(Block)) {
+    Block block;
+    for (size_t at = 0; at < sizeof block; at += sizeof(uint64_t)) {
+      const uint64_t draw = bits.next();
+      std::memcpy(reinterpret_cast<std::byte*>(&block) + at, &draw, std::min(sizeof draw, sizeof block - at));
+    }
+    const uint64_t draw = bits.next();
+    const float size = static_cast<float>(scale) * (1.0f + static_cast<float>(draw & 0xff) * 0x1p-10f);
+    put(block, (draw & 0x8000) != 0 ? -size : size);
+    std::memcpy(into, &block, sizeof block);
+  }
+}
+
+template <class Block>
+void put_scale(Block& block, float d) {
+  block.d = half_from_float(d);
+}
+
+// An offset near the scale times the middle of the codes: its upper bits agree with the scale's, the lower two are
+// drawn.
+void put_offsets_q2_k(BlockQ2_K& block, float d) {
+  put_scale(block, d);
+  block.dmin = half_from_float(1.5f * d);
+  for (uint8_t& scale : block.scales) scale = static_cast<uint8_t>((scale & 0x3f) | (scale & 0x0c) << 4);
+}
+
+// As above; scales and offsets of 6 bits, packed as scale_offset() reads them.
+template <class Block>
+void put_offsets(Block& block, float d, float middle) {
+  put_scale(block, d);
+  block.dmin = half_from_float(middle * d);
+  uint8_t packed[12] = {};
+  for (int s = 0; s < 8; ++s) {
+    const ScaleOffset drawn = scale_offset(block.scales, s);
+    const int scale = drawn.scale;
+    const int offset = (drawn.scale & ~3) | (drawn.offset & 3);
+    if (s < 4) {
+      packed[s] = static_cast<uint8_t>(packed[s] | scale);
+      packed[s + 4] = static_cast<uint8_t>(packed[s + 4] | offset);
+    } else {
+      packed[s + 4] = static_cast<uint8_t>((scale & 15) | (offset & 15) << 4);
+      packed[s - 4] = static_cast<uint8_t>(packed[s - 4] | (scale >> 4) << 6);
+      packed[s] = static_cast<uint8_t>(packed[s] | (offset >> 4) << 6);
+    }
+  }
+  std::memcpy(block.scales, packed, sizeof packed);
 }
 
 // Uniform in (-1, 1) with 24 bits: exact in f32, so one product is the only rounding.
@@ -110,6 +174,29 @@ void fill_random_row(RandomBits bits, DType dtype, int64_t cols, double deviatio
       return fill_q4_1(bits, blocks, scale(kCentredRms * kScaleRms), into);
     case DType::q8_0:
       return fill_q8_0(bits, blocks, half_from_float(scale(kByteRms * kScaleRms)), into);
+    case DType::q5_0:
+      return fill_blocks<BlockQ5_0>(bits, cols, scale(kFiveBitsRms * kScaleRms), into, put_scale<BlockQ5_0>);
+    case DType::q5_1:
+      return fill_blocks<BlockQ5_1>(bits, cols, scale(kCentred5Rms * kScaleRms), into, [](BlockQ5_1& block, float d) {
+        put_scale(block, d);
+        block.m = half_from_float(-15.5f * d);
+      });
+    case DType::iq4_nl:
+      return fill_blocks<BlockIQ4_NL>(bits, cols, scale(kIq4Rms * kScaleRms), into, put_scale<BlockIQ4_NL>);
+    case DType::q2_k:
+      return fill_blocks<BlockQ2_K>(bits, cols, scale(kQ2KRms * kScaleRms), into, put_offsets_q2_k);
+    case DType::q3_k:
+      return fill_blocks<BlockQ3_K>(bits, cols, scale(kQ3KRms * kScaleRms), into, put_scale<BlockQ3_K>);
+    case DType::q4_k:
+      return fill_blocks<BlockQ4_K>(bits, cols, scale(kQ4KRms * kScaleRms), into,
+                                    [](BlockQ4_K& block, float d) { put_offsets(block, d, 7.5f); });
+    case DType::q5_k:
+      return fill_blocks<BlockQ5_K>(bits, cols, scale(kQ5KRms * kScaleRms), into,
+                                    [](BlockQ5_K& block, float d) { put_offsets(block, d, 15.5f); });
+    case DType::q6_k:
+      return fill_blocks<BlockQ6_K>(bits, cols, scale(kQ6KRms * kScaleRms), into, put_scale<BlockQ6_K>);
+    case DType::iq4_xs:
+      return fill_blocks<BlockIQ4_XS>(bits, cols, scale(kIq4XsRms * kScaleRms), into, put_scale<BlockIQ4_XS>);
     case DType::i32:
       break;
   }

@@ -37,7 +37,6 @@ SpecModel::SpecModel(const TinyModelOptions& o, const std::string& path) {
                 .vocab = o.vocab,
                 .context = o.context,
                 .norm_eps = o.norm_eps,
-                .rope_base = o.rope_base,
                 .rope_dims = o.head_dim};
   const ModelShape& s = spec.shape;
   Extents at;

@@ -24,6 +24,7 @@ constexpr const char* kChatTemplate =
     "'\\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
+// llama.cpp's numbers of whole files ("mostly Q4_K, small").
 uint32_t file_type(DType dtype) {
   switch (dtype) {
     case DType::f32:
@@ -36,12 +37,36 @@ uint32_t file_type(DType dtype) {
       return 3;
     case DType::q8_0:
       return 7;
+    case DType::q5_0:
+      return 8;
+    case DType::q5_1:
+      return 9;
+    case DType::q2_k:
+      return 10;
+    case DType::q3_k:
+      return 11;
+    case DType::q4_k:
+      return 14;
+    case DType::q5_k:
+      return 16;
+    case DType::q6_k:
+      return 18;
+    case DType::iq4_nl:
+      return 25;
+    case DType::iq4_xs:
+      return 30;
     case DType::bf16:
       return 32;
     case DType::i32:
       break;
   }
-  throw Error(ErrorKind::usage, "weights of type I32: a model's weights are F32, F16, BF16, Q8_0, Q4_0 or Q4_1");
+  throw Error(ErrorKind::usage, "weights of type I32 are no model's");
+}
+
+// The layers whose most sensitive matrices get more bits in llama.cpp's mixtures: the first and last eighths, and every
+// third between.
+bool takes_more_bits(int layer, int layers) {
+  return layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
 }
 
 // Writes the header's facts, and knows how each tensor's rows are drawn.
@@ -130,6 +155,11 @@ class ModelFile {
   void projection(const std::string& name, int rows, int cols, double gain = 1.0) {
     matrix(name, options_.type, rows, cols, gain / std::sqrt(static_cast<double>(cols)));
   }
+  void sensitive_projection(int layer, const std::string& name, int rows, int cols) {
+    const bool more = options_.more_bits_type && takes_more_bits(layer, options_.layers);
+    matrix(name, more ? *options_.more_bits_type : options_.type, rows, cols,
+           1.0 / std::sqrt(static_cast<double>(cols)));
+  }
   void vector(const std::string& name, int cols) { writer_.add({name, DType::f32, 1, cols, true}); }
 
   void add_tensors() {
@@ -142,12 +172,12 @@ class ModelFile {
       vector(block + "attn_norm.weight", o.hidden);
       projection(block + "attn_q.weight", o.heads * o.head_dim, o.hidden, kQueryKeyGain);
       projection(block + "attn_k.weight", o.kv_heads * o.head_dim, o.hidden, kQueryKeyGain);
-      projection(block + "attn_v.weight", o.kv_heads * o.head_dim, o.hidden);
+      sensitive_projection(layer, block + "attn_v.weight", o.kv_heads * o.head_dim, o.hidden);
       projection(block + "attn_output.weight", o.hidden, o.heads * o.head_dim);
       vector(block + "ffn_norm.weight", o.hidden);
       projection(block + "ffn_gate.weight", o.ffn, o.hidden);
       projection(block + "ffn_up.weight", o.ffn, o.hidden);
-      projection(block + "ffn_down.weight", o.hidden, o.ffn);
+      sensitive_projection(layer, block + "ffn_down.weight", o.hidden, o.ffn);
     }
     vector("output_norm.weight", o.hidden);
     if (!o.tied) matrix("output.weight", o.output_type.value_or(o.type), o.vocab, o.hidden, head_deviation);
@@ -246,6 +276,33 @@ std::span<const TinyModelOptions> golden_models() {
        .alignment = 4096,
        .parts = 3,
        .name = "golden-f16"},
+      // Blocks of 256, and several types to a model.
+      {.layers = 3,
+       .hidden = 256,
+       .heads = 4,
+       .kv_heads = 2,
+       .head_dim = 64,
+       .ffn = 512,
+       .vocab = 300,
+       .type = DType::q4_k,
+       .more_bits_type = DType::q6_k,
+       .embedding_type = DType::q5_k,
+       .output_type = DType::q3_k,
+       .seed = 15,
+       .name = "golden-q4_k"},
+      {.layers = 3,
+       .hidden = 256,
+       .heads = 8,
+       .kv_heads = 2,
+       .head_dim = 32,
+       .ffn = 256,
+       .vocab = 300,
+       .type = DType::iq4_xs,
+       .more_bits_type = DType::q5_0,
+       .embedding_type = DType::q5_1,
+       .output_type = DType::iq4_nl,
+       .seed = 16,
+       .name = "golden-iq4_xs"},
   };
   return models;
 }

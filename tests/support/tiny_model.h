@@ -23,6 +23,7 @@ struct TinyModelOptions {
   int vocab = 320;  // at least SyntheticVocab::kSmallest
   int context = 4096;
   DType type = DType::f32;                   // of every matrix; norms are f32
+  std::optional<DType> more_bits_type = {};  // of attn_v and ffn_down in half of the layers, as in llama.cpp's mixtures
   std::optional<DType> embedding_type = {};  // of token_embd.weight, when it differs
   std::optional<DType> output_type = {};     // of output.weight, when it differs; not for tied models
   bool tied = false;                         // the output matrix is the embedding

@@ -39,6 +39,9 @@ struct alignas(16) float4 {
 struct alignas(8) int2 {
   int x, y;
 };
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
@@ -91,6 +94,19 @@ inline int __dp4a(int a, int b, int c) {
   return c;
 }
 
+// Four bytes of high:low, each named by the low three bits of a nibble of `selector`; with the nibble's fourth bit, its
+// sign alone.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; i++) {
+    const uint32_t nibble = selector >> (4 * i) & 15;
+    const auto byte = static_cast<uint8_t>(bytes >> (8 * (nibble & 7)));
+    result |= ((nibble & 8) != 0 ? (byte & 0x80) != 0 ? 0xffu : 0u : uint32_t{byte}) << (8 * i);
+  }
+  return result;
+}
+
 // The low word of high:low moved right by shift mod 32.
 inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
   return static_cast<uint32_t>(((uint64_t{high} << 32) | low) >> (shift & 31));
@@ -133,6 +149,7 @@ inline float fast_exp2(float x) {
   return value < 0x1p-126f ? 0.0f : value;
 }
 
+inline uint2 load_pair(const Shared<uint32_t>& words, int word) { return words.read_wide<uint2>(word); }
 inline uint4 load_words(const Shared<uint32_t>& words, int word) { return words.read_wide<uint4>(word); }
 
 }  // namespace spillway::emulation

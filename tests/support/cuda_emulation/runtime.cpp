@@ -531,6 +531,11 @@ cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes,
   return cudaSuccess;
 }
 
+void enqueue_work(cudaStream_t stream, std::function<void()> work) {
+  Lock lock(machine().mutex);
+  existing(stream).queue.push_back({std::move(work), nullptr, 0});
+}
+
 cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes,
                          std::function<void()> kernel) {
   Lock lock(machine().mutex);

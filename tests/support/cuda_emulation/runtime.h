@@ -102,6 +102,16 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
 
+// Libraries: cuBLAS alone, where set_cublas has not taken it away, its product a loop on the stream (cublas.cpp).
+void* open_library(const char* name);
+void* find_symbol(void* library, const char* name);
+// Whether there is one, and whether its products are right.
+enum class FakeCublas : uint8_t { none, right, wrong };
+void set_cublas(FakeCublas cublas);
+
+// Work of the host's own making on a stream, such as a library's.
+void enqueue_work(cudaStream_t stream, std::function<void()> work);
+
 // The part of a launch that does not depend on the kernel's type.
 cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes,
                          std::function<void()> kernel);

@@ -1,0 +1,29 @@
+# The CUDA module's sources that the tests' emulation compiles too (tests/support/cuda_emulation).
+set(cuda_kernels
+  activate
+  append
+  attend_chunk
+  attend_chunk_plain
+  attend_chunk_tensor_cores
+  attention
+  candidates
+  dequantize
+  gather
+  layer_norm
+  matmul
+  matmul_half
+  matmul_quantized
+  matvec
+  matvec_float
+  matvec_quantized
+  merge
+  module
+  norm
+  product_speed
+  put
+  quantize
+  rotate
+  rotate_append
+  rows)
+list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
+list(TRANSFORM cuda_kernels APPEND .cu)

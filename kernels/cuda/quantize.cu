@@ -1,0 +1,78 @@
+// Rows of x to int8 codes, by blocks of 32.
+#include "kernels/cuda/arithmetic.cuh"
+#include "kernels/cuda/quantize.cuh"
+
+namespace spillway::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__device__ __forceinline__ void note_scale(const QuantizedX& out, int row, int block, float scale, int sum) {
+  out.scales[static_cast<int64_t>(row) * out.blocks + block] = {scale, sum};
+}
+__device__ __forceinline__ void note_scale(const TiledX& out, int row, int block, float scale, int sum) {
+  out.scales[static_cast<int64_t>(block) * out.rows + row] = {scale, scale * static_cast<float>(sum)};
+}
+
+// A thread to 4 elements, 8 threads to a block of 32. The scale is the largest magnitude / 127; one that is not finite
+// stays so, and makes the result so.
+template <bool kAligned, typename Out>
+__global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out) {
+  const int first = 4 * static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  const int row = static_cast<int>(blockIdx.y);
+  const float* source = reinterpret_cast<const float*>(x.data + row * x.stride);
+  float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
+  if (first < x.cols) {  // a multiple of 32 columns: all 4 or none
+    if constexpr (kAligned) {
+      v = load_floats(source + first);
+    } else {
+      v = {source[first], source[first + 1], source[first + 2], source[first + 3]};
+    }
+  }
+  // Magnitudes compare as integers, NaN above all.
+  uint32_t largest = 0;
+  for (const float e : {v.x, v.y, v.z, v.w}) {
+    const uint32_t magnitude = float_bits(e) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+#pragma unroll
+  for (int offset = 4; offset >= 1; offset /= 2) {
+    const uint32_t other = __shfl_xor_sync(kAllLanes, largest, offset);
+    largest = other > largest ? other : largest;
+  }
+  const float scale = float_from_bits(largest) / 127.0f;
+  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
+  uint32_t codes = 0;
+  int sum = 0;
+  int shift = 0;
+  for (const float e : {v.x, v.y, v.z, v.w}) {
+    const int code = clamped_code(rintf(e * inverse), -127.0f, 127.0f);
+    codes |= (static_cast<uint32_t>(code) & 0xffu) << shift;
+    sum += code;
+    shift += 8;
+  }
+#pragma unroll
+  for (int offset = 4; offset >= 1; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  if (first >= x.cols) return;
+  reinterpret_cast<uint32_t*>(out.codes)[(static_cast<int64_t>(row) * x.cols + first) / 4] = codes;
+  if (first % kBlockElements == 0) note_scale(out, row, first / kBlockElements, scale, sum);
+}
+
+template <typename Out>
+cudaError_t launch_into(cudaStream_t stream, const MatvecShape& shape, const Out& out) {
+  if (shape.x.cols == 0) return cudaSuccess;
+  const dim3 grid(static_cast<uint32_t>(ceil_div(shape.x.cols, 4 * kThreads)), static_cast<uint32_t>(shape.rows_of_x));
+  return launch(shape.x_aligned ? quantize_rows<true, Out> : quantize_rows<false, Out>, grid, dim3(kThreads), 0, stream,
+                shape.x, out);
+}
+
+}  // namespace
+
+cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const QuantizedX& out) {
+  return launch_into(stream, shape, out);
+}
+cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const TiledX& out) {
+  return launch_into(stream, shape, out);
+}
+
+}  // namespace spillway::cuda

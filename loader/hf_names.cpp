@@ -1,0 +1,79 @@
+#include "loader/hf_names.h"
+
+#include <string_view>
+#include <utility>
+
+namespace spillway {
+namespace {
+
+using Names = std::pair<std::string_view, std::string_view>;
+
+constexpr Names kWhole[] = {
+    {"embed_tokens", "token_embd"},
+    {"norm", "output_norm"},
+    {"embed_positions", "position_embd"},  // OPT
+    {"final_layer_norm", "output_norm"},   // OPT
+};
+
+constexpr Names kOfLayer[] = {
+    {"input_layernorm", "attn_norm"},
+    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},
+    {"self_attn.v_proj", "attn_v"},
+    {"self_attn.qkv_proj", "attn_qkv"},
+    {"self_attn.o_proj", "attn_output"},
+    {"self_attn.q_norm", "attn_q_norm"},
+    {"self_attn.k_norm", "attn_k_norm"},
+    {"mlp.gate_proj", "ffn_gate"},
+    {"mlp.up_proj", "ffn_up"},
+    {"mlp.gate_up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},
+    {"pre_feedforward_layernorm", "ffn_norm"},
+    {"post_feedforward_layernorm", "post_ffw_norm"},
+    {"self_attn.out_proj", "attn_output"},  // OPT, from here on
+    {"self_attn_layer_norm", "attn_norm"},
+    {"final_layer_norm", "ffn_norm"},
+    {"fc1", "ffn_up"},
+    {"fc2", "ffn_down"},
+};
+
+std::optional<std::string_view> strip(std::string_view text, std::string_view prefix) {
+  if (!text.starts_with(prefix)) return {};
+  return text.substr(prefix.size());
+}
+
+// The name of a layer's part, without its number and without ".weight" or ".bias".
+std::optional<std::string_view> part_of_layer(std::string_view part, const std::string& family) {
+  if (part == "post_attention_layernorm") return family == "gemma3" ? "post_attention_norm" : "ffn_norm";
+  for (const auto& [from, to] : kOfLayer) {
+    if (part == from) return to;
+  }
+  return {};
+}
+
+}  // namespace
+
+std::optional<std::string> gguf_name_of_hf(const std::string& name, const std::string& family) {
+  if (name.ends_with(".rotary_emb.inv_freq")) return {};
+  std::string_view rest = name;
+  const size_t dot = rest.rfind('.');
+  if (dot == std::string_view::npos) return name;
+  const std::string kind(rest.substr(dot));  // ".weight" or ".bias"
+  rest = rest.substr(0, dot);
+  if (rest == "lm_head") return "output" + kind;
+  // Models of text inside models of text and images have a further prefix.
+  for (const std::string_view prefix : {"language_model.", "model.", "language_model.", "decoder."}) {
+    rest = strip(rest, prefix).value_or(rest);
+  }
+  for (const auto& [from, to] : kWhole) {
+    if (rest == from) return std::string(to) + kind;
+  }
+  const auto layer = strip(rest, "layers.");
+  const size_t end = layer ? layer->find('.') : std::string_view::npos;
+  if (end == std::string_view::npos) return name;
+  const auto part = part_of_layer(layer->substr(end + 1), family);
+  if (!part) return name;
+  return "blk." + std::string(layer->substr(0, end)) + "." + std::string(*part) + kind;
+}
+
+}  // namespace spillway

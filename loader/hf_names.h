@@ -1,0 +1,14 @@
+// The names of tensors in a Hugging Face model, and in a GGUF.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace spillway {
+
+// "model.layers.3.mlp.down_proj.weight" of the family llama: "blk.3.ffn_down.weight". A name that is not known comes
+// back as it is; nothing comes back for what no computation needs (tables of angles that older files carry, a second
+// copy of a tied embedding's name).
+std::optional<std::string> gguf_name_of_hf(const std::string& name, const std::string& family);
+
+}  // namespace spillway

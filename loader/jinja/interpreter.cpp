@@ -1,0 +1,233 @@
+#include "loader/jinja/interpreter.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "loader/jinja/evaluator.h"
+
+namespace spillway::jinja {
+namespace {
+
+// What a statement says to the loop around it.
+enum class Flow { on, next, out };
+
+class Interpreter : public Evaluator {
+ public:
+  Interpreter(const Dict& globals, const std::string& name, const RenderLimits& limits)
+      : Evaluator(globals, name, limits.steps), most_bytes_(limits.output_bytes) {}
+
+  std::string run(const Nodes& nodes) {
+    execute(nodes);
+    return std::move(out_);
+  }
+
+ private:
+  void write(std::string_view text) {
+    context_.charge(static_cast<int64_t>(text.size()));
+    out_ += text;
+    if (static_cast<int64_t>(out_.size()) > most_bytes_) context_.fail("writes more text than a chat template may");
+  }
+
+  // What a body writes.
+  std::string captured(const Nodes& body) {
+    std::string around = std::exchange(out_, {});
+    execute(body);
+    return std::exchange(out_, std::move(around));
+  }
+
+  Flow execute(const Nodes& nodes) {
+    for (const NodePtr& node : nodes) {
+      const Flow flow = execute(*node);
+      if (flow != Flow::on) return flow;
+    }
+    return Flow::on;
+  }
+
+  Flow execute(const Node& node) {
+    const Depth depth(*this);
+    context_.line = node.line;
+    context_.charge(1);
+    switch (node.kind) {
+      case Kind::output:
+        write(node.text);
+        return Flow::on;
+      case Kind::print:
+        write(to_text(evaluate(*node.items[0])));
+        return Flow::on;
+      case Kind::for_loop:
+        loop(node);
+        return Flow::on;
+      case Kind::if_chain:
+        return branch(node);
+      case Kind::set:
+        set(node);
+        return Flow::on;
+      case Kind::macro:
+        assign(node.text, macro_of(node));
+        return Flow::on;
+      case Kind::call_block:
+        call_block(node);
+        return Flow::on;
+      case Kind::filter_block:
+        write(to_text(filtered(*node.items[0], Value(captured(node.body)))));
+        return Flow::on;
+      case Kind::with:
+        return with(node);
+      case Kind::block:
+        return execute(node.body);
+      case Kind::break_loop:
+        return Flow::out;
+      case Kind::continue_loop:
+        return Flow::next;
+      default:
+        context_.fail("a tree that is none");
+    }
+  }
+
+  Flow branch(const Node& node) {
+    for (size_t i = 0; i < node.items.size(); ++i) {
+      if (evaluate(*node.items[i]).truth()) return execute(node.branches[i]);
+    }
+    return execute(node.other);
+  }
+
+  void assign_all(const std::vector<std::string>& names, const Value& value) {
+    if (names.size() == 1) {
+      assign(names[0], value);
+      return;
+    }
+    const List items = context_.items_of(value);
+    if (items.size() != names.size()) {
+      context_.fail(fmt::format("{} values for {} names", items.size(), names.size()));
+    }
+    for (size_t i = 0; i < names.size(); ++i) assign(names[i], items[i]);
+  }
+
+  void set(const Node& node) {
+    if (!node.value.is_undefined()) {
+      Value text = context_.text(captured_in_scope(node.body));
+      assign(node.names[0], node.items[0] ? filtered(*node.items[0], text) : text);
+    } else {
+      assign_all(node.names, evaluate(*node.items[0]));
+    }
+  }
+
+  std::string captured_in_scope(const Nodes& body) {
+    const Scope scope(*this, frame_);
+    return captured(body);
+  }
+
+  Flow with(const Node& node) {
+    List values;
+    for (const NodePtr& item : node.items) values.push_back(evaluate(*item));
+    const Scope scope(*this, frame_);
+    for (size_t i = 0; i < values.size(); ++i) assign(node.names[i], values[i]);
+    return execute(node.body);
+  }
+
+  // What a loop goes over, without what its filter leaves out.
+  List loop_items(const Node& node) {
+    List items = context_.items_of(evaluate(*node.items[0]));
+    if (!node.items[1]) return items;
+    List kept;
+    for (const Value& item : items) {
+      const Scope scope(*this, frame_);
+      assign_all(node.names, item);
+      if (evaluate(*node.items[1]).truth()) kept.push_back(item);
+    }
+    return kept;
+  }
+
+  void loop(const Node& node) {
+    const List items = loop_items(node);
+    if (items.empty()) {
+      execute(node.other);
+      return;
+    }
+    ++loop_depth_;
+    for (size_t i = 0; i < items.size(); ++i) {
+      const Scope scope(*this, frame_);
+      context_.charge(16);
+      assign("loop", loop_value(items, i));
+      assign_all(node.names, items[i]);
+      if (execute(node.body) == Flow::out) break;
+    }
+    --loop_depth_;
+  }
+
+  Value loop_value(const List& items, size_t at) {
+    const auto index = static_cast<int64_t>(at), size = static_cast<int64_t>(items.size());
+    const auto cycle = std::make_shared<const Function>(Function{"cycle", [this, index](const Arguments& arguments) {
+                                                                   const List& all = arguments.positional;
+                                                                   if (all.empty()) context_.fail("a cycle of nothing");
+                                                                   return all[static_cast<size_t>(index) % all.size()];
+                                                                 }});
+    Dict items_of_loop{{"index", index + 1},
+                       {"index0", index},
+                       {"revindex", size - index},
+                       {"revindex0", size - index - 1},
+                       {"first", index == 0},
+                       {"last", index + 1 == size},
+                       {"length", size},
+                       {"depth", int64_t{loop_depth_}},
+                       {"depth0", int64_t{loop_depth_ - 1}},
+                       {"previtem", index > 0 ? items[at - 1] : Value::undefined("there is no previous item")},
+                       {"nextitem", index + 1 < size ? items[at + 1] : Value::undefined("there is no next item")},
+                       {"cycle", Value(cycle)}};
+    return Value::dict(std::move(items_of_loop));
+  }
+
+  Value macro_of(const Node& node) {
+    // The frame may be gone when a macro that was kept is called.
+    return Value(std::make_shared<const Function>(
+        Function{node.text, [this, &node, frame = std::weak_ptr<Frame>(frame_)](const Arguments& arguments) {
+                   return call_macro(node, frame.lock(), arguments);
+                 }}));
+  }
+
+  Value call_macro(const Node& node, const std::shared_ptr<Frame>& defined_in, const Arguments& arguments) {
+    if (!defined_in) context_.fail(fmt::format("the macro {} is called where it is no longer defined", node.text));
+    if (arguments.positional.size() > node.names.size()) {
+      context_.fail(fmt::format("the macro {} takes {} arguments", node.text, node.names.size()));
+    }
+    const Depth depth(*this);
+    const Scope scope(*this, defined_in);
+    for (size_t i = 0; i < node.names.size(); ++i) {
+      const Value* given = argument(arguments, i, node.names[i]);
+      if (given) {
+        assign(node.names[i], *given);
+      } else {
+        assign(node.names[i], node.items[i] ? evaluate(*node.items[i]) : Value::undefined(node.names[i]));
+      }
+    }
+    for (const auto& [name, value] : arguments.named) {
+      const bool known = std::find(node.names.begin(), node.names.end(), name) != node.names.end();
+      if (!known && name != "caller") context_.fail(fmt::format("the macro {} has no argument {}", node.text, name));
+      if (!known) assign(name, value);
+    }
+    const int loops = std::exchange(loop_depth_, 0);
+    std::string text = captured(node.body);
+    loop_depth_ = loops;
+    return context_.text(std::move(text));
+  }
+
+  void call_block(const Node& node) {
+    const Node& call = *node.items[0];
+    Arguments arguments = arguments_of(call);
+    arguments.named.emplace_back("caller", macro_of(*node.items[1]));
+    write(to_text(context_.call(evaluate(*call.items[0]), arguments)));
+  }
+
+  std::string out_;
+  const int64_t most_bytes_;
+  int loop_depth_ = 0;
+};
+
+}  // namespace
+
+std::string render(const Nodes& nodes, const Dict& globals, const std::string& name, const RenderLimits& limits) {
+  return Interpreter(globals, name, limits).run(nodes);
+}
+
+}  // namespace spillway::jinja

@@ -1,0 +1,258 @@
+#include "loader/jinja/lexer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "loader/printable.h"
+
+namespace spillway::jinja {
+namespace {
+
+// As Jinja's lexer has them: line breaks are all \n, and the last one goes.
+std::string one_kind_of_line(std::string_view source) {
+  std::string out;
+  out.reserve(source.size());
+  for (size_t i = 0; i < source.size(); ++i) {
+    if (source[i] == '\r') {
+      out += '\n';
+      if (i + 1 < source.size() && source[i + 1] == '\n') ++i;
+    } else {
+      out += source[i];
+    }
+  }
+  if (out.ends_with('\n')) out.pop_back();
+  return out;
+}
+
+bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool begins_name(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+}
+
+class Lexer {
+ public:
+  Lexer(std::string_view source, const std::string& name) : source_(one_kind_of_line(source)), name_(name) {}
+
+  std::vector<Token> run() {
+    while (at_ < source_.size()) outside();
+    add(TokenKind::end, "");
+    return std::move(tokens_);
+  }
+
+ private:
+  void add(TokenKind kind, std::string text) { tokens_.push_back({kind, std::move(text), line_}); }
+  bool here(std::string_view text) const { return source_.compare(at_, text.size(), text) == 0; }
+  void advance(size_t bytes) {
+    line_ += static_cast<int>(std::count(source_.begin() + static_cast<ptrdiff_t>(at_),
+                                         source_.begin() + static_cast<ptrdiff_t>(at_ + bytes), '\n'));
+    at_ += bytes;
+  }
+
+  // Text up to the next tag, and the tag.
+  void outside() {
+    size_t begin = at_;
+    for (;; ++begin) {
+      begin = source_.find('{', begin);
+      if (begin == std::string::npos || begin + 1 >= source_.size()) {
+        text_until(source_.size(), false, false);
+        return;
+      }
+      const char next = source_[begin + 1];
+      if (next == '%' || next == '{' || next == '#') break;
+    }
+    const char kind = source_[begin + 1];
+    const char mark = begin + 2 < source_.size() ? source_[begin + 2] : '\0';
+    text_until(begin, mark == '-', kind != '{' && mark != '+');
+    advance(mark == '-' || mark == '+' ? 3 : 2);
+    if (kind == '#') {
+      comment();
+    } else if (kind == '{') {
+      add(TokenKind::print_begin, "");
+      inside("}}", TokenKind::print_end, false);
+    } else if (!raw()) {
+      add(TokenKind::block_begin, "");
+      inside("%}", TokenKind::block_end, true);
+    }
+  }
+
+  void text_until(size_t end, bool strip, bool lstrip) {
+    std::string_view text = std::string_view(source_).substr(at_, end - at_);
+    if (strip) {
+      while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+    } else if (lstrip) {
+      const size_t newline = text.rfind('\n');
+      const size_t line = newline == std::string_view::npos ? 0 : newline + 1;
+      const bool whole_line = line > 0 || line_starts_;
+      if (whole_line && std::all_of(text.begin() + static_cast<ptrdiff_t>(line), text.end(), is_space)) {
+        text = text.substr(0, line);
+      }
+    }
+    if (!text.empty()) add(TokenKind::text, std::string(text));
+    advance(end - at_);
+  }
+
+  // White space after a tag that ended with `mark` before its end.
+  void after_tag(bool strip, bool trim) {
+    size_t bytes = 0;
+    if (strip) {
+      while (at_ + bytes < source_.size() && is_space(source_[at_ + bytes])) ++bytes;
+    } else if (trim && here("\n")) {
+      bytes = 1;
+    }
+    line_starts_ = bytes > 0 && source_[at_ + bytes - 1] == '\n';
+    advance(bytes);
+  }
+
+  void comment() {
+    const size_t end = source_.find("#}", at_);
+    if (end == std::string::npos) refuse(name_, line_, "a comment without an end");
+    const char mark = end > at_ ? source_[end - 1] : '\0';
+    advance(end + 2 - at_);
+    after_tag(mark == '-', mark != '+');
+  }
+
+  // {% raw %} ... {% endraw %}; true when it was one.
+  bool raw() {
+    size_t end = 0;
+    bool strip = false;
+    if (!whole_tag(at_, "raw", end, strip)) return false;
+    const int begun = line_;
+    advance(end - at_);
+    after_tag(strip, true);
+    for (size_t next = at_; (next = source_.find("{%", next)) != std::string::npos; ++next) {
+      const char mark = next + 2 < source_.size() ? source_[next + 2] : '\0';
+      if (!whole_tag(next + (mark == '-' || mark == '+' ? 3 : 2), "endraw", end, strip)) continue;
+      text_until(next, mark == '-', mark != '+');
+      advance(end - at_);
+      after_tag(strip, true);
+      return true;
+    }
+    refuse(name_, begun, "raw without endraw");
+  }
+  bool whole_tag(size_t at, std::string_view word, size_t& end, bool& strip) const {
+    while (at < source_.size() && is_space(source_[at])) ++at;
+    if (source_.compare(at, word.size(), word) != 0) return false;
+    at += word.size();
+    while (at < source_.size() && is_space(source_[at])) ++at;
+    strip = source_.compare(at, 1, "-") == 0;
+    if (strip) ++at;
+    if (source_.compare(at, 2, "%}") != 0) return false;
+    end = at + 2;
+    return true;
+  }
+
+  void inside(std::string_view closing, TokenKind kind, bool trim) {
+    const int begun = line_;
+    std::string open;  // brackets
+    for (;;) {
+      while (at_ < source_.size() && is_space(source_[at_])) advance(1);
+      if (at_ == source_.size()) refuse(name_, begun, "a tag without an end");
+      if (open.empty()) {
+        const bool marked = (source_[at_] == '-' || source_[at_] == '+') && source_.compare(at_ + 1, 2, closing) == 0;
+        if (marked || here(closing)) {
+          const bool strip = marked && source_[at_] == '-', keep = marked && !strip;
+          add(kind, "");
+          advance(closing.size() + (marked ? 1 : 0));
+          after_tag(strip, trim && !keep);
+          return;
+        }
+      }
+      part(open);
+    }
+  }
+
+  void part(std::string& open) {
+    const char c = source_[at_];
+    if (c == '\'' || c == '"') {
+      string(c);
+    } else if (is_digit(c)) {
+      number();
+    } else if (begins_name(c)) {
+      size_t end = at_ + 1;
+      while (end < source_.size() && (begins_name(source_[end]) || is_digit(source_[end]))) ++end;
+      add(TokenKind::name, source_.substr(at_, end - at_));
+      at_ = end;
+    } else {
+      sign(open);
+    }
+  }
+
+  void string(char quote) {
+    size_t end = at_ + 1;
+    while (end < source_.size() && source_[end] != quote) end += source_[end] == '\\' ? 2 : 1;
+    if (end >= source_.size()) refuse(name_, line_, "a text without its closing quote");
+    add(TokenKind::string, unescaped(std::string_view(source_).substr(at_ + 1, end - at_ - 1)));
+    advance(end + 1 - at_);
+  }
+
+  void number() {
+    size_t end = at_;
+    std::string digits;
+    bool real = false;
+    const auto take_digits = [&] {
+      while (end < source_.size() && (is_digit(source_[end]) || source_[end] == '_')) {
+        if (source_[end] != '_') digits += source_[end];
+        ++end;
+      }
+    };
+    const auto digit_at = [&](size_t i) { return i < source_.size() && is_digit(source_[i]); };
+    take_digits();
+    if (source_.compare(end, 1, ".") == 0 && digit_at(end + 1)) {
+      real = true;
+      digits += '.';
+      ++end;
+      take_digits();
+    }
+    if (end < source_.size() && (source_[end] == 'e' || source_[end] == 'E')) {
+      const size_t signed_at = end + 1 < source_.size() && (source_[end + 1] == '+' || source_[end + 1] == '-') ? 1 : 0;
+      if (digit_at(end + 1 + signed_at)) {
+        real = true;
+        digits += source_.substr(end, 1 + signed_at);
+        end += 1 + signed_at;
+        take_digits();
+      }
+    }
+    add(real ? TokenKind::real : TokenKind::integer, digits);
+    at_ = end;
+  }
+
+  void sign(std::string& open) {
+    static constexpr std::string_view kSigns[] = {"**", "//", "==", "!=", "<=", ">=", "+", "-", "/",
+                                                  "*",  "%",  "~",  "[",  "]",  "(",  ")", "{", "}",
+                                                  "<",  ">",  "=",  ".",  ":",  "|",  ",", ";"};
+    for (const std::string_view one : kSigns) {
+      if (!here(one)) continue;
+      if (one == "(" || one == "[" || one == "{") open += one;
+      if (one == ")" || one == "]" || one == "}") {
+        const char opening = one == ")" ? '(' : one == "]" ? '[' : '{';
+        if (open.empty() || open.back() != opening) refuse(name_, line_, fmt::format("an unexpected {}", one));
+        open.pop_back();
+      }
+      add(TokenKind::sign, std::string(one));
+      at_ += one.size();
+      return;
+    }
+    refuse(name_, line_, fmt::format("the character \"{}\" in a tag", printable(source_.substr(at_, 1))));
+  }
+
+  const std::string source_;
+  const std::string& name_;
+  std::vector<Token> tokens_;
+  size_t at_ = 0;
+  int line_ = 1;
+  bool line_starts_ = true;  // nothing of this line comes before at_
+};
+
+}  // namespace
+
+void refuse(const std::string& name, int line, const std::string& what) {
+  throw Error(ErrorKind::model, fmt::format("{}, line {}: {} is not known here; --template FILE or NAME takes another",
+                                            name, line, what));
+}
+
+std::vector<Token> tokenise(std::string_view source, const std::string& name) { return Lexer(source, name).run(); }
+
+}  // namespace spillway::jinja

@@ -1,0 +1,93 @@
+// The arithmetic of the template language: Python's, without its boundless integers.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "loader/jinja/context.h"
+
+namespace spillway::jinja {
+namespace {
+
+int64_t integers(Context& context, const std::string& sign, int64_t left, int64_t right) {
+  int64_t result = 0;
+  bool overflow = false;
+  if (sign == "+") {
+    overflow = __builtin_add_overflow(left, right, &result);
+  } else if (sign == "-") {
+    overflow = __builtin_sub_overflow(left, right, &result);
+  } else if (sign == "*") {
+    overflow = __builtin_mul_overflow(left, right, &result);
+  } else {
+    if (right == 0) context.fail("a division by zero");
+    if (right == -1) {
+      overflow = __builtin_sub_overflow(int64_t{0}, sign == "%" ? 0 : left, &result);
+    } else {
+      const int64_t quotient = left / right, rest = left % right;
+      const bool down = rest != 0 && (rest < 0) != (right < 0);  // towards minus infinity
+      result = sign == "%" ? rest + (down ? right : 0) : quotient - (down ? 1 : 0);
+    }
+  }
+  if (overflow) context.fail("an integer beyond 64 bits");
+  return result;
+}
+
+double reals(Context& context, const std::string& sign, double left, double right) {
+  if (sign == "+") return left + right;
+  if (sign == "-") return left - right;
+  if (sign == "*") return left * right;
+  if (right == 0) context.fail("a division by zero");
+  if (sign == "/") return left / right;
+  const double quotient = std::floor(left / right);
+  return sign == "//" ? quotient : left - quotient * right;
+}
+
+// A text or list, so many times.
+Value repeated(Context& context, const Value& of, int64_t times) {
+  times = std::max<int64_t>(times, 0);
+  int64_t weight = 0;
+  if (__builtin_mul_overflow(weight_of(of), times, &weight)) context.fail("a text that is repeated too often");
+  context.charge(weight);
+  if (const std::string* text = of.text()) {
+    std::string made;
+    for (int64_t i = 0; i < times; ++i) made += *text;
+    return Value(std::move(made));
+  }
+  List made;
+  for (int64_t i = 0; i < times; ++i) {
+    made.insert(made.end(), of.sequence()->items.begin(), of.sequence()->items.end());
+  }
+  return context.list(std::move(made));
+}
+
+}  // namespace
+
+Value Context::binary(const std::string& sign, const Value& left, const Value& right) {
+  if (sign == "~") return text(to_text(left) + to_text(right));
+  if (left.is_number() && right.is_number()) {
+    if (left.real() || right.real() || sign == "/")
+      return Value(reals(*this, sign, left.as_double(), right.as_double()));
+    return Value(integers(*this, sign, left.as_integer(), right.as_integer()));
+  }
+  if (sign == "+" && left.text() && right.text()) {
+    charge(static_cast<int64_t>(left.text()->size() + right.text()->size()));
+    return Value(*left.text() + *right.text());
+  }
+  if (sign == "+" && left.sequence() && right.sequence()) {
+    List items = left.sequence()->items;
+    items.insert(items.end(), right.sequence()->items.begin(), right.sequence()->items.end());
+    return list(std::move(items), left.sequence()->tuple);
+  }
+  const auto repeats = [](const Value& of, const Value& times) {
+    return (of.text() || of.sequence()) && (times.integer() || times.boolean());
+  };
+  if (sign == "*" && repeats(left, right)) return repeated(*this, left, right.as_integer());
+  if (sign == "*" && repeats(right, left)) return repeated(*this, right, left.as_integer());
+  if (sign == "%" && left.text()) unknown("formatting with %");
+  for (const Value* side : {&left, &right}) {
+    if (const auto* missing = std::get_if<Undefined>(&side->data))
+      fail(fmt::format("\"{}\" is undefined", missing->name));
+  }
+  fail(fmt::format("{} {} {} cannot be computed", left.type_name(), sign, right.type_name()));
+}
+
+}  // namespace spillway::jinja

@@ -1,0 +1,108 @@
+// Values of the template language: Python's, as far as templates see them.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace spillway::jinja {
+
+struct Value;
+struct Namespace;
+struct Function;
+using List = std::vector<Value>;
+using Dict = std::vector<std::pair<Value, Value>>;  // in the order of writing; small
+
+struct Undefined {
+  std::string name;  // for messages
+};
+struct None {};
+struct Sequence {
+  List items;
+  int depth;           // of lists and dicts in each other
+  int64_t weight;      // bytes to print it, nearly: shared parts count each time
+  bool tuple = false;  // only printing differs
+};
+struct Mapping {
+  Dict items;
+  int depth;
+  int64_t weight;
+};
+
+// Lists and dicts never change once they are made, so that values are shared freely and hold no cycle.
+struct Value {
+  using Data = std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<const Sequence>,
+                            std::shared_ptr<const Mapping>, Namespace*, std::shared_ptr<const Function>>;
+  Data data = Undefined{};
+
+  Value() = default;
+  Value(bool flag) : data(flag) {}
+  Value(int64_t number) : data(number) {}
+  Value(double number) : data(number) {}
+  Value(std::string text) : data(std::move(text)) {}
+  Value(std::string_view text) : data(std::string(text)) {}
+  Value(const char* text) : data(std::string(text)) {}
+  Value(Namespace* space) : data(space) {}
+  Value(std::shared_ptr<const Function> function) : data(std::move(function)) {}
+  static Value none() { return Value(Data(None{})); }
+  static Value undefined(std::string name) { return Value(Data(Undefined{std::move(name)})); }
+  // Error(model) when they are nested too deep.
+  static Value list(List items, bool tuple = false);
+  static Value dict(Dict items);
+
+  bool is_undefined() const { return std::holds_alternative<Undefined>(data); }
+  bool is_none() const { return std::holds_alternative<None>(data); }
+  const bool* boolean() const { return std::get_if<bool>(&data); }
+  const double* real() const { return std::get_if<double>(&data); }
+  const std::string* text() const { return std::get_if<std::string>(&data); }
+  const Sequence* sequence() const;
+  const Mapping* mapping() const;
+  Namespace* space() const;
+  const Function* function() const;
+  // An integer, or a boolean as one.
+  const int64_t* integer() const { return std::get_if<int64_t>(&data); }
+  bool is_number() const { return integer() || real() || boolean(); }
+  double as_double() const;    // of a number
+  int64_t as_integer() const;  // of an integer or a boolean
+  bool truth() const;
+  const char* type_name() const;
+
+ private:
+  explicit Value(Data made) : data(std::move(made)) {}
+};
+
+// The only thing that changes: {% set space.name = ... %}. Owned by the interpreter.
+struct Namespace {
+  std::vector<std::pair<std::string, Value>> items;
+};
+
+struct Arguments {
+  List positional;
+  std::vector<std::pair<std::string, Value>> named;
+};
+
+struct Function {
+  std::string name;
+  std::function<Value(const Arguments&)> call;
+  int depth = 0;  // of what a method is bound to
+};
+
+int depth_of(const Value& value);
+int64_t weight_of(const Value& value);
+
+bool equal(const Value& a, const Value& b);
+// Python's <; false in `comparable` where it raises TypeError.
+bool less(const Value& a, const Value& b, bool& comparable);
+const Value* find(const Mapping& mapping, const Value& key);
+
+// As Python prints a value: str() and repr().
+std::string to_text(const Value& value);
+std::string to_repr(const Value& value);
+std::string number_text(double number);
+
+}  // namespace spillway::jinja

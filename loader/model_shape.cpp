@@ -1,0 +1,67 @@
+#include "loader/model_shape.h"
+
+#include <fmt/format.h>
+
+namespace spillway {
+namespace {
+
+int head_dim_of(const ModelKeys& keys, const ModelShape& shape) {
+  const int divided = shape.hidden % shape.heads == 0 ? shape.hidden / shape.heads : 0;
+  const int dim = keys.integer("attention.key_length", 1, 1 << 16, divided);
+  const int values = keys.integer("attention.value_length", 1, 1 << 16, divided);
+  if (dim != values) keys.refuse(fmt::format("keys have {} elements a head, values {}: they must agree", dim, values));
+  if (dim % 8 != 0 || dim > 256) {
+    keys.refuse(fmt::format("heads have {} elements; multiples of 8 up to 256 are known", dim));
+  }
+  return dim;
+}
+
+void read_vocab(const ModelKeys& keys, ModelShape& shape) {
+  const Checkpoint& checkpoint = keys.checkpoint();
+  const TensorInfo& embedding = checkpoint.require("token_embd.weight");
+  if (embedding.rows > 1 << 24) keys.refuse(fmt::format("token_embd.weight has {} rows", embedding.rows));
+  shape.vocab = static_cast<int>(embedding.rows);
+  if (keys.integer("vocab_size", 1, INT32_MAX, shape.vocab) != shape.vocab) {
+    keys.refuse(fmt::format("{} differs from the {} rows of token_embd.weight", keys.key("vocab_size"), shape.vocab));
+  }
+  const auto* tokens = checkpoint.strings("tokenizer.ggml.tokens");
+  if (tokens != nullptr && tokens->size() > static_cast<size_t>(shape.vocab)) {
+    keys.refuse(fmt::format("{} tokens, but only {} rows of token_embd.weight", tokens->size(), shape.vocab));
+  }
+}
+
+}  // namespace
+
+ModelShape read_model_shape(const ModelKeys& keys, const Family& family) {
+  ModelShape shape;
+  shape.layers = keys.integer("block_count", 1, 1024);
+  shape.hidden = keys.integer("embedding_length", 1, 1 << 18);
+  shape.ffn = keys.integer("feed_forward_length", 1, 1 << 20);
+  shape.heads = keys.integer("attention.head_count", 1, 4096);
+  shape.kv_heads = keys.integer("attention.head_count_kv", 1, 4096, shape.heads);
+  if (shape.heads % shape.kv_heads != 0) {
+    keys.refuse(fmt::format("{} query heads cannot share {} key and value heads evenly", shape.heads, shape.kv_heads));
+  }
+  shape.head_dim = head_dim_of(keys, shape);
+  shape.context = keys.integer("context_length", 1, 1 << 30);
+  const bool rms = family.norm == NormKind::rms;
+  shape.norm_eps = keys.number(rms ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon", 0.0, 1.0);
+  shape.rotation = family.rotation;
+  if (family.learned_positions) {
+    shape.rope_dims = 0;
+    shape.rope_tables = 0;
+  } else {
+    shape.rope_dims = keys.integer("rope.dimension_count", 2, shape.head_dim, shape.head_dim);
+    if (shape.rope_dims % 2 != 0) {
+      keys.refuse(fmt::format("{} is odd: {}", keys.key("rope.dimension_count"), shape.rope_dims));
+    }
+    // How the file's own matrices are laid out: a GGUF's follow its family, a Hugging Face directory's are never
+    // permuted.
+    const std::string style = keys.text("rope.style", "");
+    if (style == "halves") shape.rotation = RotationStyle::halves;
+  }
+  read_vocab(keys, shape);
+  return shape;
+}
+
+}  // namespace spillway

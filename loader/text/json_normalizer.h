@@ -1,0 +1,30 @@
+// The normalizer of a tokenizer.json: what is done to a text before it is cut up.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "loader/text/json_fields.h"
+
+namespace spillway {
+
+class JsonNormalizer {
+ public:
+  // `object`: null for none. Error(model) begins with `where` and names an unknown step with the list of known ones.
+  JsonNormalizer(const nlohmann::json& object, const std::string& where);
+
+  // Of well-formed UTF-8. continues: it follows bytes of the same text that are no UTF-8, so nothing is put before it.
+  std::string apply(std::string text, bool continues = false) const;
+
+ private:
+  void add(const JsonFields& step, int depth);
+
+  struct Step {
+    std::function<std::string(std::string)> run;
+    bool prepends = false;
+  };
+  std::vector<Step> steps_;
+};
+
+}  // namespace spillway

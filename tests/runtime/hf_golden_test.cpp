@@ -1,0 +1,106 @@
+// Every family from a Hugging Face directory, on the `reference` device and the CPU, against the logits that
+// transformers computes in float64 (tests/oracle/make_hf_golden.py); and to the bit the same wherever weights and KV
+// lie.
+#include <gtest/gtest.h>
+
+#include <cctype>
+#include <filesystem>
+#include <fstream>
+
+#include "kernels/backend.h"
+#include "tests/support/golden.h"
+#include "tests/support/placed_run.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kData = SPILLWAY_TEST_DATA "/hf/";
+
+// The directory to open: for a variant, one made of its own configuration and the weights of another.
+std::string directory_of(const std::string& name) {
+  std::ifstream shared(kData + name + "/weights");
+  std::string from;
+  if (!(shared >> from)) return kData + name;
+  const fs::path made = fs::path(::testing::TempDir()) / ("hf-" + name);
+  fs::remove_all(made);
+  fs::create_directories(made);
+  fs::create_symlink(fs::absolute(kData + name + "/config.json"), made / "config.json");
+  fs::create_symlink(fs::absolute(kData + from + "/model.safetensors"), made / "model.safetensors");
+  return made;
+}
+
+class HfGolden : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    model_ = std::make_unique<Model>(open_for_test(directory_of(GetParam())));
+    tokens_ = golden_tokens(SPILLWAY_TEST_DATA "/golden_tokens.txt");
+    options_.device_bytes = 1ull << 28;
+    options_.context = static_cast<int>(tokens_.size());
+    options_.chunk = 200;
+  }
+
+  Divergence compare(Device& device) {
+    const PlacedWork work{.prompt = tokens_, .decoded = {}, .prompt_rows = static_cast<int>(tokens_.size())};
+    const std::vector<float> got = run_placed(*model_, device, options_, work).logits;
+    return divergence_of(got, golden_logits(kData + GetParam() + "/logits.npy"), model_->spec.shape.vocab);
+  }
+
+  std::unique_ptr<Model> model_;
+  std::vector<int32_t> tokens_;
+  Options options_;
+};
+
+TEST_P(HfGolden, OfTheReferenceDevice) {
+  const auto device = make_reference_device();
+  const Divergence found = compare(*device);
+  RecordProperty("mean_kl", std::to_string(found.mean));
+  EXPECT_LT(found.most, 1e-5);
+}
+
+TEST_P(HfGolden, OfTheCpu) {
+  for (CpuIsa isa : {CpuIsa::scalar, CpuIsa::best}) {
+    const auto device = make_cpu_device({.threads = 2, .isa = isa});
+    EXPECT_LT(compare(*device).mean, 1e-5);
+  }
+}
+
+// The last tokens one by one, under budgets that leave weights and KV on other tiers.
+TEST_P(HfGolden, WhereverTheBytesLie) {
+  const auto device = make_cpu_device({.threads = 2});
+  const std::span<const int32_t> all(tokens_);
+  const PlacedWork work{.prompt = {all.begin(), all.end() - 8}, .decoded = {all.end() - 8, all.end()}};
+  options_.context = 640;
+  options_.unit_bytes = 4096;
+  const PlacedRun whole = run_placed(*model_, *device, options_, work);
+  options_.disk_directory = ::testing::TempDir();
+  options_.disk_bytes = 64ull << 20;
+  options_.host_bytes = 8ull << 20;
+  uint64_t budget = 0;
+  for (uint64_t tried = 1ull << 17; budget == 0; tried += 1ull << 15) {  // the least that fits
+    ASSERT_LT(tried, 1ull << 24);
+    options_.device_bytes = tried;
+    try {
+      const PlacedRun spread = run_placed(*model_, *device, options_, work);
+      budget = tried;
+      EXPECT_TRUE(spread.covered.layer_kv_in_two_tiers || spread.covered.layer_from_disk ||
+                  spread.covered.weights_from_host);
+      EXPECT_TRUE(spread.logits == whole.logits) << "with a budget of " << budget;
+    } catch (const Error& error) {
+      ASSERT_EQ(error.kind(), ErrorKind::fit) << error.what();
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, HfGolden,
+                         ::testing::Values("llama", "llama-llama3", "llama-yarn", "llama-linear", "mistral", "qwen2",
+                                           "qwen3", "phi3", "gemma3", "opt"),
+                         [](const auto& case_) {
+                           std::string name = case_.param;
+                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace spillway
