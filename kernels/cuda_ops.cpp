@@ -89,8 +89,12 @@ class CudaOps final : public Ops {
   void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
     const int64_t width = int64_t{format.kv_heads} * format.head_dim;
     SPILLWAY_CHECK(is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
-    CudaAppend arguments = {
-        .k = k, .v = v, .format = format, .runs = nullptr, .runs_count = 0, .rows = most_rows(runs, k.rows)};
+    CudaAppend arguments = {.k = k, .v = v, .format = format, .runs = nullptr, .runs_count = 0, .rows = 0};
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
+      arguments.rows = std::max(arguments.rows, run.count);
+    }
     in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
       arguments.runs = there;
       arguments.runs_count = count;
@@ -100,20 +104,24 @@ class CudaOps final : public Ops {
 
   void rotate_append(Stream& stream, const NewTokens& tokens, const KvFormat& format,
                      std::span<const AppendRun> runs) override {
-    const int64_t rows = tokens.q.rows, width = int64_t{format.kv_heads} * format.head_dim;
-    SPILLWAY_CHECK(is_f32(tokens.q, rows, tokens.q.cols) && tokens.q.cols % format.head_dim == 0);
-    SPILLWAY_CHECK(is_f32(tokens.k, rows, width) && is_f32(tokens.v, rows, width));
-    SPILLWAY_CHECK(is_f32(tokens.table, rows, tokens.table.cols) && tokens.table.cols % 2 == 0 &&
-                   tokens.table.cols <= format.head_dim);
-    CudaRotateAppend arguments = {.q = tokens.q,
-                                  .k = tokens.k,
-                                  .v = tokens.v,
-                                  .table = tokens.table,
-                                  .style = tokens.style,
+    const auto& [q, k, v, style, table] = tokens;
+    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
+    SPILLWAY_CHECK(is_f32(q, k.rows, q.cols) && is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
+    SPILLWAY_CHECK(is_f32(table, k.rows, table.cols) && runs.size_bytes() <= kDescriptorBytes);
+    CudaRotateAppend arguments = {.q = q,
+                                  .k = k,
+                                  .v = v,
+                                  .table = table,
+                                  .style = style,
                                   .format = format,
                                   .runs = nullptr,
                                   .runs_count = 0,
-                                  .rows = most_rows(runs, rows)};
+                                  .rows = 0};
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
+      arguments.rows = std::max(arguments.rows, run.count);
+    }
     in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
       arguments.runs = there;
       arguments.runs_count = count;
@@ -182,7 +190,6 @@ class CudaOps final : public Ops {
     SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
     SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
     SPILLWAY_CHECK(choice.penalised.size() <= kMostPenalised);
-    static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);  // one piece: the penalty comes once
     for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
     CudaCandidates arguments = {.logits = logits,
                                 .out = out,
@@ -190,6 +197,7 @@ class CudaOps final : public Ops {
                                 .penalised_count = 0,
                                 .penalty = choice.penalty,
                                 .k = choice.k};
+    static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);
     if (choice.penalised.empty()) return enqueue(stream, "candidates", table_.candidates, arguments);
     in_pieces(stream, choice.penalised, [&](const int32_t* there, int32_t count, size_t) {
       arguments.penalised = there;
@@ -221,17 +229,6 @@ class CudaOps final : public Ops {
                                                      static_cast<const void*>(piece.data()), piece.size_bytes());
       use(reinterpret_cast<const T*>(there), static_cast<int32_t>(piece.size()), first);
     }
-  }
-
-  // Of the longest run.
-  static int32_t most_rows(std::span<const AppendRun> runs, int64_t rows) {
-    int32_t most = 0;
-    for (const AppendRun& run : runs) {
-      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
-      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= rows);
-      most = std::max(most, run.count);
-    }
-    return most;
   }
 
   static void check_attention(const View& q, const AttendShape& shape, const View& states) {

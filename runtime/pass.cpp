@@ -51,7 +51,7 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].attn, shape.norm_eps, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
-  append(layer, input, rows);
+  rotate_append(layer, input, rows);
   attend(layer, input, first_position, rows);
   project(Stage::attn_out, layer, attn_, {x_}, true);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].ffn, shape.norm_eps, h_);
@@ -94,8 +94,7 @@ void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
   }
 }
 
-// Turns q and k to their positions; k and v go into the cache.
-void Pass::append(int layer, const PassInput& input, int rows) {
+void Pass::rotate_append(int layer, const PassInput& input, int rows) {
   const TraceRange range(track_, "append");
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);

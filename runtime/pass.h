@@ -70,7 +70,7 @@ class Pass {
  private:
   void load_inputs(const PassInput& input, int first_position);
   void block(int layer, const PassInput& input, int first_position);
-  void append(int layer, const PassInput& input, int rows);
+  void rotate_append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
   void multiply(Stage stage, View x, std::span<const MatmulPart> parts);

@@ -16,7 +16,8 @@ struct Words {
 };
 
 template <int kWords>
-__global__ void __launch_bounds__(kThreads) write_words(uint32_t* destination, Words<kWords> words, int count) {
+__global__ void __launch_bounds__(kThreads)
+    write_words(uint32_t* destination, const __grid_constant__ Words<kWords> words, int count) {
   for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) destination[i] = words.word[i];
 }
 
