@@ -119,7 +119,8 @@ class CudaPlacement : public testing::Test {
     for (size_t i = 0; i < difference.size(); ++i) difference[i] = expected.logits[i] - cpu.logits[i];
     const double error = norm_of(difference) / norm_of(cpu.logits);
     std::printf("%s: %.2g off the CPU's logits\n", wanted.name.c_str(), error);
-    EXPECT_LT(error, kTolerance);
+    // Where weights are quantised, both round activations to int8, after sums in different orders: a code may differ.
+    EXPECT_LT(error, wanted.type == DType::f16 ? 0.002 : 0.04);
 
     const uint64_t kv = 4ull * shape.kv_width() * prompt * shape.layers;
     std::mt19937_64 random(wanted.seed);
@@ -144,8 +145,6 @@ class CudaPlacement : public testing::Test {
     counts_["weights from disk"] += covered.layer_from_disk;
   }
 
-  // Both round activations to int8 in blocks where weights are quantised, and sum in different orders.
-  static constexpr double kTolerance = 0.02;
   std::map<std::string, int> counts_;
 };
 
