@@ -5,6 +5,7 @@
 
 #include <cctype>
 #include <cerrno>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -17,6 +18,7 @@
 #include "apps/environment.h"
 #include "apps/units.h"
 #include "kernels/check.h"
+#include "kernels/cpu/free_memory.h"
 
 namespace spillway {
 namespace {
@@ -74,8 +76,10 @@ void RunFlags::add(CLI::App& command) {
   add_option(command, "-t,--threads", options.threads, "Compute threads; 0: one for each physical core")
       ->check(within(0, 4096))
       ->group(running);
-  add_option(command, "--device", device, "Unit that computes: auto, cpu, reference")
+  add_option(command, "--device", device, "Unit that computes: auto, cuda, cuda:N, cpu, reference")
       ->capture_default_str()
+      ->group(running);
+  add_option(command, "--cuda-module", options.cuda.module, "File of the CUDA module (default: where it is installed)")
       ->group(running);
   add_option(command, "--isa", isa, "CPU kernels: auto, scalar, avx2, avx512")->capture_default_str()->group(running);
   add_option(command, "--lookahead", options.lookahead, "Streamed pieces fetched ahead; 0: as many as the ring holds")
@@ -113,6 +117,15 @@ T one_of(const std::string& flag, const std::string& text, const std::map<std::s
   throw Error(ErrorKind::usage, fmt::format("{}: \"{}\" is not one of {}", flag, text, names));
 }
 
+int device_number(const std::string& text) {
+  int number = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (problem != std::errc{} || end != text.data() + text.size() || number < 0) {
+    throw Error(ErrorKind::usage, fmt::format("--device cuda:{}: no number of a device", text));
+  }
+  return number;
+}
+
 }  // namespace
 
 void RunFlags::resolve_disk(Options& result) const {
@@ -136,12 +149,11 @@ Options RunFlags::resolve() const {
                 fmt::format("no model given (-m), and there is no {}, which scripts/fetch-model.sh fetches",
                             result.model_path));
   }
-  const auto free = make_reference_device()->free_bytes();
-  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, free);
-  if (host_mem) result.host_bytes = parse_bytes("--host-mem", *host_mem, free);
   resolve_disk(result);
   result.link_bytes_per_second = link_gbps * 1e9;
-  result.device = one_of<DeviceChoice>("--device", device,
+  const bool numbered = device.starts_with("cuda:");
+  if (numbered) result.cuda.device = device_number(device.substr(5));
+  result.device = one_of<DeviceChoice>("--device", numbered ? "cuda" : device,
                                        {{"auto", DeviceChoice::automatic},
                                         {"cpu", DeviceChoice::cpu},
                                         {"reference", DeviceChoice::reference},
@@ -149,10 +161,15 @@ Options RunFlags::resolve() const {
   result.isa = one_of<CpuIsa>(
       "--isa", isa,
       {{"auto", CpuIsa::best}, {"scalar", CpuIsa::scalar}, {"avx2", CpuIsa::avx2}, {"avx512", CpuIsa::avx512}});
-  if (result.link_bytes_per_second > 0 && !result.host_bytes) {
+  if (result.link_bytes_per_second > 0 && !host_mem) {
     throw Error(ErrorKind::usage, "--link-gbps emulates the link between host and device memory: it needs --host-mem");
   }
   return result;
+}
+
+void RunFlags::resolve_budgets(Options& result, const Device& device) const {
+  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, device.free_bytes());
+  if (host_mem) result.host_bytes = parse_bytes("--host-mem", *host_mem, free_memory_bytes());
 }
 
 void SamplingFlags::add(CLI::App& command) {

@@ -26,8 +26,10 @@ struct RunFlags {
   Options options;
 
   void add(CLI::App& command);
-  // The options, with the strings understood. Throws Error(usage) naming the flag.
+  // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
+  // The budgets, which may be shares of what is free where the model will run.
+  void resolve_budgets(Options& result, const Device& device) const;
 
  private:
   void resolve_disk(Options& result) const;

@@ -37,7 +37,8 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
     : flags_(flags),
       options_(flags.resolve()),
       model_(Model::open(options_.model_path)),
-      device_(choose_device(options_)) {
+      device_(choose_device(options_, model_.spec.shape)) {
+  flags.resolve_budgets(options_, *device_.device);
   options_.logit_rows = wishes.logit_rows;
   // The first line is always said: measuring takes a moment.
   bool said = false;
@@ -109,18 +110,33 @@ Engine& Running::start(int positions, bool at_least) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }
   if (flags_.verbosity > 0) say(describe_plan(plan));
-  const uint64_t total = plan.tier(Tier::device).weights + plan.tier(Tier::host).weights;
   if (!flags_.trace.empty()) Trace::start(flags_.trace);
+  try {
+    load(std::move(plan));
+  } catch (const Error& error) {
+    // Others use a GPU too. A budget that was asked for is kept to; one of our own is drawn up again, once.
+    if (error.kind() != ErrorKind::fit || flags_.device_mem || device_.device->host_addressable()) throw;
+    say(fmt::format("{}: less is left than when it was planned; planning again", error.what()));
+    plan = this->plan(positions, at_least);
+    say(describe_placement(plan));
+    load(std::move(plan));
+  }
+  for (const std::string& line : {device_.device->host_memory_report(), engine_->disk_report()}) {
+    if (!line.empty()) say(line);
+  }
+  load_s_ = now() - begin;
+  load_bytes_ = LinkBytes::of(engine_->traffic());
+  return *engine_;
+}
+
+void Running::load(Plan plan) {
+  const uint64_t total = plan.tier(Tier::device).weights + plan.tier(Tier::host).weights;
   Progress progress(ProgressOutput::standard_error(flags_.no_color), "load", total, ProgressUnit::bytes);
   engine_ = std::make_unique<Engine>(model_, options_, std::move(plan), *device_.device, [&](uint64_t done, uint64_t) {
     stop_if_interrupted();
     progress.update(done);
   });
   progress.finish();
-  if (const std::string disk = engine_->disk_report(); !disk.empty()) say(disk);
-  load_s_ = now() - begin;
-  load_bytes_ = LinkBytes::of(engine_->traffic());
-  return *engine_;
 }
 
 std::unique_ptr<Progress> Running::progress(const std::string& label, uint64_t total) const {

@@ -46,6 +46,7 @@ class Running {
   void report_stats(const Engine& engine) const;
 
  private:
+  void load(Plan plan);
   Metrics metrics(const Generation* generation) const;
 
   const RunFlags& flags_;

@@ -6,6 +6,8 @@
 
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cuda_device.h"
+#include "kernels/cuda_module.h"
 
 namespace spillway {
 namespace {
@@ -27,6 +29,16 @@ const char* isa_name(CpuIsa isa) {
 }
 
 }  // namespace
+
+std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, std::string* report) {
+  const auto module = std::make_shared<const CudaModule>(options.module);
+  *report = module->report();
+  if (module->devices() == 0) return nullptr;
+  if (options.device < 0 || options.device >= module->devices()) {
+    throw Error(ErrorKind::usage, fmt::format("cuda:{} is not there: {}", options.device, *report));
+  }
+  return std::make_unique<CudaDevice>(module, *module->table(), options.device);
+}
 
 std::unique_ptr<Device> make_cpu_device(const CpuOptions& options) {
   if (options.threads < 0 || options.threads > kMaxThreads) {

@@ -17,6 +17,14 @@ struct CpuOptions {
   CpuIsa isa = CpuIsa::best;  // tests pin it; asking for what the machine lacks is an Error(usage)
 };
 
+struct CudaOptions {
+  std::string module;  // file of the CUDA module; empty: where it is installed (kernels/cuda_module.h)
+  int device = 0;
+};
+
+// Null where module, driver or GPU are missing, and then `report` is one line that says which. Throws Error(usage) for
+// a device that is not among those that are there, Error(io) for one that cannot be used.
+std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, std::string* report);
 // A CPU device with workers of its own.
 std::unique_ptr<Device> make_cpu_device(const CpuOptions& options);
 // The specification: double-precision plain loops on the calling thread's stream. Slow on purpose.

@@ -10,6 +10,17 @@
 namespace spillway {
 
 class Ops;
+class Timeline;
+
+// A point on a timeline, copyable; the default one is always done.
+struct Event {
+  Timeline* timeline = nullptr;
+  uint64_t ticket = 0;
+
+  bool done() const;
+  void wait() const;
+  Event submitted() const;
+};
 
 // A timeline: tickets are handed out in rising order, each becomes done once. Thread-safe.
 class Timeline {
@@ -19,18 +30,16 @@ class Timeline {
   // Blocks the calling thread until done. Does not throw: a failed operation is done too, and its error surfaces where
   // the owner of the timeline says (Stream::synchronize, DiskQueue::check).
   virtual void wait(uint64_t ticket) = 0;
+  // The operation's own event, where `ticket` was handed out before there was one (memory/pending_events.h): blocks
+  // until it has been submitted, not until it is done.
+  virtual Event submitted(uint64_t ticket) { return {this, ticket}; }
 };
 
-// A point on a timeline, copyable; the default one is always done.
-struct Event {
-  Timeline* timeline = nullptr;
-  uint64_t ticket = 0;
-
-  bool done() const { return timeline == nullptr || timeline->done(ticket); }
-  void wait() const {
-    if (timeline != nullptr) timeline->wait(ticket);
-  }
-};
+inline bool Event::done() const { return timeline == nullptr || timeline->done(ticket); }
+inline void Event::wait() const {
+  if (timeline != nullptr) timeline->wait(ticket);
+}
+inline Event Event::submitted() const { return timeline == nullptr ? Event{} : timeline->submitted(ticket); }
 
 // A FIFO of asynchronous work. Operations are enqueued by one thread at a time and run in order.
 class Stream : public Timeline {
@@ -40,6 +49,8 @@ class Stream : public Timeline {
   virtual void copy(void* destination, const void* source, uint64_t bytes) = 0;
   // What is enqueued later starts after `event` is done.
   virtual void wait_for(const Event& event) = 0;
+  // Whether the device itself puts what is enqueued here after `event`, so that nothing of the host waits.
+  virtual bool orders(const Event& event) const = 0;
   using Timeline::wait;
   // Done when everything enqueued so far has run.
   virtual Event record() = 0;
@@ -58,8 +69,12 @@ class Device {
   virtual int workers() const = 0;
   // Bytes that could be reserved now (device memory for a GPU; what the machine or the cgroup leaves for a CPU).
   virtual uint64_t free_bytes() const = 0;
-  // One block of device memory (or of host memory that the device copies from at full speed), aligned to 4096 bytes at
-  // least, not touched yet. Throws Error(fit) when it cannot be had. The owner releases it before the device dies.
+  // Bytes of device memory that are taken before anything is reserved, and count against its budget: a GPU's context
+  // with the code it loads. 0 where device memory is the process's own.
+  virtual uint64_t overhead_bytes() const { return 0; }
+  // One block of device memory (or of host memory that the device copies from at full speed), not touched yet; aligned
+  // to 4096 bytes at least where the host can address it, else to 256. Throws Error(fit) when it cannot be had. The
+  // owner releases it before the device dies.
   virtual std::byte* reserve(uint64_t bytes) = 0;
   virtual void release(std::byte* block, uint64_t bytes) = 0;
   virtual std::byte* reserve_host(uint64_t bytes) = 0;
@@ -72,6 +87,10 @@ class Device {
   // True when the host reads and writes device memory through plain pointers, so that a disk read may land in it
   // directly.
   virtual bool host_addressable() const = 0;
+  // A double for tests: what is measured of it says nothing.
+  virtual bool emulated() const { return false; }
+  // One line on host memory that the device does not copy from at full speed, and why; empty when all is as it should.
+  virtual std::string host_memory_report() const { return {}; }
 };
 
 }  // namespace spillway

@@ -2,13 +2,14 @@
 // descriptors (spans, parts, runs) are host values, consumed before the call returns. Nothing allocates in a step: the
 // scratch is given once, at start.
 //
-// The result of a row never depends on how many rows, parts or tasks share the call, nor on the number of threads:
-// that, with spans, is what makes every placement give the same bits (ARCHITECTURE.md, idea 6). `kernels/reference`
-// (double, plain loops) is the specification; cpu and cuda implement it within rounding.
+// The result of a row never depends on how many rows (but for few_rows()), parts or tasks share the call, nor on the
+// number of threads: that, with spans, is what makes every placement give the same bits (ARCHITECTURE.md, idea 6).
+// `kernels/reference` (double, plain loops) is the specification; cpu and cuda implement it within rounding.
 #pragma once
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "kernels/device.h"
 #include "kernels/kv_span.h"
@@ -55,6 +56,12 @@ class Ops {
  public:
   virtual ~Ops() = default;
   virtual const char* name() const = 0;
+
+  // What keeps a model of this shape from being run, in one line; empty: nothing.
+  virtual std::string why_not(const ModelShape&) const { return {}; }
+  // Products of up to so many rows of x agree to the bit with one another, and so do those of more; the two may differ.
+  // 0: all agree.
+  virtual int few_rows() const { return 0; }
 
   // Scratch for calls of up to `rows` rows with this model; given once, before any other call.
   virtual uint64_t scratch_bytes(const ModelShape& shape, int rows) const = 0;

@@ -29,15 +29,17 @@ bool PendingEvents::done(uint64_t ticket) {
   return cell.fulfilled && cell.inner.done();
 }
 
-void PendingEvents::wait(uint64_t ticket) {
+void PendingEvents::wait(uint64_t ticket) { submitted(ticket).wait(); }
+
+Event PendingEvents::submitted(uint64_t ticket) {
   Event inner;
   {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return ticket < first_ || cells_[ticket - first_].fulfilled; });
-    if (ticket < first_) return;
+    if (ticket < first_) return {};
     inner = cells_[ticket - first_].inner;
   }
-  inner.wait();
+  return inner.submitted();
 }
 
 void PendingEvents::drop_done_prefix() {

@@ -19,6 +19,7 @@ class PendingEvents final : public Timeline {
 
   bool done(uint64_t ticket) override;
   void wait(uint64_t ticket) override;
+  Event submitted(uint64_t ticket) override;
 
  private:
   struct Cell {

@@ -16,9 +16,10 @@ enum class Link : uint8_t { disk_read, disk_write, host_to_device, device_to_hos
 inline constexpr int kLinks = 4;
 inline constexpr const char* kLinkNames[kLinks] = {"disk_read", "disk_write", "host_to_device", "device_to_host"};
 
-enum class Cause : uint8_t { weights, kv_fetch, kv_repair, kv_spill };
-inline constexpr int kCauses = 4;
-inline constexpr const char* kCauseNames[kCauses] = {"weights", "kv_fetch", "kv_repair", "kv_spill"};
+// activations: a pass's inputs and logits.
+enum class Cause : uint8_t { weights, kv_fetch, kv_repair, kv_spill, activations };
+inline constexpr int kCauses = 5;
+inline constexpr const char* kCauseNames[kCauses] = {"weights", "kv_fetch", "kv_repair", "kv_spill", "activations"};
 
 // Bytes moved so far. Thread-safe; a copy is a snapshot.
 class Traffic {

@@ -1,6 +1,7 @@
 #include "prefetch/copy_engine.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "kernels/check.h"
@@ -21,6 +22,8 @@ struct CopyLane::State {
   PendingEvents pending;
   std::unique_ptr<Stream> to_device;
   std::unique_ptr<Stream> to_host;
+  std::unique_ptr<Stream> straight_to_device;
+  std::unique_ptr<Stream> straight_to_host;
   std::vector<Event> piece_free;  // event after which a staging piece may be filled again
   size_t next_piece = 0;
   Trace::Track arrive_track, submit_track;
@@ -42,6 +45,9 @@ struct CopyLane::State {
         arrive(name + " arrive", nullptr),
         submit(name + " submit", nullptr) {
     SPILLWAY_CHECK(stage.empty() || stage.size() >= pieces.bytes());
+    if (on.host_addressable()) return;
+    straight_to_device = on.make_copy_stream(name + " straight to device");
+    straight_to_host = on.make_copy_stream(name + " straight to host");
   }
 
   bool direct() const { return staging.empty(); }
@@ -63,6 +69,21 @@ struct CopyLane::State {
   static void wait_for(Trace::Track track, const char* what, std::span<const Event> events) {
     const TraceRange range(track, what);
     for (const Event& event : events) event.wait();
+  }
+
+  // By `stream` alone, where that can be; called by who submits.
+  std::optional<Event> go_straight(Stream* stream, const Moves& moves, std::span<const Event> after, Link link,
+                                   Cause cause) {
+    if (stream == nullptr || !moves.disk.empty()) return std::nullopt;
+    if (!std::all_of(after.begin(), after.end(), [&](const Event& event) { return stream->orders(event); })) {
+      return std::nullopt;
+    }
+    for (const Event& event : after) stream->wait_for(event);
+    for (const LinkMove& move : moves.link) {
+      stream->copy(move.to, move.from, move.bytes);
+      traffic.add(link, cause, move.bytes);
+    }
+    return stream->record();
   }
 
   // Calls body(move, done, bytes, needed) for one staging piece after another.
@@ -169,6 +190,9 @@ CopyLane::~CopyLane() = default;
 Event CopyLane::to_device(Moves moves, std::vector<Event> after, Cause cause) {
   State& s = *state_;
   SPILLWAY_CHECK(s.disk != nullptr || moves.disk.empty());
+  if (const auto end = s.go_straight(s.straight_to_device.get(), moves, after, Link::host_to_device, cause)) {
+    return *end;
+  }
   const Event end = s.pending.promise();
   s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
     const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)],
@@ -182,6 +206,7 @@ Event CopyLane::to_device(Moves moves, std::vector<Event> after, Cause cause) {
 Event CopyLane::from_device(Moves moves, std::vector<Event> after, Cause cause) {
   State& s = *state_;
   SPILLWAY_CHECK(s.disk != nullptr || moves.disk.empty());
+  if (const auto end = s.go_straight(s.straight_to_host.get(), moves, after, Link::device_to_host, cause)) return *end;
   const Event end = s.pending.promise();
   s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
     const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)],
@@ -197,6 +222,8 @@ void CopyLane::synchronize() {
   state_->arrive.synchronize();
   state_->to_device->synchronize();
   state_->to_host->synchronize();
+  if (state_->straight_to_device) state_->straight_to_device->synchronize();
+  if (state_->straight_to_host) state_->straight_to_host->synchronize();
 }
 
 }  // namespace spillway

@@ -4,6 +4,11 @@
 //
 // Where device memory is plain host memory and no link is emulated, the disk reads and writes it directly. Otherwise
 // bytes pass through a staging ring in host memory, piece by piece, and over the link by the lane's copy stream.
+//
+// What crosses the link alone, and may start after events that the device itself can wait for, goes straight to a copy
+// stream of its own: no thread of the host stands between, and the copy engine has its next copy when one ends. A
+// stream of its own, for a copy that waits for its place must not hold up bytes from disk that the reader of that
+// place still needs.
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@
 #include "memory/arena.h"
 #include "memory/kv/layout.h"
 #include "prefetch/copy_engine.h"
+#include "runtime/weight_loader.h"
 
 namespace spillway {
 namespace {
@@ -36,7 +37,7 @@ struct Engine::Parts {
   std::vector<LayerNorms> norms;
   View output_norm;
   Workspace workspace;
-  std::span<std::byte> host_inputs;
+  std::span<std::byte> host_inputs, host_logits, load_staging;
   std::unique_ptr<KvCache> kv;
   std::unique_ptr<WeightFeed> weight_feed;
   std::unique_ptr<KvFeed> kv_feed;
@@ -54,8 +55,9 @@ struct Engine::Parts {
     }
     compute = device.make_compute_stream("compute");
     const auto lane = [&](const char* name) {
-      const auto staging =
-          plan.staged ? host_arena.take(std::string(name) + " staging", plan.staging.bytes()) : std::span<std::byte>{};
+      std::span<std::byte> staging;
+      if (plan.staged) staging = host_arena.take(std::string(name) + " staging", plan.staging.bytes());
+      if (load_staging.empty()) load_staging = staging;  // the lanes move nothing before the weights are there
       return std::make_unique<CopyLane>(name, device, disk.get(), traffic, staging, plan.staging,
                                         options.link_bytes_per_second);
     };
@@ -69,6 +71,7 @@ struct Engine::Parts {
     device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
     Arena& inputs = device.host_addressable() ? device_arena : host_arena;
     host_inputs = inputs.take("host inputs", plan.host_input_bytes);
+    host_logits = host_arena.take("host logits", plan.host_logit_bytes);
     place_weights(plan);
     place_kv(model, plan);
     const auto weight_ring = device_arena.take("weight ring", plan.weight_ring_bytes);
@@ -125,9 +128,9 @@ Engine::Engine(const Model& model, const Options& options, Plan plan, Device& de
 
 Engine::~Engine() = default;
 
-// Resident weights come through the page cache, so that the second start is fast.
 void Engine::load_weights(const OnProgress& progress) {
   Parts& p = *parts_;
+  WeightLoader loader(p.device, model_.checkpoint, p.load_staging, traffic_);
   uint64_t total = 0, done = 0;
   for (size_t i = 0; i < p.home.units.size(); ++i) {
     if (p.home.places[i].data != nullptr) total += p.home.units[i].bytes;
@@ -136,8 +139,7 @@ void Engine::load_weights(const OnProgress& progress) {
     const WeightPlace& place = p.home.places[i];
     if (place.data == nullptr) continue;
     for (const WeightRun& run : p.home.units[i].runs) {
-      model_.checkpoint.files[run.extent.file].read(run.extent.offset, {place.data + run.offset, run.needed});
-      traffic_.add(Link::disk_read, Cause::weights, run.needed);
+      loader.load(run.extent, run.needed, place.tier, place.data + run.offset);
     }
     done += p.home.units[i].bytes;
     if (progress) progress(done, total);
@@ -146,7 +148,7 @@ void Engine::load_weights(const OnProgress& progress) {
   uint64_t used = 0;
   const auto vector = [&](const TensorInfo& tensor) {
     std::byte* at = small.data() + used;
-    model_.checkpoint.files[tensor.extent.file].read(tensor.extent.offset, {at, tensor.extent.bytes});
+    loader.load(tensor.extent, tensor.extent.bytes, Tier::device, at);
     used += tensor.extent.bytes;
     return View::dense(at, tensor.dtype, 1, tensor.cols);
   };
@@ -155,6 +157,7 @@ void Engine::load_weights(const OnProgress& progress) {
     p.norms.push_back({attn, vector(layer.ffn_norm)});
   }
   p.output_norm = vector(model_.spec.output_norm);
+  loader.finish();
 }
 
 SequenceId Engine::open_sequence() { return parts_->kv->open(); }
@@ -182,10 +185,11 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, int l
                           .next_logit_rows = end < total      ? rows_wanted(end)
                                              : decode_follows ? 1
                                                               : PassInput::kNoPass};
-    parts_->pass->run(input, [&](int first, View logits) {
+    run(input, [&](int first, View logits) {
+      const View rows = on_host(logits);
       end_step();
-      for (int row = 0; row < logits.rows; ++row) {
-        on_row(begin + first + row, {logits.f32(row), static_cast<size_t>(logits.cols)});
+      for (int row = 0; row < rows.rows; ++row) {
+        on_row(begin + first + row, {rows.f32(row), static_cast<size_t>(rows.cols)});
       }
     });
     if (progress) {
@@ -203,9 +207,26 @@ std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool a
                         .decode = true,
                         .logit_rows = 1,
                         .next_logit_rows = another ? 1 : PassInput::kNoPass};
-  parts_->pass->run(input, [&](int, View logits) { row = {logits.f32(), static_cast<size_t>(logits.cols)}; });
+  run(input, [&](int, View logits) { row = {on_host(logits).f32(), static_cast<size_t>(logits.cols)}; });
   end_step();
   return row;
+}
+
+void Engine::run(const PassInput& input, const Pass::OnLogits& on_logits) {
+  parts_->pass->run(input, on_logits);
+  if (!parts_->device.host_addressable()) {
+    traffic_.add(Link::host_to_device, Cause::activations, input.tokens.size() * parts_->pass->input_bytes_per_token());
+  }
+}
+
+// Where the host can read it, after the step.
+View Engine::on_host(View logits) {
+  if (parts_->host_logits.empty()) return logits;
+  const View host = View::dense(parts_->host_logits.data(), logits.dtype, logits.rows, logits.cols);
+  const uint64_t bytes = static_cast<uint64_t>(host.rows) * host.stride;
+  parts_->compute->copy(host.data, logits.data, bytes);
+  traffic_.add(Link::device_to_host, Cause::activations, bytes);
+  return host;
 }
 
 // The one place where errors of asynchronous work surface.

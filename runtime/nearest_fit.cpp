@@ -62,16 +62,16 @@ class NearestFit {
   static uint64_t enough(uint64_t needed, uint64_t process) {
     return whole_mib(needed + (process > 0 ? kProcessVaries : 0));
   }
-  uint64_t process_on(bool device) const { return in_.device.host_addressable() == device ? in_.process_bytes : 0; }
+  uint64_t process_on(bool device) const { return sizes_.process_in(device ? Tier::device : Tier::host); }
 
   std::string device_text() const {
     const uint64_t process = process_on(true);
     const uint64_t kv = device_needed_ - sizes_.device_fixed() - sizes_.least_weights();
     return fmt::format(
-        "--device-mem is {} ({} bytes), but at least {} is needed (process {}, workspace of {} rows {}, weights {}, KV "
-        "of "
+        "--device-mem is {} ({} bytes), but at least {} is needed ({} {}, workspace of {} rows {}, weights {}, KV of "
         "{} positions {})",
-        mib(device_budget_), device_budget_, mib(device_needed_), mib(process), sizes_.chunk,
+        mib(device_budget_), device_budget_, mib(device_needed_),
+        in_.device.host_addressable() ? "process" : "CUDA context", mib(process), sizes_.chunk,
         mib(sizes_.device_fixed() - process), mib(sizes_.least_weights()), sizes_.context, mib(kv));
   }
 

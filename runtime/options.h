@@ -13,7 +13,7 @@ enum class DeviceChoice : uint8_t { automatic, cpu, reference, cuda };
 
 struct Options {
   std::string model_path;
-  // Budgets in bytes. Not given: most of what is free (device), nothing (host, disk).
+  // Budgets in bytes. Not given: most of what is free (device; beside a GPU, host), nothing (disk; beside a CPU, host).
   std::optional<uint64_t> device_bytes;
   std::optional<uint64_t> host_bytes;
   uint64_t disk_bytes = 0;  // for spilled KV
@@ -27,6 +27,7 @@ struct Options {
   uint64_t unit_bytes = 0;  // of weights moved together at most; 0: what suits the budget
   int lookahead = 0;        // streamed items fetched ahead; 0: as many as the ring holds
   DeviceChoice device = DeviceChoice::automatic;
+  CudaOptions cuda;
   CpuIsa isa = CpuIsa::best;
   double link_bytes_per_second = 0;  // > 0: an emulated link between host and device memory
   bool refresh_machine = false;

@@ -51,9 +51,7 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].attn, shape.norm_eps, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
-  p_.ops.rotate(p_.compute, q_, shape.head_dim, shape.rotation, rope_);
-  p_.ops.rotate(p_.compute, k_, shape.head_dim, shape.rotation, rope_);
-  append(layer, input, rows);
+  rotate_append(layer, input, rows);
   attend(layer, input, first_position, rows);
   project(Stage::attn_out, layer, attn_, {x_}, true);
   p_.ops.norm(p_.compute, x_, p_.norms[layer].ffn, shape.norm_eps, h_);
@@ -76,17 +74,32 @@ void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> o
       const View out = outs.begin()[slice.matrix].slice_cols(slice.first_row, slice.rows);
       parts[count++] = {unit.view(slice, lease.data()), out, add};
     }
-    p_.ops.matmul(p_.compute, x, {parts, count});
+    multiply(stage, x, {parts, count});
     if (lease.moves()) lease.release(p_.compute.record());
   }
 }
 
-void Pass::append(int layer, const PassInput& input, int rows) {
+// How many rows of logits are computed at once follows from the budget, and may not change them: so the head is
+// multiplied in calls that agree with one another.
+void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
+  const int few = stage == Stage::head ? p_.ops.few_rows() : 0;
+  if (few == 0) return p_.ops.matmul(p_.compute, x, parts);
+  for (int64_t row = 0; row < x.rows; row += few) {
+    const int64_t rows = std::min<int64_t>(few, x.rows - row);
+    MatmulPart some[4];
+    for (size_t i = 0; i < parts.size(); ++i) {
+      some[i] = {parts[i].weight, parts[i].out.slice_rows(row, rows), parts[i].add};
+    }
+    p_.ops.matmul(p_.compute, x.slice_rows(row, rows), {some, parts.size()});
+  }
+}
+
+void Pass::rotate_append(int layer, const PassInput& input, int rows) {
   const TraceRange range(track_, "append");
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
-  p_.ops.append(p_.compute, k_, v_, p_.kv.layout().format, growth.runs);
+  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, rope_}, p_.kv.layout().format, growth.runs);
 }
 
 // Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges

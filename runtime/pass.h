@@ -56,13 +56,16 @@ class Pass {
   // device memory, valid until the callback's stream work is done; the callback synchronises the stream.
   using OnLogits = std::function<void(int first_row, View logits)>;
   void run(const PassInput& input, const OnLogits& on_logits);
+  // Of host memory that reaches the device for each token of a pass.
+  uint64_t input_bytes_per_token() const { return p_.workspace.rows.stride + p_.workspace.rope.stride; }
 
  private:
   void load_inputs(const PassInput& input, int first_position);
   void block(int layer, const PassInput& input, int first_position);
-  void append(int layer, const PassInput& input, int rows);
+  void rotate_append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
+  void multiply(Stage stage, View x, std::span<const MatmulPart> parts);
   void head(const PassInput& input, int rows, const OnLogits& on_logits);
   int head_sweeps(int logit_rows) const;
 

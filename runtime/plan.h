@@ -19,7 +19,8 @@ struct TierPlan {
   uint64_t kv = 0;
   uint64_t workspace = 0;  // activations, logits, scratch, host inputs
   uint64_t rings = 0;      // places for what streams through, and staging
-  uint64_t process = 0;    // code, vocabulary, stacks: in the tier that the process's own memory counts against
+  // Code, vocabulary, stacks: in the tier that the process's own memory counts against; of a GPU: its context.
+  uint64_t process = 0;
   uint64_t total() const { return weights + kv + workspace + rings + process; }
 };
 
@@ -54,6 +55,7 @@ struct Plan {
 
   uint64_t workspace_bytes = 0;
   uint64_t host_input_bytes = 0;
+  uint64_t host_logit_bytes = 0;  // where the host cannot read the device's
   StagingShape staging;
   bool staged = false;  // bytes from disk pass through host memory
 

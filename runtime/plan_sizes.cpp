@@ -65,15 +65,24 @@ void PlanSizes::set_context(int positions) {
   workspace_bytes = align_up(
       Workspace::cut(in_.spec.shape, in_.spec.token_embedding.dtype, shape, in_.ops, nullptr, &views), kDiskAlign);
   host_input_bytes = align_up(2 * views.host_half_bytes(), kDiskAlign);
+  const uint64_t logits = static_cast<uint64_t>(views.logits.rows) * views.logits.stride;
+  host_logit_bytes = in_.device.host_addressable() ? 0 : align_up(logits, kDiskAlign);
 }
 
 // On a CPU the process's own memory is the device's; staging stands in the host tier where there is one.
+uint64_t PlanSizes::process_in(Tier tier) const {
+  if (in_.device.host_addressable()) return tier == Tier::device ? in_.process_bytes : 0;
+  return tier == Tier::device ? in_.device.overhead_bytes() : tier == Tier::host ? in_.process_bytes : 0;
+}
+
 uint64_t PlanSizes::device_fixed() const {
-  return workspace_bytes + small_bytes + (in_.device.host_addressable() ? in_.process_bytes + host_input_bytes : 0);
+  return process_in(Tier::device) + workspace_bytes + small_bytes +
+         (in_.device.host_addressable() ? host_input_bytes : 0);
 }
 
 uint64_t PlanSizes::host_fixed() const {
-  return staging_bytes() + (in_.device.host_addressable() ? 0 : in_.process_bytes + host_input_bytes);
+  return process_in(Tier::host) + staging_bytes() +
+         (in_.device.host_addressable() ? 0 : host_input_bytes + host_logit_bytes);
 }
 
 int PlanSizes::rows_per_layer() const { return page_rows(context) + 2 * (in_.options.sequences - 1); }

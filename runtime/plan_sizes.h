@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "memory/kv/layout.h"
+#include "memory/tier.h"
 #include "memory/weight_unit.h"
 #include "prefetch/copy_engine.h"
 
@@ -36,10 +37,13 @@ class PlanSizes {
   uint64_t small_bytes = 0;  // norms
   uint64_t workspace_bytes = 0;
   uint64_t host_input_bytes = 0;
+  uint64_t host_logit_bytes = 0;
   KvLayout layout;
 
   // Two lanes fetch, one spills; each has a staging ring of its own.
   uint64_t staging_bytes() const { return staged ? 3 * staging.bytes() : 0; }
+  // The process's own memory, or a GPU's context.
+  uint64_t process_in(Tier tier) const;
   // What a tier holds before any matrix or KV.
   uint64_t device_fixed() const;
   uint64_t host_fixed() const;

@@ -75,6 +75,7 @@ class Planner {
     plan_.small_bytes = sizes_.small_bytes;
     plan_.workspace_bytes = sizes_.workspace_bytes;
     plan_.host_input_bytes = sizes_.host_input_bytes;
+    plan_.host_logit_bytes = sizes_.host_logit_bytes;
     plan_.units = sizes_.units;
   }
 
@@ -154,9 +155,9 @@ class Planner {
     device.workspace = plan_.workspace_bytes;
     device.rings = plan_.weight_ring_bytes + plan_.kv_ring_bytes;
     host.rings = sizes_.staging_bytes();
-    TierPlan& process = in_.device.host_addressable() ? device : host;
-    process.process = in_.process_bytes;
-    process.workspace += plan_.host_input_bytes;
+    device.process = sizes_.process_in(Tier::device);
+    host.process = sizes_.process_in(Tier::host);
+    (in_.device.host_addressable() ? device : host).workspace += plan_.host_input_bytes + plan_.host_logit_bytes;
     SPILLWAY_CHECK(device.total() <= device.budget && host.total() <= host.budget && disk.kv <= disk.budget);
   }
 

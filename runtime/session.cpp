@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
 #include "memory/kv/layout.h"
 #include "runtime/process_memory.h"
@@ -28,28 +29,66 @@ uint64_t default_budget(uint64_t free) {
 }
 
 // A budget is the user's word, but what is not there cannot be reserved.
-void check_memory(const Plan& plan, const Device& device) {
-  uint64_t need = plan.tier(Tier::device).total();
-  if (device.host_addressable()) need += plan.tier(Tier::host).total();
-  const uint64_t free = device.free_bytes() + (device.host_addressable() ? process_memory().resident : 0);
+void check_memory(const char* kind, const char* flags, uint64_t need, uint64_t free) {
   if (need <= free) return;
-  throw Error(ErrorKind::fit,
-              fmt::format("does not fit: the plan takes {} of memory, but {} are free here; nearest fit: a budget "
-                          "(--device-mem, --host-mem) below that, or a smaller -c",
-                          format_bytes(need), format_bytes(free)));
+  throw Error(ErrorKind::fit, fmt::format("does not fit: the plan takes {} of {}, but {} are free here; nearest fit: a "
+                                          "budget ({}) below that, or a smaller -c",
+                                          format_bytes(need), kind, format_bytes(free), flags));
+}
+
+// Memory of the machine, and of the device where it has its own, that this process could have in all.
+uint64_t memory_for_us() { return free_memory_bytes() + process_memory().resident; }
+uint64_t memory_for_us(const Device& device) {
+  return device.host_addressable() ? memory_for_us() : device.free_bytes() + device.overhead_bytes();
+}
+
+void check_memory(const Plan& plan, const Device& device) {
+  const uint64_t on_device = plan.tier(Tier::device).total(), on_host = plan.tier(Tier::host).total();
+  if (device.host_addressable()) {
+    return check_memory("memory", "--device-mem, --host-mem", on_device + on_host, memory_for_us());
+  }
+  check_memory("device memory", "--device-mem", on_device, memory_for_us(device));
+  check_memory("host memory", "--host-mem", on_host, memory_for_us());
+}
+
+// The GPU, or null and why there is none for this.
+std::unique_ptr<Device> try_cuda(const Options& options, const ModelShape& shape, std::string* why_not) {
+  std::unique_ptr<Device> device;
+  try {
+    device = make_cuda_device(options.cuda, why_not);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::io) throw;
+    *why_not = error.what();
+  }
+  if (device == nullptr) return nullptr;
+  *why_not = device->ops().why_not(shape);
+  return why_not->empty() ? std::move(device) : nullptr;
 }
 
 }  // namespace
 
-ChosenDevice choose_device(const Options& options) {
+ChosenDevice choose_device(const Options& options, const ModelShape& shape) {
   if (options.device == DeviceChoice::reference) {
     return {make_reference_device(), "device: reference (double precision, for checking, slow)"};
   }
-  if (options.device == DeviceChoice::cuda) {
-    throw Error(ErrorKind::usage, "--device cuda: this build computes on the CPU only");
+  const bool wants_cuda = options.device == DeviceChoice::cuda;
+  if (wants_cuda && options.link_bytes_per_second > 0) {
+    throw Error(ErrorKind::usage, "--link-gbps emulates a link beside a CPU, and --device cuda has a real one");
+  }
+  // What is asked of a CPU alone chooses it.
+  const bool may_be_cuda =
+      options.device == DeviceChoice::automatic && options.link_bytes_per_second == 0 && options.isa == CpuIsa::best;
+  std::string why_not;
+  if (wants_cuda || may_be_cuda) {
+    if (auto device = try_cuda(options, shape, &why_not)) {
+      std::string said = fmt::format("device: {}{}", device->name(),
+                                     device->emulated() ? " (CUDA emulated on the CPU: its speed says nothing)" : "");
+      return {std::move(device), std::move(said)};
+    }
+    if (wants_cuda) throw Error(ErrorKind::io, "--device cuda: " + why_not);
   }
   ChosenDevice chosen{make_cpu_device({.threads = options.threads, .isa = options.isa}), {}};
-  chosen.said = fmt::format("device: {}", chosen.device->name());
+  chosen.said = fmt::format("device: {}{}{}", chosen.device->name(), why_not.empty() ? "" : "; ", why_not);
   return chosen;
 }
 
@@ -61,10 +100,11 @@ Machine measure_session(const Model& model, const Options& options, Device& devi
   wanted.types = {model.spec.layers.front().q.dtype};
   wanted.threads = options.threads;
   // The reference is for checking: its speed is of no use, and takes long to measure.
-  if (options.device == DeviceChoice::reference) wanted.measure = false;
+  if (options.device == DeviceChoice::reference || device.emulated()) wanted.measure = false;
   if (options.device_bytes) {
     // Inside the budget like all else; several buffers of that size may be alive at once.
-    const uint64_t taken = process_memory().resident + kProcessMargin;
+    const uint64_t taken =
+        device.host_addressable() ? process_memory().resident + kProcessMargin : device.overhead_bytes();
     const uint64_t left = *options.device_bytes > taken ? *options.device_bytes - taken : 0;
     wanted.most_bytes = std::min(wanted.most_bytes, left / 3);
     wanted.measure = wanted.measure && wanted.most_bytes >= kLeastToMeasure;
@@ -88,9 +128,11 @@ Plan plan_session(const Model& model, Options& options, const Device& device, Op
       process_memory().resident + kProcessMargin + static_cast<uint64_t>(device.workers()) * kMarginPerWorker;
   if (!options.device_bytes) {
     // What the process holds already is not free any more, but is inside the budget.
-    options.device_bytes =
-        default_budget(device.free_bytes() + process_memory().resident - options.host_bytes.value_or(0));
+    const uint64_t host = device.host_addressable() ? options.host_bytes.value_or(0) : 0;
+    const uint64_t free = memory_for_us(device);
+    options.device_bytes = default_budget(free - std::min(free, host));
   }
+  if (!options.host_bytes && !device.host_addressable()) options.host_bytes = default_budget(memory_for_us());
   if (options.context <= 0) options.context = model.spec.shape.context;
   Plan plan = make_plan({.options = options,
                          .spec = model.spec,

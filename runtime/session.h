@@ -17,7 +17,9 @@ struct ChosenDevice {
   std::unique_ptr<Device> device;
   std::string said;
 };
-ChosenDevice choose_device(const Options& options);
+// automatic: a GPU where module, driver and GPU are there and its kernels know the model, else the CPU. Throws
+// Error(io) where a GPU was asked for and cannot be had, Error(usage) for wishes that do not go together.
+ChosenDevice choose_device(const Options& options, const ModelShape& shape);
 
 // The machine's measured limits, from the cache where they are known: about a second otherwise, in at most a quarter of
 // the device's budget. `cache_file`: where they are kept.
@@ -26,8 +28,9 @@ Machine measure_session(const Model& model, const Options& options, Device& devi
 // What the planner needs of them for this model.
 Limits limits_of(const Machine& machine, const Model& model, const Options& options);
 
-// Fills in the budgets that were not given: most of what is free on the device, leaving headroom; and the context: at
-// most the model's. Then plans. Throws Error(fit) before anything is reserved.
+// Fills in the budgets that were not given: most of what is free on the device (beside a GPU, of the host too), a
+// twentieth and at least 192 MiB being left; and the context: at most the model's. Then plans. Throws Error(fit) before
+// anything is reserved.
 Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits);
 
 // One line of where things are: for the start of a run.

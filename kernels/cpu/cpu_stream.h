@@ -22,6 +22,7 @@ class CpuStream final : public Stream {
   const std::string& name() const override;
   void copy(void* destination, const void* source, uint64_t bytes) override;
   void wait_for(const Event& event) override;
+  bool orders(const Event& event) const override { return event.timeline == this; }
   Event record() override;
   void synchronize() override;
   bool done(uint64_t ticket) override;

@@ -23,8 +23,11 @@ inline constexpr uint32_t kAllLanes = 0xffffffffu;
 #ifdef SPILLWAY_CUDA_EMULATED
 
 using namespace emulation;
+inline constexpr bool kEmulated = true;
 
 #else
+
+inline constexpr bool kEmulated = false;
 
 // An array in shared memory, or a part of one. A plain pointer here; the emulation checks each access through it.
 template <typename T>

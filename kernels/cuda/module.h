@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 5;
+inline constexpr uint32_t kCudaTableVersion = 6;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -23,6 +23,7 @@ struct CudaDeviceInfo {
   int32_t major;  // compute capability
   int32_t minor;
   int32_t multiprocessors;
+  int32_t emulated;  // not zero: the tests' double
   uint64_t total_bytes;
 };
 
@@ -146,6 +147,8 @@ struct SpillwayCudaTable {
   // Devices. device_count fails where there is no driver or no device.
   spillway::CudaProblem (*device_count)(int32_t* count);
   spillway::CudaProblem (*device_info)(int32_t device, spillway::CudaDeviceInfo* info);
+  // Makes the device's context, once; `taken`: device memory that it takes, with the code it will load.
+  spillway::CudaProblem (*open_device)(int32_t device, uint64_t* taken);
   spillway::CudaProblem (*use_device)(int32_t device);  // for the calling thread
   spillway::CudaProblem (*free_bytes)(uint64_t* bytes);
 
@@ -154,6 +157,9 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*release)(void* block);
   spillway::CudaProblem (*reserve_host)(uint64_t bytes, void** block);
   spillway::CudaProblem (*release_host)(void* block);
+  // The same for memory that is there already, whole pages of it. A copy stays within one such block.
+  spillway::CudaProblem (*pin_host)(void* block, uint64_t bytes);
+  spillway::CudaProblem (*unpin_host)(void* block);
 
   // Order.
   spillway::CudaProblem (*make_stream)(spillway::CudaStream* stream);
@@ -166,6 +172,9 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*event_done)(spillway::CudaEvent event, bool* done);
   spillway::CudaProblem (*event_wait)(spillway::CudaEvent event);
   spillway::CudaProblem (*copy)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+  // A few bytes of any host memory, taken before the call returns, to device memory; past the copies that are queued.
+  // All multiples of 4.
+  spillway::CudaProblem (*put)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
 
   // Ranges and names for a profiler that the process runs under (NVTX, domain "spillway"); nothing where it runs under
   // none. Ranges nest, thread by thread; bytes > 0 become the range's payload.

@@ -68,8 +68,8 @@ TEST(MetricsTest, JsonHasTheNamesOfTheInterface) {
   EXPECT_EQ(json["bytes"]["device_to_host"]["kv_spill"], 8 * kMiB);
   ASSERT_EQ(json["bytes"].size(), 4u);
   for (const char* link : {"disk_read", "disk_write", "host_to_device", "device_to_host"}) {
-    ASSERT_EQ(json["bytes"][link].size(), 4u) << link;
-    for (const char* cause : {"weights", "kv_fetch", "kv_repair", "kv_spill"}) {
+    ASSERT_EQ(json["bytes"][link].size(), 5u) << link;
+    for (const char* cause : {"weights", "kv_fetch", "kv_repair", "kv_spill", "activations"}) {
       EXPECT_TRUE(json["bytes"][link][cause].is_number_unsigned()) << link << " " << cause;
     }
   }

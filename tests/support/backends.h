@@ -34,13 +34,18 @@ struct Backend {
   bool fused = true;
   // In products with quantised weights, activations become int8 by blocks of 32 (kernels/cpu/kernels.h).
   bool quantises_activations = true;
+  // A decode step takes the very steps of prefill, so that the two agree to the bit.
+  bool decodes_as_prefill = true;
+  // What a query does not see is left out; else it weighs nothing, and what is no number shows all the same.
+  bool leaves_out_the_unseen = true;
+  bool emulated = false;  // slow: fewer cases of the large sizes
 
   bool has(OpKind op) const { return (ops & static_cast<uint32_t>(op)) != 0; }
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Backend& backend) { return out << backend.name; }
 
-// Those that this machine can run.
+// Those that this machine can run; the CUDA kernels under emulation, and on a GPU where there is one.
 std::vector<Backend> backends();
 
 }  // namespace spillway

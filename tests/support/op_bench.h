@@ -21,26 +21,34 @@ inline constexpr double kRounding = 0x1p-24;
 class BenchBytes {
  public:
   BenchBytes(Device& device, uint64_t bytes)
-      : device_(device), reserved_(bytes + 64), here_(bytes), there_(device.reserve(reserved_)) {}
-  ~BenchBytes() { device_.release(there_, reserved_); }
+      : device_(device),
+        size_(bytes),
+        reserved_(bytes + 64),
+        here_(device.reserve_host(reserved_)),
+        there_(device.reserve(reserved_)) {}
+  ~BenchBytes() {
+    device_.release_host(here_, reserved_);
+    device_.release(there_, reserved_);
+  }
   BenchBytes(const BenchBytes&) = delete;
 
-  std::byte* here() { return here_.data(); }
+  std::byte* here() { return here_; }
   std::byte* there() { return there_; }
-  uint64_t size() const { return here_.size(); }
+  uint64_t size() const { return size_; }
   void upload(Stream& stream) {
-    if (!here_.empty()) stream.copy(there_, here_.data(), here_.size());
+    stream.copy(there_, here_, size_);
     stream.synchronize();
   }
   void download(Stream& stream) {
-    if (!here_.empty()) stream.copy(here_.data(), there_, here_.size());
+    stream.copy(here_, there_, size_);
     stream.synchronize();
   }
 
  private:
   Device& device_;
+  uint64_t size_;
   uint64_t reserved_;
-  std::vector<std::byte> here_;
+  std::byte* here_;
   std::byte* there_;
 };
 

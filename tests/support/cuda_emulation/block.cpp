@@ -79,6 +79,7 @@ void Block::start(const std::function<void()>& kernel, size_t dynamic_bytes) {
   epoch_ = 1;
   shared_.reset(dynamic_bytes);
   threads_.assign(count_, {});
+  meetings_.fill({});
   ready_.clear();
   while (fibers_.size() < count_) fibers_.push_back(std::make_unique<Fiber>());
   for (uint32_t t = 0; t < count_; t++) {
@@ -98,6 +99,7 @@ void Block::enter(void* block) {
     self.failure_ = std::current_exception();
   }
   self.threads_[thread].state = State::ended;
+  self.meetings_[thread / kWarpSize].ended |= 1u << (thread % kWarpSize);
   self.ended_++;
 }
 
@@ -134,6 +136,18 @@ uint64_t Block::warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t oper
   thread.operand = operand;
   thread.where = where;
   thread.state = State::at_warp;
+  if (arrive(first_lane, verb, mask, where)) meet(first_lane, mask);
+  wait();
+  return thread.result;
+}
+
+// Whether all of the mask are there now.
+bool Block::arrive(uint32_t first_lane, WarpVerb verb, uint32_t mask, const std::source_location& where) {
+  Meeting& meeting = meetings_[first_lane / kWarpSize];
+  if (meeting.waiting == 0) meeting = {.ended = meeting.ended, .verb = verb, .mask = mask};
+  meeting.alike = meeting.alike && meeting.verb == verb && meeting.mask == mask;
+  meeting.waiting |= 1u << (running_ - first_lane);
+  if (meeting.alike && (mask & meeting.ended) == 0) return (meeting.waiting & mask) == mask;
   bool all_here = true;
   for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
     const uint32_t other = first_lane + static_cast<uint32_t>(std::countr_zero(rest));
@@ -149,15 +163,14 @@ uint64_t Block::warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t oper
     }
     all_here = all_here && peer.state == State::at_warp;
   }
-  if (all_here) meet(first_lane, mask);
-  wait();
-  return thread.result;
+  return all_here;
 }
 
 void Block::meet(uint32_t first_lane, uint32_t mask) {
   const WarpVerb verb = threads_[running_].verb;
+  meetings_[first_lane / kWarpSize].waiting &= ~mask;
   uint64_t ballot = 0;
-  for (uint32_t lane = 0; lane < kWarpSize; lane++) {
+  for (uint32_t lane = 0; verb == WarpVerb::ballot && lane < kWarpSize; lane++) {
     if ((mask >> lane & 1) != 0 && threads_[first_lane + lane].value != 0) ballot |= uint64_t{1} << lane;
   }
   if (verb == WarpVerb::sync) join(first_lane, mask);

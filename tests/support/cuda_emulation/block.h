@@ -102,9 +102,19 @@ class Block {
     uint32_t groups = 0;  // committed
   };
 
+  // Who of a warp waits for the others, and at what. Alike: all of them at the same verb with the same mask.
+  struct Meeting {
+    uint32_t waiting = 0;
+    uint32_t ended = 0;
+    WarpVerb verb{};
+    uint32_t mask = 0;
+    bool alike = true;
+  };
+
   static void enter(void* thread);
   void start(const std::function<void()>& kernel, size_t dynamic_bytes);
   void wait();
+  bool arrive(uint32_t first_lane, WarpVerb verb, uint32_t mask, const std::source_location& where);
   void meet(uint32_t first_lane, uint32_t mask);
   void join(uint32_t first_lane, uint32_t mask);
   void compute(WarpVerb verb, uint32_t first_lane) const;
@@ -114,6 +124,7 @@ class Block {
 
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Thread> threads_;
+  std::array<Meeting, kMostThreads / kWarpSize> meetings_;
   std::vector<uint32_t> ready_;
   const std::function<void()>* kernel_ = nullptr;
   std::exception_ptr failure_;

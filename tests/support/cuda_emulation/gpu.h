@@ -17,6 +17,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define threadIdx (::spillway::emulation::Block::current().thread_index())
 #define blockIdx (::spillway::emulation::Block::current().block_index())
 #define blockDim (::spillway::emulation::Block::current().block_size())

@@ -10,7 +10,11 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <unordered_map>
+#include <utility>
 #include <vector>
+
+#include "kernels/cuda/device_memory.cuh"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -23,6 +27,7 @@ constexpr size_t kGuardBytes = 256;
 constexpr std::byte kGuard{0xa5};
 constexpr std::byte kGarbage{0xcb};
 constexpr size_t kDeviceBytes = size_t{4} << 30;
+constexpr size_t kContextBytes = size_t{1} << 20;
 
 struct EventState {
   uint64_t recorded = 0;
@@ -42,6 +47,7 @@ struct Memory {
   std::byte* raw = nullptr;
   size_t bytes = 0;
   bool device = false;
+  bool registered = false;  // not ours: pinned, without guards
 };
 
 void poison([[maybe_unused]] const void* data, [[maybe_unused]] size_t bytes) {
@@ -76,10 +82,16 @@ class Machine {
   Likeness likeness;
   RandomBits random{1};
   std::vector<std::unique_ptr<FakeStream>> streams;
-  std::vector<std::unique_ptr<FakeEvent>> events;
+  std::unordered_map<const FakeEvent*, std::unique_ptr<FakeEvent>> events;
+  size_t most_pinned = SIZE_MAX;
+  size_t taken = 0;  // of the device, by others
+  bool context = false;
 
+  size_t device_room() const { return kDeviceBytes - std::min(kDeviceBytes, reserved() + taken); }
   cudaError_t reserve(void** block, size_t bytes, bool device);
   cudaError_t release(void* block, bool device);
+  cudaError_t pin(void* block, size_t bytes);
+  cudaError_t unpin(void* block);
   const Memory* find(const void* data, size_t bytes, const std::byte** start = nullptr) const;
   size_t reserved() const;
   void check_empty() const;
@@ -108,7 +120,7 @@ Machine& machine() {
 cudaError_t Machine::reserve(void** block, size_t bytes, bool device) {
   *block = nullptr;
   if (bytes == 0) return cudaSuccess;
-  if (device && reserved() + bytes > kDeviceBytes) return cudaErrorMemoryAllocation;
+  if (device && bytes > device_room()) return cudaErrorMemoryAllocation;
   const size_t total = (bytes + 3 * kGuardBytes - 1) / kGuardBytes * kGuardBytes;
   auto* raw = static_cast<std::byte*>(std::aligned_alloc(kGuardBytes, total));
   if (raw == nullptr) return cudaErrorMemoryAllocation;
@@ -125,13 +137,35 @@ cudaError_t Machine::reserve(void** block, size_t bytes, bool device) {
 cudaError_t Machine::release(void* block, bool device) {
   if (block == nullptr) return cudaSuccess;
   const auto found = memory_.find(static_cast<std::byte*>(block));
-  if (found == memory_.end() || found->second.device != device) return cudaErrorInvalidValue;
+  if (found == memory_.end() || found->second.device != device || found->second.registered) {
+    return cudaErrorInvalidValue;
+  }
   if (!idle()) fault("memory is released while streams have work");
   check_guards();
   const Memory memory = found->second;
   memory_.erase(found);
   unpoison(memory.raw, memory.bytes + 2 * kGuardBytes);
   std::free(memory.raw);
+  return cudaSuccess;
+}
+
+cudaError_t Machine::pin(void* block, size_t bytes) {
+  size_t pinned = 0;
+  const auto* at = static_cast<const std::byte*>(block);
+  for (const auto& [start, memory] : memory_) {
+    if (at < start + memory.bytes && start < at + bytes) return cudaErrorHostMemoryAlreadyRegistered;
+    pinned += memory.registered ? memory.bytes : 0;
+  }
+  if (bytes > most_pinned - std::min(most_pinned, pinned)) return cudaErrorMemoryAllocation;
+  memory_[at] = {nullptr, bytes, false, true};
+  return cudaSuccess;
+}
+
+cudaError_t Machine::unpin(void* block) {
+  const auto found = memory_.find(static_cast<std::byte*>(block));
+  if (found == memory_.end() || !found->second.registered) return cudaErrorHostMemoryNotRegistered;
+  if (!idle()) fault("memory is unpinned while streams have work");
+  memory_.erase(found);
   return cudaSuccess;
 }
 
@@ -159,6 +193,7 @@ void Machine::drop_all() {
   streams.clear();
   events.clear();
   for (const auto& [start, memory] : memory_) {
+    if (memory.registered) continue;
     unpoison(memory.raw, memory.bytes + 2 * kGuardBytes);
     std::free(memory.raw);
   }
@@ -215,6 +250,7 @@ void Machine::set_device_access(bool open) {
 
 void Machine::check_guards() const {
   for (const auto& [start, memory] : memory_) {
+    if (memory.registered) continue;
     unpoison(memory.raw, kGuardBytes);
     unpoison(start + memory.bytes, kGuardBytes);
     const auto intact = [](const std::byte* zone) {
@@ -241,9 +277,8 @@ FakeStream& existing(cudaStream_t stream) {
 }
 
 FakeEvent& existing(cudaEvent_t event) {
-  for (const auto& known : machine().events) {
-    if (known.get() == event) return *known;
-  }
+  const auto found = machine().events.find(event);
+  if (found != machine().events.end()) return *found->second;
   fault("an event that does not exist");
 }
 
@@ -256,6 +291,8 @@ void restart(uint64_t seed) {
   machine().random = RandomBits(seed);
   machine().presence = Presence::device;
   machine().likeness = {};
+  machine().most_pinned = SIZE_MAX;
+  machine().taken = 0;
 }
 
 void abandon() {
@@ -271,6 +308,16 @@ void set_presence(Presence presence) {
 void set_likeness(Likeness likeness) {
   Lock lock(machine().mutex);
   machine().likeness = likeness;
+}
+
+void limit_pinned(size_t bytes) {
+  Lock lock(machine().mutex);
+  machine().most_pinned = bytes;
+}
+
+void take_device_memory(size_t bytes) {
+  Lock lock(machine().mutex);
+  machine().taken = bytes;
 }
 
 void check_addressable(const void* data, size_t bytes) {
@@ -298,6 +345,10 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorHostMemoryAlreadyRegistered:
+      return "part or all of the requested memory range is already mapped";
+    case cudaErrorHostMemoryNotRegistered:
+      return "pointer does not correspond to a registered memory region";
     case cudaErrorNotSupported:
       return "operation not supported";
   }
@@ -348,12 +399,16 @@ cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) {
+  Lock lock(machine().mutex);
+  machine().context = machine().context || device == 0;
+  return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
 
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   Lock lock(machine().mutex);
   *total = kDeviceBytes;
-  *available = kDeviceBytes - machine().reserved();
+  *available = machine().device_room() - std::min(machine().device_room(), kContextBytes);
   return cudaSuccess;
 }
 
@@ -375,6 +430,16 @@ cudaError_t cudaHostAlloc(void** block, size_t bytes, unsigned) {
 cudaError_t cudaFreeHost(void* block) {
   Lock lock(machine().mutex);
   return machine().release(block, false);
+}
+
+cudaError_t cudaHostRegister(void* block, size_t bytes, unsigned) {
+  Lock lock(machine().mutex);
+  return machine().pin(block, bytes);
+}
+
+cudaError_t cudaHostUnregister(void* block) {
+  Lock lock(machine().mutex);
+  return machine().unpin(block);
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
@@ -408,15 +473,16 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   Lock lock(machine().mutex);
-  machine().events.push_back(std::make_unique<FakeEvent>());
-  *event = machine().events.back().get();
+  auto made = std::make_unique<FakeEvent>();
+  *event = made.get();
+  machine().events[made.get()] = std::move(made);
   return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   Lock lock(machine().mutex);
   existing(event);
-  std::erase_if(machine().events, [event](const auto& known) { return known.get() == event; });
+  machine().events.erase(event);
   return cudaSuccess;
 }
 
@@ -446,14 +512,22 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 
 cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   Lock lock(machine().mutex);
+  const bool pageable =
+      machine().most_pinned != SIZE_MAX && (!machine().find(destination, bytes) || !machine().find(source, bytes));
   const auto run = [=] {
-    check_addressable(destination, bytes);
-    check_addressable(source, bytes);
+    if (!pageable) {
+      check_addressable(destination, bytes);
+      check_addressable(source, bytes);
+    }
     std::memmove(destination, source, bytes);
   };
-  check_addressable(destination, bytes);
-  check_addressable(source, bytes);
-  existing(stream).queue.push_back({run, nullptr, 0});
+  if (!pageable) {
+    check_addressable(destination, bytes);
+    check_addressable(source, bytes);
+  }
+  FakeStream& queue = existing(stream);
+  queue.queue.push_back({run, nullptr, 0});
+  if (pageable) machine().run_until([&] { return queue.queue.empty(); });
   return cudaSuccess;
 }
 
@@ -469,3 +543,13 @@ cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dyna
 }
 
 }  // namespace spillway::emulation
+
+namespace spillway::cuda {
+
+bool free_without_context(int, uint64_t* bytes) {
+  emulation::Lock lock(emulation::machine().mutex);
+  *bytes = emulation::machine().device_room() - (emulation::machine().context ? emulation::kContextBytes : 0);
+  return true;
+}
+
+}  // namespace spillway::cuda

@@ -31,6 +31,11 @@ struct Likeness {
   int multiprocessors = 1;
 };
 void set_likeness(Likeness likeness);
+// From now on no more host memory than this is pinned: cudaHostRegister is refused beyond it. And copies from memory
+// that is not pinned, a fault otherwise, are made as the real runtime makes them: at once, when the stream has run.
+void limit_pinned(size_t bytes);
+// From now on so much of the device is taken by others.
+void take_device_memory(size_t bytes);
 // A Fault unless [data, data + bytes) lies in one reserved block, of device memory or pinned.
 void check_addressable(const void* data, size_t bytes);
 
@@ -42,6 +47,8 @@ enum cudaError_t : int {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
+  cudaErrorHostMemoryAlreadyRegistered = 712,
+  cudaErrorHostMemoryNotRegistered = 713,
   cudaErrorNotSupported = 801,
 };
 const char* cudaGetErrorString(cudaError_t error);
@@ -72,6 +79,9 @@ cudaError_t cudaFree(void* block);
 inline constexpr unsigned cudaHostAllocPortable = 1;
 cudaError_t cudaHostAlloc(void** block, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* block);
+inline constexpr unsigned cudaHostRegisterPortable = 1;
+cudaError_t cudaHostRegister(void* block, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void* block);
 
 struct FakeStream;
 struct FakeEvent;

@@ -1,0 +1,257 @@
+#include "kernels/cuda_ops.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <span>
+
+#include "kernels/check.h"
+#include "kernels/cuda_stream.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kScratchAlignment = 256;
+constexpr uint64_t kDescriptorBytes = 64 << 10;  // the ring
+constexpr uint64_t kDescriptorAlignment = 16;
+constexpr int kMostHeadDim = 128;  // of the attention kernels
+
+uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
+
+bool is_f32(const View& v, int64_t rows, int64_t cols) {
+  return v.dtype == DType::f32 && v.rows == rows && v.cols == cols;
+}
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(CudaContext& context) : context_(context), table_(context.table()) {}
+
+  const char* name() const override { return context_.info().emulated != 0 ? "cuda (emulated)" : "cuda"; }
+
+  std::string why_not(const ModelShape& shape) const override {
+    if (shape.head_dim % 8 == 0 && shape.head_dim <= kMostHeadDim) return {};
+    return fmt::format("the CUDA kernels know heads of a multiple of 8 up to {} elements, this model has {}",
+                       kMostHeadDim, shape.head_dim);
+  }
+
+  uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
+    const int64_t widest = std::max({shape.hidden, shape.q_width(), shape.ffn});
+    return kScratchAlignment + kDescriptorBytes +
+           align(cuda_matvec_scratch_bytes(rows, align(static_cast<uint64_t>(widest), 32)), kScratchAlignment);
+  }
+
+  void set_scratch(std::byte* data, uint64_t bytes) override {
+    const uint64_t address = reinterpret_cast<uintptr_t>(data);
+    const uint64_t skip = align(address, kScratchAlignment) - address;
+    ring_ = product_ = nullptr;
+    product_bytes_ = 0;
+    if (data == nullptr) return;
+    SPILLWAY_CHECK(bytes >= skip + kDescriptorBytes);
+    ring_ = data + skip;
+    ring_used_ = 0;
+    product_ = ring_ + kDescriptorBytes;
+    product_bytes_ = bytes - skip - kDescriptorBytes;
+  }
+
+  void dequantize(Stream& stream, View rows, View out) override {
+    SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
+    SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
+    const CudaDequantize arguments = {.rows = rows, .out = out};
+    enqueue(stream, "dequantize", table_.dequantize, arguments);
+  }
+
+  void norm(Stream& stream, View x, View weight, float eps, View out) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols) && is_f32(weight, 1, x.cols));
+    const CudaNorm arguments = {.x = x, .weight = weight, .out = out, .eps = eps};
+    enqueue(stream, "norm", table_.norm, arguments);
+  }
+
+  void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
+    for (const MatmulPart& part : parts) {
+      SPILLWAY_CHECK(part.weight.cols == x.cols && is_f32(part.out, x.rows, part.weight.rows));
+    }
+    const CudaMatvec arguments = {.x = x,
+                                  .parts = parts.data(),
+                                  .parts_count = static_cast<int32_t>(parts.size()),
+                                  .scratch = product_,
+                                  .scratch_bytes = product_bytes_};
+    enqueue(stream, "matvec", table_.matvec, arguments);
+  }
+
+  void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
+    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && x.cols % head_dim == 0);
+    SPILLWAY_CHECK(is_f32(table, x.rows, table.cols) && table.cols % 2 == 0 && table.cols <= head_dim);
+    const CudaRotate arguments = {.x = x, .table = table, .head_dim = head_dim, .style = style};
+    enqueue(stream, "rotate", table_.rotate, arguments);
+  }
+
+  void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
+    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
+    SPILLWAY_CHECK(is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
+    CudaAppend arguments = {.k = k, .v = v, .format = format, .runs = nullptr, .runs_count = 0, .rows = 0};
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
+      arguments.rows = std::max(arguments.rows, run.count);
+    }
+    in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
+      arguments.runs = there;
+      arguments.runs_count = count;
+      enqueue(stream, "append", table_.append, arguments);
+    });
+  }
+
+  void rotate_append(Stream& stream, const NewTokens& tokens, const KvFormat& format,
+                     std::span<const AppendRun> runs) override {
+    const auto& [q, k, v, style, table] = tokens;
+    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
+    SPILLWAY_CHECK(is_f32(q, k.rows, q.cols) && is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
+    SPILLWAY_CHECK(is_f32(table, k.rows, table.cols) && runs.size_bytes() <= kDescriptorBytes);
+    CudaRotateAppend arguments = {.q = q,
+                                  .k = k,
+                                  .v = v,
+                                  .table = table,
+                                  .style = style,
+                                  .format = format,
+                                  .runs = nullptr,
+                                  .runs_count = 0,
+                                  .rows = 0};
+    for (const AppendRun& run : runs) {
+      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
+      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
+      arguments.rows = std::max(arguments.rows, run.count);
+    }
+    in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
+      arguments.runs = there;
+      arguments.runs_count = count;
+      enqueue(stream, "rotate_append", table_.rotate_append, arguments);
+    });
+  }
+
+  void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
+    check_attention(q, shape, states);
+    for (const SpanTask& task : tasks) {
+      check_span(task.span);
+      SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
+    }
+    CudaAttend arguments = {.q = q, .states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0};
+    in_pieces(stream, tasks, [&](const SpanTask* there, int32_t count, size_t) {
+      arguments.tasks = there;
+      arguments.tasks_count = count;
+      enqueue(stream, "attend", table_.attend, arguments);
+    });
+  }
+
+  void attend_chunk(Stream& stream, View q, int first_position, const AttendShape& shape, std::span<const KvSpan> spans,
+                    View states, bool fresh) override {
+    check_attention(q, shape, states);
+    SPILLWAY_CHECK(states.rows == q.rows);
+    for (const KvSpan& span : spans) check_span(span);
+    CudaAttendChunk arguments = {.q = q,
+                                 .states = states,
+                                 .shape = shape,
+                                 .spans = nullptr,
+                                 .spans_count = 0,
+                                 .first_position = first_position,
+                                 .fresh = fresh};
+    if (spans.empty()) return enqueue(stream, "attend_chunk", table_.attend_chunk, arguments);
+    in_pieces(stream, spans, [&](const KvSpan* there, int32_t count, size_t first) {
+      arguments.spans = there;
+      arguments.spans_count = count;
+      arguments.fresh = fresh && first == 0;
+      enqueue(stream, "attend_chunk", table_.attend_chunk, arguments);
+    });
+  }
+
+  void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
+             View out) override {
+    check_attention(out, shape, states);
+    for (const MergeTask& task : tasks) {
+      SPILLWAY_CHECK(task.row >= 0 && task.row < out.rows && task.count >= 0 && task.first_slot >= 0);
+      SPILLWAY_CHECK(int64_t{task.first_slot} + task.count <= states.rows);
+    }
+    CudaMerge arguments = {.states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0, .out = out};
+    in_pieces(stream, tasks, [&](const MergeTask* there, int32_t count, size_t) {
+      arguments.tasks = there;
+      arguments.tasks_count = count;
+      enqueue(stream, "merge", table_.merge, arguments);
+    });
+  }
+
+  void swiglu(Stream& stream, View gate, View up, View out) override {
+    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(up, out.rows, out.cols) &&
+                   is_f32(out, out.rows, out.cols));
+    const CudaSwiglu arguments = {.gate = gate, .up = up, .out = out};
+    enqueue(stream, "swiglu", table_.swiglu, arguments);
+  }
+
+  void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
+    SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
+    SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
+    SPILLWAY_CHECK(choice.penalised.size() <= kMostPenalised);
+    for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
+    CudaCandidates arguments = {.logits = logits,
+                                .out = out,
+                                .penalised = nullptr,
+                                .penalised_count = 0,
+                                .penalty = choice.penalty,
+                                .k = choice.k};
+    static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);
+    if (choice.penalised.empty()) return enqueue(stream, "candidates", table_.candidates, arguments);
+    in_pieces(stream, choice.penalised, [&](const int32_t* there, int32_t count, size_t) {
+      arguments.penalised = there;
+      arguments.penalised_count = count;
+      enqueue(stream, "candidates", table_.candidates, arguments);
+    });
+  }
+
+ private:
+  template <typename Arguments>
+  static void enqueue(Stream& stream, const char* what, CudaProblem (*function)(CudaStream, const Arguments*),
+                      const Arguments& arguments) {
+    static_cast<CudaDeviceStream&>(stream).enqueue(what, function, &arguments);
+  }
+
+  // Puts descriptors on the device and calls use(there, count, index of the first): once, or for one ringful after
+  // another. A place of the ring is written again in the stream's order, after its readers: so one stream at a time
+  // computes.
+  template <typename T, typename Use>
+  void in_pieces(Stream& stream, std::span<const T> all, const Use& use) {
+    constexpr size_t kMost = kDescriptorBytes / sizeof(T);
+    SPILLWAY_CHECK(ring_ != nullptr || all.empty());
+    for (size_t first = 0; first < all.size(); first += kMost) {
+      const std::span<const T> piece = all.subspan(first, std::min(kMost, all.size() - first));
+      if (ring_used_ + piece.size_bytes() > kDescriptorBytes) ring_used_ = 0;
+      std::byte* there = ring_ + ring_used_;
+      ring_used_ += align(piece.size_bytes(), kDescriptorAlignment);
+      static_cast<CudaDeviceStream&>(stream).enqueue("descriptors", table_.put, static_cast<void*>(there),
+                                                     static_cast<const void*>(piece.data()), piece.size_bytes());
+      use(reinterpret_cast<const T*>(there), static_cast<int32_t>(piece.size()), first);
+    }
+  }
+
+  static void check_attention(const View& q, const AttendShape& shape, const View& states) {
+    SPILLWAY_CHECK(shape.format.kv_heads > 0 && shape.heads % shape.format.kv_heads == 0);
+    SPILLWAY_CHECK(is_f32(q, q.rows, int64_t{shape.heads} * shape.format.head_dim));
+    SPILLWAY_CHECK(is_f32(states, states.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
+  }
+
+  static void check_span(const KvSpan& span) {
+    SPILLWAY_CHECK(span.tokens >= 0 && span.tokens <= kSpanTokens);
+    for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
+  }
+
+  CudaContext& context_;
+  const SpillwayCudaTable& table_;
+  std::byte* ring_ = nullptr;  // of descriptors
+  uint64_t ring_used_ = 0;
+  std::byte* product_ = nullptr;  // scratch of the matrix products
+  uint64_t product_bytes_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_cuda_ops(CudaContext& context) { return std::make_unique<CudaOps>(context); }
+
+}  // namespace spillway

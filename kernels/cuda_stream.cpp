@@ -1,0 +1,101 @@
+#include "kernels/cuda_stream.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+
+namespace spillway {
+
+CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name) : context_(context), name_(std::move(name)) {
+  const auto must = [&](CudaProblem problem) {
+    if (problem == nullptr) return;
+    throw Error(ErrorKind::io, fmt::format("{}: no stream \"{}\": {}", context_.device_name(), name_, problem));
+  };
+  must(context_.ask(context_.table().make_stream, &stream_));
+  context_.table().name_stream(stream_, name_.c_str());
+  events_.resize(kEvents);
+  for (CudaEvent& event : events_) must(context_.ask(context_.table().make_event, &event));
+}
+
+CudaDeviceStream::~CudaDeviceStream() {
+  const SpillwayCudaTable& table = context_.table();
+  context_.ask(table.synchronize, stream_);
+  for (CudaEvent event : events_) context_.ask(table.end_event, event);
+  context_.ask(table.end_stream, stream_);
+}
+
+// A copy stays within one pinned block on either side.
+void CudaDeviceStream::copy(void* destination, const void* source, uint64_t bytes) {
+  auto* to = static_cast<std::byte*>(destination);
+  const auto* from = static_cast<const std::byte*>(source);
+  while (bytes > 0) {
+    const uint64_t run = context_.run_length(from, context_.run_length(to, bytes));
+    enqueue("copy", context_.table().copy, to, from, run);
+    to += run;
+    from += run;
+    bytes -= run;
+  }
+}
+
+CudaDeviceStream* CudaDeviceStream::sibling(const Event& event) const {
+  auto* other = dynamic_cast<CudaDeviceStream*>(event.timeline);
+  return other != nullptr && &other->context_ == &context_ ? other : nullptr;
+}
+
+bool CudaDeviceStream::orders(const Event& event) const {
+  return event.timeline == nullptr || sibling(event) != nullptr || event.done();
+}
+
+void CudaDeviceStream::wait_for(const Event& event) {
+  const Event submitted = event.submitted();
+  if (submitted.timeline == nullptr || submitted.timeline == this) return;
+  const CudaDeviceStream* other = sibling(submitted);
+  if (other == nullptr) return submitted.wait();
+  if (!other->known_done(submitted.ticket)) {
+    enqueue("wait", context_.table().wait_for, other->event_of(submitted.ticket));
+  }
+}
+
+Event CudaDeviceStream::record() {
+  if (!changed_) return {this, recorded_};
+  const uint64_t ticket = recorded_ + 1;
+  if (ticket > kEvents) wait(ticket - kEvents);
+  context_.call("record", context_.table().record, event_of(ticket), stream_);
+  recorded_ = ticket;
+  changed_ = false;
+  return {this, ticket};
+}
+
+void CudaDeviceStream::synchronize() {
+  const CudaProblem problem = context_.ask(context_.table().synchronize, stream_);  // whatever failed before
+  context_.note("synchronize", problem);
+  raise_done(recorded_);
+  context_.throw_failure();
+}
+
+bool CudaDeviceStream::done(uint64_t ticket) {
+  if (known_done(ticket)) return true;
+  bool done = true;
+  // After a failure everything counts as done; synchronize() says what failed.
+  if (!context_.call("query", context_.table().event_done, event_of(ticket), &done)) done = true;
+  if (done) raise_done(ticket);
+  // A later ticket may have taken the event, and so this one is done.
+  return done || known_done(ticket);
+}
+
+void CudaDeviceStream::wait(uint64_t ticket) {
+  if (known_done(ticket)) return;
+  context_.call("wait", context_.table().event_wait, event_of(ticket));
+  raise_done(ticket);
+}
+
+void CudaDeviceStream::raise_done(uint64_t ticket) {
+  uint64_t known = done_.load(std::memory_order_relaxed);
+  while (known < ticket && !done_.compare_exchange_weak(known, ticket, std::memory_order_acq_rel)) {
+  }
+}
+
+}  // namespace spillway

@@ -1,0 +1,61 @@
+// CudaDeviceStream: a CUDA stream as a Stream. Its events come from a ring of CUDA events, so that nothing is made in a
+// step.
+//
+// The device waits for what is on other streams of the device by itself. What is not (the disk, a worker of the CPU) it
+// cannot wait for: wait_for() then holds the enqueuing thread until that operation has been handed to a stream of the
+// device, which is where bytes from disk end up (prefetch/copy_engine.h), and lets the device wait for the rest. So
+// whatever a stream of the device waits for has been enqueued before: nothing enqueued can wait for ever.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda_context.h"
+#include "kernels/device.h"
+
+namespace spillway {
+
+class CudaDeviceStream final : public Stream {
+ public:
+  // The context outlives the stream.
+  CudaDeviceStream(CudaContext& context, std::string name);
+  ~CudaDeviceStream() override;
+  CudaDeviceStream(const CudaDeviceStream&) = delete;
+
+  // For operations: enqueues a call of the table whose first argument is the stream.
+  template <typename... Parameters, typename... Arguments>
+  void enqueue(const char* what, CudaProblem (*function)(CudaStream, Parameters...), Arguments... arguments) {
+    changed_ = true;
+    context_.call(what, function, stream_, arguments...);
+  }
+
+  const std::string& name() const override { return name_; }
+  void copy(void* destination, const void* source, uint64_t bytes) override;
+  void wait_for(const Event& event) override;
+  bool orders(const Event& event) const override;
+  Event record() override;
+  void synchronize() override;
+  bool done(uint64_t ticket) override;
+  void wait(uint64_t ticket) override;
+
+ private:
+  // Behind so many steps the host waits. A ticket's CUDA event is used again only when the ticket is done.
+  static constexpr uint64_t kEvents = 1024;
+
+  CudaEvent event_of(uint64_t ticket) const { return events_[ticket % kEvents]; }
+  bool known_done(uint64_t ticket) const { return done_.load(std::memory_order_acquire) >= ticket; }
+  void raise_done(uint64_t ticket);
+  CudaDeviceStream* sibling(const Event& event) const;
+
+  CudaContext& context_;
+  std::string name_;
+  CudaStream stream_ = nullptr;
+  std::vector<CudaEvent> events_;
+  uint64_t recorded_ = 0;          // the newest ticket
+  bool changed_ = false;           // something has been enqueued since
+  std::atomic<uint64_t> done_{0};  // tickets up to here are known to be done
+};
+
+}  // namespace spillway

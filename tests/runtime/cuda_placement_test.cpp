@@ -1,0 +1,162 @@
+// Placement never changes the answer on a GPU either: the whole engine on the CUDA kernels under emulation, with copies
+// that are real and streams that run in random orders. And the answer is the CPU's, within what its kernels round.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <random>
+
+#include "kernels/backend.h"
+#include "kernels/cuda_device.h"
+#include "tests/support/cuda_emulation/runtime.h"
+#include "tests/support/placed_run.h"
+#include "tests/support/tiny_model.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kPlenty = 1ull << 30;
+constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
+constexpr int kShortPrompt = 3 * kPageTokens + 21;
+constexpr int kLongPrompt = kSpanTokens + 37;  // two spans
+constexpr int kDecoded = 3;
+
+#ifdef SPILLWAY_SANITIZED
+constexpr int kCasesPerModel = 1;
+#else
+constexpr int kCasesPerModel = 4;
+#endif
+
+std::unique_ptr<Device> emulated_gpu() { return std::make_unique<CudaDevice>(nullptr, *spillway_cuda_table(), 0); }
+
+TinyModelOptions tiny(int i) {
+  constexpr DType kTypes[] = {DType::q4_0, DType::q8_0, DType::f16, DType::q4_1};
+  return {.layers = 2 + i % 2,
+          .hidden = 64,
+          .heads = i == 3 ? 2 : 4,
+          .kv_heads = i == 1   ? 4
+                      : i == 3 ? 1
+                               : 2,
+          .head_dim = 32,
+          .ffn = 160,
+          .vocab = 640,
+          .context = 4096,
+          .type = kTypes[i],
+          .tied = i % 2 == 0,
+          .seed = 300u + i,
+          .name = "cuda_placement" + std::to_string(i)};
+}
+
+struct Case {
+  Options options;
+  uint64_t order = 0;  // seed of the order in which streams run
+};
+
+// Budgets between nothing and everything. A host that has nothing but staging leaves the rest to the disk.
+Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t kv) {
+  const auto share = [&](uint64_t of) { return of * (random() % 1000) / 1000; };
+  Case made;
+  Options& options = made.options;
+  options.disk_directory = ::testing::TempDir();
+  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (1 << 20);
+  options.host_bytes = kStaging + (random() % 3 == 0 ? 0 : share(random() % 2 == 0 ? kv / 2 : weights + kv));
+  options.disk_bytes = random() % 4 == 0 ? share(kv) : 2 * kv;
+  options.lookahead = static_cast<int>(random() % 4);
+  options.unit_bytes = 1 + random() % (64 << 10);
+  options.context = prompt + kDecoded + static_cast<int>(random() % 300);
+  options.chunk = 96;
+  options.logit_rows = random() % 2 == 0 ? 1 : 64;
+  made.order = random();
+  return made;
+}
+
+PlacedRun run_raised(const Model& model, Options& options, const PlacedWork& work) {
+  for (;;) {
+    try {
+      const auto device = emulated_gpu();
+      return run_placed(model, *device, options, work);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::fit) throw;
+      if (std::strstr(error.what(), "--host-mem is") != nullptr) {
+        options.host_bytes = *options.host_bytes + (16 << 10);
+      } else {
+        options.device_bytes = *options.device_bytes + *options.device_bytes / 16;
+      }
+    }
+  }
+}
+
+double norm_of(const std::vector<float>& values) {
+  double sum = 0;
+  for (float value : values) sum += static_cast<double>(value) * value;
+  return std::sqrt(sum);
+}
+
+class CudaPlacement : public testing::Test {
+ protected:
+  void SetUp() override { emulation::restart(1); }
+
+  void run_cases(const TinyModelOptions& wanted, int prompt, int cases) {
+    SCOPED_TRACE(wanted.name);
+    const Model model = open_for_test(write_tiny_model(wanted, ::testing::TempDir()));
+    const ModelShape& shape = model.spec.shape;
+    const PlacedWork work{.prompt = random_ids(7, prompt, shape.vocab),
+                          .decoded = random_ids(8, kDecoded, shape.vocab),
+                          .prompt_rows = 20};
+    Options everything;
+    everything.device_bytes = kPlenty;
+    everything.host_bytes = kPlenty;
+    everything.context = prompt + kDecoded;
+    everything.chunk = 96;
+    const PlacedRun expected = run_raised(model, everything, work);
+    ASSERT_EQ(expected.logits.size(), static_cast<size_t>(work.prompt_rows + kDecoded) * shape.vocab);
+
+    const PlacedRun cpu = run_placed(model, *make_cpu_device({.threads = 1}), everything, work);
+    std::vector<float> difference(cpu.logits.size());
+    for (size_t i = 0; i < difference.size(); ++i) difference[i] = expected.logits[i] - cpu.logits[i];
+    const double error = norm_of(difference) / norm_of(cpu.logits);
+    std::printf("%s: %.2g off the CPU's logits\n", wanted.name.c_str(), error);
+    // Where weights are quantised, both round activations to int8, after sums in different orders: a code may differ.
+    EXPECT_LT(error, wanted.type == DType::f16 ? 0.002 : 0.04);
+
+    const uint64_t kv = 4ull * shape.kv_width() * prompt * shape.layers;
+    std::mt19937_64 random(wanted.seed);
+    for (int i = 0; i < cases; ++i) {
+      Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv);
+      emulation::restart(one.order);
+      const PlacedRun run = run_raised(model, one.options, work);
+      cover(run.covered);
+      ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)
+          << "case " << i << ": --device-mem " << *one.options.device_bytes << " --host-mem " << *one.options.host_bytes
+          << " --disk-mem " << one.options.disk_bytes << " units of " << one.options.unit_bytes << " lookahead "
+          << one.options.lookahead << " rows of logits " << one.options.logit_rows << " order " << one.order;
+    }
+  }
+
+  void cover(const Covered& covered) {
+    counts_["cases"] += 1;
+    counts_["a layer's KV in two tiers"] += covered.layer_kv_in_two_tiers;
+    counts_["KV on host"] += covered.kv_on_host;
+    counts_["KV on disk"] += covered.kv_on_disk;
+    counts_["weights from host"] += covered.weights_from_host;
+    counts_["weights from disk"] += covered.layer_from_disk;
+  }
+
+  std::map<std::string, int> counts_;
+};
+
+TEST_F(CudaPlacement, NeverChangesTheLogits) {
+  for (int i = 0; i < 3; ++i) run_cases(tiny(i), kShortPrompt, kCasesPerModel);
+  run_cases(tiny(3), kLongPrompt, (kCasesPerModel + 1) / 2);
+  for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
+  for (const char* what :
+       {"a layer's KV in two tiers", "KV on host", "KV on disk", "weights from host", "weights from disk"}) {
+    EXPECT_GE(counts_[what], kCasesPerModel / 2) << what;
+  }
+}
+
+}  // namespace
+}  // namespace spillway
