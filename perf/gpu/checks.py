@@ -33,6 +33,7 @@ def tests_wanted(context, grid):
 def smoke(record, context):
     """The module opens, the device is named, some operations are right, a tiny model says the same from two placements."""
     check = context.places.program("cuda_module_check")
+    limit = 240 if context.emulated else 60  # a busy machine has no minute to spare
     if context.emulated:
         read_report(record, context)
     elif check is None:
@@ -43,12 +44,12 @@ def smoke(record, context):
         record,
         context,
         "kernels_tests",
-        tests_wanted(context, "OpGrid(?:Norm|Rotate|Swiglu|Dequantize|.*Swiglu)"),
-        limit=60,
+        tests_wanted(context, "OpGridRows"),
+        limit=limit,
     )
     tiny = models.make(record, context, "tiny", "--shape", "tiny")
     if tiny:
-        placements(record, context, tiny, "generate", count=2, limit=60)
+        placements(record, context, tiny, "generate", count=2, limit=limit)
 
 
 def one_device(out, _err):
