@@ -14,4 +14,4 @@ fi
 build fuzz tests/fuzz/all "-DCMAKE_CXX_COMPILER=$clang" "-DCMAKE_C_COMPILER=${clang/++/}" \
   "-DSPILLWAY_FUZZ_SECONDS=$seconds"
 say "fuzzing, $seconds s a target"
-exec ctest --preset fuzz
+exec ctest --preset fuzz -j "$(nproc)"

@@ -301,7 +301,7 @@ class CudaAppendTest : public CudaEmulated {
                                   .rows = longest};
     expect_fine(table_.append(stream_, &arguments));
     pages.download(stream_);
-    EXPECT_EQ(std::memcmp(pages.host(), wanted.data(), wanted.size()), 0);
+    EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), pages.host()));
   }
 };
 

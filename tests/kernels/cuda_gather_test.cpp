@@ -22,7 +22,7 @@ class CudaGatherTest : public CudaEmulated {
     std::vector<int32_t> wanted(count);
     for (int32_t& row : wanted) row = static_cast<int32_t>(random() % pool_rows);
     if (count > 1) wanted[0] = pool_rows - 1;
-    std::memcpy(rows.host(), wanted.data(), rows.bytes());
+    if (count > 0) std::memcpy(rows.host(), wanted.data(), rows.bytes());
     std::memset(out.host(), 0x5a, out.bytes());
     for (DeviceBytes* each : {&pool, &rows, &out}) each->upload(stream_);
     const CudaGather arguments = {.from = from_host ? pool.host() : pool.device(),
