@@ -217,13 +217,15 @@ Event CopyLane::from_device(Moves moves, std::vector<Event> after, Cause cause) 
   return end;
 }
 
-void CopyLane::synchronize() {
-  state_->submit.synchronize();
-  state_->arrive.synchronize();
-  state_->to_device->synchronize();
-  state_->to_host->synchronize();
-  if (state_->straight_to_device) state_->straight_to_device->synchronize();
-  if (state_->straight_to_host) state_->straight_to_host->synchronize();
+void CopyLane::drain() {
+  State& s = *state_;
+  const auto wait_for = [](Stream* stream) {
+    if (stream != nullptr) stream->record().wait();
+  };
+  for (Stream* stream : {static_cast<Stream*>(&s.submit), static_cast<Stream*>(&s.arrive)}) wait_for(stream);
+  for (const auto* stream : {&s.to_device, &s.to_host, &s.straight_to_device, &s.straight_to_host}) {
+    wait_for(stream->get());
+  }
 }
 
 }  // namespace spillway

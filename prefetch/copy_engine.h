@@ -62,8 +62,10 @@ class CopyLane {
   Event to_device(Moves moves, std::vector<Event> after, Cause cause);
   Event from_device(Moves moves, std::vector<Event> after, Cause cause);
 
-  // Waits until everything submitted so far has ended; throws what went wrong.
-  void synchronize();
+  // Waits until everything submitted so far has ended. Lanes whose operations start after one another's are all drained
+  // before any of them is destroyed: the events of a lane die with it. Throws nothing: what fails surfaces in the step
+  // that needs it.
+  void drain();
 
  private:
   struct State;

@@ -78,7 +78,7 @@ struct Engine::Parts {
     kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get());
   }
 
-  // One sync, so that nothing of what follows is torn down under a running stream.
+  // Nothing is torn down under a running stream. A lane may wait for another's event, so all are drained first.
   ~Parts() {
     if (weight_feed) weight_feed->end();
     if (kv_feed) kv_feed->end();
@@ -87,6 +87,9 @@ struct Engine::Parts {
     try {
       compute->synchronize();
     } catch (const std::exception&) {
+    }
+    for (const auto* lane : {&weight_lane, &fetch_lane, &spill_lane}) {
+      if (*lane) (*lane)->drain();
     }
   }
 
