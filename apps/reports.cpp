@@ -22,18 +22,20 @@ nlohmann::json plan_json(const Plan& plan) {
          {"bytes", unit.bytes}});
   }
   const Expected& e = plan.expected;
+  // null: the machine's limits are not known.
+  const auto known = [&](double value) { return e.bound.empty() ? nlohmann::json() : nlohmann::json(value); };
   return {{"context", plan.context},
           {"chunk", plan.chunk},
           {"emulated_link", plan.emulated_link},
           {"tiers", std::move(tiers)},
           {"tensors", std::move(tensors)},
           {"expected",
-           {{"prefill_tps", e.prefill_tps},
-            {"decode_tps", e.decode_tps},
-            {"bound", e.bound},
-            {"disk_s", e.disk_s},
-            {"link_s", e.link_s},
-            {"compute_s", e.compute_s}}}};
+           {{"prefill_tps", known(e.prefill_tps)},
+            {"decode_tps", known(e.decode_tps)},
+            {"bound", e.bound.empty() ? nlohmann::json() : nlohmann::json(e.bound)},
+            {"disk_s", known(e.disk_s)},
+            {"link_s", known(e.link_s)},
+            {"compute_s", known(e.compute_s)}}}};
 }
 
 nlohmann::json generation_json(const Generation& generation, const Metrics& metrics, const Plan& plan) {

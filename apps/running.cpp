@@ -40,6 +40,7 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
       device_(choose_device(options_, model_.spec.shape)) {
   flags.resolve_budgets(options_, *device_.device);
   options_.logit_rows = wishes.logit_rows;
+  options_.only_planned = wishes.only_planned;
   // The first line is always said: measuring takes a moment.
   bool said = false;
   const Machine machine =
@@ -98,6 +99,7 @@ Plan Running::plan(int positions, bool at_least) {
 
 Engine& Running::start(int positions, bool at_least) {
   const double begin = now();
+  if (!flags_.trace.empty()) Trace::start(flags_.trace);  // its memory is the process's when that is planned
   Plan plan = this->plan(positions, at_least);
   say(device_.said);
   say(describe_placement(plan));
@@ -110,7 +112,6 @@ Engine& Running::start(int positions, bool at_least) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }
   if (flags_.verbosity > 0) say(describe_plan(plan));
-  if (!flags_.trace.empty()) Trace::start(flags_.trace);
   try {
     load(std::move(plan));
   } catch (const Error& error) {

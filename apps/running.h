@@ -15,7 +15,8 @@
 namespace spillway {
 
 struct RunOptions {
-  int logit_rows = 1;  // rows of logits wanted at once
+  int logit_rows = 1;         // rows of logits wanted at once
+  bool only_planned = false;  // nothing will run
 };
 
 class Running {

@@ -1,7 +1,7 @@
 // Trace: an optional record of every stream's work in one file that Perfetto and chrome://tracing open, and the same
 // ranges for a profiler that the process runs under (NVTX, through the CUDA module). Process-wide and off until start()
 // or show_ranges_to(): then a range costs one relaxed load. Recorded, a range costs two clock reads and a store into a
-// buffer of its own thread; the file is written whole by finish().
+// buffer of its own thread; a thread of the record's own writes full buffers to the file, which finish() ends and names.
 #pragma once
 
 #include <atomic>
@@ -22,10 +22,11 @@ class Trace {
   // lanes.
   using Track = int32_t;
 
-  // Begins a record. Error(io) when `path` cannot be written. More than `most_events` are dropped and their number
-  // is said in the file: 40 bytes of memory each.
-  static void start(const std::string& path, uint64_t most_events = uint64_t{1} << 22);
-  // Ends the record and writes the file (temporary name, fsync, rename); throws Error(io). Nothing when off.
+  // Begins a record. Error(io) when `path` cannot be written. So many events may wait to be written, 40 bytes of memory
+  // each, all taken here, and 1024 more in each thread; where the file is slower than that, what comes is dropped, and
+  // the number of what was dropped is said in the file.
+  static void start(const std::string& path, uint64_t buffered_events = uint64_t{1} << 16);
+  // Ends the record: the file is whole and has its name (WholeFile); throws Error(io). Nothing when off.
   static void finish();
   static bool on() { return (watchers() & kRecord) != 0; }
 

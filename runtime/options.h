@@ -31,6 +31,7 @@ struct Options {
   CpuIsa isa = CpuIsa::best;
   double link_bytes_per_second = 0;  // > 0: an emulated link between host and device memory
   bool refresh_machine = false;
+  bool only_planned = false;  // nothing will run: measuring the machine need not keep to the budgets
 };
 
 }  // namespace spillway

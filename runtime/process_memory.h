@@ -7,6 +7,7 @@ namespace spillway {
 
 struct ProcessMemory {
   uint64_t resident = 0;  // VmRSS, bytes
+  uint64_t own = 0;       // RssAnon: not counting what is shared with files, which the kernel may take back
   uint64_t peak = 0;      // VmHWM, bytes
 };
 

@@ -20,8 +20,8 @@ constexpr uint64_t kProcessMargin = 8ull << 20;
 constexpr uint64_t kMarginPerWorker = 128ull << 10;
 // With less, measuring would pass the budget: then only what was measured before is known.
 constexpr uint64_t kLeastToMeasure = 32ull << 20;
-// Left over when no budget is given: a share of what is free, at least `least`. The rest of the machine lives on it;
-// inside a control group's limit there are only the kernel's own needs.
+// Left over when no budget is given: a share of what is free, at least `least`, at most a half. The rest of the machine
+// lives on it; inside a control group's limit there are only the kernel's own needs.
 struct Headroom {
   uint64_t share, least;
 };
@@ -29,8 +29,7 @@ constexpr Headroom kOfTheMachine = {20, 192ull << 20};
 constexpr Headroom kOfAGroup = {32, 96ull << 20};
 
 uint64_t default_budget(uint64_t free, const Headroom& headroom) {
-  const uint64_t left = std::max(free / headroom.share, headroom.least);
-  return free > left ? free - left : free / 2;
+  return free - std::min(std::max(free / headroom.share, headroom.least), free / 2);
 }
 
 // A budget is the user's word, but what is not there cannot be reserved.
@@ -42,7 +41,7 @@ void check_memory(const char* kind, const char* flags, uint64_t need, uint64_t f
 }
 
 // Memory of the machine, and of the device where it has its own, that this process could have in all.
-uint64_t memory_for_us() { return free_memory_bytes() + process_memory().resident; }
+uint64_t memory_for_us() { return free_memory_bytes() + process_memory().own; }
 uint64_t memory_for_us(const Device& device) {
   return device.host_addressable() ? memory_for_us() : device.free_bytes() + device.overhead_bytes();
 }
@@ -106,13 +105,18 @@ Machine measure_session(const Model& model, const Options& options, Device& devi
   wanted.threads = options.threads;
   // The reference is for checking: its speed is of no use, and takes long to measure.
   if (options.device == DeviceChoice::reference || device.emulated()) wanted.measure = false;
-  if (options.device_bytes) {
+  if (options.device_bytes && !options.only_planned) {
     // Inside the budget like all else; several buffers of that size may be alive at once.
     const uint64_t taken =
         device.host_addressable() ? process_memory().resident + kProcessMargin : device.overhead_bytes();
     const uint64_t left = *options.device_bytes > taken ? *options.device_bytes - taken : 0;
     wanted.most_bytes = std::min(wanted.most_bytes, left / 3);
-    wanted.measure = wanted.measure && wanted.most_bytes >= kLeastToMeasure;
+    if (wanted.measure && wanted.most_bytes < kLeastToMeasure) {
+      wanted.measure = false;
+      if (options.refresh_machine) {
+        progress("--refresh: the budget is too small to measure in; spillway plan --refresh measures outside of it");
+      }
+    }
   }
   wanted.cache_file = cache_file;
   wanted.refresh = options.refresh_machine;
@@ -183,7 +187,7 @@ std::string describe_plan(const Plan& plan) {
       plan.units.size(),
       std::count_if(plan.unit_tiers.begin(), plan.unit_tiers.end(), [](Tier t) { return t != Tier::device; }));
   if (e.bound.empty()) {
-    return table + "expected: not known, this machine has not been measured (spillway plan without budgets does it)\n";
+    return table + "expected: not known, this machine has not been measured (spillway plan --refresh does it)\n";
   }
   table += fmt::format(
       "expected{}: decode {:.2f} tokens/s at full context, prefill {:.1f} tokens/s; {} binds "

@@ -51,6 +51,8 @@ class BudgetTest : public ::testing::Test {
     const std::string prompt = program_.write("prompt.txt", text_);
     // Small chunks: their activations would hide what is measured here.
     return {{"generate", "-m", model_, "-ub", "128", "-f", prompt, "-n", "4", "--temp", "0", "--ignore-eos", "--json"},
+            {"generate", "-m", model_, "-ub", "128", "-f", prompt, "-n", "60", "--temp", "0", "--ignore-eos", "--json",
+             "--trace", (program_.folder() / "trace.json").string()},
             {"chat", "-m", model_, "-ub", "128", "-p", text_, "-n", "4", "--temp", "0", "-c",
              std::to_string(kTokens + 50), "--json"},
             {"score", "-m", model_, "-ub", "128", "-f", prompt, "-c", std::to_string(kTokens), "--json"},

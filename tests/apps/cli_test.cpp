@@ -65,6 +65,15 @@ class Cli : public ::testing::Test {
   std::string model_;
 };
 
+TEST_F(Cli, PlanKnowsTheSpeedsOfAMachineSeenForTheFirstTimeWhateverTheBudgets) {
+  const auto outcome = faults::run_command({}, {"/usr/bin/env", "XDG_CACHE_HOME=" + (folder_ / "fresh").string(),
+                                                SPILLWAY_PROGRAM, "plan", "-m", model_, "--device-mem", "24MiB",
+                                                "--json"});
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  const auto expected = nlohmann::json::parse(outcome.out)["expected"];
+  EXPECT_GT(expected["decode_tps"].get<double>(), 0);
+}
+
 TEST_F(Cli, GenerateKeepsTextAndTalkApart) {
   const Result result = run({"generate", "-m", model_, "-p", "hello", "-n", "5", "--temp", "0"});
   EXPECT_EQ(result.exit_code, 0) << result.err;

@@ -1,7 +1,10 @@
 #include "kernels/trace.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -159,16 +162,50 @@ TEST_F(TraceTest, FinishWhileOthersRecord) {
   for (auto& thread : threads) thread.join();
 }
 
-TEST_F(TraceTest, DropsPastItsLimitAndSaysSo) {
+TEST_F(TraceTest, AFileThatIsTooSlowLosesEventsAndSaysHowMany) {
+  constexpr int kSpans = 200'000;
+  ASSERT_EQ(mkfifo(path().c_str(), 0600), 0);
+  const int reader = open(path().c_str(), O_RDONLY | O_NONBLOCK);  // and nobody reads
+  ASSERT_GE(reader, 0);
   const Trace::Track track = Trace::track("limit");
   Trace::start(path(), 2048);
   const int64_t t = Trace::now();
-  for (int i = 0; i < 5000; ++i) Trace::span(track, "x", t + i, t + i + 1);
+  for (int i = 0; i < kSpans; ++i) Trace::span(track, "x", t + i, t + i + 1);
+  std::string text;
+  std::thread reading([&] {
+    fcntl(reader, F_SETFL, 0);
+    char piece[4096];
+    for (ssize_t got; (got = ::read(reader, piece, sizeof piece)) > 0;) text.append(piece, static_cast<size_t>(got));
+  });
   Trace::finish();
-  const json trace = read();
-  const auto kept = of_kind(trace, "X").size();
-  EXPECT_LE(kept, 3072u);
-  EXPECT_EQ(std::stoul(trace["otherData"]["dropped_events"].get<std::string>()) + kept, 5000u);
+  reading.join();
+  close(reader);
+  const json trace = json::parse(text);
+  const auto dropped = std::stoul(trace["otherData"]["dropped_events"].get<std::string>());
+  EXPECT_GT(dropped, 0u);
+  EXPECT_EQ(dropped + of_kind(trace, "X").size(), static_cast<size_t>(kSpans));
+}
+
+TEST_F(TraceTest, MemoryDoesNotGrowWithTheRecord) {
+  const auto peak_kib = [] {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss;
+  };
+  const Trace::Track track = Trace::track("long");
+  Trace::start(path());
+  const auto record = [&](int spans) {
+    for (int i = 0; i < spans; ++i) {
+      const TraceRange range(track, "work");
+      if (i % 4096 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(4));
+    }
+  };
+  record(1 << 16);
+  const long before = peak_kib();
+  record(1 << 19);  // 20 MB of records
+  const long grown = peak_kib() - before;
+  Trace::finish();
+  EXPECT_LT(grown, 4 << 10);
 }
 
 TEST_F(TraceTest, UnwritablePathIsRefusedAtStart) {
