@@ -61,6 +61,16 @@ std::string read_text_file(const std::string& flag, const std::string& path) {
   return text;
 }
 
+std::string model_path(const std::string& given) {
+  if (!given.empty()) return given;
+  std::string fetched = default_model();
+  if (!std::filesystem::exists(fetched)) {
+    throw Error(ErrorKind::model,
+                fmt::format("no model given (-m), and there is no {}, which scripts/fetch-model.sh fetches", fetched));
+  }
+  return fetched;
+}
+
 void RunFlags::add(CLI::App& command) {
   const std::string budgets = "Budgets", running = "Running", reports = "Reports";
   add_option(command, "-m,--model", model,
@@ -146,12 +156,7 @@ void RunFlags::resolve_disk(Options& result) const {
 
 Options RunFlags::resolve() const {
   Options result = options;
-  result.model_path = model.value_or(default_model());
-  if (!model && !std::filesystem::exists(result.model_path)) {
-    throw Error(ErrorKind::model,
-                fmt::format("no model given (-m), and there is no {}, which scripts/fetch-model.sh fetches",
-                            result.model_path));
-  }
+  result.model_path = model_path(model.value_or(""));
   resolve_disk(result);
   result.link_bytes_per_second = link_gbps * 1e9;
   const bool numbered = device.starts_with("cuda:");
