@@ -166,9 +166,9 @@ std::string CudaReplay::report() const {
   if (!problem_.empty()) return fmt::format("CUDA graphs: none: {}", problem_);
   if (made_ == 0) return {};
   return fmt::format(
-      "CUDA graphs: {} of {} calls of decode steps replayed, {} graphs; the others came once, or stand "
+      "CUDA graphs: {} of {} calls of decode steps replayed, {} graph{}; the others came once, or stand "
       "between waits for the link",
-      replayed_, made_, graphs_);
+      replayed_, made_, graphs_, graphs_ == 1 ? "" : "s");
 }
 
 }  // namespace spillway
