@@ -66,11 +66,12 @@ class Cli : public ::testing::Test {
 };
 
 TEST_F(Cli, PlanKnowsTheSpeedsOfAMachineSeenForTheFirstTimeWhateverTheBudgets) {
-  const auto outcome = faults::run_command({}, {"/usr/bin/env", "XDG_CACHE_HOME=" + (folder_ / "fresh").string(),
-                                                SPILLWAY_PROGRAM, "plan", "-m", model_, "--device-mem", "24MiB",
-                                                "--json"});
-  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  const auto expected = nlohmann::json::parse(outcome.out)["expected"];
+  const std::string command = "XDG_CACHE_HOME=" + (folder_ / "fresh").string() + " exec " SPILLWAY_PROGRAM " plan -m " +
+                              model_ + " --device-mem 24MiB --json 2>/dev/null";
+  const auto outcome = faults::run_command({}, {"/bin/sh", "-c", command});
+  if (!outcome.ran) GTEST_SKIP() << "no command can be run under a filter here";
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto expected = nlohmann::json::parse(outcome.output)["expected"];
   EXPECT_GT(expected["decode_tps"].get<double>(), 0);
 }
 
