@@ -172,8 +172,8 @@ Options RunFlags::resolve() const {
   return result;
 }
 
-void RunFlags::resolve_budgets(Options& result, const Device& device) const {
-  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, device.free_bytes());
+void RunFlags::resolve_budgets(Options& result, const Device& on) const {
+  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, on.free_bytes());
   if (host_mem) result.host_bytes = parse_bytes("--host-mem", *host_mem, free_memory_bytes());
 }
 

@@ -29,7 +29,7 @@ struct RunFlags {
   // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
   // The budgets, which may be shares of what is free where the model will run.
-  void resolve_budgets(Options& result, const Device& device) const;
+  void resolve_budgets(Options& result, const Device& on) const;
 
  private:
   void resolve_disk(Options& result) const;
