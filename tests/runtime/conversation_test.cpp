@@ -28,18 +28,11 @@ class ConversationTest : public ::testing::Test {
     return engine_on(*device_, device_bytes);
   }
 
-  std::unique_ptr<Engine> engine_on(Device& device, std::optional<uint64_t> device_bytes) {
+  std::unique_ptr<Engine> engine_on(Device& device) {
     options_ = {};
     options_.context = 1024;
     options_.chunk = 64;
-    options_.disk_directory = folder_.string();
-    if (device_bytes) {
-      options_.device_bytes = *device_bytes;
-      options_.host_bytes = uint64_t{1} << 20;
-      options_.disk_bytes = uint64_t{64} << 20;
-    } else {
-      options_.device_bytes = uint64_t{1} << 30;
-    }
+    options_.device_bytes = uint64_t{1} << 30;
     Plan plan = make_plan({.options = options_,
                            .spec = model_->spec,
                            .checkpoint = model_->checkpoint,
@@ -65,7 +58,7 @@ class ConversationTest : public ::testing::Test {
 
   std::vector<int32_t> afresh(std::span<const int32_t> prompt, int tokens) {
     const auto device = make_cpu_device({.threads = 1});  // two engines may not share one
-    const auto fresh = engine_on(*device, {});
+    const auto fresh = engine_on(*device);
     return Conversation(*fresh, *model_->tokenizer).answer(prompt, greedy(tokens), {}).tokens;
   }
 
@@ -119,30 +112,6 @@ TEST_F(ConversationTest, TheSamePromptAgainComputesOneToken) {
   conversation.clear();
   EXPECT_EQ(conversation.tokens(), 0);
   EXPECT_EQ(conversation.answer(prompt, greedy(9), {}).prompt_tokens, 200);
-}
-
-// Pages that have left the device cannot be written again: the cut moves to their start, and nothing else changes.
-TEST_F(ConversationTest, SpilledPagesAreCutAtTheirStart) {
-  uint64_t budget = 0;
-  {
-    const auto whole = engine();
-    budget = whole->plan().tier(Tier::device).total() - whole->plan().tier(Tier::device).kv * 3 / 4;
-  }
-  const auto engine = this->engine(budget);
-  ASSERT_TRUE(engine->plan().spills_kv());
-  Conversation conversation(*engine, *model_->tokenizer);
-  const std::vector<int32_t> base = text(700, 1);
-  bool rounded = false;
-  for (const int keep : {650, 450, 200, 10}) {
-    conversation.answer(base, greedy(3), {});
-    std::vector<int32_t> changed(base.begin(), base.begin() + keep);
-    append(changed, text(40, 3));
-    const Generation answer = conversation.answer(changed, greedy(8), {});
-    EXPECT_TRUE(conversation.kept() == keep || conversation.kept() == keep / 64 * 64) << conversation.kept();
-    rounded = rounded || conversation.kept() < keep;
-    EXPECT_EQ(answer.tokens, afresh(changed, 8)) << "after " << keep;
-  }
-  EXPECT_TRUE(rounded);
 }
 
 TEST_F(ConversationTest, AnInterruptKeepsWhatWasComputed) {
