@@ -204,6 +204,7 @@ void Running::end_answer(const Generation& generation) {
   }
   put("\n");
   flush_output();
+  report_layers();
   if (flags_.stats) say(stats_text(generation));
 }
 
@@ -220,7 +221,13 @@ int Running::finish(const Generation& generation) {
   return generation.finish == FinishReason::interrupted ? kInterruptedCode : 0;
 }
 
+void Running::report_layers() const {
+  const std::string line = device_.device->ops().layers_report();
+  if (!line.empty() && (flags_.stats || flags_.verbosity > 0)) say(line);
+}
+
 void Running::report_stats(const Engine&) const {
+  report_layers();
   if (flags_.stats) say(metrics_text(metrics(nullptr), link_peaks()));
 }
 

@@ -24,9 +24,7 @@ class ConversationTest : public ::testing::Test {
   }
   ~ConversationTest() override { std::filesystem::remove_all(folder_); }
 
-  std::unique_ptr<Engine> engine(std::optional<uint64_t> device_bytes = {}) {
-    return engine_on(*device_, device_bytes);
-  }
+  std::unique_ptr<Engine> engine() { return engine_on(*device_); }
 
   std::unique_ptr<Engine> engine_on(Device& device) {
     options_ = {};
