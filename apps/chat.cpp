@@ -1,16 +1,23 @@
-// spillway chat: one answer with the model's own chat template.
+// spillway chat: turns with the model's own chat template, or one answer (-p, -f).
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
 
+#include "apps/chat_session.h"
 #include "apps/commands.h"
+#include "apps/environment.h"
 #include "apps/flags.h"
+#include "apps/line_reader.h"
 #include "apps/running.h"
 #include "loader/chat_template.h"
 #include "runtime/generate.h"
 
 namespace spillway {
 namespace {
+
+constexpr int kLeastPositions = 256;  // of a conversation; the budgets give more where they can
 
 struct ChatFlags {
   RunFlags run;
@@ -34,9 +41,14 @@ ChatTemplate template_of(const ChatFlags& flags, const Checkpoint& checkpoint) {
   return ChatTemplate::parse(read_text_file("--template", given), given, checkpoint);
 }
 
-int run_chat(const ChatFlags& flags) {
-  Running running(flags.run);
-  const ChatTemplate chat_template = template_of(flags, running.model().checkpoint);
+GenerateOptions options_of(const ChatFlags& flags) {
+  return {.max_tokens = flags.max_tokens,
+          .sampling = flags.sampling.resolve(),
+          .stops = flags.sampling.stops,
+          .ignore_end = flags.sampling.ignore_end};
+}
+
+int answer_once(const ChatFlags& flags, Running& running, const ChatTemplate& chat_template) {
   std::vector<ChatMessage> messages;
   if (!flags.system.empty()) messages.push_back({"system", flags.system});
   messages.push_back({"user", flags.prompt.read()});
@@ -44,10 +56,7 @@ int run_chat(const ChatFlags& flags) {
   const std::string text = chat_template.render(messages, true);
   const std::vector<int32_t> prompt = running.tokenizer().encode(text, true, false);
   const int answer = flags.max_tokens >= 0 ? flags.max_tokens : 1;
-  const GenerateOptions options{.max_tokens = flags.max_tokens,
-                                .sampling = flags.sampling.resolve(),
-                                .stops = flags.sampling.stops,
-                                .ignore_end = flags.sampling.ignore_end};
+  const GenerateOptions options = options_of(flags);
   running.check(prompt, options.sampling);
   Engine& engine = running.start(static_cast<int>(prompt.size()) + answer, true);
   const Generation result =
@@ -55,12 +64,39 @@ int run_chat(const ChatFlags& flags) {
   return running.finish(result);
 }
 
+// Where the history cannot be kept, the reader says so when there is something to keep.
+std::string history_file() {
+  const XdgDirs dirs = xdg_of_this_user();
+  try {
+    return dirs.state() + "/history";
+  } catch (const Error&) {
+    return dirs.state_home + "/spillway/history";
+  }
+}
+
+int talk(const ChatFlags& flags, Running& running, const ChatTemplate& chat_template) {
+  const GenerateOptions options = options_of(flags);
+  const Sampler refuses_before_loading(options.sampling, running.tokenizer().vocab());
+  Engine& engine = running.start(kLeastPositions, true);
+  if (const int context = engine.plan().context; isatty(STDIN_FILENO) == 1) {
+    std::fprintf(stderr, "context: %d positions\n", context);
+  }
+  const auto lines = make_line_reader("> ", history_file());
+  return ChatSession(running, engine, chat_template, options, flags.system).run(*lines);
+}
+
+int run_chat(const ChatFlags& flags) {
+  Running running(flags.run);
+  const ChatTemplate chat_template = template_of(flags, running.model().checkpoint);
+  return flags.prompt.given() ? answer_once(flags, running, chat_template) : talk(flags, running, chat_template);
+}
+
 }  // namespace
 
 Command add_chat(CLI::App& app) {
   auto flags = std::make_shared<ChatFlags>();
-  CLI::App* command = app.add_subcommand("chat", "Answer a message with the model's chat template");
-  flags->prompt.add(*command, "The message");
+  CLI::App* command = app.add_subcommand("chat", "Talk with a model by its chat template; -p answers once");
+  flags->prompt.add(*command, "The only message (default: turns; each line of standard input is one)");
   add_option(*command, "--sys,--system-prompt", flags->system, "System prompt (default: the model's own)");
   add_option(*command, "--template", flags->chat_template,
              "Chat template: a file, or one of " + fmt::format("{}", fmt::join(ChatTemplate::built_in_names(), ", ")) +

@@ -17,6 +17,7 @@ void on_interrupt(int) {
 
 void catch_interrupts() { std::signal(SIGINT, on_interrupt); }
 bool interrupted() { return seen != 0; }
+void clear_interrupt() { seen = 0; }
 
 void stop_if_interrupted() {
   if (interrupted()) throw Interrupted{};

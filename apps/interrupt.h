@@ -11,6 +11,8 @@ struct Interrupted {};
 
 void catch_interrupts();
 bool interrupted();
+// What was interrupted has stopped; the next interrupt is a first one again.
+void clear_interrupt();
 // Throws Interrupted.
 void stop_if_interrupted();
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "apps/commands.h"
+#include "apps/command_line.h"
 #include "apps/interrupt.h"
 #include "apps/output.h"
 #include "kernels/check.h"
@@ -45,14 +45,8 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, const std
 
 // Parses and runs.
 int run(int argc, char** argv) {
-  CLI::App app{"Runs language models, and contexts, that do not fit the GPU.", "spillway"};
-  app.require_subcommand(1);
-  app.set_version_flag("--version", "spillway " SPILLWAY_VERSION);
-  std::vector<std::pair<CLI::App*, Command>> commands;
-  for (Command (*add)(CLI::App&) : {add_generate, add_chat, add_score, add_plan, add_bench, add_inspect, add_doctor}) {
-    Command command = add(app);
-    commands.emplace_back(app.get_subcommands([](CLI::App*) { return true; }).back(), std::move(command));
-  }
+  CommandLine line(SPILLWAY_VERSION);
+  CLI::App& app = line.app;
   const std::vector<std::string> words = words_of(argc, argv);
   try {
     app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
@@ -63,7 +57,7 @@ int run(int argc, char** argv) {
     put(help.str());
     return 0;
   }
-  for (const auto& [command, start] : commands) {
+  for (const auto& [command, start] : line.commands) {
     if (command->parsed()) return start();
   }
   return static_cast<int>(ErrorKind::usage);

@@ -147,6 +147,7 @@ std::unique_ptr<Progress> Running::progress(const std::string& label, uint64_t t
 
 GenerateHooks Running::hooks() {
   GenerateHooks hooks;
+  prefill_progress_.reset();  // of a prompt that was interrupted
   hooks.on_prefill = [this](uint64_t done, uint64_t total) {
     if (!prefill_progress_) prefill_progress_ = progress("prefill", total);
     prefill_progress_->update(done);
@@ -197,20 +198,27 @@ Metrics Running::metrics(const Generation* generation) const {
   return metrics;
 }
 
-int Running::finish(const Generation& generation) {
-  const Metrics result = metrics(&generation);
+void Running::end_answer(const Generation& generation) {
   if (flags_.json) {
-    put(generation_json(generation, result, engine_->plan())
+    put(generation_json(generation, metrics(&generation), engine_->plan())
             .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   }
   put("\n");
   flush_output();
+  report_layers();
+  if (flags_.stats) say(stats_text(generation));
+}
+
+std::string Running::stats_text(const Generation& generation) const {
+  return metrics_text(metrics(&generation), link_peaks());
+}
+
+int Running::finish(const Generation& generation) {
+  end_answer(generation);
   if (generation.finish == FinishReason::interrupted) say("interrupted");
   if (generation.context_full) {
     say(fmt::format("the context of {} positions is full (-c): finish_reason length", engine_->plan().context));
   }
-  report_layers();
-  if (flags_.stats) say(metrics_text(result, link_peaks()));
   return generation.finish == FinishReason::interrupted ? kInterruptedCode : 0;
 }
 

@@ -44,6 +44,10 @@ class Running {
   std::unique_ptr<Progress> progress(const std::string& label, uint64_t total) const;
   GenerateHooks hooks();
   LinkPeaks link_peaks() const;
+  // Ends the text of one answer of several, and reports as the flags ask.
+  void end_answer(const Generation& generation);
+  // What --stats says of it.
+  std::string stats_text(const Generation& generation) const;
   // Ends the text and reports as the flags ask; returns the exit code.
   int finish(const Generation& generation);
   // How the work was handed to the device, where -v or --stats asks.

@@ -162,6 +162,11 @@ void Engine::close_sequence(SequenceId sequence) {
   parts_->kv->close(sequence, parts_->compute->record());
 }
 
+int Engine::truncate_sequence(SequenceId sequence, int tokens) {
+  parts_->kv_feed->end();
+  return parts_->kv->truncate(sequence, tokens, parts_->compute->record());
+}
+
 void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
                      const OnRow& on_row, const OnProgress& progress) {
   const int total = static_cast<int>(tokens.size());

@@ -36,6 +36,9 @@ class Engine {
   SequenceId fork_sequence(SequenceId from);
   // Its pages are free once nobody else reads them.
   void close_sequence(SequenceId sequence);
+  // Forgets all but the leading `tokens`, which it holds, and returns how many are left: where the page of the cut is
+  // shared or has left the device, it goes as a whole.
+  int truncate_sequence(SequenceId sequence, int tokens);
   int tokens(SequenceId sequence) const;
 
   // The last so many rows of logits of a call, whole or as `choice` says.

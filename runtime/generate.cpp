@@ -57,6 +57,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   result.prompt_tokens = static_cast<int>(prompt.size());
   TextOut out(options.stops, hooks, result.text);
   Sampler sampler(options.sampling, tokenizer.vocab());
+  for (int32_t id : options.before) sampler.accept(id);
   for (int32_t id : prompt) sampler.accept(id);
 
   const LinkBytes loaded = LinkBytes::of(engine.traffic());

@@ -20,6 +20,8 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::vector<std::string> stops;
   bool ignore_end = false;  // go on past the model's end tokens
+  // Tokens that the sequence holds already, which penalties look at too; read during the call.
+  std::span<const int32_t> before = {};
 };
 
 enum class FinishReason : uint8_t { stop, length, interrupted };

@@ -39,6 +39,7 @@ XdgDirs XdgDirs::from(const Environment& environment, const std::string& home) {
   XdgDirs dirs;
   dirs.cache_home = absolute("XDG_CACHE_HOME", own + "/.cache");
   dirs.data_home = absolute("XDG_DATA_HOME", own + "/.local/share");
+  dirs.state_home = absolute("XDG_STATE_HOME", own + "/.local/state");
   dirs.hf_home = given("HF_HOME", dirs.cache_home + "/huggingface");
   dirs.hf_hub_cache = given("HF_HUB_CACHE", dirs.hf_home + "/hub");
   return dirs;
@@ -46,5 +47,6 @@ XdgDirs XdgDirs::from(const Environment& environment, const std::string& home) {
 
 std::string XdgDirs::cache() const { return own_folder(cache_home); }
 std::string XdgDirs::data() const { return own_folder(data_home); }
+std::string XdgDirs::state() const { return own_folder(state_home); }
 
 }  // namespace spillway

@@ -4,7 +4,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 build_packages=(g++ cmake ninja-build ccache pkg-config libhwloc-dev liburing-dev libmimalloc-dev libcli11-dev
-  nlohmann-json3-dev libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev python3 python3-pip)
+  nlohmann-json3-dev libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev libedit-dev python3 python3-pip)
 test_packages=(libgtest-dev libgmock-dev libboost-context-dev)
 
 # A tool may have come another way than by its package.

@@ -47,21 +47,47 @@ SequenceId KvCache::fork(SequenceId from) {
 
 void KvCache::close(SequenceId sequence, const Event& last_reader) {
   for (const auto& layer : state(sequence).rows) {
-    for (uint32_t index : layer) {
-      Row& row = rows_[index];
-      if (--row.references > 0) continue;
-      if (row.tier == Tier::device) {
-        --device_rows_[row.layer];
-        if (row.sealed) std::erase(sealed_on_device_[row.layer], index);
-      }
-      // Of a row outside the device the last user is its last fetch, or the spill that brought it there.
-      const bool fetched = row.last_fetch.timeline != nullptr;
-      free_slot(row.tier, row.slot, row.tier == Tier::device ? last_reader : fetched ? row.last_fetch : row.written);
-      unused_rows_.push_back(index);
-    }
+    for (uint32_t index : layer) drop(index, last_reader);
   }
   sequences_.erase(sequence);
   ++version_;
+}
+
+void KvCache::drop(uint32_t index, const Event& last_reader) {
+  Row& row = rows_[index];
+  if (--row.references > 0) return;
+  if (row.tier == Tier::device) {
+    --device_rows_[row.layer];
+    if (row.sealed) std::erase(sealed_on_device_[row.layer], index);
+  }
+  // Of a row outside the device the last user is its last fetch, or the spill that brought it there.
+  const bool fetched = row.last_fetch.timeline != nullptr;
+  free_slot(row.tier, row.slot, row.tier == Tier::device ? last_reader : fetched ? row.last_fetch : row.written);
+  unused_rows_.push_back(index);
+}
+
+int KvCache::truncate(SequenceId sequence, int tokens, const Event& last_reader) {
+  SequenceState& s = state(sequence);
+  SPILLWAY_CHECK(tokens >= 0 && tokens <= s.tokens);
+  if (tokens == s.tokens) return tokens;
+  const auto cut = static_cast<size_t>(tokens / kPageTokens);
+  const auto writable = [&](const auto& layer) {
+    const Row& row = rows_[layer[cut]];
+    return row.tier == Tier::device && row.references == 1;
+  };
+  if (!std::all_of(s.rows.begin(), s.rows.end(), writable)) tokens = static_cast<int>(cut) * kPageTokens;
+  const auto keep = static_cast<size_t>(page_rows(tokens));
+  for (auto& layer : s.rows) {
+    for (size_t row = keep; row < layer.size(); ++row) drop(layer[row], last_reader);
+    layer.resize(keep);
+    if (tokens % kPageTokens == 0) continue;
+    Row& open = rows_[layer.back()];  // it fills again
+    if (open.sealed) std::erase(sealed_on_device_[open.layer], layer.back());
+    open.sealed = false;
+  }
+  s.tokens = tokens;
+  ++version_;
+  return tokens;
 }
 
 KvCache::FreeSlot KvCache::take_slot(Tier tier) {

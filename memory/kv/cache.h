@@ -59,6 +59,10 @@ class KvCache {
   // `last_reader`: of any of its rows; their slots are free after it.
   void close(SequenceId sequence, const Event& last_reader);
 
+  // Drops all but the leading `tokens` positions, and returns how many are left: where the page of the cut is shared,
+  // or has left the device, it cannot be written again, and goes as a whole. `last_reader` as for close().
+  int truncate(SequenceId sequence, int tokens, const Event& last_reader);
+
   // Room for tokens [tokens, tokens + count) of one layer, on the device. Throws Error(fit) when every slot of the
   // device is taken.
   KvGrowth grow(SequenceId sequence, int layer, int count);
@@ -108,6 +112,8 @@ class KvCache {
   void free_slot(Tier tier, uint32_t slot, const Event& after);
   bool has_slot(Tier tier) const { return !free_[static_cast<int>(tier)].empty(); }
   void seal(uint32_t row);
+  // One reference less; without any its slot is free.
+  void drop(uint32_t row, const Event& last_reader);
   RowPlace place_of(const Row& row) const;
   std::byte* device_slot(uint32_t slot) const { return pools_.device + slot * layout_.row_bytes(); }
   SequenceState& state(SequenceId sequence);

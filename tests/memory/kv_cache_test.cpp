@@ -92,6 +92,45 @@ TEST(KvCache, TheOpenRowNeverLeavesTheDevice) {
   }
 }
 
+TEST(KvCache, ASealedRowThatIsCutFillsAgain) {
+  Memory memory(2, 8, 0, 0, 8);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  grow_all(cache, sequence, 3 * kPageTokens + 5);
+  std::byte* const cut = cache.place(sequence, 1, 1).data;
+  const uint64_t version = cache.version();
+  EXPECT_EQ(cache.truncate(sequence, kPageTokens + 9, {}), kPageTokens + 9);
+  EXPECT_NE(cache.version(), version);
+  EXPECT_EQ(cache.tokens(sequence), kPageTokens + 9);
+  EXPECT_EQ(cache.rows(sequence, 1), 2);
+  EXPECT_EQ(cache.slots_used(Tier::device), 4u) << "two rows of two layers";
+  const KvGrowth growth = cache.grow(sequence, 1, 1);
+  ASSERT_EQ(growth.runs.size(), 1u);
+  EXPECT_EQ(growth.runs[0].page_row, cut);
+  EXPECT_EQ(growth.runs[0].first_token, 9);
+  EXPECT_EQ(cache.truncate(sequence, 0, {}), 0);
+  EXPECT_EQ(cache.slots_used(Tier::device), 0u);
+}
+
+// Pages that another sequence reads, or that have left the device, are not written again.
+TEST(KvCache, ACutInASharedOrSpilledRowTakesTheWholeRow) {
+  Memory memory(1, 4, 8, 0, 1);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId spilled = cache.open();
+  grow_all(cache, spilled, 3 * kPageTokens);
+  ASSERT_EQ(cache.place(spilled, 0, 1).tier, Tier::host);
+  EXPECT_EQ(cache.truncate(spilled, 2 * kPageTokens - 1, {}), kPageTokens);
+  EXPECT_EQ(cache.slots_used(Tier::host), 1u);
+  cache.close(spilled, {});
+  const SequenceId one = cache.open();
+  grow_all(cache, one, 20);
+  const SequenceId two = cache.fork(one);
+  EXPECT_EQ(cache.truncate(one, 10, {}), 0);
+  EXPECT_EQ(cache.tokens(two), 20);
+  EXPECT_EQ(cache.rows(two, 0), 1);
+  EXPECT_EQ(cache.truncate(two, 10, {}), 10) << "its own by now";
+}
+
 TEST(KvCache, ForkedSequencesShareUntilOneWrites) {
   Memory memory(1, 8, 0, 0, 8);
   KvCache cache(memory.layout, memory.pools);

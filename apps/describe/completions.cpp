@@ -1,0 +1,142 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "apps/describe/describe.h"
+
+namespace spillway {
+namespace {
+
+std::string joined(const std::vector<std::string>& words) { return fmt::format("{}", fmt::join(words, " ")); }
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+    text.replace(at, from.size(), to);
+  return text;
+}
+
+// Inside single quotes.
+std::string quoted(const std::string& text) { return replaced(text, "'", "'\\''"); }
+
+std::string names_of_commands(const std::vector<CommandText>& commands) {
+  std::string names;
+  for (const CommandText& command : commands) names += (names.empty() ? "" : " ") + command.name;
+  return names;
+}
+
+}  // namespace
+
+std::string bash_completion(const std::vector<CommandText>& commands) {
+  std::string flags, choices;
+  std::vector<std::string> seen;
+  for (const CommandText& command : commands) {
+    std::vector<std::string> names, numbers;
+    for (const OptionText& option : command.options) {
+      names.insert(names.end(), option.names.begin(), option.names.end());
+      const bool nothing = !option.value.empty() && !option.file && option.choices.empty();
+      if (nothing) numbers.insert(numbers.end(), option.names.begin(), option.names.end());
+      if (option.choices.empty() || std::find(seen.begin(), seen.end(), option.names.back()) != seen.end()) continue;
+      seen.push_back(option.names.back());
+      choices +=
+          fmt::format("    {})\n      mapfile -t COMPREPLY < <(compgen {}-W \"{}\" -- \"$cur\")\n      return ;;\n",
+                      fmt::join(option.names, " | "), option.file ? "-f " : "", joined(option.choices));
+    }
+    flags += fmt::format("    {})\n      flags=\"{}\"\n      plain=\"{}\" ;;\n", command.name, joined(names),
+                         joined(numbers));
+  }
+  return fmt::format(R"(# bash completion for spillway, made from its own flags
+_spillway() {{
+  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} flags plain
+  COMPREPLY=()
+  if ((COMP_CWORD == 1)); then
+    mapfile -t COMPREPLY < <(compgen -W "{} --help --version" -- "$cur")
+    return
+  fi
+  case ${{COMP_WORDS[1]}} in
+{}    *) return ;;
+  esac
+  case $prev in
+{}  esac
+  [[ " $plain " == *" $prev "* ]] && return
+  if [[ $cur == -* ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
+    return
+  fi
+  compopt -o filenames 2>/dev/null
+  mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+}}
+complete -F _spillway spillway
+)",
+                     names_of_commands(commands), flags, choices);
+}
+
+std::string zsh_completion(const std::vector<CommandText>& commands) {
+  std::string list, cases;
+  for (const CommandText& command : commands) {
+    list += fmt::format("    '{}:{}'\n", command.name, quoted(command.text));
+    cases += fmt::format("    {})\n      _arguments -S", command.name);
+    for (const OptionText& option : command.options) {
+      const std::string text = replaced(replaced(quoted(option.text), "[", "\\["), "]", "\\]");
+      const std::string value =
+          option.value.empty() ? ""
+          : option.file && !option.choices.empty()
+              ? fmt::format(":value:{{_alternative \"names:name:({})\" \"files:file:_files\"}}", joined(option.choices))
+          : option.file            ? ":file:_files"
+          : option.choices.empty() ? ":value:"
+                                   : fmt::format(":value:({})", joined(option.choices));
+      for (const std::string& name : option.names) cases += fmt::format(" \\\n        '{}[{}]{}'", name, text, value);
+    }
+    cases += fmt::format(" \\\n        '*:file:{}' ;;\n", command.argument.empty() ? "" : "_files");
+  }
+  return fmt::format(R"(#compdef spillway
+# zsh completion for spillway, made from its own flags
+_spillway() {{
+  local -a commands
+  commands=(
+{}  )
+  if ((CURRENT == 2)); then
+    _describe -t commands command commands
+    _arguments -S '--help[Print help]' '--version[Print the version]'
+    return
+  fi
+  local command=$words[2]
+  shift words
+  ((CURRENT--))
+  case $command in
+{}  esac
+}}
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  _spillway "$@"
+else
+  compdef _spillway spillway
+fi
+)",
+                     list, cases);
+}
+
+std::string fish_completion(const std::vector<CommandText>& commands) {
+  std::string lines =
+      "# fish completion for spillway, made from its own flags\n"
+      "complete -c spillway -f\n"
+      "complete -c spillway -n __fish_use_subcommand -l help -d 'Print help'\n"
+      "complete -c spillway -n __fish_use_subcommand -l version -d 'Print the version'\n";
+  const auto text_of = [](const std::string& text) { return replaced(replaced(text, "\\", "\\\\"), "'", "\\'"); };
+  for (const CommandText& command : commands) {
+    lines += fmt::format("complete -c spillway -n __fish_use_subcommand -a {} -d '{}'\n", command.name,
+                         text_of(command.text));
+    const std::string condition = fmt::format("-n '__fish_seen_subcommand_from {}'", command.name);
+    if (!command.argument.empty()) lines += fmt::format("complete -c spillway {} -F\n", condition);
+    for (const OptionText& option : command.options) {
+      lines += "complete -c spillway " + condition;
+      for (const std::string& name : option.names) {
+        lines += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
+      }
+      if (!option.value.empty()) lines += option.file ? " -r -F" : " -x";
+      if (!option.choices.empty()) lines += " -a '" + joined(option.choices) + "'";
+      lines += fmt::format(" -d '{}'\n", text_of(option.text));
+    }
+  }
+  return lines;
+}
+
+}  // namespace spillway
