@@ -14,7 +14,6 @@ namespace {
 constexpr uint64_t kScratchAlignment = 256;
 constexpr uint64_t kDescriptorBytes = 64 << 10;  // the ring
 constexpr uint64_t kDescriptorAlignment = 16;
-constexpr int kMostHeadDim = 128;  // of the attention kernels
 
 uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
@@ -29,9 +28,9 @@ class CudaOps final : public Ops {
   const char* name() const override { return context_.info().emulated != 0 ? "cuda (emulated)" : "cuda"; }
 
   std::string why_not(const ModelShape& shape) const override {
-    if (shape.head_dim % 8 == 0 && shape.head_dim <= kMostHeadDim) return {};
+    if (shape.head_dim % 8 == 0 && shape.head_dim <= kCudaMostHeadDim) return {};
     return fmt::format("the CUDA kernels know heads of a multiple of 8 up to {} elements, this model has {}",
-                       kMostHeadDim, shape.head_dim);
+                       kCudaMostHeadDim, shape.head_dim);
   }
 
   int few_rows() const override { return kCudaMatvecRows; }

@@ -88,7 +88,9 @@ struct CudaRotateAppend {
   int32_t rows;  // of the longest run
 };
 
-// Pages of F32, F16 or BF16, head_dim a multiple of 8 up to 128, each page row aligned to 16 bytes.
+inline constexpr int kCudaMostHeadDim = 256;  // of the attention kernels
+
+// Pages of F32, F16 or BF16, head_dim a multiple of 8 up to kCudaMostHeadDim, each page row aligned to 16 bytes.
 struct CudaAttend {
   View q;  // [m x heads * head_dim] f32
   View states;
@@ -110,7 +112,7 @@ struct CudaAttendChunk {
 };
 
 struct CudaMerge {
-  View states;  // [slots x heads * attn_state_floats] f32, head_dim up to 128
+  View states;  // [slots x heads * attn_state_floats] f32
   AttendShape shape;
   const MergeTask* tasks;
   int32_t tasks_count;
