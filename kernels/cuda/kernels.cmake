@@ -11,6 +11,7 @@ set(cuda_kernels
   gather
   layer_norm
   matmul
+  matmul_blocks
   matmul_half
   matmul_quantized
   matvec
