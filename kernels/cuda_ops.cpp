@@ -45,6 +45,7 @@ class CudaOps final : public Ops {
     const uint64_t address = reinterpret_cast<uintptr_t>(data);
     const uint64_t skip = align(address, kScratchAlignment) - address;
     ring_ = product_ = nullptr;
+    coded_ = {};
     product_bytes_ = 0;
     if (data == nullptr) return;
     SPILLWAY_CHECK(bytes >= skip + kDescriptorBytes);
@@ -87,6 +88,11 @@ class CudaOps final : public Ops {
   }
 
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
+    coded_ = {};
+    matmul_more(stream, x, parts);
+  }
+
+  void matmul_more(Stream& stream, View x, std::span<const MatmulPart> parts) override {
     SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
     for (const MatmulPart& part : parts) {
       SPILLWAY_CHECK(part.weight.cols == x.cols && is_f32(part.out, x.rows, part.weight.rows));
@@ -95,7 +101,9 @@ class CudaOps final : public Ops {
                                   .parts = parts.data(),
                                   .parts_count = static_cast<int32_t>(parts.size()),
                                   .scratch = product_,
-                                  .scratch_bytes = product_bytes_};
+                                  .scratch_bytes = product_bytes_,
+                                  .x_is_ready = is_coded(x)};
+    note_codes(x, parts);
     if (x.rows > few_rows()) return enqueue(stream, "matmul", table_.matmul, arguments);
     enqueue(stream, "matvec", table_.matvec, arguments);
   }
@@ -267,11 +275,27 @@ class CudaOps final : public Ops {
     for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
   }
 
+  bool is_coded(const View& x) const {
+    return coded_.data != nullptr && coded_.data == x.data && coded_.rows == x.rows && coded_.cols == x.cols &&
+           coded_.stride == x.stride;
+  }
+  // Products of quantised weights leave the codes of x in the scratch; F16 and BF16 on tensor cores take their place.
+  void note_codes(const View& x, std::span<const MatmulPart> parts) {
+    for (const MatmulPart& part : parts) {
+      if (info(part.weight.dtype).block_elements > 1 && part.weight.rows > 0) coded_ = x;
+    }
+    if (x.rows <= few_rows()) return;
+    for (const MatmulPart& part : parts) {
+      if (part.weight.dtype == DType::f16 || part.weight.dtype == DType::bf16) coded_ = {};
+    }
+  }
+
   CudaContext& context_;
   const SpillwayCudaTable& table_;
   std::byte* ring_ = nullptr;  // of descriptors
   uint64_t ring_used_ = 0;
   std::byte* product_ = nullptr;  // scratch of the matrix products
+  View coded_;                    // what x its codes are of; no data: of none
   uint64_t product_bytes_ = 0;
 };
 

@@ -51,7 +51,7 @@ cudaError_t launch_matmul(cudaStream_t stream, const CudaMatmul& a) {
   error = ask(&hardware);
   const MatvecShape shape = shape_of(a);
   const TiledX tiled = TiledX::in(shape);
-  if (error == cudaSuccess && has_quantized_part(a)) error = launch_quantize(stream, shape, tiled);
+  if (error == cudaSuccess && has_quantized_part(a) && !a.x_is_ready) error = launch_quantize(stream, shape, tiled);
   for (const DType type : kQuantisedTypes) {
     if (error != cudaSuccess) break;
     error = type == DType::q8_0 || type == DType::q4_0 || type == DType::q4_1

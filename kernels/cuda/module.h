@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 7;
+inline constexpr uint32_t kCudaTableVersion = 8;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -53,6 +53,7 @@ struct CudaMatvec {
   int32_t parts_count;
   std::byte* scratch;  // cuda_matvec_scratch_bytes(m, k), aligned to 16; in use until the call's kernels have run
   uint64_t scratch_bytes;
+  bool x_is_ready = false;  // scratch holds the codes of x: the last call quantised it, and read no F16 or BF16
 };
 
 // The same for any number of rows, on tensor cores: what a large batch or the chunk of a prefill wants. A row's result
