@@ -61,6 +61,16 @@ std::string read_text_file(const std::string& flag, const std::string& path) {
   return text;
 }
 
+std::string model_path(const std::string& given) {
+  if (!given.empty()) return given;
+  std::string fetched = default_model();
+  if (!std::filesystem::exists(fetched)) {
+    throw Error(ErrorKind::model,
+                fmt::format("no model given (-m), and there is no {}, which scripts/fetch-model.sh fetches", fetched));
+  }
+  return fetched;
+}
+
 void RunFlags::add(CLI::App& command) {
   const std::string budgets = "Budgets", running = "Running", reports = "Reports";
   add_option(command, "-m,--model", model,
@@ -143,12 +153,7 @@ void RunFlags::resolve_disk(Options& result) const {
 
 Options RunFlags::resolve() const {
   Options result = options;
-  result.model_path = model.value_or(default_model());
-  if (!model && !std::filesystem::exists(result.model_path)) {
-    throw Error(ErrorKind::model,
-                fmt::format("no model given (-m), and there is no {}, which scripts/fetch-model.sh fetches",
-                            result.model_path));
-  }
+  result.model_path = model_path(model.value_or(""));
   resolve_disk(result);
   result.link_bytes_per_second = link_gbps * 1e9;
   const bool numbered = device.starts_with("cuda:");
@@ -167,8 +172,8 @@ Options RunFlags::resolve() const {
   return result;
 }
 
-void RunFlags::resolve_budgets(Options& result, const Device& device) const {
-  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, device.free_bytes());
+void RunFlags::resolve_budgets(Options& result, const Device& on) const {
+  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, on.free_bytes());
   if (host_mem) result.host_bytes = parse_bytes("--host-mem", *host_mem, free_memory_bytes());
 }
 

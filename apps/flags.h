@@ -29,7 +29,7 @@ struct RunFlags {
   // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
   // The budgets, which may be shares of what is free where the model will run.
-  void resolve_budgets(Options& result, const Device& device) const;
+  void resolve_budgets(Options& result, const Device& on) const;
 
  private:
   void resolve_disk(Options& result) const;
@@ -73,6 +73,9 @@ CLI::Option* add_option(CLI::App& command, const std::string& names, T& value, c
 
 // Adds --x with --no-x, or --no-x with --x, and its twin.
 CLI::Option* add_flag(CLI::App& command, const std::string& name, bool& value, const std::string& text);
+
+// The model that was given; where none was, the one that the set-up fetched. Throws Error(model) where neither is.
+std::string model_path(const std::string& given);
 
 // The whole of a file that a flag names. Throws Error(usage) naming both.
 std::string read_text_file(const std::string& flag, const std::string& path);

@@ -49,7 +49,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "spillway " SPILLWAY_VERSION);
   std::vector<std::pair<CLI::App*, Command>> commands;
-  for (Command (*add)(CLI::App&) : {add_generate, add_chat, add_score, add_plan, add_bench}) {
+  for (Command (*add)(CLI::App&) : {add_generate, add_chat, add_score, add_plan, add_bench, add_inspect, add_doctor}) {
     Command command = add(app);
     commands.emplace_back(app.get_subcommands([](CLI::App*) { return true; }).back(), std::move(command));
   }

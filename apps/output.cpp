@@ -1,11 +1,13 @@
 #include "apps/output.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 
+#include "apps/environment.h"
 #include "kernels/check.h"
 
 namespace spillway {
@@ -25,6 +27,11 @@ void put(std::string_view text) {
 void flush_output() {
   errno = 0;
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) fail(errno != 0 ? errno : EIO);
+}
+
+bool colors_standard_output(bool no_color) {
+  const std::string term = environment("TERM");
+  return !no_color && isatty(STDOUT_FILENO) == 1 && !term.empty() && term != "dumb" && environment("NO_COLOR").empty();
 }
 
 }  // namespace spillway

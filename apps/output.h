@@ -8,5 +8,7 @@ namespace spillway {
 void put(std::string_view text);
 // What was put is out.
 void flush_output();
+// Whether it is a terminal that shows colours, and nobody asked for none (NO_COLOR, https://no-color.org).
+bool colors_standard_output(bool no_color);
 
 }  // namespace spillway

@@ -55,13 +55,14 @@ nlohmann::json measure(const File& file, std::span<std::byte> memory, const Work
   const auto queue = DiskQueue::open({&file}, {memory}, {work.request_bytes, depth, best});
   const std::vector<uint64_t> offsets = offsets_of(file, work);
   std::vector<Event> events(depth);
+  const uint64_t places = memory.size() / work.request_bytes;  // no fewer than are in flight
   const double cpu_before = cpu_seconds();
   const Clock::time_point start = Clock::now();
   for (size_t i = 0; i < offsets.size(); ++i) {
-    const size_t place = i % events.size();
-    events[place].wait();
-    const DiskRequest request{0, offsets[i], work.request_bytes, memory.data() + place * work.request_bytes};
-    events[place] = queue->read({&request, 1});
+    Event& event = events[i % events.size()];
+    event.wait();
+    const DiskRequest request{0, offsets[i], work.request_bytes, memory.data() + i % places * work.request_bytes};
+    event = queue->read({&request, 1});
   }
   for (const Event& event : events) event.wait();
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -74,6 +75,7 @@ nlohmann::json measure(const File& file, std::span<std::byte> memory, const Work
           {"order", work.random ? "random" : "sequential"},
           {"request_bytes", work.request_bytes},
           {"depth", depth},
+          {"memory_bytes", places * work.request_bytes},
           {"bytes", stats.bytes_read},
           {"seconds", seconds},
           {"gb_per_second", bytes / seconds * 1e-9},
@@ -84,7 +86,7 @@ nlohmann::json measure(const File& file, std::span<std::byte> memory, const Work
 int run(int count, char** words) {
   CLI::App app{"Read speed of a file through every rung of the disk queue, as JSON"};
   std::string path;
-  uint64_t mebibytes = 512, kibibytes = 1024;
+  uint64_t mebibytes = 512, kibibytes = 1024, memory_mebibytes = 0;
   std::vector<int> depths = {1, 4, 8, 16};
   int repetitions = 1;
   Work work;
@@ -94,6 +96,9 @@ int run(int count, char** words) {
       ->check(CLI::Range(4, 1 << 20))
       ->capture_default_str();
   app.add_option("--depth", depths, "Requests in flight")->check(CLI::Range(1, 256))->capture_default_str();
+  app.add_option(
+      "--memory-mib", memory_mebibytes,
+      "MiB that the reads land in, in turn; at least what is in flight, and no more (the caches may hold that)");
   app.add_option("-r", repetitions, "Rounds over all rungs and depths")->capture_default_str();
   app.add_flag("--random", work.random, "Shuffle the order of the requests");
   CLI11_PARSE(app, count, words);
@@ -102,8 +107,8 @@ int run(int count, char** words) {
 
   const File file = File::open_read(path);
   if (file.bytes() < work.request_bytes) throw Error(ErrorKind::usage, "the file is smaller than one request: " + path);
-  const uint64_t memory_bytes =
-      work.request_bytes * static_cast<uint64_t>(*std::max_element(depths.begin(), depths.end()));
+  const auto most_in_flight = static_cast<uint64_t>(*std::max_element(depths.begin(), depths.end()));
+  const uint64_t memory_bytes = std::max(work.request_bytes * most_in_flight, memory_mebibytes << 20);
   // Huge pages, as the arenas have them: with small ones the kernel spends three times the CPU on each gigabyte.
   const uint64_t reserved = align_up(memory_bytes, 2 << 20);
   void* memory = ::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -20,12 +20,17 @@ constexpr uint64_t kProcessMargin = 8ull << 20;
 constexpr uint64_t kMarginPerWorker = 128ull << 10;
 // With less, measuring would pass the budget: then only what was measured before is known.
 constexpr uint64_t kLeastToMeasure = 32ull << 20;
-// Left to the rest of the machine when no budget is given: a twentieth of what is free, at least this.
-constexpr uint64_t kLeastHeadroom = 192ull << 20;
+// Left over when no budget is given: a share of what is free, at least `least`. The rest of the machine lives on it;
+// inside a control group's limit there are only the kernel's own needs.
+struct Headroom {
+  uint64_t share, least;
+};
+constexpr Headroom kOfTheMachine = {20, 192ull << 20};
+constexpr Headroom kOfAGroup = {32, 96ull << 20};
 
-uint64_t default_budget(uint64_t free) {
-  const uint64_t headroom = std::max(free / 20, kLeastHeadroom);
-  return free > headroom ? free - headroom : free / 2;
+uint64_t default_budget(uint64_t free, const Headroom& headroom) {
+  const uint64_t left = std::max(free / headroom.share, headroom.least);
+  return free > left ? free - left : free / 2;
 }
 
 // A budget is the user's word, but what is not there cannot be reserved.
@@ -126,13 +131,16 @@ Limits limits_of(const Machine& machine, const Model& model, const Options& opti
 Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits) {
   const uint64_t process =
       process_memory().resident + kProcessMargin + static_cast<uint64_t>(device.workers()) * kMarginPerWorker;
+  const Headroom of_memory = free_memory_is_a_groups() ? kOfAGroup : kOfTheMachine;
   if (!options.device_bytes) {
     // What the process holds already is not free any more, but is inside the budget.
     const uint64_t host = device.host_addressable() ? options.host_bytes.value_or(0) : 0;
     const uint64_t free = memory_for_us(device);
-    options.device_bytes = default_budget(free - std::min(free, host));
+    options.device_bytes =
+        default_budget(free - std::min(free, host), device.host_addressable() ? of_memory : kOfTheMachine);
   }
-  if (!options.host_bytes && !device.host_addressable()) options.host_bytes = default_budget(memory_for_us());
+  if (!options.host_bytes && !device.host_addressable())
+    options.host_bytes = default_budget(memory_for_us(), of_memory);
   if (options.context <= 0) options.context = model.spec.shape.context;
   Plan plan = make_plan({.options = options,
                          .spec = model.spec,

@@ -57,13 +57,16 @@ uint64_t left_by_groups(const fs::path& root) {
   return least;
 }
 
-}  // namespace
-
-uint64_t free_memory_bytes(const fs::path& root) {
+uint64_t left_by_machine(const fs::path& root) {
   const fs::path meminfo = root / "proc/meminfo";
   const auto available_kib = number_after(meminfo, "MemAvailable:");
   if (!available_kib) throw Error(ErrorKind::io, meminfo.string() + ": no line MemAvailable");
-  return std::min(*available_kib * 1024, left_by_groups(root));
+  return *available_kib * 1024;
 }
+
+}  // namespace
+
+uint64_t free_memory_bytes(const fs::path& root) { return std::min(left_by_machine(root), left_by_groups(root)); }
+bool free_memory_is_a_groups(const fs::path& root) { return left_by_groups(root) < left_by_machine(root); }
 
 }  // namespace spillway

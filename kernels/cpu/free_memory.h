@@ -11,4 +11,7 @@ namespace spillway {
 // `root` holds proc and sys. Throws Error(io) when /proc/meminfo does not say.
 uint64_t free_memory_bytes(const std::filesystem::path& root = "/");
 
+// Whether it is a control group that sets this limit, and not the machine as a whole.
+bool free_memory_is_a_groups(const std::filesystem::path& root = "/");
+
 }  // namespace spillway

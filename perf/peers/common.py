@@ -139,7 +139,7 @@ def forget(model):
 def direct_speed(tools, model, mib=2048):
     """Bytes per second of O_DIRECT reads in file order, 16 requests of 1 MiB in flight: the median of disk_perf's
     three methods."""
-    out, _ = run([tools / "disk_perf", "--mib", mib, "--depth", 16, parts_of(model)[0]])
+    out, _ = run([tools / "disk_perf", "--mib", mib, "--depth", 16, "--memory-mib", 256, parts_of(model)[0]])
     speeds = [row["gb_per_second"] * 1e9 for row in json.loads(out)["rows"] if "page cache" not in row["asked"]]
     if not speeds:
         raise PeerError(f"{model}: this drive has no O_DIRECT reads to measure")

@@ -52,12 +52,14 @@ TEST_F(FreeMemory, WithoutGroupsWhatTheMachineHas) {
   EXPECT_EQ(free_bytes(), 1024 * kMiB);
   write("proc/self/cgroup", "0::/\n");
   EXPECT_EQ(free_bytes(), 1024 * kMiB);
+  EXPECT_FALSE(free_memory_is_a_groups(root_));
 }
 
 TEST_F(FreeMemory, Version2LimitLessUsagePlusReclaimable) {
   write("proc/self/cgroup", "0::/user.slice/job\n");
   write_group_v2("user.slice/job", std::to_string(512 * kMiB), 300 * kMiB, 100 * kMiB);
   EXPECT_EQ(free_bytes(), 312 * kMiB);
+  EXPECT_TRUE(free_memory_is_a_groups(root_));
 }
 
 TEST_F(FreeMemory, Version2EveryLevelCounts) {
