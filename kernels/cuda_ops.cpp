@@ -17,7 +17,6 @@ namespace {
 constexpr uint64_t kScratchAlignment = 256;
 constexpr uint64_t kDescriptorBytes = 64 << 10;  // the ring
 constexpr uint64_t kDescriptorAlignment = 16;
-constexpr int kMostHeadDim = 128;  // of the attention kernels
 
 uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
@@ -36,9 +35,9 @@ class CudaOps final : public Ops {
   const char* name() const override { return context_.info().emulated != 0 ? "cuda (emulated)" : "cuda"; }
 
   std::string why_not(const ModelShape& shape) const override {
-    if (shape.head_dim % 8 == 0 && shape.head_dim <= kMostHeadDim) return {};
+    if (shape.head_dim % 8 == 0 && shape.head_dim <= kCudaMostHeadDim) return {};
     return fmt::format("the CUDA kernels know heads of a multiple of 8 up to {} elements, this model has {}",
-                       kMostHeadDim, shape.head_dim);
+                       kCudaMostHeadDim, shape.head_dim);
   }
 
   int few_rows() const override { return kCudaMatvecRows; }
@@ -54,6 +53,7 @@ class CudaOps final : public Ops {
     const uint64_t skip = align(address, kScratchAlignment) - address;
     replay_.forget();
     ring_ = product_ = nullptr;
+    coded_ = {};
     product_bytes_ = 0;
     if (data == nullptr) return;
     SPILLWAY_CHECK(bytes >= skip + kDescriptorBytes);
@@ -96,6 +96,11 @@ class CudaOps final : public Ops {
   }
 
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
+    coded_ = {};
+    matmul_more(stream, x, parts);
+  }
+
+  void matmul_more(Stream& stream, View x, std::span<const MatmulPart> parts) override {
     SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
     for (const MatmulPart& part : parts) {
       SPILLWAY_CHECK(part.weight.cols == x.cols && is_f32(part.out, x.rows, part.weight.rows));
@@ -104,7 +109,9 @@ class CudaOps final : public Ops {
                                   .parts = parts.data(),
                                   .parts_count = static_cast<int32_t>(parts.size()),
                                   .scratch = product_,
-                                  .scratch_bytes = product_bytes_};
+                                  .scratch_bytes = product_bytes_,
+                                  .x_is_ready = is_coded(x)};
+    note_codes(x, parts);
     if (x.rows > few_rows()) return enqueue(stream, "matmul", table_.matmul, arguments);
     enqueue(stream, "matvec", table_.matvec, arguments);
   }
@@ -318,11 +325,27 @@ class CudaOps final : public Ops {
     for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
   }
 
+  bool is_coded(const View& x) const {
+    return coded_.data != nullptr && coded_.data == x.data && coded_.rows == x.rows && coded_.cols == x.cols &&
+           coded_.stride == x.stride;
+  }
+  // Products of quantised weights leave the codes of x in the scratch; F16 and BF16 on tensor cores take their place.
+  void note_codes(const View& x, std::span<const MatmulPart> parts) {
+    for (const MatmulPart& part : parts) {
+      if (info(part.weight.dtype).block_elements > 1 && part.weight.rows > 0) coded_ = x;
+    }
+    if (x.rows <= few_rows()) return;
+    for (const MatmulPart& part : parts) {
+      if (part.weight.dtype == DType::f16 || part.weight.dtype == DType::bf16) coded_ = {};
+    }
+  }
+
   CudaContext& context_;
   const SpillwayCudaTable& table_;
   std::byte* ring_ = nullptr;  // of descriptors
   uint64_t ring_used_ = 0;
   std::byte* product_ = nullptr;  // scratch of the matrix products
+  View coded_;                    // what x its codes are of; no data: of none
   uint64_t product_bytes_ = 0;
   CudaReplay replay_;
 };

@@ -86,6 +86,9 @@ class Ops {
   virtual void scale(Stream&, View x, float factor) = 0;
   // Up to 4 parts share x [m x k] f32. out rows may not overlap x.
   virtual void matmul(Stream&, View x, std::span<const MatmulPart> parts) = 0;
+  // The same with the x of the matmul or matmul_more before, which nothing has written since: what was made of it then
+  // is used again.
+  virtual void matmul_more(Stream& stream, View x, std::span<const MatmulPart> parts) { matmul(stream, x, parts); }
   // Rotates, in place, the first 2 * pairs elements of each head of x [m x heads * head_dim] f32. table [m x 2 * pairs]
   // f32: row i holds cos of pair 0, sin of pair 0, cos of pair 1, ... at row i's position (runtime/rotation.h).
   virtual void rotate(Stream&, View x, int head_dim, RotationStyle style, View table) = 0;

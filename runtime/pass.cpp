@@ -112,6 +112,7 @@ void Pass::contribute(Stage stage, int layer, View x, View bias, View post_norm)
 // outs (+)= x . weight^T, unit by unit as the weights arrive.
 void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add) {
   const TraceRange range(track_, kStageNames[static_cast<int>(stage)]);
+  bool more = false;
   for (; next_unit_ < p_.weights.units.size(); ++next_unit_) {
     const WeightUnit& unit = p_.weights.units[next_unit_];
     if (unit.stage != stage || unit.layer != layer) break;
@@ -123,16 +124,17 @@ void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> o
       const View out = outs.begin()[slice.matrix].slice_cols(slice.first_row, slice.rows);
       parts[count++] = {unit.view(slice, lease.data()), out, add};
     }
-    multiply(stage, x, {parts, count});
+    multiply(stage, x, {parts, count}, more);
+    more = true;
     if (lease.moves()) lease.release(p_.compute.record());
   }
 }
 
 // How many rows of logits are computed at once follows from the budget, and may not change them: so the head is
 // multiplied in calls that agree with one another.
-void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts) {
+void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts, bool more) {
   const int few = stage == Stage::head ? p_.ops.few_rows() : 0;
-  if (few == 0) return p_.ops.matmul(p_.compute, x, parts);
+  if (few == 0) return more ? p_.ops.matmul_more(p_.compute, x, parts) : p_.ops.matmul(p_.compute, x, parts);
   for (int64_t row = 0; row < x.rows; row += few) {
     const int64_t rows = std::min<int64_t>(few, x.rows - row);
     MatmulPart some[4];

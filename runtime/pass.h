@@ -75,7 +75,7 @@ class Pass {
   void append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
-  void multiply(Stage stage, View x, std::span<const MatmulPart> parts);
+  void multiply(Stage stage, View x, std::span<const MatmulPart> parts, bool more);
   void head(const PassInput& input, int rows, const OnLogits& on_logits);
   View chosen(View logits, const RowChoice& choice);
   int head_sweeps(int logit_rows) const;

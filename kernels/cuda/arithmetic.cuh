@@ -17,7 +17,20 @@ __device__ __forceinline__ float lane_sum(float value) {
   return value;
 }
 
-// The largest of them; what is not a number is passed over.
+// Sum over the kWarps warps of a thread block, known to all of them: lanes, then warps. warp_sums: kWarps floats that
+// no thread reads or writes before the next barrier.
+template <int kWarps>
+__device__ __forceinline__ float block_sum(float value, Shared<float> warp_sums) {
+  value = lane_sum<kWarpLanes / 2>(value);
+  if (lane_index() == 0) warp_sums[warp_index()] = value;
+  __syncthreads();
+  float total = 0.0f;
+#pragma unroll
+  for (int w = 0; w < kWarps; w++) total += warp_sums[w];
+  return total;
+}
+
+// The largest over lanes, as lane_sum; what is not a number is passed over.
 template <int kHighest, int kLowest = 1>
 __device__ __forceinline__ float lane_max(float value) {
 #pragma unroll

@@ -18,7 +18,7 @@ cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& args
   SPILLWAY_CHECK(args.q.cols == static_cast<int64_t>(args.shape.heads) * format.head_dim);
   SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(args.shape.heads) * attn_state_floats(format.head_dim));
   if (args.q.rows == 0) return cudaSuccess;
-  if (format.head_dim % 8 != 0 || format.head_dim > kMostChunkHeadDim) return cudaErrorNotSupported;
+  if (format.head_dim % 8 != 0 || format.head_dim > kCudaMostHeadDim) return cudaErrorNotSupported;
   const ChunkLaunch a = {.spans = args.spans,
                          .q = args.q.data,
                          .states = args.states.data,

@@ -1,7 +1,7 @@
 // What the two kernels of prefill attention share: one on tensor cores, one in plain arithmetic.
 //
 // A row's state is a fold over tiles of consecutive positions, cut from the start of each span, and nothing else enters
-// into it. Tokens that a row does not see have the weight zero, which adds nothing; and what is carried from tile to
+// into it. Tokens that a row does not see add nothing, be they numbers or not; and what is carried from tile to
 // tile is what states hold between calls. So the other rows of a call, and which call folds a span, change no bit.
 #pragma once
 
@@ -9,8 +9,6 @@
 #include "kernels/cuda/launchers.cuh"
 
 namespace spillway::cuda {
-
-inline constexpr int kMostChunkHeadDim = 128;
 
 struct ChunkLaunch {
   const KvSpan* spans;

@@ -1,6 +1,6 @@
 // Prefill attention in plain arithmetic, for pages of F32 and for GPUs whose tensor cores lack a type: rows of queries
 // against spans in position order, each row with one running softmax state (the online softmax of FlashAttention, arXiv
-// 2205.14135, algorithm 1). A query head shares each tile of 32 keys and values with its group (GQA) and with the rows
+// 2205.14135, algorithm 1). A query head shares each tile of keys and values with its group (GQA) and with the rows
 // beside it.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/attend_chunk.cuh"
@@ -10,37 +10,53 @@ namespace spillway::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kQueries = 32;                        // (row, head of the group) pairs of a thread block
-constexpr int kTokens = 32;                         // of a tile
-constexpr int kQueriesEach = 4;                     // of a thread, for 2 tokens and 2 * 4 elements of a head
-constexpr int kLanes = 16;                          // threads that share them
-constexpr int kTileStride = kMostChunkHeadDim + 4;  // floats; 16 lanes read 16 tokens without a bank conflict
+constexpr int kLanes = 16;  // threads that share some queries
 constexpr float kNothing = -INFINITY;
 
+// What a thread block and a thread take, for heads of up to kDim elements: what 48 KB of shared memory hold.
+template <int kDim>
+struct Tile {
+  static constexpr int kQueriesEach = kDim <= 128 ? 4 : 2;           // of a thread
+  static constexpr int kTokensEach = kDim <= 128 ? 2 : 1;            // and tokens
+  static constexpr int kFours = kDim / kLanes / 4;                   // and times 4 elements of a head
+  static constexpr int kQueries = kThreads / kLanes * kQueriesEach;  // (row, head of the group) pairs of a block
+  static constexpr int kTokens = kLanes * kTokensEach;
+  static constexpr int kStride = kDim + 4;  // floats; 16 lanes read 16 tokens without a bank conflict
+};
+
 // The running state of one query: its max and sum, the same in all lanes that share it, and this lane's elements.
+template <int kDim>
 struct RunningState {
   float max;
   float sum;
-  float values[2][4];
+  float values[Tile<kDim>::kFours][4];
 };
 
+// Tokens [hidden, seen) of a tile.
+struct SeenTokens {
+  int hidden;
+  int seen;
+  __device__ __forceinline__ bool has(int token) const { return token >= hidden && token < seen; }
+};
+
+template <int kDim>
 __device__ __forceinline__ void load_queries(const ChunkLaunch& a, int tile, int kv_head, Shared<float> queries) {
-  for (int i = static_cast<int>(threadIdx.x); i < kQueries * a.head_dim; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < Tile<kDim>::kQueries * a.head_dim; i += kThreads) {
     const int query = i / a.head_dim;
-    const QueryPlace place(a, kv_head, tile * kQueries + query);
-    queries[query * kMostChunkHeadDim + i % a.head_dim] = place.row < a.rows ? place.query(a)[i % a.head_dim] : 0.0f;
+    const QueryPlace place(a, kv_head, tile * Tile<kDim>::kQueries + query);
+    queries[query * kDim + i % a.head_dim] = place.row < a.rows ? place.query(a)[i % a.head_dim] : 0.0f;
   }
 }
 
 // Keys or values of `tokens` tokens that lie one after the other; zero for the rest of the tile.
-template <typename Kv>
+template <typename Kv, int kDim>
 __device__ __forceinline__ void load_tile(const std::byte* from, int tokens, int head_dim, Shared<float> tile) {
   const int pieces = head_dim / Kv::kCount;
 #pragma unroll 4
-  for (int i = static_cast<int>(threadIdx.x); i < kTokens * pieces; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < Tile<kDim>::kTokens * pieces; i += kThreads) {
     float values[Kv::kCount] = {};
     if (i < tokens * pieces) Kv::unpack(load_cached(from + 16 * i), values);
-    const int at = i / pieces * kTileStride + i % pieces * Kv::kCount;
+    const int at = i / pieces * Tile<kDim>::kStride + i % pieces * Kv::kCount;
 #pragma unroll
     for (int e = 0; e < Kv::kCount; e += 4) {
       store_floats(tile, at + e, {values[e], values[e + 1], values[e + 2], values[e + 3]});
@@ -53,41 +69,49 @@ __device__ __forceinline__ float dot_four(float4 a, float4 b, float sum) {
 }
 
 // scores[j][n]: of this thread's query j and token lane + n * kLanes.
+template <int kDim>
 __device__ __forceinline__ void score_tile(Shared<float> queries, Shared<float> keys, int head_dim, int lane,
-                                           float (&scores)[kQueriesEach][2]) {
+                                           float (&scores)[Tile<kDim>::kQueriesEach][Tile<kDim>::kTokensEach]) {
 #pragma unroll 2
   for (int d = 0; d < head_dim; d += 4) {
-    const float4 low = load_floats(keys, lane * kTileStride + d);
-    const float4 high = load_floats(keys, (lane + kLanes) * kTileStride + d);
+    float4 key[Tile<kDim>::kTokensEach];
 #pragma unroll
-    for (int j = 0; j < kQueriesEach; j++) {
-      const float4 q = load_floats(queries, j * kMostChunkHeadDim + d);
-      scores[j][0] = dot_four(q, low, scores[j][0]);
-      scores[j][1] = dot_four(q, high, scores[j][1]);
+    for (int n = 0; n < Tile<kDim>::kTokensEach; n++) {
+      key[n] = load_floats(keys, (lane + n * kLanes) * Tile<kDim>::kStride + d);
+    }
+#pragma unroll
+    for (int j = 0; j < Tile<kDim>::kQueriesEach; j++) {
+      const float4 q = load_floats(queries, j * kDim + d);
+#pragma unroll
+      for (int n = 0; n < Tile<kDim>::kTokensEach; n++) scores[j][n] = dot_four(q, key[n], scores[j][n]);
     }
   }
 }
 
-// Scores become weights, of tokens [hidden, seen) of the tile; the state is scaled to the new maximum.
-__device__ __forceinline__ void weigh_tile(float scale, int hidden, int seen, int lane, float (&scores)[2],
-                                           RunningState& state) {
+// Scores become weights, of the tokens that are seen; the state is scaled to the new maximum.
+template <int kDim>
+__device__ __forceinline__ void weigh_tile(float scale, const SeenTokens& tokens, int lane,
+                                           float (&scores)[Tile<kDim>::kTokensEach], RunningState<kDim>& state) {
   float tile_max = kNothing;
 #pragma unroll
-  for (int n = 0; n < 2; n++) {
-    const int token = lane + n * kLanes;
-    scores[n] = token >= hidden && token < seen ? scores[n] * scale : kNothing;
+  for (int n = 0; n < Tile<kDim>::kTokensEach; n++) {
+    scores[n] = tokens.has(lane + n * kLanes) ? scores[n] * scale : kNothing;
     tile_max = fmaxf(tile_max, scores[n]);
   }
   const float max = fmaxf(state.max, lane_max<kLanes / 2>(tile_max));
   const float factor = state.max == kNothing ? 0.0f : exp_of_negative(state.max - max);
+  float sum = 0.0f;
 #pragma unroll
-  for (int n = 0; n < 2; n++) scores[n] = scores[n] > kNothing ? exp_of_negative(scores[n] - max) : 0.0f;
-  const float sum = lane_sum<kLanes / 2>(scores[0] + scores[1]);
-  if (seen <= 0 || seen <= hidden) return;
+  for (int n = 0; n < Tile<kDim>::kTokensEach; n++) {
+    scores[n] = scores[n] == kNothing ? 0.0f : exp_of_negative(scores[n] - max);
+    sum = n == 0 ? scores[n] : sum + scores[n];
+  }
+  sum = lane_sum<kLanes / 2>(sum);
+  if (tokens.seen <= 0 || tokens.seen <= tokens.hidden) return;
   state.max = max;
   state.sum = fmaf(state.sum, factor, sum);
 #pragma unroll
-  for (int e = 0; e < 8; e++) state.values[e / 4][e % 4] *= factor;
+  for (int e = 0; e < 4 * Tile<kDim>::kFours; e++) state.values[e / 4][e % 4] *= factor;
 }
 
 __device__ __forceinline__ void add_values(float weight, float4 v, float (&values)[4]) {
@@ -97,25 +121,31 @@ __device__ __forceinline__ void add_values(float weight, float4 v, float (&value
   values[3] = fmaf(weight, v.w, values[3]);
 }
 
+// What is not seen is left out, for zero times what is no number is none.
+template <int kDim>
 __device__ __forceinline__ void sum_tile(Shared<float> weights, Shared<float> tile, int head_dim, int lane,
-                                         RunningState (&states)[kQueriesEach]) {
+                                         const SeenTokens (&tokens)[Tile<kDim>::kQueriesEach],
+                                         RunningState<kDim> (&states)[Tile<kDim>::kQueriesEach]) {
 #pragma unroll 4
-  for (int t = 0; t < kTokens; t++) {
+  for (int t = 0; t < Tile<kDim>::kTokens; t++) {
 #pragma unroll
-    for (int n = 0; n < 2; n++) {
-      const int d = 4 * lane + n * kMostChunkHeadDim / 2;
+    for (int n = 0; n < Tile<kDim>::kFours; n++) {
+      const int d = 4 * lane + n * 4 * kLanes;
       if (d >= head_dim) continue;
-      const float4 v = load_floats(tile, t * kTileStride + d);
+      const float4 v = load_floats(tile, t * Tile<kDim>::kStride + d);
 #pragma unroll
-      for (int j = 0; j < kQueriesEach; j++) add_values(weights[j * kTokens + t], v, states[j].values[n]);
+      for (int j = 0; j < Tile<kDim>::kQueriesEach; j++) {
+        if (tokens[j].has(t)) add_values(weights[j * Tile<kDim>::kTokens + t], v, states[j].values[n]);
+      }
     }
   }
 }
 
+template <int kDim>
 __device__ __forceinline__ void load_states(const ChunkLaunch& a, int kv_head, int first, int lane,
-                                            RunningState (&states)[kQueriesEach]) {
+                                            RunningState<kDim> (&states)[Tile<kDim>::kQueriesEach]) {
 #pragma unroll
-  for (int j = 0; j < kQueriesEach; j++) {
+  for (int j = 0; j < Tile<kDim>::kQueriesEach; j++) {
     states[j] = {kNothing, 0.0f, {}};
     const QueryPlace place(a, kv_head, first + j);
     if (a.fresh || place.row >= a.rows) continue;
@@ -123,24 +153,25 @@ __device__ __forceinline__ void load_states(const ChunkLaunch& a, int kv_head, i
     states[j].max = from[a.head_dim];
     states[j].sum = from[a.head_dim + 1];
 #pragma unroll
-    for (int e = 0; e < 8; e++) {
-      const int d = 4 * lane + e / 4 * kMostChunkHeadDim / 2 + e % 4;
+    for (int e = 0; e < 4 * Tile<kDim>::kFours; e++) {
+      const int d = 4 * lane + e / 4 * 4 * kLanes + e % 4;
       if (d < a.head_dim) states[j].values[e / 4][e % 4] = from[d];
     }
   }
 }
 
 // Zero is stored without a sign: it could tell how many zeros were added.
+template <int kDim>
 __device__ __forceinline__ void store_states(const ChunkLaunch& a, int kv_head, int first, int lane,
-                                             const RunningState (&states)[kQueriesEach]) {
+                                             const RunningState<kDim> (&states)[Tile<kDim>::kQueriesEach]) {
 #pragma unroll
-  for (int j = 0; j < kQueriesEach; j++) {
+  for (int j = 0; j < Tile<kDim>::kQueriesEach; j++) {
     const QueryPlace place(a, kv_head, first + j);
     if (place.row >= a.rows) continue;
     float* to = place.state(a);
 #pragma unroll
-    for (int e = 0; e < 8; e++) {
-      const int d = 4 * lane + e / 4 * kMostChunkHeadDim / 2 + e % 4;
+    for (int e = 0; e < 4 * Tile<kDim>::kFours; e++) {
+      const int d = 4 * lane + e / 4 * 4 * kLanes + e % 4;
       if (d < a.head_dim) to[d] = states[j].values[e / 4][e % 4] + 0.0f;
     }
     if (lane == 0) {
@@ -150,65 +181,78 @@ __device__ __forceinline__ void store_states(const ChunkLaunch& a, int kv_head, 
   }
 }
 
-// Block (kQueries queries of a group, KV head); those that see most come first.
-template <typename Kv>
+// Block (queries of a group, KV head); those that see most come first.
+template <typename Kv, int kDim>
 __global__ void __launch_bounds__(kThreads) attend_rows(ChunkLaunch a) {
+  using T = Tile<kDim>;
   constexpr int kElementBytes = 16 / Kv::kCount;
-  SPILLWAY_SHARED(float, queries, kQueries* kMostChunkHeadDim);
-  SPILLWAY_SHARED(float, tile_of_kv, kTokens* kTileStride);
-  SPILLWAY_SHARED(float, weights, kQueries* kTokens);
+  SPILLWAY_SHARED(float, queries, T::kQueries* kDim);
+  SPILLWAY_SHARED(float, tile_of_kv, T::kTokens* T::kStride);
+  SPILLWAY_SHARED(float, weights, T::kQueries* T::kTokens);
   const int query_tile = static_cast<int>(gridDim.x - 1 - blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  const int first_query = static_cast<int>(threadIdx.x) / kLanes * kQueriesEach;
-  const Shared<float> my_queries = queries + first_query * kMostChunkHeadDim;
-  const Shared<float> my_weights = weights + first_query * kTokens;
-  const int last = end_position(a, (query_tile + 1) * kQueries);
-  RunningState states[kQueriesEach];
-  load_states(a, kv_head, query_tile * kQueries + first_query, lane, states);
-  load_queries(a, query_tile, kv_head, queries);
+  const int first_query = static_cast<int>(threadIdx.x) / kLanes * T::kQueriesEach;
+  const Shared<float> my_queries = queries + first_query * kDim;
+  const Shared<float> my_weights = weights + first_query * T::kTokens;
+  const int last = end_position(a, (query_tile + 1) * T::kQueries);
+  RunningState<kDim> states[T::kQueriesEach];
+  load_states<kDim>(a, kv_head, query_tile * T::kQueries + first_query, lane, states);
+  load_queries<kDim>(a, query_tile, kv_head, queries);
   for (int s = 0; s < a.spans_count; s++) {
     const KvSpan& span = a.spans[s];
     const int visible = last - span.first_position;
     const int end = visible < span.tokens ? visible : span.tokens;
-    const int hidden = hidden_tokens(a, query_tile * kQueries / a.group, span.first_position);
-    for (int first = hidden > 0 ? hidden / kTokens * kTokens : 0; first < end; first += kTokens) {
-      const int tokens = end - first < kTokens ? end - first : kTokens;
+    const int hidden = hidden_tokens(a, query_tile * T::kQueries / a.group, span.first_position);
+    for (int first = hidden > 0 ? hidden / T::kTokens * T::kTokens : 0; first < end; first += T::kTokens) {
+      const int tokens = end - first < T::kTokens ? end - first : T::kTokens;
       const std::byte* keys = span.rows[first / kPageTokens] + kv_head * a.page_bytes +
                               static_cast<int64_t>(first % kPageTokens) * a.head_dim * kElementBytes;
-      load_tile<Kv>(keys, tokens, a.head_dim, tile_of_kv);
+      load_tile<Kv, kDim>(keys, tokens, a.head_dim, tile_of_kv);
       __syncthreads();
-      float scores[kQueriesEach][2] = {};
-      score_tile(my_queries, tile_of_kv, a.head_dim, lane, scores);
+      float scores[T::kQueriesEach][T::kTokensEach] = {};
+      score_tile<kDim>(my_queries, tile_of_kv, a.head_dim, lane, scores);
       __syncthreads();
-      load_tile<Kv>(keys + a.page_bytes / 2, tokens, a.head_dim, tile_of_kv);
+      load_tile<Kv, kDim>(keys + a.page_bytes / 2, tokens, a.head_dim, tile_of_kv);
+      SeenTokens of_query[T::kQueriesEach];
 #pragma unroll
-      for (int j = 0; j < kQueriesEach; j++) {
-        const int row = (query_tile * kQueries + first_query + j) / a.group;
+      for (int j = 0; j < T::kQueriesEach; j++) {
+        const int row = (query_tile * T::kQueries + first_query + j) / a.group;
         const int seen = a.first_position + row + 1 - span.first_position - first;
-        const int out_of_window = hidden_tokens(a, row, span.first_position + first);
-        weigh_tile(a.scale, out_of_window, seen < tokens ? seen : tokens, lane, scores[j], states[j]);
-        my_weights[j * kTokens + lane] = scores[j][0];
-        my_weights[j * kTokens + lane + kLanes] = scores[j][1];
+        of_query[j] = {hidden_tokens(a, row, span.first_position + first), seen < tokens ? seen : tokens};
+        weigh_tile<kDim>(a.scale, of_query[j], lane, scores[j], states[j]);
+#pragma unroll
+        for (int n = 0; n < T::kTokensEach; n++) my_weights[j * T::kTokens + lane + n * kLanes] = scores[j][n];
       }
       __syncthreads();
-      sum_tile(my_weights, tile_of_kv, a.head_dim, lane, states);
+      sum_tile<kDim>(my_weights, tile_of_kv, a.head_dim, lane, of_query, states);
       __syncthreads();
     }
   }
-  store_states(a, kv_head, query_tile * kQueries + first_query, lane, states);
+  store_states<kDim>(a, kv_head, query_tile * T::kQueries + first_query, lane, states);
+}
+
+template <typename Kv, int kDim>
+cudaError_t launch_dim(cudaStream_t stream, const ChunkLaunch& a, int kv_heads) {
+  const dim3 grid(static_cast<uint32_t>(ceil_div(int64_t{a.rows} * a.group, Tile<kDim>::kQueries)),
+                  static_cast<uint32_t>(kv_heads));
+  return launch(attend_rows<Kv, kDim>, grid, dim3(kThreads), 0, stream, a);
+}
+
+template <typename Kv>
+cudaError_t launch_type(cudaStream_t stream, const ChunkLaunch& a, int kv_heads) {
+  return a.head_dim <= 128 ? launch_dim<Kv, 128>(stream, a, kv_heads)
+                           : launch_dim<Kv, kCudaMostHeadDim>(stream, a, kv_heads);
 }
 
 }  // namespace
 
 cudaError_t launch_chunk_plain(cudaStream_t stream, DType type, const ChunkLaunch& a, int kv_heads) {
-  const dim3 grid(static_cast<uint32_t>(ceil_div(int64_t{a.rows} * a.group, kQueries)),
-                  static_cast<uint32_t>(kv_heads));
   switch (type) {
     case DType::bf16:
-      return launch(attend_rows<ElementsBf16>, grid, dim3(kThreads), 0, stream, a);
+      return launch_type<ElementsBf16>(stream, a, kv_heads);
     case DType::f32:
-      return launch(attend_rows<ElementsF32>, grid, dim3(kThreads), 0, stream, a);
+      return launch_type<ElementsF32>(stream, a, kv_heads);
     default:
       return cudaErrorNotSupported;
   }

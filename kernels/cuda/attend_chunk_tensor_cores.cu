@@ -1,6 +1,6 @@
 // Prefill attention on tensor cores (FlashAttention-2, arXiv 2307.08691): a warp keeps 16 queries and their running
-// softmax states in registers, and 4 warps share each page's keys, then values, in shared memory. While scores are
-// computed the values arrive; while values are summed, the next page's keys.
+// softmax states in registers, and 4 warps share a tile of keys, then of values, in shared memory. While scores are
+// computed the values arrive; while values are summed, the next tile's keys.
 //
 // Queries, times the scale of scores, and weights are rounded to the type of the pages; products are summed in 32 bits.
 #include "kernels/cuda/arithmetic.cuh"
@@ -13,77 +13,89 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpLanes;
 constexpr int kWarpQueries = 16;
 constexpr int kQueries = kWarps * kWarpQueries;  // of a thread block
-constexpr int kTokens = kPageTokens;             // of a tile
 constexpr float kLog2E = 1.44269504f;
 constexpr float kNothing = -INFINITY;
 
 struct HalvesF16 {
+  static constexpr uint32_t kInfinity = 0x7c00;
+  __device__ __forceinline__ static float value(uint32_t bits) { return load_f16(static_cast<uint16_t>(bits)); }
   __device__ __forceinline__ static uint32_t pack(float low, float high) { return pack_f16(low, high); }
   __device__ __forceinline__ static void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     mma_f16(c, a, b0, b1);
   }
 };
 struct HalvesBf16 {
+  static constexpr uint32_t kInfinity = 0x7f80;
+  __device__ __forceinline__ static float value(uint32_t bits) { return float_from_bits(bits << 16); }
   __device__ __forceinline__ static uint32_t pack(float low, float high) { return pack_bf16(low, high); }
   __device__ __forceinline__ static void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     mma_bf16(c, a, b0, b1);
   }
 };
 
-// Keys or values of a page in shared memory, token by token, in pieces of 16 bytes. Eight tokens' pieces of one number
-// lie in different banks.
+// Keys or values of a page, or of half a one where heads are wide, in shared memory, token by token, in pieces of 16
+// bytes. Eight tokens' pieces of one number lie in different banks.
 template <int kDim>
 struct Tile {
-  static constexpr int kPieces = kDim <= 64 ? 8 : 16;  // a token's place
+  static constexpr int kTokens = kDim <= 128 ? kPageTokens : kPageTokens / 2;
+  static constexpr int kPieces = kDim <= 64 ? 8 : kDim <= 128 ? 16 : 32;  // a token's place
   static constexpr int kWords = kTokens * kPieces * 4;
-  static constexpr int kStep = kThreads / kPieces;  // tokens between those of one thread, a multiple of 8
+  static constexpr int kCopied = kPieces < 16 ? kPieces : 16;  // pieces of a token that threads copy side by side
+  static constexpr int kStep = kThreads / kCopied;             // tokens between those of one thread, a multiple of 8
 
   // Word of token `row` + `tokens` and piece `odd` + `pieces`: a multiple of 8 tokens, an even number of pieces and 0
-  // or 1 besides, so that all but the pieces' turning is known at compile time.
+  // or 1 besides (or a multiple of 16 and less than 16), so that all but the pieces' turning is known at compile time.
   __device__ __forceinline__ static int word(int row, int tokens, int odd, int pieces) {
     return row * kPieces * 4 + ((odd ^ row % 8) ^ pieces) * 4 + tokens * kPieces * 4;
   }
 };
 
-// The pages that some row of a thread block sees, in order.
-struct PageCursor {
+template <int kDim>
+using Scores = float[Tile<kDim>::kTokens / 8][4];
+
+// The tiles that some row of a thread block sees, in order.
+template <int kTokens>
+struct TileCursor {
+  static constexpr int kTilesPerPage = kPageTokens / kTokens;
   const std::byte* keys = nullptr;  // null: there is no further one
   int position = 0;                 // of the first token
   int tokens = 0;
   int span = 0;
-  int page = -1;
+  int tile = -1;
 
   // `begin` and `end`: the first position that any row sees, and the last one plus one.
   __device__ __forceinline__ void next(const ChunkLaunch& a, int kv_head, int begin, int end) {
-    page++;
-    for (keys = nullptr; span < a.spans_count; span++, page = 0) {
+    tile++;
+    for (keys = nullptr; span < a.spans_count; span++, tile = 0) {
       const KvSpan& s = a.spans[span];
-      const int hidden = (begin - s.first_position) / kPageTokens;
-      if (page < hidden) page = hidden;
+      const int hidden = (begin - s.first_position) / kTokens;
+      if (tile < hidden) tile = hidden;
       const int visible = end - s.first_position < s.tokens ? end - s.first_position : s.tokens;
-      const int left = visible - page * kPageTokens;
+      const int left = visible - tile * kTokens;
       if (left <= 0) continue;
-      keys = s.rows[page] + kv_head * a.page_bytes;
-      position = s.first_position + page * kPageTokens;
-      tokens = left < kPageTokens ? left : kPageTokens;
+      keys = s.rows[tile / kTilesPerPage] + kv_head * a.page_bytes + tile % kTilesPerPage * kTokens * 2 * a.head_dim;
+      position = s.first_position + tile * kTokens;
+      tokens = left < kTokens ? left : kTokens;
       return;
     }
   }
 };
 
-// Starts the copy of a page's keys or values; what is not there becomes zero.
+// Starts the copy of a tile of keys or values; what is not there becomes zero.
 template <int kDim>
 __device__ __forceinline__ void start_tile(const std::byte* from, int tokens, int head_dim, Shared<uint32_t> tile) {
   using T = Tile<kDim>;
-  const int piece = static_cast<int>(threadIdx.x) % T::kPieces;
-  const int token = static_cast<int>(threadIdx.x) / T::kPieces;
-  const bool in_head = 8 * piece < head_dim;
+  const int piece = static_cast<int>(threadIdx.x) % T::kCopied;
+  const int token = static_cast<int>(threadIdx.x) / T::kCopied;
   const std::byte* source = from + 2 * (token * head_dim + 8 * piece);
   if (piece < kDim / 8) {
 #pragma unroll
-    for (int i = 0; i < kTokens / T::kStep; i++) {
-      const bool there = in_head && token + i * T::kStep < tokens;
-      copy_async<16>(tile, T::word(token, i * T::kStep, piece, 0), there ? source : from, there ? 16 : 0);
+    for (int i = 0; i < T::kTokens / T::kStep; i++) {
+#pragma unroll
+      for (int p = 0; p < T::kPieces; p += T::kCopied) {
+        const bool there = 8 * (piece + p) < head_dim && token + i * T::kStep < tokens;
+        copy_async<16>(tile, T::word(token, i * T::kStep, piece, p), there ? source + 16 * p : from, there ? 16 : 0);
+      }
       source += 2 * T::kStep * head_dim;
     }
   }
@@ -157,10 +169,10 @@ __device__ __forceinline__ void store_state(const ChunkLaunch& a, int kv_head, i
 
 // scores[j]: of tokens 8 j + 2 t, 8 j + 2 t + 1 (lane 4 g + t) with queries g and g + 8, as WarpState's values.
 template <typename Halves, int kDim>
-__device__ __forceinline__ void score_page(const WarpState<kDim>& state, Shared<uint32_t> keys, int lane,
-                                           float (&scores)[kTokens / 8][4]) {
+__device__ __forceinline__ void score_tile(const WarpState<kDim>& state, Shared<uint32_t> keys, int lane,
+                                           Scores<kDim>& scores) {
 #pragma unroll
-  for (int n = 0; n < kTokens / 16; n++) {
+  for (int n = 0; n < Tile<kDim>::kTokens / 16; n++) {
 #pragma unroll
     for (int k = 0; k < kDim / 16; k++) {
       uint32_t b[4];  // tokens 16 n .. and 16 n + 8 .., each in two pieces
@@ -174,11 +186,11 @@ __device__ __forceinline__ void score_page(const WarpState<kDim>& state, Shared<
 // Scores of query h of the lane's two become weights, of tokens [hidden, seen) alone. Returns what the sums so far are
 // to be multiplied by.
 template <int kDim>
-__device__ __forceinline__ float weigh_page(int h, int hidden, int seen, int lane, float (&scores)[kTokens / 8][4],
+__device__ __forceinline__ float weigh_tile(int h, int hidden, int seen, int lane, Scores<kDim>& scores,
                                             WarpState<kDim>& state) {
   float max = kNothing;
 #pragma unroll
-  for (int j = 0; j < kTokens / 8; j++) {
+  for (int j = 0; j < Tile<kDim>::kTokens / 8; j++) {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float& score = scores[j][2 * h + e];
@@ -192,7 +204,7 @@ __device__ __forceinline__ float weigh_page(int h, int hidden, int seen, int lan
   const float base = max == kNothing ? 0.0f : max * kLog2E;
   float sum = 0.0f;
 #pragma unroll
-  for (int j = 0; j < kTokens / 8; j++) {
+  for (int j = 0; j < Tile<kDim>::kTokens / 8; j++) {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float& score = scores[j][2 * h + e];
@@ -207,10 +219,10 @@ __device__ __forceinline__ float weigh_page(int h, int hidden, int seen, int lan
 }
 
 template <typename Halves, int kDim>
-__device__ __forceinline__ void sum_page(const float (&weights)[kTokens / 8][4], Shared<uint32_t> values, int lane,
+__device__ __forceinline__ void sum_tile(const Scores<kDim>& weights, Shared<uint32_t> values, int lane,
                                          WarpState<kDim>& state) {
 #pragma unroll
-  for (int k = 0; k < kTokens / 16; k++) {
+  for (int k = 0; k < Tile<kDim>::kTokens / 16; k++) {
     const float(&low)[4] = weights[2 * k];
     const float(&high)[4] = weights[2 * k + 1];
     const uint32_t a[4] = {Halves::pack(low[0], low[1]), Halves::pack(low[2], low[3]), Halves::pack(high[0], high[1]),
@@ -225,44 +237,109 @@ __device__ __forceinline__ void sum_page(const float (&weights)[kTokens / 8][4],
   }
 }
 
+// Whether some row of a thread block, from `first_row` on, does not see some token of the tile.
+template <int kTokens>
+__device__ __forceinline__ bool hides_some(const ChunkLaunch& a, const TileCursor<kTokens>& tile, int first_row,
+                                           int end) {
+  return a.first_position + first_row + 1 < tile.position + tile.tokens ||
+         hidden_tokens(a, end - 1 - a.first_position, tile.position) > 0;
+}
+
+// Values that are no finite numbers become zero, for zero times them, the weight of what is not seen, is no number.
+// Whether there were any.
+template <typename Halves, int kDim>
+__device__ __forceinline__ bool clear_not_finite(Shared<uint32_t> values) {
+  constexpr uint32_t kLow = Halves::kInfinity;
+  constexpr uint32_t kHigh = Halves::kInfinity << 16;
+  bool found = false;
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < Tile<kDim>::kTokens * (kDim / 8); i += kThreads) {
+    const int at = Tile<kDim>::word(i / (kDim / 8), 0, i % (kDim / 8), 0);
+    const uint4 piece = load_words(values, at);
+    uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
+    bool here = false;
+#pragma unroll
+    for (uint32_t& word : words) {
+      const bool low = (word & kLow) == kLow;
+      const bool high = (word & kHigh) == kHigh;
+      word &= (low ? 0 : 0xffffu) | (high ? 0 : 0xffff0000u);
+      here = here || low || high;
+    }
+    if (here) store_words(values, at, {words[0], words[1], words[2], words[3]});
+    found = found || here;
+  }
+  return found;
+}
+
+// Adds what was cleared to the sums of query h of the lane's two, of tokens [hidden, seen).
+template <typename Halves, int kDim>
+__device__ __forceinline__ void add_not_finite(const ChunkLaunch& a, const std::byte* values, int h, int hidden,
+                                               int seen, int lane, WarpState<kDim>& state) {
+#pragma unroll 1
+  for (int token = hidden > 0 ? hidden : 0; token < seen; token++) {
+    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(values + 2 * token * a.head_dim);
+#pragma unroll
+    for (int j = 0; j < kDim / 8; j++) {
+      if (8 * j >= a.head_dim) continue;
+      const uint32_t pair = pairs[4 * j + lane % 4];
+      if ((pair & Halves::kInfinity) == Halves::kInfinity) state.values[j][2 * h] += Halves::value(pair & 0xffff);
+      if ((pair >> 16 & Halves::kInfinity) == Halves::kInfinity)
+        state.values[j][2 * h + 1] += Halves::value(pair >> 16);
+    }
+  }
+}
+
 // Block (kQueries queries of a group, KV head); those that see most come first.
 template <typename Halves, int kDim>
 __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(ChunkLaunch a) {
   SPILLWAY_SHARED(uint32_t, keys, Tile<kDim>::kWords);
   SPILLWAY_SHARED(uint32_t, values, Tile<kDim>::kWords);
+  SPILLWAY_SHARED(uint32_t, not_finite, kWarps);
   const int query_tile = static_cast<int>(gridDim.x - 1 - blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const int lane = lane_index();
   const int first = query_tile * kQueries + warp_index() * kWarpQueries;
   const bool has_rows = first / a.group < a.rows;
-  const int begin = hidden_tokens(a, query_tile * kQueries / a.group, 0);
+  const int first_row = query_tile * kQueries / a.group;
+  const int begin = hidden_tokens(a, first_row, 0);
   const int end = end_position(a, (query_tile + 1) * kQueries);
   const int warp_end = end_position(a, first + kWarpQueries);
   WarpState<kDim> state;
   load_state<Halves>(a, kv_head, first, lane, state);
-  PageCursor page;
-  page.next(a, kv_head, begin, end);
-  if (page.keys != nullptr) start_tile<kDim>(page.keys, page.tokens, a.head_dim, keys);
-  while (page.keys != nullptr) {
-    const bool sees = has_rows && warp_end > page.position;
-    float scores[kTokens / 8][4] = {};
+  TileCursor<Tile<kDim>::kTokens> tile;
+  tile.next(a, kv_head, begin, end);
+  if (tile.keys != nullptr) start_tile<kDim>(tile.keys, tile.tokens, a.head_dim, keys);
+  while (tile.keys != nullptr) {
+    const bool sees = has_rows && warp_end > tile.position;
+    Scores<kDim> scores = {};
     wait_for_copies<0>();
-    __syncthreads();  // the keys are there, and the last page's values have been read
-    start_tile<kDim>(page.keys + a.page_bytes / 2, page.tokens, a.head_dim, values);
-    if (sees) score_page<Halves>(state, keys, lane, scores);
-    PageCursor next = page;
+    __syncthreads();  // the keys are there, and the last tile's values have been read
+    start_tile<kDim>(tile.keys + a.page_bytes / 2, tile.tokens, a.head_dim, values);
+    if (sees) score_tile<Halves>(state, keys, lane, scores);
+    auto next = tile;
     next.next(a, kv_head, begin, end);
     wait_for_copies<0>();
     __syncthreads();  // the values are there, and the keys have been read
     if (next.keys != nullptr) start_tile<kDim>(next.keys, next.tokens, a.head_dim, keys);
+    bool cleared = false;
+    if (hides_some(a, tile, first_row, end)) {
+      const bool found = __any_sync(kAllLanes, clear_not_finite<Halves, kDim>(values)) != 0;
+      if (lane == 0) not_finite[warp_index()] = found ? 1 : 0;
+      __syncthreads();
+#pragma unroll
+      for (int w = 0; w < kWarps; w++) cleared = not_finite[w] != 0 || cleared;
+    }
     if (sees) {
       float factor[2];
+      int hidden[2];
+      int seen[2];
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         const int row = (first + lane / 4 + 8 * h) / a.group;
-        const int seen = a.first_position + row + 1 - page.position;
-        const int hidden = hidden_tokens(a, row, page.position);
-        factor[h] = weigh_page(h, hidden, seen < page.tokens ? seen : page.tokens, lane, scores, state);
+        const int before = a.first_position + row + 1 - tile.position;
+        seen[h] = before < tile.tokens ? before : tile.tokens;
+        hidden[h] = hidden_tokens(a, row, tile.position);
+        factor[h] = weigh_tile<kDim>(h, hidden[h], seen[h], lane, scores, state);
       }
       if (__any_sync(kAllLanes, factor[0] != 1.0f || factor[1] != 1.0f) != 0) {
 #pragma unroll
@@ -271,9 +348,15 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
           for (int e = 0; e < 4; e++) state.values[j][e] *= factor[e / 2];
         }
       }
-      sum_page<Halves>(scores, values, lane, state);
+      sum_tile<Halves, kDim>(scores, values, lane, state);
+      if (cleared) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+          add_not_finite<Halves>(a, tile.keys + a.page_bytes / 2, h, hidden[h], seen[h], lane, state);
+        }
+      }
     }
-    page = next;
+    tile = next;
   }
   store_state(a, kv_head, first, lane, state);
 }
@@ -285,7 +368,8 @@ cudaError_t launch_halves(cudaStream_t stream, const ChunkLaunch& a, int kv_head
   const auto run = [&](void (*kernel)(ChunkLaunch)) { return launch(kernel, grid, dim3(kThreads), 0, stream, a); };
   if (a.head_dim <= 64) return run(attend_rows<Halves, 64>);
   if (a.head_dim <= 96) return run(attend_rows<Halves, 96>);
-  return run(attend_rows<Halves, kMostChunkHeadDim>);
+  if (a.head_dim <= 128) return run(attend_rows<Halves, 128>);
+  return run(attend_rows<Halves, kCudaMostHeadDim>);
 }
 
 }  // namespace

@@ -13,8 +13,6 @@ namespace {
 
 constexpr int kWarps = kPagesPerSpan;
 constexpr int kThreads = kWarps * kWarpLanes;
-constexpr int kMostHeads = 8;  // of a group, in one thread block
-constexpr int kMostHeadDim = 128;
 constexpr float kNothing = -INFINITY;
 
 struct AttendLaunch {
@@ -32,7 +30,19 @@ struct AttendLaunch {
   float scale;
 };
 
-// Which part of the work a lane has: kLanes lanes hold the 16-byte pieces of one token, the other lanes further tokens.
+// What a lane holds of a token: kLoads times 16 bytes.
+template <typename Elements, int kLoads>
+struct Piece {
+  static constexpr int kSixteens = kLoads;
+  static constexpr int kCount = kLoads * Elements::kCount;
+  static constexpr int kElementBytes = 16 / Elements::kCount;
+  __device__ __forceinline__ static void unpack(const uint4 (&held)[kLoads], float* values) {
+#pragma unroll
+    for (int l = 0; l < kLoads; l++) Elements::unpack(held[l], values + l * Elements::kCount);
+  }
+};
+
+// Which part of the work a lane has: kLanes lanes hold the pieces of one token, the other lanes further tokens.
 template <typename Kv, int kLanes>
 struct LanePlace {
   int piece;     // elements [piece, piece + Kv::kCount) of a head
@@ -43,26 +53,25 @@ struct LanePlace {
       : piece(lane % kLanes * Kv::kCount), token(lane / kLanes), in_head(piece < head_dim) {}
 };
 
-// Of 16 bytes, for each lane. One span of few KV heads leaves most of a GPU idle: then a warp's own loads decide, and a
+// Pieces, for each lane. One span of few KV heads leaves most of a GPU idle: then a warp's own loads decide, and a
 // page of 64 tokens is a chain of few round trips to memory. Many query heads need the registers.
-constexpr int loads_in_flight(int heads) { return heads <= 4 ? 8 : 4; }
+constexpr int loads_in_flight(int heads, int sixteens) { return (heads <= 4 ? 8 : 4) / sixteens; }
 
-// Calls visit(token, values) for this lane's tokens of [0, tokens rounded up), in order; absent tokens and elements are
-// zero.
+// Calls visit(token, values) for this lane's tokens of [0, tokens rounded up), in order; those before `hidden`, absent
+// tokens and absent elements are zero.
 template <typename Kv, int kLanes, int kInFlight, typename Visit>
-__device__ __forceinline__ void for_each_token(const std::byte* rows, const LanePlace<Kv, kLanes>& place, int tokens,
-                                               int head_dim, const Visit& visit) {
+__device__ __forceinline__ void for_each_token(const std::byte* rows, const LanePlace<Kv, kLanes>& place, int hidden,
+                                               int tokens, int head_dim, const Visit& visit) {
   constexpr int kTokens = kWarpLanes / kLanes;
-  constexpr int kElementBytes = 16 / Kv::kCount;
   for (int first = 0; first < tokens; first += kTokens * kInFlight) {
-    uint4 held[kInFlight];
+    uint4 held[kInFlight][Kv::kSixteens];
 #pragma unroll
     for (int i = 0; i < kInFlight; i++) {
       const int token = first + i * kTokens + place.token;
-      held[i] = {0, 0, 0, 0};
-      if (token < tokens && place.in_head) {
-        held[i] = load_stream(rows + (static_cast<int64_t>(token) * head_dim + place.piece) * kElementBytes);
-      }
+      const bool there = token >= hidden && token < tokens && place.in_head;
+      const std::byte* piece = rows + (static_cast<int64_t>(token) * head_dim + place.piece) * Kv::kElementBytes;
+#pragma unroll
+      for (int l = 0; l < Kv::kSixteens; l++) held[i][l] = there ? load_stream(piece + 16 * l) : uint4{0, 0, 0, 0};
     }
 #pragma unroll
     for (int i = 0; i < kInFlight; i++) {
@@ -86,18 +95,19 @@ __device__ __forceinline__ void score_page(const AttendLaunch& a, const float* q
       query[g][e] = g < heads && place.in_head ? q[g * a.head_dim + place.piece + e] : 0.0f;
     }
   }
-  for_each_token<Kv, kLanes, loads_in_flight(kHeads)>(keys, place, tokens, a.head_dim, [&](int token, const float* k) {
-    float dot[kHeads] = {};
+  for_each_token<Kv, kLanes, loads_in_flight(kHeads, Kv::kSixteens)>(
+      keys, place, 0, tokens, a.head_dim, [&](int token, const float* k) {
+        float dot[kHeads] = {};
 #pragma unroll
-    for (int g = 0; g < kHeads; g++) {
+        for (int g = 0; g < kHeads; g++) {
 #pragma unroll
-      for (int e = 0; e < Kv::kCount; e++) dot[g] = fmaf(query[g][e], k[e], dot[g]);
-    }
-    lane_sums<kHeads, kLanes / 2>(dot, lane);
-    if (token < tokens && writes_sum<kHeads, kLanes / 2>(lane)) {
-      scores[summed_index<kHeads, kLanes / 2>(lane) * kPageTokens + token] = dot[0] * a.scale;
-    }
-  });
+          for (int e = 0; e < Kv::kCount; e++) dot[g] = fmaf(query[g][e], k[e], dot[g]);
+        }
+        lane_sums<kHeads, kLanes / 2>(dot, lane);
+        if (token < tokens && writes_sum<kHeads, kLanes / 2>(lane)) {
+          scores[summed_index<kHeads, kLanes / 2>(lane) * kPageTokens + token] = dot[0] * a.scale;
+        }
+      });
 }
 
 // Scores become weights exp(score - max), zero outside the page's tokens [hidden, tokens); lane 0 notes max and sum of
@@ -129,15 +139,15 @@ __device__ __forceinline__ void weigh_page(int hidden, int tokens, Shared<float>
   }
 }
 
-// sums[g * head_dim + d] = sum over the page's tokens of weight * v; takes the place of the weights.
+// sums[g * head_dim + d] = sum over the page's tokens [hidden, tokens) of weight * v; takes the place of the weights.
 template <typename Kv, int kLanes, int kHeads>
-__device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte* values, int tokens,
+__device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte* values, int hidden, int tokens,
                                          Shared<float> weights, int lane) {
   const LanePlace<Kv, kLanes> place(lane, a.head_dim);
   constexpr int kSums = kHeads * Kv::kCount;
   float acc[kSums] = {};
-  for_each_token<Kv, kLanes, loads_in_flight(kHeads)>(
-      values, place, tokens, a.head_dim, [&](int token, const float* v) {
+  for_each_token<Kv, kLanes, loads_in_flight(kHeads, Kv::kSixteens)>(
+      values, place, hidden, tokens, a.head_dim, [&](int token, const float* v) {
 #pragma unroll
         for (int g = 0; g < kHeads; g++) {
           const float weight = weights[g * kPageTokens + token];
@@ -202,7 +212,7 @@ __global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
     __syncwarp();
     weigh_page<kHeads>(hidden, tokens, mine, max_of + warp * kHeads, sum_of + warp * kHeads, lane);
     __syncwarp();
-    sum_page<Kv, kLanes, kHeads>(a, keys + a.page_bytes / 2, tokens, mine, lane);
+    sum_page<Kv, kLanes, kHeads>(a, keys + a.page_bytes / 2, hidden, tokens, mine, lane);
   }
   __syncthreads();
   const int first_page = task.first_token / kPageTokens;
@@ -221,7 +231,8 @@ cudaError_t launch_heads(cudaStream_t stream, const AttendLaunch& a, int tasks, 
                 sized);
 }
 
-template <typename Kv, int kLanes>
+// kMostHeads: of a group, in one thread block; the others have further ones.
+template <typename Kv, int kLanes, int kMostHeads>
 cudaError_t launch_lanes(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
   if (a.group == 1) return launch_heads<Kv, kLanes, 1>(stream, a, tasks, kv_heads);
   if (a.group == 2) return launch_heads<Kv, kLanes, 2>(stream, a, tasks, kv_heads);
@@ -229,11 +240,15 @@ cudaError_t launch_lanes(cudaStream_t stream, const AttendLaunch& a, int tasks, 
   return launch_heads<Kv, kLanes, kMostHeads>(stream, a, tasks, kv_heads);
 }
 
-template <typename Kv>
+// Heads of more than 128 elements: all lanes have one token, and shared memory holds the sums of four heads.
+template <typename Elements>
 cudaError_t launch_format(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
-  constexpr int kMostLanes = kMostHeadDim / Kv::kCount;
-  if (a.head_dim <= kMostHeadDim / 2) return launch_lanes<Kv, kMostLanes / 2>(stream, a, tasks, kv_heads);
-  return launch_lanes<Kv, kMostLanes>(stream, a, tasks, kv_heads);
+  using Kv = Piece<Elements, 1>;
+  constexpr int kLanes = 128 / Kv::kCount;
+  using WideKv = Piece<Elements, kCudaMostHeadDim / kWarpLanes / Elements::kCount>;
+  if (a.head_dim <= 64) return launch_lanes<Kv, kLanes / 2, 8>(stream, a, tasks, kv_heads);
+  if (a.head_dim <= 128) return launch_lanes<Kv, kLanes, 8>(stream, a, tasks, kv_heads);
+  return launch_lanes<WideKv, kWarpLanes, 4>(stream, a, tasks, kv_heads);
 }
 
 }  // namespace
@@ -245,7 +260,7 @@ cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
   SPILLWAY_CHECK(args.q.cols == static_cast<int64_t>(args.shape.heads) * format.head_dim);
   SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(args.shape.heads) * attn_state_floats(format.head_dim));
   if (args.tasks_count == 0) return cudaSuccess;
-  if (format.head_dim % 8 != 0 || format.head_dim > kMostHeadDim) return cudaErrorNotSupported;
+  if (format.head_dim % 8 != 0 || format.head_dim > kCudaMostHeadDim) return cudaErrorNotSupported;
   const AttendLaunch a = {.tasks = args.tasks,
                           .there = args.tasks_there,
                           .q = args.q.data,

@@ -11,6 +11,7 @@ set(cuda_kernels
   gather
   layer_norm
   matmul
+  matmul_blocks
   matmul_half
   matmul_quantized
   matvec
@@ -23,7 +24,6 @@ set(cuda_kernels
   put
   quantize
   rotate
-  rotate_append
   rows)
 list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 list(TRANSFORM cuda_kernels APPEND .cu)

@@ -20,17 +20,6 @@ struct LayerNormRows {
   float eps;
 };
 
-// The sum over all threads, known to all of them. Lanes, then warps.
-__device__ __forceinline__ float block_sum(float value, Shared<float> warp_sums) {
-  value = lane_sum<16>(value);
-  if (lane_index() == 0) warp_sums[warp_index()] = value;
-  __syncthreads();
-  float total = 0.0f;
-#pragma unroll
-  for (int w = 0; w < kWarps; w++) total += warp_sums[w];
-  return total;
-}
-
 __global__ void __launch_bounds__(kThreads) layer_norm_rows(LayerNormRows rows) {
   SPILLWAY_SHARED(float, sums, kWarps);
   SPILLWAY_SHARED(float, squares, kWarps);
@@ -39,10 +28,10 @@ __global__ void __launch_bounds__(kThreads) layer_norm_rows(LayerNormRows rows) 
   const int first = static_cast<int>(threadIdx.x);
   float sum = 0.0f;
   for (int i = first; i < rows.cols; i += kThreads) sum += x[i];
-  const float mean = block_sum(sum, sums) / static_cast<float>(rows.cols);
+  const float mean = block_sum<kWarps>(sum, sums) / static_cast<float>(rows.cols);
   float square = 0.0f;
   for (int i = first; i < rows.cols; i += kThreads) square = fmaf(x[i] - mean, x[i] - mean, square);
-  const float variance = block_sum(square, squares) / static_cast<float>(rows.cols);
+  const float variance = block_sum<kWarps>(square, squares) / static_cast<float>(rows.cols);
   const float inverse = 1.0f / sqrtf(variance + rows.eps);
   for (int i = first; i < rows.cols; i += kThreads) {
     out[i] = fmaf((x[i] - mean) * inverse, rows.weight[i], rows.bias[i]);

@@ -3,9 +3,6 @@
 // not projections), three or more bfloat16 products for each of theirs would be slower than plain multiply-adds on
 // consumer GPUs, and so their bits are the same for any number of rows. BF16 goes the same way where tensor cores do
 // not know it (compute capability 7.5).
-#include <algorithm>
-#include <iterator>
-
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
 #include "kernels/cuda/matmul.cuh"
@@ -47,25 +44,6 @@ Tile choose_tile(const CudaMatvec& a, DType type, int rows_of_x, const Hardware&
   return Tile::x16_rows32;
 }
 
-constexpr DType kTiledTypes[] = {DType::q8_0, DType::q4_0, DType::q4_1};
-
-// The other block formats go eight rows of x at a time through the matrix-vector kernel, with x quantised as that reads
-// it.
-cudaError_t launch_blocks_without_tiles(cudaStream_t stream, const CudaMatmul& a, const MatvecShape& shape,
-                                        cudaError_t error) {
-  bool x_is_ready = false;
-  for (const DType type : kQuantisedTypes) {
-    if (std::ranges::find(kTiledTypes, type) != std::end(kTiledTypes)) continue;
-    if (std::none_of(a.parts, a.parts + a.parts_count, [&](const MatmulPart& p) { return p.weight.dtype == type; })) {
-      continue;
-    }
-    if (error == cudaSuccess && !x_is_ready) error = launch_quantize(stream, shape, QuantizedX::in(shape));
-    x_is_ready = true;
-    if (error == cudaSuccess) error = launch_matvec_type(stream, a, type, shape);
-  }
-  return error;
-}
-
 cudaError_t launch_matmul(cudaStream_t stream, const CudaMatmul& a) {
   cudaError_t error = check_parts(a);
   if (error != cudaSuccess || a.x.rows == 0) return error;
@@ -73,11 +51,13 @@ cudaError_t launch_matmul(cudaStream_t stream, const CudaMatmul& a) {
   error = ask(&hardware);
   const MatvecShape shape = shape_of(a);
   const TiledX tiled = TiledX::in(shape);
-  if (error == cudaSuccess && has_quantized_part(a)) error = launch_quantize(stream, shape, tiled);
-  for (const DType type : kTiledTypes) {
-    if (error == cudaSuccess) error = launch_matmul_quantized(stream, a, type, tiled, hardware);
+  if (error == cudaSuccess && has_quantized_part(a) && !a.x_is_ready) error = launch_quantize(stream, shape, tiled);
+  for (const DType type : kQuantisedTypes) {
+    if (error != cudaSuccess) break;
+    error = type == DType::q8_0 || type == DType::q4_0 || type == DType::q4_1
+                ? launch_matmul_quantized(stream, a, type, tiled, hardware)
+                : launch_matmul_blocks(stream, a, type, tiled, hardware);
   }
-  error = launch_blocks_without_tiles(stream, a, shape, error);
   // From here on the scratch is another's: of F16.
   for (const DType type : {DType::f16, DType::bf16, DType::f32}) {
     const bool tensor_cores = type == DType::f16 || (type == DType::bf16 && hardware.compute_major >= 8);

@@ -27,8 +27,12 @@ __device__ __forceinline__ void write_result(const MatvecWeight& weight, int row
   *out = weight.add ? *out + sum : sum;
 }
 
+// Q8_0, Q4_0 and Q4_1.
 cudaError_t launch_matmul_quantized(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x,
                                     const Hardware& hardware);
+// The other block formats.
+cudaError_t launch_matmul_blocks(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x,
+                                 const Hardware& hardware);
 // F16 and, from compute capability 8.0 on, BF16. The scratch takes one float for each row of x.
 cudaError_t launch_matmul_half(cudaStream_t stream, const CudaMatvec& arguments, DType type, const MatvecShape& shape,
                                const Hardware& hardware);

@@ -11,15 +11,12 @@
 // mma, which bounds a multiprocessor to some 1000 multiply-adds a cycle, about the peak of 16-bit products on Ampere.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/matmul.cuh"
-#include "kernels/cuda/quantize.cuh"
+#include "kernels/cuda/matmul_x.cuh"
 
 namespace spillway::cuda {
 namespace {
 
 constexpr int kRowsOfWarp = 16;
-constexpr int kStepBlocks = 2;
-constexpr int kXWords = kStepBlocks * kBlockElements / 4;  // of a row of x in a step: 4 pieces of 16 bytes
-constexpr int kScaleWords = sizeof(TileScale) / 4;
 
 // ---- formats: where in a staged row a lane finds codes 4 t .. and 16 + 4 t .. of a block, as signed bytes
 
@@ -64,7 +61,7 @@ struct TileQ4_1 {
   }
 };
 
-// ---- one stage of shared memory: the weight's pieces, the codes of x, their scales
+// ---- one stage of shared memory: the weight's pieces, then what there is of x
 
 template <typename Weight, int kX, int kWarps>
 struct Stage {
@@ -73,46 +70,28 @@ struct Stage {
   static constexpr int kPieces = (14 + kStepBytes + 15) / 16;  // a row begins up to 14 bytes into its first piece
   static constexpr int kRowWords = 4 * (kPieces | 1);          // an odd number of pieces spreads rows over the banks
   static constexpr int kCodes = kWarps * kRowsOfWarp * kRowWords;
-  static constexpr int kScales = kCodes + kX * kXWords;
-  static constexpr int kWords = kScales + kStepBlocks * kX * kScaleWords;
+  using X = StagedX<kX, kCodes>;
+  static constexpr int kWords = X::kEnd;
 
   __device__ __forceinline__ static int weight_row(int row) { return row * kRowWords; }
-  // The pieces of a row of x are exchanged by its index, so that 8 rows at the same piece lie in different banks.
-  __device__ __forceinline__ static int x_piece(int row, int piece) {
-    return kCodes + row * kXWords + (piece ^ (row / 2 % 4)) * 4;
-  }
 };
 
-// What one thread copies, always from the same rows: half of the pieces of a row of the warp's weight, one or two
-// pieces of the codes of a row of x, a scale.
+// What one thread copies, always from the same rows: half of the pieces of a row of the warp's weight, and its part of
+// x.
 template <typename Place, int kX>
 struct Feed {
-  static constexpr int kXPieces = kXWords / 4;
-  static constexpr int kXSlots = kX * kXPieces / Place::kThreads;
-  static constexpr int kXSharers = kXPieces / kXSlots;  // threads to a row of x
-  static_assert(kXSlots * Place::kThreads == kX * kXPieces && kStepBlocks * kX <= Place::kThreads);
   static_assert(kRowsOfWarp == kWarpLanes / 2 && Place::kPieces % 2 == 0);
 
   const std::byte* weight;  // the row
   const std::byte* end;     // of the tensor
-  const std::byte* codes;   // the row
-  const TileScale* scale;
-  int rows;  // of x
-  int blocks;
+  FeedOfX<typename Place::X, kX, Place::kThreads> x;
 
-  __device__ __forceinline__ Feed(const MatvecWeight& matrix, int first_row, const TiledX& x, int first_x)
-      : end(matrix.end), rows(x.rows), blocks(x.blocks) {
-    const int thread = static_cast<int>(threadIdx.x);
-    weight = matrix.row(first_row + lane_index() / 2);
-    codes = x.codes + static_cast<int64_t>(min_of(first_x + thread / kXSharers, rows - 1)) * blocks * kBlockElements;
-    scale = x.scales + min_of(first_x + thread % kX, rows - 1);
-  }
+  __device__ __forceinline__ Feed(const MatvecWeight& matrix, int first_row, const TiledX& tiled, int first_x)
+      : weight(matrix.row(first_row + lane_index() / 2)), end(matrix.end), x(tiled, first_x) {}
 
   // A piece of the weight may begin before the tensor and is read whole: an aligned piece never crosses the start of an
-  // allocation. What would lie behind its end is not read. Rows past the last one are the last again, and what lies
-  // past the last block of x is zero.
+  // allocation. What would lie behind its end is not read. Rows past the last one are the last again.
   __device__ __forceinline__ void fetch(Shared<uint32_t> stage, int step) const {
-    const int thread = static_cast<int>(threadIdx.x);
     const std::byte* begin = weight + static_cast<int64_t>(step) * Place::kStepBytes;
     const std::byte* first = begin - reinterpret_cast<uintptr_t>(begin) % 16;
     const int weight_word = Place::weight_row(warp_index() * kRowsOfWarp + lane_index() / 2);
@@ -122,21 +101,7 @@ struct Feed {
       const int bytes = bytes_before(first + piece * 16, end);
       copy_async<16>(stage, weight_word + piece * 4, bytes > 0 ? first + piece * 16 : first, bytes);
     }
-#pragma unroll
-    for (int s = 0; s < kXSlots; s++) {
-      const int piece = thread % kXSharers * kXSlots + s;
-      const int block = step * kStepBlocks + piece / 2;
-      const bool there = block < blocks;
-      copy_async<16>(stage, Place::x_piece(thread / kXSharers, piece),
-                     codes + (there ? static_cast<int64_t>(block) * kBlockElements + piece % 2 * 16 : 0),
-                     there ? 16 : 0);
-    }
-    if (thread < kStepBlocks * kX) {
-      const int block = step * kStepBlocks + thread / kX;
-      const bool there = block < blocks;
-      copy_async<8>(stage, Place::kScales + thread * kScaleWords,
-                    scale + (there ? static_cast<int64_t>(block) * rows : 0), there ? 8 : 0);
-    }
+    x.fetch(stage, step);
   }
 };
 
@@ -146,7 +111,6 @@ template <typename Weight, int kX, int kWarps>
 __device__ __forceinline__ void multiply_block(Shared<uint32_t> stage, int b, const int (&at)[2],
                                                float (&acc)[kX / 8][4]) {
   using Place = Stage<Weight, kX, kWarps>;
-  constexpr int kExact = 0x4b400000;  // 1.5 * 2^23: an integer added to its bits is one added to the float
   const int lane = lane_index();
   const int g = lane / 4;
   const int t = lane % 4;
@@ -161,16 +125,16 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> stage, int b, co
     offset[h] = Weight::kHasOffset ? f16_at(row, at[h] + 2) : 0.0f;
   }
   // Lane l names row l % 8 of: tile j first half, tile j second half, tile j + 1 first half ...
-  const int x_word = Place::x_piece(lane / 16 * 8 + lane % 8, 2 * b + lane / 8 % 2);
+  const int x_word = Place::X::piece(lane / 16 * 8 + lane % 8, 2 * b + lane / 8 % 2);
 #pragma unroll
   for (int j = 0; j < kX / 8; j += 2) {
     uint32_t x[4];
     load_matrices(x, stage, x_word + j * 8 * kXWords);
 #pragma unroll
     for (int n = 0; n < 2; n++) {
-      int dot[4] = {kExact, kExact, kExact, kExact};
+      int dot[4] = {kExactZero, kExactZero, kExactZero, kExactZero};
       mma_s8(dot, a, x[2 * n], x[2 * n + 1]);
-      const uint4 words = load_words(stage, Place::kScales + (b * kX + (j + n) * 8 + 2 * t) * kScaleWords);
+      const uint4 words = load_words(stage, Place::X::kScales + (b * kX + (j + n) * 8 + 2 * t) * kScaleWords);
       const float x_scale[2] = {float_from_bits(words.x), float_from_bits(words.z)};
       const float x_sum[2] = {float_from_bits(words.y), float_from_bits(words.w)};
 #pragma unroll
@@ -180,8 +144,7 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> stage, int b, co
       }
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const float exact = float_from_bits(static_cast<uint32_t>(dot[i])) - 12582912.0f;
-        acc[j + n][i] = fmaf(scale[i / 2] * x_scale[i % 2], exact, acc[j + n][i]);
+        acc[j + n][i] = fmaf(scale[i / 2] * x_scale[i % 2], exact_float(dot[i]), acc[j + n][i]);
       }
     }
   }

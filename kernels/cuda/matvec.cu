@@ -80,7 +80,7 @@ cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& a) {
   cudaError_t error = check_parts(a);
   if (error != cudaSuccess || a.x.rows == 0) return error;
   const MatvecShape shape = shape_of(a);
-  if (has_quantized_part(a)) error = launch_quantize(stream, shape, QuantizedX::in(shape));
+  if (has_quantized_part(a) && !a.x_is_ready) error = launch_quantize(stream, shape, QuantizedX::in(shape));
   for (const DType type : kWeightTypes) {
     if (error == cudaSuccess) error = launch_matvec_type(stream, a, type, shape);
   }

@@ -1,6 +1,7 @@
-// Weights of the matrix-vector product in the block formats with five bits or a table, and in those of 256 elements
-// (kernels/blocks.h, kernels/super_blocks.h): how 32 elements become 8 words of signed bytes with their scales. `at` is
-// the first byte of the block in the staged words, an even number; `unit` is which of the block's 32s.
+// Weights in the block formats with five bits or a table, and in those of 256 elements (kernels/blocks.h,
+// kernels/super_blocks.h): how 32 elements become 8 words of signed bytes with their scales. `words` are where the
+// block lies, staged or in memory: words[i] is 4 bytes. `at` is the first byte of the block in there, an even number;
+// `unit` is which of the block's 32s.
 #pragma once
 
 #include "kernels/cuda/gpu.cuh"
@@ -10,8 +11,8 @@
 namespace spillway::cuda {
 
 // kCount words from the even byte address `at`.
-template <int kCount>
-__device__ __forceinline__ void read_words(Shared<uint32_t> words, int at, uint32_t* out) {
+template <int kCount, typename Words>
+__device__ __forceinline__ void read_words(const Words& words, int at, uint32_t* out) {
   const int first = at / 4;
   const bool odd = at % 4 != 0;
   uint32_t word = words[first];
@@ -23,12 +24,14 @@ __device__ __forceinline__ void read_words(Shared<uint32_t> words, int at, uint3
   }
 }
 
-__device__ __forceinline__ uint32_t read_half(Shared<uint32_t> words, int at) {
+template <typename Words>
+__device__ __forceinline__ uint32_t read_half(const Words& words, int at) {
   const uint32_t word = words[at / 4];
   return at % 4 != 0 ? word >> 16 : word & 0xffff;
 }
 
-__device__ __forceinline__ float read_scale(Shared<uint32_t> words, int at) {
+template <typename Words>
+__device__ __forceinline__ float read_scale(const Words& words, int at) {
   return load_f16(static_cast<uint16_t>(read_half(words, at)));
 }
 
@@ -62,7 +65,8 @@ struct SignedBytes {
     return sum;
   }
   // 16 bytes of nibbles: low ones first.
-  __device__ __forceinline__ void read_nibbles(Shared<uint32_t> words, int at) {
+  template <typename Words>
+  __device__ __forceinline__ void read_nibbles(const Words& words, int at) {
     read_words<4>(words, at, codes);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -71,7 +75,8 @@ struct SignedBytes {
     }
   }
   // 16 bytes of nibbles that name values.
-  __device__ __forceinline__ void read_iq4(Shared<uint32_t> words, int at) {
+  template <typename Words>
+  __device__ __forceinline__ void read_iq4(const Words& words, int at) {
     uint32_t raw[4];
     read_words<4>(words, at, raw);
 #pragma unroll
@@ -83,15 +88,15 @@ struct SignedBytes {
     }
   }
   // kBits of each of 32 bytes, from bit `shift` on.
-  template <int kBits>
-  __device__ __forceinline__ void read_plane(Shared<uint32_t> words, int at, int shift) {
+  template <int kBits, typename Words>
+  __device__ __forceinline__ void read_plane(const Words& words, int at, int shift) {
     read_words<8>(words, at, codes);
 #pragma unroll
     for (int i = 0; i < 8; i++) codes[i] = (codes[i] >> shift) & (0x01010101u * ((1u << kBits) - 1));
   }
   // Adds kBits of each of 32 bytes, from bit `shift` on, at bit kTo.
-  template <int kBits, int kTo>
-  __device__ __forceinline__ void add_plane(Shared<uint32_t> words, int at, int shift) {
+  template <int kBits, int kTo, typename Words>
+  __device__ __forceinline__ void add_plane(const Words& words, int at, int shift) {
     uint32_t raw[8];
     read_words<8>(words, at, raw);
 #pragma unroll
@@ -113,8 +118,12 @@ struct OneScale : SignedBytes {
   static constexpr DType kType = type;
   static constexpr int kBytes = info(type).block_bytes;
   static constexpr int kRows = matvec_step(type).rows;
+  static constexpr bool kHalves = false;  // with scales of their own
+  static constexpr bool kHasOffset = false;
   float scale;
 
+  __device__ __forceinline__ float scale_of(int /*half*/) const { return scale; }
+  __device__ __forceinline__ float offset_of(int /*half*/) const { return 0.0f; }
   __device__ __forceinline__ float fold(const uint32_t* x, float x_scale, int /*x_sum*/, float acc) const {
     return fmaf(scale * x_scale, static_cast<float>(dot<0, 8>(x)), acc);
   }
@@ -126,16 +135,21 @@ struct ScaleAndOffset : SignedBytes {
   static constexpr DType kType = type;
   static constexpr int kBytes = info(type).block_bytes;
   static constexpr int kRows = matvec_step(type).rows;
+  static constexpr bool kHalves = false;
+  static constexpr bool kHasOffset = true;
   float scale;
   float offset;
 
+  __device__ __forceinline__ float scale_of(int /*half*/) const { return scale; }
+  __device__ __forceinline__ float offset_of(int /*half*/) const { return offset; }
   __device__ __forceinline__ float fold(const uint32_t* x, float x_scale, int x_sum, float acc) const {
     const float with_scale = fmaf(scale * x_scale, static_cast<float>(dot<0, 8>(x)), acc);
     return fmaf(offset * x_scale, static_cast<float>(x_sum), with_scale);
   }
 
   // Q4_K and Q5_K: d, dmin and the packed scales start the block.
-  __device__ __forceinline__ void read_six_bit_scales(Shared<uint32_t> words, int at, int unit) {
+  template <typename Words>
+  __device__ __forceinline__ void read_six_bit_scales(const Words& words, int at, int unit) {
     uint32_t packed[3];
     read_words<3>(words, at + 4, packed);
     const int shift = 8 * (unit % 4);
@@ -155,8 +169,12 @@ struct TwoScales : SignedBytes {
   static constexpr DType kType = type;
   static constexpr int kBytes = info(type).block_bytes;
   static constexpr int kRows = matvec_step(type).rows;
+  static constexpr bool kHalves = true;
+  static constexpr bool kHasOffset = false;
   float scale[2];
 
+  __device__ __forceinline__ float scale_of(int half) const { return scale[half]; }
+  __device__ __forceinline__ float offset_of(int /*half*/) const { return 0.0f; }
   __device__ __forceinline__ float fold(const uint32_t* x, float x_scale, int /*x_sum*/, float acc) const {
     const float first = fmaf(scale[0] * x_scale, static_cast<float>(dot<0, 4>(x)), acc);
     return fmaf(scale[1] * x_scale, static_cast<float>(dot<4, 4>(x)), first);
@@ -164,7 +182,8 @@ struct TwoScales : SignedBytes {
 };
 
 struct WeightQ5_0 : OneScale<DType::q5_0> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int /*unit*/) {
     uint32_t fifth;
     scale = read_scale(words, at);
     read_words<1>(words, at + 2, &fifth);
@@ -175,7 +194,8 @@ struct WeightQ5_0 : OneScale<DType::q5_0> {
 };
 
 struct WeightQ5_1 : ScaleAndOffset<DType::q5_1> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int /*unit*/) {
     uint32_t fifth;
     scale = read_scale(words, at);
     offset = read_scale(words, at + 2);
@@ -186,14 +206,16 @@ struct WeightQ5_1 : ScaleAndOffset<DType::q5_1> {
 };
 
 struct WeightIQ4_NL : OneScale<DType::iq4_nl> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int /*unit*/) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int /*unit*/) {
     scale = read_scale(words, at);
     read_iq4(words, at + 2);
   }
 };
 
 struct WeightIQ4_XS : OneScale<DType::iq4_xs> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int unit) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int unit) {
     const uint32_t low = read_half(words, at + 4 + unit / 4 * 2) >> (unit % 4 * 4) & 15;
     const uint32_t high = read_half(words, at + 2) >> (2 * unit) & 3;
     scale = read_scale(words, at) * static_cast<float>(static_cast<int>(low | high << 4) - 32);
@@ -202,14 +224,16 @@ struct WeightIQ4_XS : OneScale<DType::iq4_xs> {
 };
 
 struct WeightQ4_K : ScaleAndOffset<DType::q4_k> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int unit) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int unit) {
     read_six_bit_scales(words, at, unit);
     read_plane<4>(words, at + 16 + unit / 2 * 32, unit % 2 * 4);
   }
 };
 
 struct WeightQ5_K : ScaleAndOffset<DType::q5_k> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int unit) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int unit) {
     read_six_bit_scales(words, at, unit);
     read_plane<4>(words, at + 48 + unit / 2 * 32, unit % 2 * 4);
     add_plane<1, 4>(words, at + 16, unit);
@@ -217,9 +241,12 @@ struct WeightQ5_K : ScaleAndOffset<DType::q5_k> {
 };
 
 struct WeightQ2_K : TwoScales<DType::q2_k> {
+  static constexpr bool kHasOffset = true;
   float offset[2];
 
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int unit) {
+  __device__ __forceinline__ float offset_of(int half) const { return offset[half]; }
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int unit) {
     const uint32_t both = read_half(words, at + 2 * unit);
     const float d = read_scale(words, at + 80);
     const float dmin = read_scale(words, at + 82);
@@ -241,7 +268,8 @@ struct WeightQ2_K : TwoScales<DType::q2_k> {
 };
 
 struct WeightQ3_K : TwoScales<DType::q3_k> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int unit) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int unit) {
     const float d = read_scale(words, at + 108);
     // Sub-blocks 2 * unit and the next: neighbours in the low bits, and in the high ones.
     const uint32_t low = read_half(words, at + 96 + 2 * (unit % 4)) >> (unit / 4 * 4);
@@ -258,7 +286,8 @@ struct WeightQ3_K : TwoScales<DType::q3_k> {
 };
 
 struct WeightQ6_K : TwoScales<DType::q6_k> {
-  __device__ __forceinline__ void unpack(Shared<uint32_t> words, int at, int unit) {
+  template <typename Words>
+  __device__ __forceinline__ void unpack(const Words& words, int at, int unit) {
     const float d = read_scale(words, at + 208);
     const uint32_t both = read_half(words, at + 192 + 2 * unit);
 #pragma unroll

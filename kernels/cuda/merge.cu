@@ -1,5 +1,5 @@
-// Partial softmax states (kernels/kv_span.h) into attention's result: a block of threads to a head of a row. The
-// largest maximum first, then every state scaled to it, in ascending order.
+// Partial softmax states (kernels/kv_span.h) into attention's result: a block of threads to 128
+// elements of a head of a row. The largest maximum first, then every state scaled to it, in ascending order.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
 
@@ -19,7 +19,7 @@ struct MergeLaunch {
   int head_dim;
 };
 
-// Block (task, head).
+// Block (task, head, elements [kThreads * z, ...) of it).
 __global__ void __launch_bounds__(kThreads) merge_states(MergeLaunch a) {
   SPILLWAY_SHARED(float, warp_max, kWarps);
   SPILLWAY_SHARED(float, factors, kAtOnce);
@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) merge_states(MergeLaunch a) {
   for (int w = 0; w < kWarps; w++) largest = fmaxf(largest, warp_max[w]);
 
   // Of the thread's own element; every thread sums the sums of exponentials.
-  const bool mine = thread < a.head_dim;
+  const int element = static_cast<int>(blockIdx.z) * kThreads + thread;
+  const bool mine = element < a.head_dim;
   float result = 0.0f;
   float sum = 0.0f;
   for (int first = 0; first < task.count; first += kAtOnce) {
@@ -54,12 +55,12 @@ __global__ void __launch_bounds__(kThreads) merge_states(MergeLaunch a) {
       const float* values = state(first + i);
       const float factor = factors[i];
       sum = fmaf(values[a.head_dim + 1], factor, sum);
-      if (mine) result = fmaf(values[thread], factor, result);
+      if (mine) result = fmaf(values[element], factor, result);
     }
     __syncthreads();
   }
   float* out = reinterpret_cast<float*>(a.out + task.row * a.out_stride) + head * a.head_dim;
-  if (mine) out[thread] = sum == 0.0f ? 0.0f : result / sum;
+  if (mine) out[element] = sum == 0.0f ? 0.0f : result / sum;
 }
 
 }  // namespace
@@ -71,14 +72,14 @@ cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& args) {
   SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(heads) * attn_state_floats(format.head_dim));
   SPILLWAY_CHECK(args.out.cols == static_cast<int64_t>(heads) * format.head_dim);
   if (args.tasks_count == 0) return cudaSuccess;
-  if (format.head_dim > kThreads) return cudaErrorNotSupported;
   const MergeLaunch a = {.tasks = args.tasks,
                          .states = args.states.data,
                          .out = args.out.data,
                          .states_stride = args.states.stride,
                          .out_stride = args.out.stride,
                          .head_dim = format.head_dim};
-  const dim3 grid(static_cast<uint32_t>(args.tasks_count), static_cast<uint32_t>(heads));
+  const dim3 grid(static_cast<uint32_t>(args.tasks_count), static_cast<uint32_t>(heads),
+                  static_cast<uint32_t>(ceil_div(format.head_dim, kThreads)));
   return launch(merge_states, grid, dim3(kThreads), 0, stream, a);
 }
 

@@ -59,6 +59,7 @@ struct CudaMatvec {
   int32_t parts_count;
   std::byte* scratch;  // cuda_matvec_scratch_bytes(m, k), aligned to 16; in use until the call's kernels have run
   uint64_t scratch_bytes;
+  bool x_is_ready = false;  // scratch holds the codes of x: the last call quantised it, and read no F16 or BF16
 
   bool operator==(const CudaMatvec&) const = default;
 };
@@ -100,7 +101,9 @@ struct CudaRotateAppend {
   bool operator==(const CudaRotateAppend&) const = default;
 };
 
-// Pages of F32, F16 or BF16, head_dim a multiple of 8 up to 128, each page row aligned to 16 bytes.
+inline constexpr int kCudaMostHeadDim = 256;  // of the attention kernels
+
+// Pages of F32, F16 or BF16, head_dim a multiple of 8 up to kCudaMostHeadDim, each page row aligned to 16 bytes.
 struct CudaAttend {
   View q;  // [m x heads * head_dim] f32
   View states;
@@ -125,7 +128,7 @@ struct CudaAttendChunk {
 };
 
 struct CudaMerge {
-  View states;  // [slots x heads * attn_state_floats] f32, head_dim up to 128
+  View states;  // [slots x heads * attn_state_floats] f32
   AttendShape shape;
   const MergeTask* tasks;
   int32_t tasks_count;

@@ -36,12 +36,7 @@ __global__ void __launch_bounds__(kThreads) norm_rows(NormRows rows) {
     const float4 v = load_four<kAligned>(x, i, rows.cols);
     sum = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
   }
-  sum = lane_sum<16>(sum);
-  if (lane_index() == 0) warp_sums[warp_index()] = sum;
-  __syncthreads();
-  float total = 0.0f;
-#pragma unroll
-  for (int w = 0; w < kWarps; w++) total += warp_sums[w];
+  const float total = block_sum<kWarps>(sum, warp_sums);
   const float inverse = 1.0f / sqrtf(total / static_cast<float>(rows.cols) + rows.eps);
   for (int i = 4 * static_cast<int>(threadIdx.x); i < rows.cols; i += 4 * kThreads) {
     const float4 v = load_four<kAligned>(x, i, rows.cols);

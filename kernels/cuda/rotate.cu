@@ -1,6 +1,7 @@
 // Rotary position embedding (arXiv 2104.09864), in place, a thread to a pair of elements.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/rotation.cuh"
 
 namespace spillway::cuda {
 namespace {
@@ -26,14 +27,7 @@ __global__ void __launch_bounds__(kThreads) rotate_rows(RotateRows rows) {
   const int pair = index % rows.pairs;
   float* x = reinterpret_cast<float*>(rows.x + blockIdx.y * rows.x_stride) + head * rows.head_dim;
   const float* table = reinterpret_cast<const float*>(rows.table + blockIdx.y * rows.table_stride);
-  const int first = rows.halves ? pair : 2 * pair;
-  const int second = rows.halves ? pair + rows.pairs : 2 * pair + 1;
-  const float cosine = table[2 * pair];
-  const float sine = table[2 * pair + 1];
-  const float a = x[first];
-  const float b = x[second];
-  x[first] = a * cosine - b * sine;
-  x[second] = a * sine + b * cosine;
+  turn_pair(x, table, pair, rows.pairs, rows.halves);
 }
 
 constexpr int kMostRows = 65535;  // of a grid in y

@@ -131,7 +131,7 @@ class CudaAttendChunkTest : public CudaEmulated {
 };
 
 TEST_F(CudaAttendChunkTest, MatchesTheReference) {
-  for (const int head_dim : {8, 64, 80, 96, 128}) {
+  for (const int head_dim : {8, 64, 80, 96, 128, 200, 256}) {
     compare({attend_shape(DType::f16, head_dim, 2, 3), {70}, 25});
     compare({attend_shape(DType::bf16, head_dim, 1, 1), {65}, 65});
     compare({attend_shape(DType::f32, head_dim, 1, 2), {130}, 3});
@@ -204,7 +204,7 @@ TEST_F(CudaAttendChunkTest, ARowDependsOnNothingElse) {
 
 TEST_F(CudaAttendChunkTest, UnknownFormatsAreRefused) {
   for (const KvFormat& format : {KvFormat{.dtype = DType::q8_0, .kv_heads = 1, .head_dim = 64},
-                                 KvFormat{.dtype = DType::f16, .kv_heads = 1, .head_dim = 256},
+                                 KvFormat{.dtype = DType::f16, .kv_heads = 1, .head_dim = 264},
                                  KvFormat{.dtype = DType::f16, .kv_heads = 1, .head_dim = 60}}) {
     DeviceMatrix q = matrix(DType::f32, 1, format.head_dim);
     DeviceMatrix states = matrix(DType::f32, 1, attn_state_floats(format.head_dim));
@@ -260,7 +260,7 @@ class CudaMergeTest : public CudaEmulated {
 };
 
 TEST_F(CudaMergeTest, MatchesTheReference) {
-  for (const int head_dim : {8, 64, 80, 128}) {
+  for (const int head_dim : {8, 64, 80, 128, 136, 256}) {
     compare(3, head_dim, {{.row = 1, .first_slot = 2, .count = 5}, {.row = 0, .first_slot = 0, .count = 2}}, 7, 2);
   }
   compare(1, 64, {{.row = 0, .first_slot = 0, .count = 300}, {.row = 1, .first_slot = 3, .count = 129}}, 300, 2);
@@ -333,6 +333,7 @@ TEST_F(CudaAppendTest, RotatingOnTheWayGivesTheSameBits) {
                         Case{DType::f16, 80, 4, 2, 20, RotationStyle::halves, {.offset = 4, .gap = 12}},
                         Case{DType::bf16, 128, 2, 2, 64, RotationStyle::adjacent, {}},
                         Case{DType::f32, 72, 2, 1, 35, RotationStyle::adjacent, {.offset = 4}},
+                        Case{DType::f16, 256, 2, 1, 128, RotationStyle::halves, {}},
                         Case{DType::f16, 64, 2, 1, 0, RotationStyle::adjacent, {}}}) {
     SCOPED_TRACE(testing::Message() << info(c.type).name << ", " << c.heads << " heads of " << c.head_dim);
     constexpr int kRows = 5;

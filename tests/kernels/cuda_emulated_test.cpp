@@ -154,13 +154,14 @@ class CudaAttendTest : public CudaEmulated {
 };
 
 TEST_F(CudaAttendTest, MatchesTheReference) {
-  for (const int head_dim : {64, 80, 96, 128}) {
+  for (const int head_dim : {64, 80, 96, 128, 200, 256}) {
     compare({attend_shape(DType::f16, head_dim, 2, 3), {130, 1, 64}});
     compare({attend_shape(DType::f32, head_dim, 1, 2), {70, 63}});
     compare({attend_shape(DType::bf16, head_dim, 1, 1), {65, 127}});
   }
   for (const int group : {1, 2, 3, 7, 8, 12}) compare({attend_shape(DType::f16, 64, 1, group), {77}});
   compare({attend_shape(DType::f16, 128, 1, 8), {100}});
+  compare({attend_shape(DType::f32, 256, 1, 7), {100}});
   compare({attend_shape(DType::f16, 8, 2, 1), {5, 90}});
 }
 
@@ -174,7 +175,7 @@ TEST_F(CudaAttendTest, SharpSoftmax) { compare({attend_shape(DType::f32, 64, 1, 
 
 TEST_F(CudaAttendTest, UnknownFormatsAreRefused) {
   const KvFormat formats[] = {{.dtype = DType::q8_0, .kv_heads = 1, .head_dim = 64},
-                              {.dtype = DType::f16, .kv_heads = 1, .head_dim = 256},
+                              {.dtype = DType::f16, .kv_heads = 1, .head_dim = 264},
                               {.dtype = DType::f16, .kv_heads = 1, .head_dim = 60}};
   for (const KvFormat& format : formats) {
     DeviceMatrix q = matrix(DType::f32, 1, format.head_dim);

@@ -317,6 +317,35 @@ TEST_P(OpGridMatmul, MatmulPartsDoNotDependOnEachOtherNorOnThreads) {
   }
 }
 
+// One part after the other by matmul and matmul_more, whatever the ones before left in the scratch; then another x.
+TEST_P(OpGridMatmul, MatmulMoreGivesTheBitsOfMatmul) {
+  SPILLWAY_REQUIRE_OP(matmul);
+  OpBench bench(GetParam(), shape_for(256), kMostRows);
+  auto weights = weights_of(bench, {DType::f32, DType::q4_0, DType::q8_0, DType::f16, DType::q6_k, DType::q4_0}, 256);
+  for (int64_t rows : {1, 5, 13}) {
+    for (int seed : {8, 9}) {
+      BenchMatrix x(bench.device(), DType::f32, rows, 256);
+      x.fill(seed);
+      x.upload(bench.stream());
+      for (size_t i = 0; i < weights.size(); i++) {
+        BenchMatrix out(bench.device(), DType::f32, rows, kOutputs), wanted(bench.device(), DType::f32, rows, kOutputs);
+        const auto run = [&](size_t part, const View& to, bool more) {
+          const MatmulPart one{weights[part]->there(), to, false};
+          if (more) return bench.ops().matmul_more(bench.stream(), x.there(), {&one, 1});
+          bench.ops().matmul(bench.stream(), x.there(), {&one, 1});
+        };
+        for (size_t part = 0; part <= i; part++) run(part, out.there(), part > 0);
+        run(i, wanted.there(), false);
+        out.download(bench.stream());
+        wanted.download(bench.stream());
+        for (int64_t r = 0; r < rows; r++) {
+          ASSERT_EQ(std::memcmp(out.row(r), wanted.row(r), kOutputs * sizeof(float)), 0) << rows << " rows, part " << i;
+        }
+      }
+    }
+  }
+}
+
 SPILLWAY_FOR_EVERY_BACKEND(OpGridMatmul);
 
 }  // namespace

@@ -31,14 +31,14 @@ constexpr int kCasesPerModel = 4;
 #endif
 
 TinyModelOptions tiny(int i) {
-  constexpr DType kTypes[] = {DType::q4_0, DType::q8_0, DType::f16, DType::q4_1};
+  constexpr DType kTypes[] = {DType::q4_0, DType::q8_0, DType::f16, DType::q4_1, DType::q4_0};
   return {.layers = 2 + i % 2,
           .hidden = 64,
-          .heads = i == 3 ? 2 : 4,
+          .heads = i >= 3 ? 2 : 4,
           .kv_heads = i == 1   ? 4
-                      : i == 3 ? 1
+                      : i >= 3 ? 1
                                : 2,
-          .head_dim = 32,
+          .head_dim = i == 4 ? 256 : 32,
           .ffn = 160,
           .vocab = 640,
           .context = 4096,
@@ -162,6 +162,7 @@ class CudaPlacement : public testing::Test {
 TEST_F(CudaPlacement, NeverChangesTheLogits) {
   for (int i = 0; i < 3; ++i) run_cases(tiny(i), kShortPrompt, kCasesPerModel);
   run_cases(tiny(3), kLongPrompt, (kCasesPerModel + 1) / 2);
+  run_cases(tiny(4), kShortPrompt, (kCasesPerModel + 1) / 2);
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
   for (const char* what :
        {"a layer's KV in two tiers", "KV on host", "KV on disk", "weights from host", "weights from disk"}) {

@@ -1,6 +1,6 @@
-// Every family from a Hugging Face directory, on the `reference` device and the CPU, against the logits that
-// transformers computes in float64 (tests/oracle/make_hf_golden.py); and to the bit the same wherever weights and KV
-// lie.
+// Every family from a Hugging Face directory, on the `reference` device, the CPU and the CUDA kernels, against the
+// logits that transformers computes in float64 (tests/oracle/make_hf_golden.py); and to the bit the same wherever
+// weights and KV lie.
 #include <gtest/gtest.h>
 
 #include <cctype>
@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "tests/support/golden.h"
+#include "tests/support/gpu_under_test.h"
 #include "tests/support/placed_run.h"
 
 namespace spillway {
@@ -41,8 +42,13 @@ class HfGolden : public ::testing::TestWithParam<const char*> {
     options_.chunk = 200;
   }
 
-  Divergence compare(Device& device) {
-    const PlacedWork work{.prompt = tokens_, .decoded = {}, .prompt_rows = static_cast<int>(tokens_.size())};
+  // The last `decoded` tokens are fed one by one.
+  Divergence compare(Device& device, int decoded = 0) {
+    const std::span<const int32_t> all(tokens_);
+    const auto prompt = static_cast<int>(all.size()) - decoded;
+    const PlacedWork work{.prompt = {all.begin(), all.begin() + prompt},
+                          .decoded = {all.begin() + prompt, all.end()},
+                          .prompt_rows = prompt};
     const std::vector<float> got = run_placed(*model_, device, options_, work).logits;
     return divergence_of(got, golden_logits(kData + GetParam() + "/logits.npy"), model_->spec.shape.vocab);
   }
@@ -64,6 +70,15 @@ TEST_P(HfGolden, OfTheCpu) {
     const auto device = make_cpu_device({.threads = 2, .isa = isa});
     EXPECT_LT(compare(*device).mean, 1e-5);
   }
+}
+
+// The last tokens one by one, so that decoding is compared too. Prefill rounds queries and weights to halves.
+TEST_P(HfGolden, OfTheCudaKernels) {
+  begin_on_gpu_under_test(1);
+  const auto device = gpu_under_test();
+  options_.device_bytes = (1ull << 28) + (testing_a_gpu() ? device->overhead_bytes() : 0);
+  options_.host_bytes = 1ull << 28;
+  EXPECT_LT(compare(*device, 8).mean, 1e-5);
 }
 
 // The last tokens one by one, under budgets that leave weights and KV on other tiers.
