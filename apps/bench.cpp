@@ -84,6 +84,7 @@ class Bench {
       for (int generation : flags_.generations) measure({.prompt = 0, .generation = generation, .depth = depth});
     }
     if (flags_.output != "md") put(rows_.dump(2) + "\n");
+    running_.report_layers();
     return 0;
   }
 

@@ -91,6 +91,9 @@ void RunFlags::add(CLI::App& command) {
       ->group(running);
   add_option(command, "--cuda-module", options.cuda.module, "File of the CUDA module (default: where it is installed)")
       ->group(running);
+  add_flag(command, "--cuda-graphs", options.cuda.graphs,
+           "Replay the layers of decode steps as CUDA graphs (default: on)")
+      ->group(running);
   add_option(command, "--isa", isa, "CPU kernels: auto, scalar, avx2, avx512")->capture_default_str()->group(running);
   add_option(command, "--lookahead", options.lookahead, "Streamed pieces fetched ahead; 0: as many as the ring holds")
       ->check(within(0))

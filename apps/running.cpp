@@ -208,11 +208,18 @@ int Running::finish(const Generation& generation) {
   if (generation.context_full) {
     say(fmt::format("the context of {} positions is full (-c): finish_reason length", engine_->plan().context));
   }
+  report_layers();
   if (flags_.stats) say(metrics_text(result, link_peaks()));
   return generation.finish == FinishReason::interrupted ? kInterruptedCode : 0;
 }
 
+void Running::report_layers() const {
+  const std::string line = device_.device->ops().layers_report();
+  if (!line.empty() && (flags_.stats || flags_.verbosity > 0)) say(line);
+}
+
 void Running::report_stats(const Engine&) const {
+  report_layers();
   if (flags_.stats) say(metrics_text(metrics(nullptr), link_peaks()));
 }
 

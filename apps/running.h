@@ -45,6 +45,8 @@ class Running {
   LinkPeaks link_peaks() const;
   // Ends the text and reports as the flags ask; returns the exit code.
   int finish(const Generation& generation);
+  // How the work was handed to the device, where -v or --stats asks.
+  void report_layers() const;
   // The --stats block of a run that generated nothing.
   void report_stats(const Engine& engine) const;
 

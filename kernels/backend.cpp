@@ -37,7 +37,7 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions& options, std::string
   if (options.device < 0 || options.device >= module->devices()) {
     throw Error(ErrorKind::usage, fmt::format("cuda:{} is not there: {}", options.device, *report));
   }
-  return std::make_unique<CudaDevice>(module, *module->table(), options.device);
+  return std::make_unique<CudaDevice>(module, *module->table(), options.device, options.graphs);
 }
 
 std::unique_ptr<Device> make_cpu_device(const CpuOptions& options) {

@@ -20,6 +20,7 @@ struct CpuOptions {
 struct CudaOptions {
   std::string module;  // file of the CUDA module; empty: where it is installed (kernels/cuda_module.h)
   int device = 0;
+  bool graphs = true;  // the layers of decode steps are replayed as CUDA graphs
 };
 
 // Null where module, driver or GPU are missing, and then `report` is one line that says which. Throws Error(usage) for

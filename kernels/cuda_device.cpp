@@ -20,8 +20,8 @@ constexpr double kMiB = 1 << 20;
 
 }  // namespace
 
-CudaDevice::CudaDevice(std::shared_ptr<const void> owner, const SpillwayCudaTable& table, int device)
-    : owner_(std::move(owner)), context_(table, device), ops_(make_cuda_ops(context_)) {
+CudaDevice::CudaDevice(std::shared_ptr<const void> owner, const SpillwayCudaTable& table, int device, bool graphs)
+    : owner_(std::move(owner)), context_(table, device), ops_(make_cuda_ops(context_, graphs)) {
   const CudaDeviceInfo& info = context_.info();
   if (10 * info.major + info.minor < kLeastComputeCapability) {
     throw Error(ErrorKind::io,

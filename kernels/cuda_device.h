@@ -21,7 +21,8 @@ inline constexpr int kLeastComputeCapability = 75;
 class CudaDevice final : public Device {
  public:
   // owner: keeps the table alive; null where it is linked in. Throws Error(io) when the device cannot be used.
-  CudaDevice(std::shared_ptr<const void> owner, const SpillwayCudaTable& table, int device);
+  // graphs: whether the layers of decode steps are replayed as CUDA graphs.
+  CudaDevice(std::shared_ptr<const void> owner, const SpillwayCudaTable& table, int device, bool graphs = true);
   ~CudaDevice() override;
 
   DeviceKind kind() const override { return DeviceKind::cuda; }

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <span>
+#include <type_traits>
 
 #include "kernels/check.h"
+#include "kernels/cuda_replay.h"
 #include "kernels/cuda_stream.h"
 
 namespace spillway {
@@ -22,9 +25,13 @@ bool is_f32(const View& v, int64_t rows, int64_t cols) {
   return v.dtype == DType::f32 && v.rows == rows && v.cols == cols;
 }
 
+// What a decode step's layers are made of.
+template <typename Arguments>
+constexpr bool kMayBeHeld = !std::is_same_v<Arguments, CudaAttendChunk> && !std::is_same_v<Arguments, CudaCandidates>;
+
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(CudaContext& context) : context_(context), table_(context.table()) {}
+  CudaOps(CudaContext& context, bool graphs) : context_(context), table_(context.table()), replay_(context, graphs) {}
 
   const char* name() const override { return context_.info().emulated != 0 ? "cuda (emulated)" : "cuda"; }
 
@@ -45,6 +52,7 @@ class CudaOps final : public Ops {
   void set_scratch(std::byte* data, uint64_t bytes) override {
     const uint64_t address = reinterpret_cast<uintptr_t>(data);
     const uint64_t skip = align(address, kScratchAlignment) - address;
+    replay_.forget();
     ring_ = product_ = nullptr;
     product_bytes_ = 0;
     if (data == nullptr) return;
@@ -151,6 +159,7 @@ class CudaOps final : public Ops {
       SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
     }
     CudaAttend arguments = {.q = q, .states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0};
+    if (replay_.holds() && !tasks.empty() && attend_counted(stream, tasks, arguments)) return;
     in_pieces(stream, tasks, [&](const SpanTask* there, int32_t count, size_t) {
       arguments.tasks = there;
       arguments.tasks_count = count;
@@ -221,27 +230,68 @@ class CudaOps final : public Ops {
     });
   }
 
+  void begin_layer(Stream& stream, int layer) override {
+    // A step's descriptors lie where those of the step before lay, or its calls would not be the same.
+    if (!replay_.holds()) ring_used_ = 0;
+    replay_.begin_layer(static_cast<CudaDeviceStream&>(stream), layer);
+  }
+  void end_layers() override { replay_.end(); }
+  std::string layers_report() const override { return replay_.report(); }
+
  private:
   template <typename Arguments>
-  static void enqueue(Stream& stream, const char* what, CudaProblem (*function)(CudaStream, const Arguments*),
-                      const Arguments& arguments) {
+  void enqueue(Stream& stream, const char* what, CudaProblem (*function)(CudaStream, const Arguments*),
+               const Arguments& arguments) {
+    if constexpr (kMayBeHeld<Arguments>) {
+      if (replay_.holds()) return replay_.add(what, function, arguments);
+    }
     static_cast<CudaDeviceStream&>(stream).enqueue(what, function, &arguments);
   }
 
-  // Puts descriptors on the device and calls use(there, count, index of the first): once, or for one ringful after
-  // another. A place of the ring is written again in the stream's order, after its readers: so one stream at a time
+  // A place in the ring. It is written again in the stream's order, after its readers: so one stream at a time
   // computes.
+  std::byte* room(Stream& stream, uint64_t bytes) {
+    if (ring_used_ + bytes > kDescriptorBytes) {
+      static_cast<CudaDeviceStream&>(stream).enqueue_held();
+      ring_used_ = 0;
+    }
+    std::byte* there = ring_ + ring_used_;
+    ring_used_ += align(bytes, kDescriptorAlignment);
+    return there;
+  }
+  void put(Stream& stream, std::byte* there, const void* bytes, uint64_t count) {
+    if (replay_.holds()) return replay_.put(there, bytes, count);
+    static_cast<CudaDeviceStream&>(stream).enqueue("descriptors", table_.put, static_cast<void*>(there), bytes, count);
+  }
+
+  // Room for a power of two of tasks, and how many there are on the device: so the call stays the same while the
+  // context grows, until it has doubled. False where a ring cannot hold so many.
+  bool attend_counted(Stream& stream, std::span<const SpanTask> tasks, CudaAttend& arguments) {
+    const size_t room_for = std::bit_ceil(tasks.size());
+    const uint64_t bytes = kDescriptorAlignment + room_for * sizeof(SpanTask);
+    if (bytes > kDescriptorBytes) return false;
+    SPILLWAY_CHECK(ring_ != nullptr);
+    std::byte* there = room(stream, bytes);
+    const int32_t count[kDescriptorAlignment / sizeof(int32_t)] = {static_cast<int32_t>(tasks.size())};
+    put(stream, there, count, sizeof count);
+    put(stream, there + kDescriptorAlignment, tasks.data(), tasks.size_bytes());
+    arguments.tasks = reinterpret_cast<const SpanTask*>(there + kDescriptorAlignment);
+    arguments.tasks_count = static_cast<int32_t>(room_for);
+    arguments.tasks_there = reinterpret_cast<const int32_t*>(there);
+    enqueue(stream, "attend", table_.attend, arguments);
+    return true;
+  }
+
+  // Puts descriptors on the device and calls use(there, count, index of the first): once, or for one ringful after
+  // another.
   template <typename T, typename Use>
   void in_pieces(Stream& stream, std::span<const T> all, const Use& use) {
     constexpr size_t kMost = kDescriptorBytes / sizeof(T);
     SPILLWAY_CHECK(ring_ != nullptr || all.empty());
     for (size_t first = 0; first < all.size(); first += kMost) {
       const std::span<const T> piece = all.subspan(first, std::min(kMost, all.size() - first));
-      if (ring_used_ + piece.size_bytes() > kDescriptorBytes) ring_used_ = 0;
-      std::byte* there = ring_ + ring_used_;
-      ring_used_ += align(piece.size_bytes(), kDescriptorAlignment);
-      static_cast<CudaDeviceStream&>(stream).enqueue("descriptors", table_.put, static_cast<void*>(there),
-                                                     static_cast<const void*>(piece.data()), piece.size_bytes());
+      std::byte* there = room(stream, piece.size_bytes());
+      put(stream, there, piece.data(), piece.size_bytes());
       use(reinterpret_cast<const T*>(there), static_cast<int32_t>(piece.size()), first);
     }
   }
@@ -274,10 +324,13 @@ class CudaOps final : public Ops {
   uint64_t ring_used_ = 0;
   std::byte* product_ = nullptr;  // scratch of the matrix products
   uint64_t product_bytes_ = 0;
+  CudaReplay replay_;
 };
 
 }  // namespace
 
-std::unique_ptr<Ops> make_cuda_ops(CudaContext& context) { return std::make_unique<CudaOps>(context); }
+std::unique_ptr<Ops> make_cuda_ops(CudaContext& context, bool graphs) {
+  return std::make_unique<CudaOps>(context, graphs);
+}
 
 }  // namespace spillway

@@ -10,6 +10,7 @@
 namespace spillway {
 
 // The context outlives the operations. Streams are CudaDeviceStreams of the same context, one in use at a time.
-std::unique_ptr<Ops> make_cuda_ops(CudaContext& context);
+// graphs: whether the layers of decode steps are replayed as CUDA graphs (kernels/cuda_replay.h).
+std::unique_ptr<Ops> make_cuda_ops(CudaContext& context, bool graphs);
 
 }  // namespace spillway

@@ -50,6 +50,8 @@ bool CudaDeviceStream::orders(const Event& event) const {
 }
 
 void CudaDeviceStream::wait_for(const Event& event) {
+  if (event.timeline == nullptr || event.timeline == this) return;
+  enqueue_held();
   const Event submitted = event.submitted();
   if (submitted.timeline == nullptr || submitted.timeline == this) return;
   const CudaDeviceStream* other = sibling(submitted);
@@ -60,6 +62,7 @@ void CudaDeviceStream::wait_for(const Event& event) {
 }
 
 Event CudaDeviceStream::record() {
+  enqueue_held();
   if (!changed_) return {this, recorded_};
   const uint64_t ticket = recorded_ + 1;
   if (ticket > kEvents) wait(ticket - kEvents);
@@ -70,6 +73,7 @@ Event CudaDeviceStream::record() {
 }
 
 void CudaDeviceStream::synchronize() {
+  enqueue_held();
   const CudaProblem problem = context_.ask(context_.table().synchronize, stream_);  // whatever failed before
   context_.note("synchronize", problem);
   raise_done(recorded_);

@@ -10,12 +10,22 @@
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda_context.h"
 #include "kernels/device.h"
 
 namespace spillway {
+
+// Work that is held back, to be enqueued before anything else is (kernels/cuda_replay.h).
+class HeldWork {
+ public:
+  virtual void enqueue_held() = 0;
+
+ protected:
+  ~HeldWork() = default;
+};
 
 class CudaDeviceStream final : public Stream {
  public:
@@ -27,8 +37,21 @@ class CudaDeviceStream final : public Stream {
   // For operations: enqueues a call of the table whose first argument is the stream.
   template <typename... Parameters, typename... Arguments>
   void enqueue(const char* what, CudaProblem (*function)(CudaStream, Parameters...), Arguments... arguments) {
+    enqueue_held();
     changed_ = true;
     context_.call(what, function, stream_, arguments...);
+  }
+  // The same, with the problem as the result, which nobody else hears of.
+  template <typename... Parameters, typename... Arguments>
+  CudaProblem ask(CudaProblem (*function)(CudaStream, Parameters...), Arguments... arguments) {
+    enqueue_held();
+    changed_ = true;
+    return context_.ask(function, stream_, arguments...);
+  }
+  // `work` is enqueued before whatever comes next.
+  void hold(HeldWork& work) { held_ = &work; }
+  void enqueue_held() {
+    if (held_ != nullptr) std::exchange(held_, nullptr)->enqueue_held();
   }
 
   const std::string& name() const override { return name_; }
@@ -51,6 +74,7 @@ class CudaDeviceStream final : public Stream {
 
   CudaContext& context_;
   std::string name_;
+  HeldWork* held_ = nullptr;
   CudaStream stream_ = nullptr;
   std::vector<CudaEvent> events_;
   uint64_t recorded_ = 0;          // the newest ticket

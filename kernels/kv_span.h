@@ -21,6 +21,7 @@ struct KvFormat {
   int kv_heads = 0;
   int head_dim = 0;
 
+  bool operator==(const KvFormat&) const = default;
   uint64_t token_bytes() const { return row_bytes(dtype, head_dim); }  // K (or V) of one token of one head
   uint64_t page_bytes() const { return 2 * kPageTokens * token_bytes(); }
   uint64_t row_of_pages_bytes() const { return kv_heads * page_bytes(); }

@@ -23,6 +23,8 @@ struct MatmulPart {
   View weight;
   View out;
   bool add = false;  // add to what is in `out` (a residual) instead of replacing it
+
+  bool operator==(const MatmulPart&) const = default;
 };
 
 struct AttendShape {
@@ -30,6 +32,8 @@ struct AttendShape {
   int heads = 0;       // query heads; the group of query head h is KV head h / (heads / kv_heads)
   float scale = 1.0f;  // of the scores, 1 / sqrt(head_dim) as a rule
   int window = 0;      // attend_chunk: positions a query sees, its own among them; 0: all before it
+
+  bool operator==(const AttendShape&) const = default;
 };
 
 // What `candidates` gives of a row of logits: the k largest in descending order, among equals the lower id first; their
@@ -110,6 +114,14 @@ class Ops {
   // The likeliest tokens: out [m x candidate_floats(k)] f32 of logits [m x n] f32, after a repetition penalty (arXiv
   // 1909.05858) that stays in `logits`.
   virtual void candidates(Stream&, View logits, const CandidateChoice&, View out) = 0;
+
+  // Layer `layer` of a decode step follows. Its calls come again with every step, and differ in nothing but
+  // descriptors: a device may hold them back, until anything else is asked of the stream or the layers end, and enqueue
+  // them as one.
+  virtual void begin_layer(Stream&, int /*layer*/) {}
+  virtual void end_layers() {}
+  // One line on how the calls of layers were enqueued, and why not better; empty where there is nothing to say.
+  virtual std::string layers_report() const { return {}; }
 };
 
 }  // namespace spillway

@@ -69,6 +69,7 @@ struct View {
   static View dense(void* data, DType dtype, int64_t rows, int64_t cols) {
     return {static_cast<std::byte*>(data), dtype, rows, cols, row_bytes(dtype, cols)};
   }
+  bool operator==(const View&) const = default;
   std::byte* row(int64_t r) const { return data + static_cast<uint64_t>(r) * stride; }
   float* f32(int64_t r = 0) const { return reinterpret_cast<float*>(row(r)); }
   // Rows [first, first + count).

@@ -5,6 +5,7 @@ import svg_plot
 
 GB = 1e9
 CASES = ("resident", "stream-host", "stream-disk")
+WITHOUT_GRAPHS = " without graphs"
 
 
 def section(report, runs):
@@ -213,7 +214,7 @@ def perf(report, name, stage):
                 ", ".join(f"{what} {100 * share:.0f} %" for what, share in shares.items()),
             ]
         )
-        if link in shares:
+        if link in shares and not part.endswith(WITHOUT_GRAPHS):
             groups.append((part.replace(" ", "\n"), {"share": 100 * shares[link]}, 100))
     if rows:
         report.add(
@@ -233,7 +234,23 @@ def perf(report, name, stage):
                 "the limit",
             ),
         )
+    graphs(report, found)
     operations(report, name, found.get("operations", {}).get("rows", []))
+
+
+def graphs(report, found):
+    """Decode with CUDA graphs beside decode with a launch for each kernel."""
+    rows = []
+    for part, plain in found.items():
+        replayed = found.get(part.removesuffix(WITHOUT_GRAPHS), {})
+        if not part.endswith(WITHOUT_GRAPHS) or "decode" not in plain or "decode" not in replayed:
+            continue
+        speeds = [result["decode"]["tokens_per_second"] for result in (replayed, plain)]
+        rows.append(
+            [part.removesuffix(WITHOUT_GRAPHS), *(f"{speed:.2f}" for speed in speeds), f"{speeds[0] / speeds[1]:.2f}"]
+        )
+    if rows:
+        report.add(common.table(["work", "decode tok/s with CUDA graphs", "without", "ratio"], rows))
 
 
 def operations(report, name, rows):

@@ -112,11 +112,11 @@ KvGroup KvFeed::next(int layer, int tokens) {
   return result;
 }
 
-void KvFeed::settle(int layer, const Event& written) {
+void KvFeed::settle(int layer, Stream& compute) {
   for (const Demotion& demotion : cache_.settle(layer)) {
     SPILLWAY_CHECK(spill_lane_ != nullptr);
     std::vector<Event> starts = demotion.after;
-    starts.push_back(written);
+    starts.push_back(compute.record());
     const uint64_t bytes = cache_.layout().row_bytes();
     std::byte* from = const_cast<std::byte*>(demotion.from);  // a DiskMove's memory is written by reads only
     Moves moves;

@@ -35,8 +35,8 @@ class KvFeed {
   // order.
   int groups(int layer) const;
   KvGroup next(int layer, int tokens);
-  // Moves what `layer` no longer keeps on the device; `written`: everything that wrote or read it is before this event.
-  void settle(int layer, const Event& written);
+  // Moves what `layer` no longer keeps on the device, after all that `compute` has been given to do so far.
+  void settle(int layer, Stream& compute);
   // Forgets fetches planned for a pass that does not come.
   void end();
 

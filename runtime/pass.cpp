@@ -37,10 +37,21 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
   load_inputs(input, first_position);
-  for (int layer = 0; layer < p_.spec.shape.layers; ++layer) block(layer, input, first_position);
+  blocks(input, first_position);
   p_.kv.advance(input.sequence, rows);
   if (another) p_.kv_feed.begin_pass(input.sequence);
   head(input, rows, on_logits);
+}
+
+void Pass::blocks(const PassInput& input, int first_position) {
+  struct Layers {
+    Ops& ops;
+    ~Layers() { ops.end_layers(); }
+  } layers{p_.ops};
+  for (int layer = 0; layer < p_.spec.shape.layers; ++layer) {
+    if (input.decode) p_.ops.begin_layer(p_.compute, layer);
+    block(layer, input, first_position);
+  }
 }
 
 // One layer (Llama, arXiv 2302.13971, section 2.2; what other families add is nothing where a model has it not).
@@ -185,7 +196,7 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
     for (int row = 0; row < rows; ++row) merges.push_back({row, row, 1});
   }
   p_.ops.merge(p_.compute, p_.workspace.states, attend, merges, attn_);
-  p_.kv_feed.settle(layer, p_.compute.record());
+  p_.kv_feed.settle(layer, p_.compute);
 }
 
 // Embedding rows are read from the file as they are asked for, one for each token; the table itself is never resident.

@@ -66,6 +66,7 @@ class Pass {
  private:
   void load_inputs(const PassInput& input, int first_position);
   void copy_angles(int first_position, int rows, std::byte* host);
+  void blocks(const PassInput& input, int first_position);
   void block(int layer, const PassInput& input, int first_position);
   void norm(View x, View weight, View bias, View out);
   void add_bias(View x, View bias);

@@ -118,6 +118,7 @@ def made_up():
                 "resident q4_0": passed(
                     {"decode": decode(151.25, {"device_memory": 0.81}), "prefill": {"tokens_per_second": 4321.0}}
                 ),
+                "resident q4_0 without graphs": passed({"decode": decode(121.0, {"device_memory": 0.65})}),
                 "stream-host q4_0": passed({"decode": decode(12.75, {"host_to_device": 0.95, "device_memory": 0.07})}),
                 "stream-disk q4_0": passed({"decode": decode(0.55, {"disk_read": 0.99})}),
                 "operations": passed(
@@ -171,6 +172,7 @@ def main():
             "95 %",
             "777.0 GB/s",
             "86 %",
+            "| resident q4_0 | 151.25 | 121.00 | 1.25 |",
             "98.7 TFLOP/s",
             "45.6 TFLOP/s",
             "46 %",

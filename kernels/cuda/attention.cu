@@ -19,6 +19,7 @@ constexpr float kNothing = -INFINITY;
 
 struct AttendLaunch {
   const SpanTask* tasks;
+  const int32_t* there;  // how many tasks there are; null: as many as thread blocks
   const std::byte* q;
   std::byte* states;
   uint64_t q_stride;
@@ -178,6 +179,7 @@ __device__ __forceinline__ void fold_pages(const AttendLaunch& a, int first_page
 // Block (task, KV head, kHeads of its group).
 template <typename Kv, int kLanes, int kHeads>
 __global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
+  if (a.there != nullptr && static_cast<int>(blockIdx.x) >= *a.there) return;
   const Shared<float> regions = dynamic_shared<float>(0, kWarps * a.region);
   SPILLWAY_SHARED(float, max_of, kWarps* kHeads);
   SPILLWAY_SHARED(float, sum_of, kWarps* kHeads);
@@ -245,6 +247,7 @@ cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
   if (args.tasks_count == 0) return cudaSuccess;
   if (format.head_dim % 8 != 0 || format.head_dim > kMostHeadDim) return cudaErrorNotSupported;
   const AttendLaunch a = {.tasks = args.tasks,
+                          .there = args.tasks_there,
                           .q = args.q.data,
                           .states = args.states.data,
                           .q_stride = args.q.stride,

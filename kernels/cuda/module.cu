@@ -16,6 +16,7 @@ CudaProblem problem_of(cudaError_t error) {
 
 cudaStream_t stream_of(CudaStream stream) { return static_cast<cudaStream_t>(stream); }
 cudaEvent_t event_of(CudaEvent event) { return static_cast<cudaEvent_t>(event); }
+cudaGraphExec_t graph_of(CudaGraph graph) { return static_cast<cudaGraphExec_t>(graph); }
 
 CudaProblem device_count(int32_t* count) {
   *count = 0;
@@ -40,10 +41,11 @@ CudaProblem device_info(int32_t device, CudaDeviceInfo* info) {
   return nullptr;
 }
 
-// What a context takes where it cannot be measured, and what it takes later: code is loaded when it first runs.
+// What a context takes where it cannot be measured, and what it takes later: code is loaded when it first runs, and
+// graphs lie on the device.
 constexpr uint64_t kContextGuess = uint64_t{512} << 20;
 constexpr uint64_t kMostOfAContext = uint64_t{2} << 30;
-constexpr uint64_t kCodeToCome = kEmulated ? 0 : uint64_t{32} << 20;
+constexpr uint64_t kCodeAndGraphsToCome = kEmulated ? 0 : uint64_t{48} << 20;
 constexpr int kMostDevices = 64;
 
 CudaProblem open_device(int32_t device, uint64_t* taken) {
@@ -62,7 +64,7 @@ CudaProblem open_device(int32_t device, uint64_t* taken) {
     if (measured && free_without_context(device, &after) && after < before && before - after <= kMostOfAContext) {
       context = before - after;
     }
-    known[device] = context + kCodeToCome;
+    known[device] = context + kCodeAndGraphsToCome;
   }
   *taken = known[device];
   return nullptr;
@@ -129,6 +131,25 @@ CudaProblem put(CudaStream stream, void* destination, const void* source, uint64
   return problem_of(launch_put(stream_of(stream), static_cast<std::byte*>(destination),
                                static_cast<const std::byte*>(source), bytes));
 }
+
+// Of this thread alone: others go on with their streams.
+CudaProblem begin_capture(CudaStream stream) {
+  return problem_of(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal));
+}
+CudaProblem end_capture(CudaStream stream, CudaGraph* graph) {
+  *graph = nullptr;
+  cudaGraph_t captured = nullptr;
+  if (const CudaProblem problem = problem_of(cudaStreamEndCapture(stream_of(stream), &captured))) return problem;
+  cudaGraphExec_t made = nullptr;
+  const CudaProblem problem = problem_of(cudaGraphInstantiateWithFlags(&made, captured, 0));
+  cudaGraphDestroy(captured);
+  if (problem == nullptr) *graph = made;
+  return problem;
+}
+CudaProblem launch_graph(CudaStream stream, CudaGraph graph) {
+  return problem_of(cudaGraphLaunch(graph_of(graph), stream_of(stream)));
+}
+CudaProblem end_graph(CudaGraph graph) { return problem_of(cudaGraphExecDestroy(graph_of(graph))); }
 
 CudaProblem dequantize(CudaStream stream, const CudaDequantize* arguments) {
   return problem_of(launch_dequantize(stream_of(stream), *arguments));
@@ -209,6 +230,10 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .event_wait = event_wait,
                                           .copy = copy,
                                           .put = put,
+                                          .begin_capture = begin_capture,
+                                          .end_capture = end_capture,
+                                          .launch_graph = launch_graph,
+                                          .end_graph = end_graph,
                                           .profiled = profiled,
                                           .push_range = push_range,
                                           .pop_range = pop_range,

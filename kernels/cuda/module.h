@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 7;
+inline constexpr uint32_t kCudaTableVersion = 8;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -30,6 +30,8 @@ struct CudaDeviceInfo {
 struct CudaDequantize {
   View rows;  // [m x k], any type but I32
   View out;   // [m x k] f32
+
+  bool operator==(const CudaDequantize&) const = default;
 };
 
 struct CudaNorm {
@@ -37,6 +39,8 @@ struct CudaNorm {
   View weight;  // [1 x k] f32
   View out;     // [m x k] f32; may be x
   float eps;
+
+  bool operator==(const CudaNorm&) const = default;
 };
 
 struct CudaRotate {
@@ -44,6 +48,8 @@ struct CudaRotate {
   View table;  // [m x 2 * pairs] f32: cos, sin, cos, sin, ...
   int32_t head_dim;
   RotationStyle style;
+
+  bool operator==(const CudaRotate&) const = default;
 };
 
 // Up to 4 weight matrices share x [m x k] f32. Activations are quantised to int8 by blocks of 32 where the weight is.
@@ -53,6 +59,8 @@ struct CudaMatvec {
   int32_t parts_count;
   std::byte* scratch;  // cuda_matvec_scratch_bytes(m, k), aligned to 16; in use until the call's kernels have run
   uint64_t scratch_bytes;
+
+  bool operator==(const CudaMatvec&) const = default;
 };
 
 // The same for any number of rows, on tensor cores: what a large batch or the chunk of a prefill wants. A row's result
@@ -74,6 +82,8 @@ struct CudaAppend {
   const AppendRun* runs;
   int32_t runs_count;
   int32_t rows;  // of the longest run
+
+  bool operator==(const CudaAppend&) const = default;
 };
 
 // As CudaRotate of q and of k, then CudaAppend of k and v; runs hold each row once. k is left as it was.
@@ -86,6 +96,8 @@ struct CudaRotateAppend {
   const AppendRun* runs;
   int32_t runs_count;
   int32_t rows;  // of the longest run
+
+  bool operator==(const CudaRotateAppend&) const = default;
 };
 
 // Pages of F32, F16 or BF16, head_dim a multiple of 8 up to 128, each page row aligned to 16 bytes.
@@ -95,6 +107,9 @@ struct CudaAttend {
   AttendShape shape;
   const SpanTask* tasks;
   int32_t tasks_count;
+  const int32_t* tasks_there = nullptr;  // how many of them there are when the kernel runs; null: all
+
+  bool operator==(const CudaAttend&) const = default;
 };
 
 // As CudaAttend, and the result of a row depends neither on the other rows of the call nor on how spans are dealt out
@@ -115,27 +130,37 @@ struct CudaMerge {
   const MergeTask* tasks;
   int32_t tasks_count;
   View out;  // [m x heads * head_dim] f32
+
+  bool operator==(const CudaMerge&) const = default;
 };
 
 // Shapes and aliasing as in kernels/ops.h.
 struct CudaLayerNorm {
   View x, weight, bias, out;
   float eps;
+
+  bool operator==(const CudaLayerNorm&) const = default;
 };
 
 struct CudaAdd {
   View x, y;
+
+  bool operator==(const CudaAdd&) const = default;
 };
 
 struct CudaScale {
   View x;
   float factor;
+
+  bool operator==(const CudaScale&) const = default;
 };
 
 struct CudaActivate {
   Activation kind;
   View gate, up;  // [m x n] f32; up may have no rows
   View out;       // [m x n] f32; may be gate or up
+
+  bool operator==(const CudaActivate&) const = default;
 };
 
 struct CudaCandidates {
@@ -160,6 +185,7 @@ struct CudaGather {
 using CudaProblem = const char*;
 using CudaStream = void*;
 using CudaEvent = void*;
+using CudaGraph = void*;
 
 }  // namespace spillway
 
@@ -198,6 +224,14 @@ struct SpillwayCudaTable {
   // A few bytes of any host memory, taken before the call returns, to device memory; past the copies that are queued.
   // All multiples of 4.
   spillway::CudaProblem (*put)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+
+  // What one thread enqueues on the stream between these two runs nothing and becomes a graph, to be launched as one,
+  // any number of times and in the order of whatever stream: kernels as they were called, with the arguments they had.
+  // Only operations may be called between; where anything failed, end_capture says so, and there is no graph.
+  spillway::CudaProblem (*begin_capture)(spillway::CudaStream stream);
+  spillway::CudaProblem (*end_capture)(spillway::CudaStream stream, spillway::CudaGraph* graph);
+  spillway::CudaProblem (*launch_graph)(spillway::CudaStream stream, spillway::CudaGraph graph);
+  spillway::CudaProblem (*end_graph)(spillway::CudaGraph graph);  // whose launches have run
 
   // Ranges and names for a profiler that the process runs under (NVTX, domain "spillway"); nothing where it runs under
   // none. Ranges nest, thread by thread; bytes > 0 become the range's payload.

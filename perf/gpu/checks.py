@@ -8,7 +8,7 @@ import models
 import places
 import record as records
 
-# Suites of tests/kernels/cuda_emulated.h's fixture.
+# Suites of tests/kernels/cuda_emulated.h's fixture, and of graphs.
 KERNEL_TESTS = r"^Cuda(?:(?!Device|Stream|Context|Ops|Module|Graph)\w+Test|Emulated)\."
 TOKENS = 40  # of the prompt in placement runs
 REFUSED = (

@@ -113,7 +113,10 @@ def standing_model(context, kind):
 
 
 def perf(record, context):
-    """The operations, then 7B-shaped models: all on the device, half of the weights from host memory, half from disk."""
+    """The operations, then 7B-shaped models: all on the device, half of the weights from host memory, half from disk.
+
+    The first two with CUDA graphs and without.
+    """
     before = machine_limits(record, context, "limits before")
     operations = need(record, context, "ops_perf")
     if operations and not context.emulated:
@@ -129,10 +132,13 @@ def perf(record, context):
         if model:
             for case in ("resident", "stream-host", "stream-disk"):
                 speed_of(record, context, f"{case} {kind}", model, case, before)
+                if case in ("resident", "stream-host"):  # the pair: what launches cost
+                    part = f"{case} {kind} without graphs"
+                    speed_of(record, context, part, model, case, before, ["--no-cuda-graphs"])
     machine_limits(record, context, "limits after")
 
 
-def speed_of(record, context, part, model, case, limits_now):
+def speed_of(record, context, part, model, case, limits_now, more=()):
     """One row of the standing set: speed, bytes moved for a token, and their share of the limit."""
     positions = 768
     whole = models.plan(record, context, model, positions)
@@ -155,9 +161,10 @@ def speed_of(record, context, part, model, case, limits_now):
         )
 
     if case == "resident":
-        record.run(part, command, limit=120, read=read)
+        record.run(part, [*command, *more], limit=120, read=read)
     else:
-        models.fit(record, context, part, command, total - weights // 2, max(weights // 32, 64 << 10), 150, read, host)
+        step = max(weights // 32, 64 << 10)
+        models.fit(record, context, part, command, total - weights // 2, step, 150, read, host, more)
 
 
 def drive_speed(record, context, model, part):

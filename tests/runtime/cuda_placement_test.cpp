@@ -22,7 +22,7 @@ constexpr uint64_t kPlenty = 1ull << 30;
 constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
 constexpr int kShortPrompt = 3 * kPageTokens + 21;
 constexpr int kLongPrompt = kSpanTokens + 37;  // two spans
-constexpr int kDecoded = 3;
+constexpr int kDecoded = 4;                    // a layer comes, is captured, and is replayed twice
 
 #ifdef SPILLWAY_SANITIZED
 constexpr int kCasesPerModel = 1;
@@ -50,6 +50,7 @@ TinyModelOptions tiny(int i) {
 
 struct Case {
   Options options;
+  bool graphs = true;
   uint64_t order = 0;  // seed of the order in which streams run
 };
 
@@ -67,17 +68,18 @@ Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t
   options.context = prompt + kDecoded + static_cast<int>(random() % 300);
   options.chunk = 96;
   options.logit_rows = random() % 2 == 0 ? 1 : 64;
+  made.graphs = random() % 4 != 0;
   made.order = random();
   return made;
 }
 
-PlacedRun run_raised(const Model& model, Options& options, const PlacedWork& work) {
+PlacedRun run_raised(const Model& model, Options& options, const PlacedWork& work, bool graphs) {
   // A GPU's context is many times a tiny model; budgets count from there.
   const uint64_t context = testing_a_gpu() ? gpu_under_test()->overhead_bytes() : 0;
   options.device_bytes = *options.device_bytes + context;
   for (;;) {
     try {
-      const auto device = gpu_under_test();
+      const auto device = gpu_under_test(graphs);
       return run_placed(model, *device, options, work);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::fit) throw;
@@ -112,7 +114,7 @@ class CudaPlacement : public testing::Test {
     everything.host_bytes = kPlenty;
     everything.context = prompt + kDecoded;
     everything.chunk = 96;
-    const PlacedRun expected = run_raised(model, everything, work);
+    const PlacedRun expected = run_raised(model, everything, work, false);
     ASSERT_EQ(expected.logits.size(), static_cast<size_t>(work.prompt_rows + kDecoded) * shape.vocab);
 
     const PlacedRun cpu = run_placed(model, *make_cpu_device({.threads = 1}), everything, work);
@@ -123,17 +125,25 @@ class CudaPlacement : public testing::Test {
     // Where weights are quantised, both round activations to int8, after sums in different orders: a code may differ.
     EXPECT_LT(error, wanted.type == DType::f16 ? 0.002 : 0.04);
 
+    if (!testing_a_gpu()) emulation::restart(wanted.seed);
+    const PlacedRun replayed = run_raised(model, everything, work, true);
+    ASSERT_EQ(std::memcmp(replayed.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)
+        << "as graphs";
+    EXPECT_TRUE(testing_a_gpu() || emulation::host_calls().graphs > 0);
+
     const uint64_t kv = 4ull * shape.kv_width() * prompt * shape.layers;
     std::mt19937_64 random(wanted.seed);
     for (int i = 0; i < cases; ++i) {
       Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv);
       if (!testing_a_gpu()) emulation::restart(one.order);
-      const PlacedRun run = run_raised(model, one.options, work);
+      const PlacedRun run = run_raised(model, one.options, work, one.graphs);
       cover(run.covered);
+      if (!testing_a_gpu()) counts_["layers replayed as graphs"] += emulation::host_calls().graphs > 0;
       ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)
           << "case " << i << ": --device-mem " << *one.options.device_bytes << " --host-mem " << *one.options.host_bytes
           << " --disk-mem " << one.options.disk_bytes << " units of " << one.options.unit_bytes << " lookahead "
-          << one.options.lookahead << " rows of logits " << one.options.logit_rows << " order " << one.order;
+          << one.options.lookahead << " rows of logits " << one.options.logit_rows << " graphs " << one.graphs
+          << " order " << one.order;
     }
   }
 
@@ -156,6 +166,10 @@ TEST_F(CudaPlacement, NeverChangesTheLogits) {
   for (const char* what :
        {"a layer's KV in two tiers", "KV on host", "KV on disk", "weights from host", "weights from disk"}) {
     EXPECT_GE(counts_[what], kCasesPerModel / 2) << what;
+  }
+  if (!testing_a_gpu()) {
+    EXPECT_GE(counts_["layers replayed as graphs"], kCasesPerModel / 2);
+    EXPECT_LT(counts_["layers replayed as graphs"], counts_["cases"]);
   }
 }
 

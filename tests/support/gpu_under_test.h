@@ -23,7 +23,9 @@ inline const SpillwayCudaTable& table_under_test() {
   return *module.table();
 }
 
-inline std::unique_ptr<Device> gpu_under_test() { return std::make_unique<CudaDevice>(nullptr, table_under_test(), 0); }
+inline std::unique_ptr<Device> gpu_under_test(bool graphs = true) {
+  return std::make_unique<CudaDevice>(nullptr, table_under_test(), 0, graphs);
+}
 
 // Streams of the emulation run in the orders of `seed` from now on.
 inline void begin_on_gpu_under_test(uint64_t seed) {

@@ -2,6 +2,11 @@
 // that does not exist. Nothing runs when it is enqueued. Work runs when the host waits, and then the streams' heads are
 // taken in random order, so that an order nobody asked for is soon not kept. Copies read their source as late as that.
 //
+// A stream that is captured runs nothing: what is enqueued becomes part of a graph, whose kernels run, with the
+// arguments they had and on what memory then holds, each time the graph is launched. What may not be asked while the
+// thread captures (to wait, to query, to reserve memory, to wait for what was not captured) is answered with an error
+// and spoils the capture; to query an event that was not captured, too, where the real runtime may let it pass.
+//
 // Device memory is filled with 0xCB, and lies between guard zones that are checked whenever the host waits and poisoned
 // for AddressSanitizer; under it the host cannot touch device memory outside a kernel or a copy. What a real runtime
 // would answer with an error code, it answers so; what it would not notice is a Fault, thrown where the host waits.
@@ -34,6 +39,15 @@ void set_likeness(Likeness likeness);
 // From now on no more host memory than this is pinned: cudaHostRegister is refused beyond it. And copies from memory
 // that is not pinned, a fault otherwise, are made as the real runtime makes them: at once, when the stream has run.
 void limit_pinned(size_t bytes);
+// From now on nothing can be captured.
+void refuse_graphs();
+// What the host has enqueued since the restart, call by call; what is captured is not.
+struct HostCalls {
+  uint64_t kernels = 0;
+  uint64_t graphs = 0;
+  uint64_t copies = 0;
+};
+HostCalls host_calls();
 // From now on so much of the device is taken by others.
 void take_device_memory(size_t bytes);
 // A Fault unless [data, data + bytes) lies in one reserved block, of device memory or pinned.
@@ -50,6 +64,10 @@ enum cudaError_t : int {
   cudaErrorHostMemoryAlreadyRegistered = 712,
   cudaErrorHostMemoryNotRegistered = 713,
   cudaErrorNotSupported = 801,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureIsolation = 905,
+  cudaErrorCapturedEvent = 907,
 };
 const char* cudaGetErrorString(cudaError_t error);
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -102,6 +120,18 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
 
+struct FakeGraph;
+struct FakeGraphExec;
+using cudaGraph_t = FakeGraph*;
+using cudaGraphExec_t = FakeGraphExec*;
+enum cudaStreamCaptureMode : int { cudaStreamCaptureModeThreadLocal = 1 };
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+
 // Libraries: cuBLAS alone, where set_cublas has not taken it away, its product a loop on the stream (cublas.cpp).
 void* open_library(const char* name);
 void* find_symbol(void* library, const char* name);
@@ -112,9 +142,10 @@ void set_cublas(FakeCublas cublas);
 // Work of the host's own making on a stream, such as a library's.
 void enqueue_work(cudaStream_t stream, std::function<void()> work);
 
-// The part of a launch that does not depend on the kernel's type.
-cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes,
-                         std::function<void()> kernel);
+// The part of a launch that does not depend on the kernel's type. check: that it may run on its arguments, once more
+// whenever a graph that holds it is launched.
+cudaError_t enqueue_grid(cudaStream_t stream, dim3 grid, dim3 block, size_t dynamic_bytes, std::function<void()> kernel,
+                         std::function<void()> check);
 
 // Pointers among a kernel's arguments must be of memory it can reach, when it is enqueued and when it runs.
 template <typename T>
@@ -128,8 +159,10 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t dynamic_bytes, cudaStream_t stream,
                    Arguments... arguments) {
   const auto bind = [&](Parameters... parameters) {
-    (check_argument(parameters), ...);
-    return enqueue_grid(stream, grid, block, dynamic_bytes, [kernel, parameters...] { kernel(parameters...); });
+    const auto check = [parameters...] { (check_argument(parameters), ...); };
+    check();
+    return enqueue_grid(
+        stream, grid, block, dynamic_bytes, [kernel, parameters...] { kernel(parameters...); }, check);
   };
   return bind(arguments...);
 }
