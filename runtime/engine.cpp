@@ -9,8 +9,7 @@
 #include "kernels/check.h"
 #include "memory/arena.h"
 #include "memory/kv/layout.h"
-#include "prefetch/copy_engine.h"
-#include "runtime/weight_loader.h"
+#include "runtime/compute_unit.h"
 
 namespace spillway {
 namespace {
@@ -31,15 +30,8 @@ struct Engine::Parts {
   Arena host_arena;
   std::optional<File> spill_file;
   std::unique_ptr<DiskQueue> disk;
-  std::unique_ptr<Stream> compute;
-  std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane;
-  WeightHome home;
-  ModelVectors vectors;
-  Workspace workspace;
-  std::span<std::byte> host_inputs, host_logits, load_staging;
-  std::unique_ptr<KvCache> kv;
-  std::unique_ptr<WeightFeed> weight_feed;
-  std::unique_ptr<KvFeed> kv_feed;
+  std::span<std::byte> host_inputs, host_logits;
+  std::unique_ptr<ComputeUnit> unit;
   std::unique_ptr<Pass> pass;
 
   Parts(const Model& model, const Options& options, const Plan& plan, Device& on, Traffic& traffic)
@@ -52,114 +44,41 @@ struct Engine::Parts {
       std::vector<std::span<std::byte>> memory{plan.staged ? host_arena.memory() : device_arena.memory()};
       disk = DiskQueue::open(files_of(model, spill_file), std::move(memory), {});
     }
-    compute = device.make_compute_stream("compute");
-    const auto lane = [&](const char* name) {
-      std::span<std::byte> staging;
-      if (plan.staged) staging = host_arena.take(std::string(name) + " staging", plan.staging.bytes());
-      if (load_staging.empty()) load_staging = staging;  // the lanes move nothing before the weights are there
-      return std::make_unique<CopyLane>(name, device, disk.get(), traffic, staging, plan.staging,
-                                        options.link_bytes_per_second);
-    };
-    if (plan.streams_weights() || plan.staged) weight_lane = lane("weights");
-    if (plan.spills_kv() || plan.staged) fetch_lane = lane("kv fetch");
-    if (plan.spills_kv() || plan.staged) spill_lane = lane("kv spill");
-
-    std::byte* activations = device_arena.take("workspace", plan.workspace_bytes).data();
-    Workspace::cut(model.spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
-    device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
     Arena& inputs = device.host_addressable() ? device_arena : host_arena;
     host_inputs = inputs.take("host inputs", plan.host_input_bytes);
     host_logits = host_arena.take("host logits", plan.host_logit_bytes);
-    place_weights(plan);
-    place_kv(model, plan);
-    const auto weight_ring = device_arena.take("weight ring", plan.weight_ring_bytes);
-    const auto kv_ring = device_arena.take("KV ring", plan.kv_ring_bytes);
-    weight_feed = std::make_unique<WeightFeed>(home, weight_ring, plan.lookahead, weight_lane.get());
-    kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get());
+    unit = std::make_unique<ComputeUnit>(
+        ComputeUnitParts{model, options, plan, device, device_arena, host_arena, disk.get(), traffic});
+    device_arena.freeze();
+    host_arena.freeze();
+    const ComputeUnit& u = *unit;
+    pass =
+        std::make_unique<Pass>(PassParts{model.spec, model.checkpoint, device.ops(), *u.compute, u.home, *u.weight_feed,
+                                         *u.kv, *u.kv_feed, u.workspace, u.vectors, plan.context, host_inputs});
   }
 
-  // Nothing is torn down under a running stream. A lane may wait for another's event, so all are drained first.
+  // Nothing is torn down under a running stream.
   ~Parts() {
-    if (weight_feed) weight_feed->end();
-    if (kv_feed) kv_feed->end();
+    unit->end_feeds();
     if (disk) disk->cancel();
-    // A queue that failed has already said so at the end of its step.
-    try {
-      compute->synchronize();
-    } catch (const std::exception&) {
-    }
-    for (const auto* lane : {&weight_lane, &fetch_lane, &spill_lane}) {
-      if (*lane) (*lane)->drain();
-    }
-  }
-
-  void place_weights(const Plan& plan) {
-    home.units = plan.units;
-    for (size_t i = 0; i < plan.units.size(); ++i) {
-      WeightPlace place{plan.unit_tiers[i], nullptr};
-      if (place.tier == Tier::device) place.data = device_arena.take("weights", plan.units[i].bytes).data();
-      if (place.tier == Tier::host) place.data = host_arena.take("weights", plan.units[i].bytes).data();
-      home.places.push_back(place);
-    }
-  }
-
-  void place_kv(const Model& model, const Plan& plan) {
-    const KvLayout layout(model.spec.shape);
-    KvPools pools{.device_slots = plan.kv_device_slots,
-                  .host_slots = plan.kv_host_slots,
-                  .disk_slots = plan.kv_disk_slots,
-                  .device_rows_per_layer = plan.kv_device_rows_per_layer,
-                  .file = static_cast<uint32_t>(model.checkpoint.files.size())};
-    pools.device = device_arena.take("KV", plan.kv_device_slots * layout.row_bytes()).data();
-    pools.host = host_arena.take("KV", plan.kv_host_slots * layout.row_bytes()).data();
-    kv = std::make_unique<KvCache>(layout, pools);
+    unit->drain();
   }
 };
 
 Engine::Engine(const Model& model, const Options& options, Plan plan, Device& device, const OnProgress& progress)
-    : model_(model), plan_(std::move(plan)), parts_(std::make_unique<Parts>(model, options, plan_, device, traffic_)) {
-  load_weights(progress);
-  Parts& p = *parts_;
-  p.device_arena.freeze();
-  p.host_arena.freeze();
-  p.pass =
-      std::make_unique<Pass>(PassParts{model_.spec, model_.checkpoint, device.ops(), *p.compute, p.home, *p.weight_feed,
-                                       *p.kv, *p.kv_feed, p.workspace, p.vectors, plan_.context, p.host_inputs});
+    : plan_(std::move(plan)), parts_(std::make_unique<Parts>(model, options, plan_, device, traffic_)) {
+  parts_->unit->load(model, traffic_, progress);
 }
 
 Engine::~Engine() = default;
 
-void Engine::load_weights(const OnProgress& progress) {
-  Parts& p = *parts_;
-  WeightLoader loader(p.device, model_.checkpoint, p.load_staging, traffic_);
-  uint64_t total = 0, done = 0;
-  for (size_t i = 0; i < p.home.units.size(); ++i) {
-    if (p.home.places[i].data != nullptr) total += p.home.units[i].bytes;
-  }
-  for (size_t i = 0; i < p.home.units.size(); ++i) {
-    const WeightPlace& place = p.home.places[i];
-    if (place.data == nullptr) continue;
-    for (const WeightRun& run : p.home.units[i].runs) {
-      loader.load(run.extent, run.needed, place.tier, place.data + run.offset);
-    }
-    done += p.home.units[i].bytes;
-    if (progress) progress(done, total);
-  }
-  std::vector<std::byte> vectors(plan_.small_bytes);
-  ModelVectors::read(model_.spec, model_.checkpoint, vectors);
-  std::byte* place = p.device_arena.take("norms and biases", plan_.small_bytes).data();
-  loader.put(vectors, place);
-  p.vectors = ModelVectors::cut(model_.spec, place);
-  loader.finish();
-}
-
-SequenceId Engine::open_sequence() { return parts_->kv->open(); }
-SequenceId Engine::fork_sequence(SequenceId from) { return parts_->kv->fork(from); }
-int Engine::tokens(SequenceId sequence) const { return parts_->kv->tokens(sequence); }
+SequenceId Engine::open_sequence() { return parts_->unit->kv->open(); }
+SequenceId Engine::fork_sequence(SequenceId from) { return parts_->unit->kv->fork(from); }
+int Engine::tokens(SequenceId sequence) const { return parts_->unit->kv->tokens(sequence); }
 
 void Engine::close_sequence(SequenceId sequence) {
-  parts_->kv_feed->end();
-  parts_->kv->close(sequence, parts_->compute->record());
+  parts_->unit->kv_feed->end();
+  parts_->unit->kv->close(sequence, parts_->unit->compute->record());
 }
 
 int Engine::truncate_sequence(SequenceId sequence, int tokens) {
@@ -215,7 +134,7 @@ std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool a
 bool Engine::should_choose() const { return !parts_->device.host_addressable(); }
 
 std::span<const float> Engine::last_logits() {
-  const View row = on_host(parts_->workspace.logits.slice_rows(0, 1));
+  const View row = on_host(parts_->unit->workspace.logits.slice_rows(0, 1));
   end_step();
   return {row.f32(), static_cast<size_t>(row.cols)};
 }
@@ -232,24 +151,27 @@ View Engine::on_host(View logits) {
   if (parts_->host_logits.empty()) return logits;
   const View host = View::dense(parts_->host_logits.data(), logits.dtype, logits.rows, logits.cols);
   const uint64_t bytes = static_cast<uint64_t>(host.rows) * host.stride;
-  parts_->compute->copy(host.data, logits.data, bytes);
+  parts_->unit->compute->copy(host.data, logits.data, bytes);
   traffic_.add(Link::device_to_host, Cause::activations, bytes);
   return host;
 }
 
 // The one place where errors of asynchronous work surface.
 void Engine::end_step() {
-  parts_->compute->synchronize();
+  parts_->unit->compute->synchronize();
   if (parts_->disk) parts_->disk->check();
 }
 
 uint64_t Engine::peak(Tier tier) const {
   const TierPlan& planned = plan_.tier(tier);
-  const uint64_t row = parts_->kv->layout().row_bytes();
-  return planned.total() - planned.kv + parts_->kv->slots_peak(tier) * row - (tier == Tier::disk ? planned.weights : 0);
+  const uint64_t row = parts_->unit->kv->layout().row_bytes();
+  return planned.total() - planned.kv + parts_->unit->kv->slots_peak(tier) * row -
+         (tier == Tier::disk ? planned.weights : 0);
 }
 
-uint64_t Engine::kv_bytes(Tier tier) const { return parts_->kv->slots_used(tier) * parts_->kv->layout().row_bytes(); }
+uint64_t Engine::kv_bytes(Tier tier) const {
+  return parts_->unit->kv->slots_used(tier) * parts_->unit->kv->layout().row_bytes();
+}
 
 std::string Engine::disk_report() const {
   if (!parts_->disk) return {};

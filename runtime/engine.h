@@ -74,12 +74,10 @@ class Engine {
 
  private:
   struct Parts;
-  void load_weights(const OnProgress& progress);
   void run(const PassInput& input, const Pass::OnLogits& on_logits);
   View on_host(View logits);
   void end_step();
 
-  const Model& model_;
   Plan plan_;
   Traffic traffic_;
   std::unique_ptr<Parts> parts_;

@@ -1,0 +1,72 @@
+// ComputeUnit: all that one device needs to run layers: its stream, its weights and their feed, its KV and its feed,
+// its workspace, and the lanes by which bytes reach it. Its places are taken from the engine's arenas, as the plan
+// says.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/device.h"
+#include "memory/arena.h"
+#include "memory/disk_queue.h"
+#include "memory/kv/cache.h"
+#include "memory/weight_home.h"
+#include "prefetch/copy_engine.h"
+#include "prefetch/kv_feed.h"
+#include "prefetch/weight_feed.h"
+#include "runtime/model.h"
+#include "runtime/options.h"
+#include "runtime/plan.h"
+#include "runtime/vectors.h"
+#include "runtime/workspace.h"
+
+namespace spillway {
+
+struct ComputeUnitParts {
+  const Model& model;
+  const Options& options;
+  const Plan& plan;
+  Device& device;
+  Arena& device_arena;
+  Arena& host_arena;
+  DiskQueue* disk;  // null where the plan reads none
+  Traffic& traffic;
+};
+
+// In the order of construction; destroyed in reverse, after drain().
+struct ComputeUnit {
+  Device& device;
+  std::unique_ptr<Stream> compute;
+  std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane;  // null where the plan moves nothing
+  std::span<std::byte> load_staging;  // of the first lane: the lanes move nothing before the weights are there
+  Workspace workspace;
+  WeightHome home;
+  std::span<std::byte> small;  // the place of the norms and biases
+  ModelVectors vectors;
+  std::unique_ptr<KvCache> kv;
+  std::unique_ptr<WeightFeed> weight_feed;
+  std::unique_ptr<KvFeed> kv_feed;
+
+  // Takes its places; moves nothing yet.
+  explicit ComputeUnit(const ComputeUnitParts& parts);
+  ComputeUnit(const ComputeUnit&) = delete;
+
+  // Reads what stays resident, and the norms and biases; done and total in bytes.
+  void load(const Model& model, Traffic& traffic, const std::function<void(uint64_t done, uint64_t total)>& progress);
+
+  // The end, in two steps, between which the disk is told that nobody reads any more: no fetch is planned, then none is
+  // under way. A lane may wait for another's event, so all are drained before any is torn down.
+  void end_feeds();
+  void drain();
+
+ private:
+  void make_lanes(const ComputeUnitParts& parts);
+  void place_weights(const ComputeUnitParts& parts);
+  void place_kv(const ComputeUnitParts& parts);
+};
+
+}  // namespace spillway
