@@ -20,6 +20,7 @@
 #include "kernels/check.h"
 #include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
+#include "runtime/free_disk.h"
 
 namespace spillway {
 namespace {
@@ -150,10 +151,7 @@ void RunFlags::resolve_disk(Options& result) const {
   } else if (std::error_code ignored; !std::filesystem::is_directory(result.disk_directory, ignored)) {
     throw Error(ErrorKind::usage, fmt::format("--disk-dir {}: no such folder", result.disk_directory));
   }
-  std::error_code unknown;
-  const std::filesystem::space_info space = std::filesystem::space(result.disk_directory, unknown);
-  result.disk_bytes =
-      parse_bytes("--disk-mem", *disk_mem, unknown ? std::nullopt : std::optional<uint64_t>(space.available));
+  result.disk_bytes = parse_bytes("--disk-mem", *disk_mem, free_disk_bytes(result.disk_directory));
 }
 
 Options RunFlags::resolve() const {

@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "kernels/check.h"
+#include "runtime/free_disk.h"
 #include "runtime/plan_sizes.h"
 #include "runtime/planner.h"
 
@@ -133,7 +135,14 @@ class NearestFit {
     const uint64_t all = now + whole_mib(sizes_.all_kv()) / kMiB + 1;
     const auto enough = [&](uint64_t disk) { return fits(sizes_, {device_budget_, host_budget_, disk * kMiB}); };
     if (!enough(all)) return {};
-    return fmt::format(", or --disk-mem {}MiB", least_that_fits(now, all, enough));
+    const uint64_t needed = least_that_fits(now, all, enough);
+    std::string text = fmt::format(", or --disk-mem {}MiB", needed);
+    const std::optional<uint64_t> free = free_disk_bytes(in_.options.disk_directory);
+    // Not all of the budget need be used; but it may.
+    if (free && needed * kMiB > *free) {
+      text += fmt::format(" in another --disk-dir ({} bytes are free in {})", *free, in_.options.disk_directory);
+    }
+    return text;
   }
 
   const PlanInput& in_;

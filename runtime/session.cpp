@@ -3,11 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
+#include <optional>
 
 #include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
 #include "memory/kv/layout.h"
+#include "runtime/free_disk.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
@@ -61,14 +62,13 @@ void check_memory(const Plan& plan, const Device& device) {
 void check_disk(const Plan& plan, const std::string& directory) {
   const uint64_t need = plan.tier(Tier::disk).kv;
   if (need == 0) return;
-  std::error_code unknown;
-  const std::filesystem::space_info space = std::filesystem::space(directory, unknown);
-  if (unknown || space.capacity == 0 || need <= space.available) return;
+  const std::optional<uint64_t> free = free_disk_bytes(directory);
+  if (!free || need <= *free) return;
   throw Error(
       ErrorKind::fit,
       fmt::format("does not fit: the plan takes {} ({} bytes) on disk, but {} ({} bytes) are free in {}; nearest "
                   "fit: a --disk-mem below that, another --disk-dir, or a smaller -c",
-                  format_bytes(need), need, format_bytes(space.available), space.available, directory));
+                  format_bytes(need), need, format_bytes(*free), *free, directory));
 }
 
 // The GPU, or null and why there is none for this.

@@ -373,14 +373,14 @@ TEST_F(Cli, SmallerChunksThatWouldHoldMoreAreSaid) {
   const auto json = nlohmann::json::parse(plan.out);
   const auto device = json["tiers"]["device"];
   const auto of = [&](const char* what) { return device[what].get<uint64_t>(); };
-  // All but a MiB of the workspace, and a quarter of the KV.
-  const std::string tight = std::to_string(of("process") + of("workspace") + of("weights") + of("kv") / 4 - (1 << 20));
+  // Weights can stream; a part of the chunk's workspace, or of the KV, is missing.
+  const std::string tight = std::to_string(of("process") + of("workspace") + of("kv") - (700 << 10));
   const std::vector<std::string> all{"plan", "-m", model_, "-c", "2048", "--device-mem", tight};
   const Result refused = run(all);
   ASSERT_EQ(refused.exit_code, 4) << refused.err;
   ASSERT_THAT(refused.err, HasSubstr(", or -ub "));
   auto smaller = all;
-  smaller.insert(smaller.end(), {"-ub", refused.err.substr(refused.err.find("-ub ") + 4, 2)});
+  smaller.insert(smaller.end(), {"-ub", std::to_string(std::stoi(refused.err.substr(refused.err.find("-ub ") + 4)))});
   EXPECT_EQ(run(smaller).exit_code, 0);
   const std::vector<std::string> some{"plan", "-m", model_, "--device-mem", tight};
   const Result said = run(some);
@@ -445,6 +445,12 @@ TEST_F(FailingWorld, KvBeyondWhatTheFolderHasFreeIsRefusedBeforeItIsReserved) {
     EXPECT_EQ(outcome.injected, 0u);
     EXPECT_THAT(outcome.output, ::testing::ContainsRegex("\\([0-9]+ bytes\\) are free in " + folder_.string()));
   }
+  // Nor is it offered there.
+  plan.insert(plan.end(), {"--disk-mem", "100%"});
+  const Result share = run(plan);
+  EXPECT_EQ(share.exit_code, 4) << share.out;
+  EXPECT_THAT(share.err,
+              ::testing::ContainsRegex("or --disk-mem [0-9]+MiB in another --disk-dir \\([0-9]+ bytes are free"));
 }
 
 TEST_F(Cli, MemoryThatIsNotThereIsRefusedBeforeItIsReserved) {
