@@ -64,19 +64,33 @@ double deviation(const std::vector<double>& values) {
   return std::sqrt(sum / (values.size() - 1));
 }
 
+// The positions that the largest of the tests needs. Throws Error(usage) where there is none, or -c holds fewer.
+int positions_of(const BenchFlags& flags) {
+  const auto most = [](const std::vector<int>& values) {
+    return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
+  };
+  const int prompt = most(flags.prompts), generation = most(flags.generations), depth = most(flags.depths);
+  if (prompt == 0 && generation == 0) throw Error(ErrorKind::usage, "nothing to measure: -p and -n are both 0");
+  const int64_t wanted = int64_t{depth} + std::max(prompt, generation);
+  const int given = flags.run.options.context;
+  const auto held = static_cast<int64_t>(align_up(given, kPageTokens));
+  if (given > 0 && wanted > held) {
+    const Row row{.prompt = prompt >= generation ? prompt : 0,
+                  .generation = prompt >= generation ? 0 : generation,
+                  .depth = depth,
+                  .seconds = {},
+                  .bytes = {}};
+    throw Error(ErrorKind::usage,
+                fmt::format("the test {} takes {} positions, but the context holds {} (-c)", row.test(), wanted, held));
+  }
+  return static_cast<int>(std::min<int64_t>(wanted, INT32_MAX));  // more is refused by name
+}
+
 class Bench {
  public:
   Bench(const BenchFlags& flags, Running& running) : flags_(flags), running_(running) {}
 
-  int run() {
-    const auto most = [](const std::vector<int>& values) {
-      return values.empty() ? 0 : *std::max_element(values.begin(), values.end());
-    };
-    const int64_t wanted = int64_t{most(flags_.depths)} + std::max({most(flags_.prompts), most(flags_.generations), 1});
-    const int positions = static_cast<int>(std::min<int64_t>(wanted, INT32_MAX));  // more is refused by name
-    if (most(flags_.prompts) == 0 && most(flags_.generations) == 0) {
-      throw Error(ErrorKind::usage, "nothing to measure: -p and -n are both 0");
-    }
+  int run(int positions) {
     engine_ = &running_.start(positions);
     if (flags_.output == "md") header();
     for (int depth : flags_.depths) {
@@ -238,8 +252,9 @@ Command add_bench(CLI::App& app) {
   flags->run.add(*command);
   return [flags] {
     if (flags->run.json) flags->output = "json";
+    const int positions = positions_of(*flags);
     Running running(flags->run);
-    return Bench(*flags, running).run();
+    return Bench(*flags, running).run(positions);
   };
 }
 

@@ -20,6 +20,8 @@
 #include "apps/units.h"
 #include "kernels/check.h"
 #include "kernels/cpu/free_memory.h"
+#include "memory/format_bytes.h"
+#include "runtime/free_disk.h"
 
 namespace spillway {
 namespace {
@@ -85,10 +87,11 @@ void RunFlags::add(CLI::App& command, Runs runs) {
              "Positions of context, in whole pages of 64; 0: what the command needs")
       ->check(within(0, kMostContext))
       ->group(running);
-  add_option(command, "--ubatch-size,--ub,-b,--batch-size", options.chunk, "Prompt tokens computed together (-ub)")
-      ->check(within(1, kMostContext))
-      ->capture_default_str()
-      ->group(running);
+  chunk_option =
+      add_option(command, "--ubatch-size,--ub,-b,--batch-size", options.chunk, "Prompt tokens computed together (-ub)")
+          ->check(within(1, kMostContext))
+          ->capture_default_str()
+          ->group(running);
   add_option(command, "-t,--threads", options.threads, "Compute threads; 0: one for each physical core")
       ->check(within(0, 4096))
       ->group(running);
@@ -166,10 +169,7 @@ void RunFlags::resolve_disk(Options& result) const {
   } else {
     refuse_no_folder("--disk-dir", result.disk_directory);
   }
-  std::error_code unknown;
-  const std::filesystem::space_info space = std::filesystem::space(result.disk_directory, unknown);
-  result.disk_bytes =
-      parse_bytes("--disk-mem", *disk_mem, unknown ? std::nullopt : std::optional<uint64_t>(space.available));
+  result.disk_bytes = parse_bytes("--disk-mem", *disk_mem, free_disk_bytes(result.disk_directory));
 }
 
 Options RunFlags::resolve() const {
@@ -193,9 +193,20 @@ Options RunFlags::resolve() const {
   return result;
 }
 
-void RunFlags::resolve_budgets(Options& result, const Device& on) const {
-  if (device_mem) result.device_bytes = parse_bytes("--device-mem", *device_mem, on.free_bytes());
-  if (host_mem) result.host_bytes = parse_bytes("--host-mem", *host_mem, free_memory_bytes());
+std::vector<std::string> RunFlags::resolve_budgets(Options& result, const Device& on) const {
+  std::vector<std::string> said;
+  const auto resolve_one = [&](const char* flag, const std::string& text, uint64_t free) {
+    const uint64_t bytes = parse_bytes(flag, text, free);
+    if (bytes > free) {
+      said.push_back(
+          fmt::format("{} {} is more than the {} that this machine has free, which the plan must fit all the same",
+                      flag, text, format_bytes(free)));
+    }
+    return bytes;
+  };
+  if (device_mem) result.device_bytes = resolve_one("--device-mem", *device_mem, on.free_bytes());
+  if (host_mem) result.host_bytes = resolve_one("--host-mem", *host_mem, free_memory_bytes());
+  return said;
 }
 
 void SamplingFlags::add(CLI::App& command) {

@@ -27,12 +27,15 @@ struct RunFlags {
   bool no_color = false;
   std::string trace;
   Options options;
+  CLI::Option* chunk_option = nullptr;
 
   void add(CLI::App& command, Runs runs = Runs::model);
   // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
-  // The budgets, which may be shares of what is free where the model will run.
-  void resolve_budgets(Options& result, const Device& on) const;
+  // The budgets, which may be shares of what is free where the model will run. Returns a line for each that is more.
+  std::vector<std::string> resolve_budgets(Options& result, const Device& on) const;
+  // Whether -ub was, by flag or environment.
+  bool chunk_given() const { return chunk_option != nullptr && chunk_option->count() > 0; }
 
  private:
   void resolve_disk(Options& result) const;

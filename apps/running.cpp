@@ -38,7 +38,7 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
       options_(flags.resolve()),
       model_(Model::open(options_.model_path)),
       device_(choose_device(options_, model_.spec.shape)) {
-  flags.resolve_budgets(options_, *device_.device);
+  for (const std::string& line : flags.resolve_budgets(options_, *device_.device)) say(line);
   options_.logit_rows = wishes.logit_rows;
   // The first line is always said: measuring takes a moment.
   bool said = false;
@@ -61,39 +61,77 @@ void Running::check(std::span<const int32_t> prompt, const SamplingOptions& samp
   Sampler(sampling, tokenizer().vocab());
 }
 
+Plan Running::planned(int context, int chunk) const {
+  Options options = options_;
+  options.context = context;
+  options.chunk = chunk;
+  return plan_session(model_, options, *device_.device, device_.device->ops(), limits_);
+}
+
+std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
+  try {
+    return planned(context, chunk);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::fit) throw;
+    return std::nullopt;
+  }
+}
+
+// By halving the distance between a context that fits and one that does not.
+Plan Running::longest(Plan fits, int refused, int chunk) const {
+  while (refused - fits.context > kPageTokens) {
+    const int middle = fits.context + (refused - fits.context) / 2;
+    if (std::optional<Plan> plan = if_it_fits(middle, chunk)) {
+      fits = std::move(*plan);
+    } else {
+      refused = middle;
+    }
+  }
+  return fits;
+}
+
+// Empty where the chunk was asked for, or a smaller one would not help.
+std::string Running::more_with_smaller_chunks(const Plan& plan, int most) const {
+  constexpr int kSmaller = 64;
+  if (flags_.chunk_given() || plan.chunk <= kSmaller || plan.context + kPageTokens >= most) return {};
+  std::optional<Plan> more = if_it_fits(most, kSmaller);
+  if (!more) {
+    more = if_it_fits(plan.context + kPageTokens, kSmaller);
+    if (!more) return {};
+    more = longest(std::move(*more), most, kSmaller);
+  }
+  return fmt::format(" (with -ub {}: {})", kSmaller, more->context);
+}
+
 Plan Running::plan(int positions, bool at_least) {
-  const auto planned = [&](int context) {
-    Options options = options_;
-    options.context = context;
-    return plan_session(model_, options, *device_.device, device_.device->ops(), limits_);
-  };
-  if (options_.context > 0) return planned(options_.context);
-  if (!at_least) return planned(positions);
-  // The largest context that fits, by halving the distance between what is needed and what the model was trained for.
+  const int chunk = options_.chunk;
+  if (options_.context > 0) return planned(options_.context, chunk);
+  if (!at_least) return planned(positions, chunk);
+  // The largest context that fits, between what is needed and what the model was trained for.
   const int most = model_.spec.shape.context;
   if (positions > most) {
     throw Error(ErrorKind::usage,
                 fmt::format("{} positions are needed, but the model knows {} (-c goes beyond them)", positions, most));
   }
-  try {
-    return planned(most);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::fit) throw;
-  }
-  int fits = std::max(positions, 1), refused = most;
-  Plan best = planned(fits);
-  while (refused - fits > kPageTokens) {
-    const int middle = fits + (refused - fits) / 2;
-    try {
-      best = planned(middle);
-      fits = middle;
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      refused = middle;
-    }
-  }
-  say(fmt::format("context: {} positions are what the budgets allow; the model knows {}", best.context, most));
+  if (std::optional<Plan> all = if_it_fits(most, chunk)) return std::move(*all);
+  Plan best = longest(planned(std::max(positions, 1), chunk), most, chunk);
+  say(fmt::format("context: {} positions are what the budgets allow{}; the model knows {}", best.context,
+                  more_with_smaller_chunks(best, most), most));
   return best;
+}
+
+// Of the flags that were given, those that this plan has no use for.
+void Running::say_what_changes_nothing(const Plan& plan) const {
+  const bool resident = !plan.streams_weights() && !plan.spills_kv();
+  std::vector<const char*> flags;
+  if (flags_.host_mem && resident) flags.push_back("--host-mem");
+  if (flags_.disk_mem && plan.kv_disk_slots == 0) flags.push_back("--disk-mem");
+  if (options_.lookahead > 0 && resident) flags.push_back("--lookahead");
+  if (flags.empty()) return;
+  std::string list = flags.front();
+  for (size_t i = 1; i < flags.size(); ++i) list += (i + 1 < flags.size() ? ", " : " and ") + std::string(flags[i]);
+  say(fmt::format("{}: {} {} nothing", resident ? "everything fits the device" : "no KV has to go to disk", list,
+                  flags.size() == 1 ? "changes" : "change"));
 }
 
 Engine& Running::start(int positions, bool at_least) {
@@ -101,11 +139,7 @@ Engine& Running::start(int positions, bool at_least) {
   Plan plan = this->plan(positions, at_least);
   say(device_.said);
   say(describe_placement(plan));
-  if ((flags_.host_mem || flags_.disk_mem) && !plan.streams_weights() && !plan.spills_kv()) {
-    say("everything fits the device: --host-mem and --disk-mem change nothing");
-  } else if (flags_.disk_mem && plan.kv_disk_slots == 0) {
-    say("no KV has to go to disk: --disk-mem changes nothing");
-  }
+  say_what_changes_nothing(plan);
   if (const int known = model_.spec.shape.context; std::max(positions, options_.context) > known) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -52,6 +53,14 @@ class Running {
   void report_stats(const PhaseCost& prefill, const PhaseCost& decode) const;
 
  private:
+  // Throws Error(fit).
+  Plan planned(int context, int chunk) const;
+  std::optional<Plan> if_it_fits(int context, int chunk) const;
+  // The plan of the longest context, from one that fits to one that is refused.
+  Plan longest(Plan fits, int refused, int chunk) const;
+  // Of the sentence on what the budgets allow: how far smaller chunks of the prompt would go, up to `most`.
+  std::string more_with_smaller_chunks(const Plan& plan, int most) const;
+  void say_what_changes_nothing(const Plan& plan) const;
   void load(Plan plan);
   // How the work was handed to the device, where -v or --stats asks.
   void report_layers() const;

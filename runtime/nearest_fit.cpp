@@ -2,9 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <optional>
 #include <string>
 
 #include "kernels/check.h"
+#include "runtime/free_disk.h"
 #include "runtime/plan_sizes.h"
 #include "runtime/planner.h"
 
@@ -15,8 +18,8 @@ constexpr uint64_t kMiB = 1024 * 1024;
 
 std::string mib(uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB); }
 uint64_t whole_mib(uint64_t bytes) { return align_up(bytes, kMiB); }
-// A process is never quite of the same size twice.
-constexpr uint64_t kProcessVaries = 256 << 10;
+// A process is never quite of the same size twice: 0.4 MiB apart were seen.
+constexpr uint64_t kProcessVaries = 512 << 10;
 
 // The least value in (refused, fits] that fits; what is above it fits too.
 template <typename Fits>
@@ -49,14 +52,18 @@ class NearestFit {
     text += "; nearest fit:";
     if (device_short()) text += fmt::format(" --device-mem {}MiB", enough(device_needed_, process_on(true)) / kMiB);
     if (host_short()) text += fmt::format(" --host-mem {}MiB", host_enough_ / kMiB);
-    return text + shorter_context() + more_disk();
+    return text + shorter_context() + smaller_chunk() + more_host() + more_disk();
   }
 
  private:
   bool host_short() const { return host_needed_ > host_budget_; }
   bool device_short() const { return device_needed_ > device_budget_; }
-  bool fits(const PlanSizes& sizes, uint64_t disk_budget) const {
-    return sizes.host_fixed() <= host_budget_ && sizes.least_device(host_budget_, disk_budget) <= device_budget_;
+  struct Budgets {
+    uint64_t device, host, disk;
+  };
+  Budgets given() const { return {device_budget_, host_budget_, in_.options.disk_bytes}; }
+  static bool fits(const PlanSizes& sizes, const Budgets& budgets) {
+    return sizes.host_fixed() <= budgets.host && sizes.least_device(budgets.host, budgets.disk) <= budgets.device;
   }
   // In whole MiB; of which `process` bytes are the process's own.
   static uint64_t enough(uint64_t needed, uint64_t process) {
@@ -85,21 +92,57 @@ class NearestFit {
   std::string shorter_context() const {
     PlanSizes sizes = sizes_;
     const auto short_of = [&](uint64_t pages) {
-      sizes.set_context(static_cast<int>(pages) * kPageTokens);
-      return !fits(sizes, in_.options.disk_bytes);
+      sizes.set_shape(static_cast<int>(pages) * kPageTokens, in_.options.chunk);
+      return !fits(sizes, given());
     };
     if (short_of(1)) return {};
     const uint64_t pages = least_that_fits(1, page_rows(sizes_.context), short_of) - 1;
     return fmt::format(", or -c {}", pages * kPageTokens);
   }
 
+  // ", or -ub N" where smaller chunks of the prompt alone would do. Of that the user decides, not a budget: a chunk
+  // that followed from one could change the answer.
+  std::string smaller_chunk() const {
+    constexpr uint64_t kStep = 16;
+    Budgets budgets = given();
+    if (process_on(true) > 0) budgets.device -= std::min(budgets.device, kProcessVaries);
+    if (process_on(false) > 0) budgets.host -= std::min(budgets.host, kProcessVaries);
+    PlanSizes sizes = sizes_;
+    const auto short_of = [&](uint64_t rows) {
+      sizes.set_shape(in_.options.context, static_cast<int>(rows));
+      return !fits(sizes, budgets);
+    };
+    if (sizes_.chunk == 1 || short_of(1)) return {};
+    const uint64_t rows = least_that_fits(1, sizes_.chunk, short_of) - 1;
+    return fmt::format(", or -ub {}", rows < kStep ? rows : align_down(rows, kStep));
+  }
+
+  // ", or --host-mem N" where more room for KV in host memory alone would do, and some was given.
+  std::string more_host() const {
+    if (host_short() || !in_.options.host_bytes) return {};
+    const uint64_t now = host_budget_ / kMiB;
+    const uint64_t all = now + whole_mib(sizes_.all_kv()) / kMiB + 1;
+    const auto enough = [&](uint64_t host) {
+      return fits(sizes_, {device_budget_, host * kMiB, in_.options.disk_bytes});
+    };
+    if (!enough(all)) return {};
+    return fmt::format(", or --host-mem {}MiB", least_that_fits(now, all, enough));
+  }
+
   // ", or --disk-mem N" where room for KV on disk alone would do.
   std::string more_disk() const {
     const uint64_t now = in_.options.disk_bytes / kMiB;
     const uint64_t all = now + whole_mib(sizes_.all_kv()) / kMiB + 1;
-    const auto enough = [&](uint64_t disk) { return fits(sizes_, disk * kMiB); };
+    const auto enough = [&](uint64_t disk) { return fits(sizes_, {device_budget_, host_budget_, disk * kMiB}); };
     if (!enough(all)) return {};
-    return fmt::format(", or --disk-mem {}MiB", least_that_fits(now, all, enough));
+    const uint64_t needed = least_that_fits(now, all, enough);
+    std::string text = fmt::format(", or --disk-mem {}MiB", needed);
+    const std::optional<uint64_t> free = free_disk_bytes(in_.options.disk_directory);
+    // Not all of the budget need be used; but it may.
+    if (free && needed * kMiB > *free) {
+      text += fmt::format(" in another --disk-dir ({} bytes are free in {})", *free, in_.options.disk_directory);
+    }
+    return text;
   }
 
   const PlanInput& in_;

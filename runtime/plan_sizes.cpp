@@ -48,13 +48,13 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room) : layout(input.spec.shap
     all_units += one.bytes;
     largest_unit = std::max(largest_unit, one.bytes);
   }
-  set_context(options.context);
+  set_shape(options.context, options.chunk);
 }
 
-void PlanSizes::set_context(int positions) {
+void PlanSizes::set_shape(int positions, int prompt_chunk) {
   const Options& options = in_.options;
   context = static_cast<int>(align_up(std::max(positions, 1), kPageTokens));
-  chunk = std::min(options.chunk, context);
+  chunk = std::min(prompt_chunk, context);
   logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, chunk);
   // Many rows of logits are a convenience: they may take an eighth of the budget.
   while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;

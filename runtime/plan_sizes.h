@@ -22,8 +22,8 @@ class PlanSizes {
  public:
   // Throws Error(usage) for more positions than can be counted.
   PlanSizes(const PlanInput& input, Room room);
-  // As if so many positions had been asked for.
-  void set_context(int positions);
+  // As if so many positions, and chunks of so many, had been asked for.
+  void set_shape(int positions, int prompt_chunk);
 
   int context = 0;  // whole pages
   int chunk = 0;

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
 #include "memory/kv/layout.h"
+#include "runtime/free_disk.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
@@ -54,6 +56,19 @@ void check_memory(const Plan& plan, const Device& device) {
   }
   check_memory("device memory", "--device-mem", on_device, memory_for_us(device));
   check_memory("host memory", "--host-mem", on_host, memory_for_us());
+}
+
+// Nor can a spill file on a drive that is full. Where the file system does not say what is free, making the file tells.
+void check_disk(const Plan& plan, const std::string& directory) {
+  const uint64_t need = plan.tier(Tier::disk).kv;
+  if (need == 0) return;
+  const std::optional<uint64_t> free = free_disk_bytes(directory);
+  if (!free || need <= *free) return;
+  throw Error(
+      ErrorKind::fit,
+      fmt::format("does not fit: the plan takes {} ({} bytes) on disk, but {} ({} bytes) are free in {}; nearest "
+                  "fit: a --disk-mem below that, another --disk-dir, or a smaller -c",
+                  format_bytes(need), need, format_bytes(*free), *free, directory));
 }
 
 // The GPU, or null and why there is none for this.
@@ -150,6 +165,7 @@ Plan plan_session(const Model& model, Options& options, const Device& device, Op
                          .limits = limits,
                          .process_bytes = process});
   check_memory(plan, device);
+  check_disk(plan, options.disk_directory);
   return plan;
 }
 

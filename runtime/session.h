@@ -30,7 +30,7 @@ Limits limits_of(const Machine& machine, const Model& model, const Options& opti
 
 // Fills in the budgets that were not given: most of what is free on the device (beside a GPU, of the host too), a
 // twentieth and at least 192 MiB being left; and the context: at most the model's. Then plans. Throws Error(fit) before
-// anything is reserved.
+// anything is reserved, also where memory or the folder of the spill file has less free than the plan takes.
 Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits);
 
 // One line of where things are: for the start of a run.

@@ -49,8 +49,8 @@ def device_total(planned):
 
 
 def nearest(why, flag):
-    """Bytes of the budget that a refusal names as the nearest fit; 0 where it names none."""
-    named = re.search(rf"nearest fit:.*{flag} (\d+)(GiB|MiB|KiB|)", why)
+    """Bytes of the budget that a refusal names as the nearest fit, alternatives aside; 0 where it names none."""
+    named = re.search(rf"nearest fit:[^,]*{flag} (\d+)(GiB|MiB|KiB|)", why)
     return int(named[1]) * {"GiB": 1 << 30, "MiB": MIB, "KiB": 1 << 10, "": 1}[named[2]] if named else 0
 
 

@@ -352,6 +352,109 @@ TEST_F(Cli, WordsOfLlamaCppAndTheEnvironment) {
   EXPECT_GT(by_flag["prompt_tokens"].get<int>(), by_twin["prompt_tokens"].get<int>());
 }
 
+TEST_F(Cli, ABenchThatItsContextCannotHoldIsRefusedFirst) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
+      {{"-p", "128", "-n", "4"}, "the test pp128 takes 128 positions, but the context holds 64 (-c)"},
+      {{"-p", "16,65", "-n", "0"}, "the test pp65 takes 65 positions"},
+      {{"-p", "0", "-n", "4,100"}, "the test tg100 takes 100 positions"},
+      {{"-p", "32", "-n", "4", "-d", "0,40"}, "the test pp32 @ d40 takes 72 positions"}};
+  for (const auto& [tests, words] : cases) {
+    std::vector<std::string> command{"bench", "-m", model_, "-r", "1", "-c", "60"};  // a page: 64
+    command.insert(command.end(), tests.begin(), tests.end());
+    const Result result = run(command);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_EQ(result.out, "");
+    EXPECT_THAT(result.err, ::testing::StartsWith("spillway: "));
+    EXPECT_THAT(result.err, HasSubstr(words));
+  }
+  EXPECT_EQ(run({"bench", "-m", model_, "-r", "1", "-c", "60", "-p", "32", "-n", "4", "-d", "32"}).exit_code, 0);
+}
+
+TEST_F(Cli, SmallerChunksThatWouldHoldMoreAreSaid) {
+  const Result plan = run({"plan", "-m", model_, "-c", "2048", "--json"});
+  const auto json = nlohmann::json::parse(plan.out);
+  const auto device = json["tiers"]["device"];
+  const auto of = [&](const char* what) { return device[what].get<uint64_t>(); };
+  // Weights can stream; a part of the chunk's workspace, or of the KV, is missing.
+  const std::string tight = std::to_string(of("process") + of("workspace") + of("kv") - (700 << 10));
+  const std::vector<std::string> all{"plan", "-m", model_, "-c", "2048", "--device-mem", tight};
+  const Result refused = run(all);
+  ASSERT_EQ(refused.exit_code, 4) << refused.err;
+  ASSERT_THAT(refused.err, HasSubstr(", or -ub "));
+  auto smaller = all;
+  smaller.insert(smaller.end(), {"-ub", std::to_string(std::stoi(refused.err.substr(refused.err.find("-ub ") + 4)))});
+  EXPECT_EQ(run(smaller).exit_code, 0);
+  const std::vector<std::string> some{"plan", "-m", model_, "--device-mem", tight};
+  const Result said = run(some);
+  EXPECT_EQ(said.exit_code, 0) << said.err;
+  EXPECT_THAT(said.err, ::testing::ContainsRegex("positions are what the budgets allow \\(with -ub 64: [0-9]+\\)"));
+  auto chosen = some;
+  chosen.insert(chosen.end(), {"-ub", "512"});
+  EXPECT_THAT(run(chosen).err, ::testing::Not(HasSubstr("-ub")));
+}
+
+TEST_F(Cli, FlagsThatChangeNothingAreNamedAloneOrTogether) {
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
+      {{"--disk-mem", "1MiB"}, "everything fits the device: --disk-mem changes nothing\n"},
+      {{"--host-mem", "64MiB"}, "everything fits the device: --host-mem changes nothing\n"},
+      {{"--lookahead", "3"}, "everything fits the device: --lookahead changes nothing\n"},
+      {{"--host-mem", "64MiB", "--disk-mem", "1MiB"}, ": --host-mem and --disk-mem change nothing\n"},
+      {{"--host-mem", "64MiB", "--disk-mem", "1MiB", "--lookahead", "3"},
+       ": --host-mem, --disk-mem and --lookahead change nothing\n"}};
+  for (const auto& [flags, words] : cases) {
+    std::vector<std::string> command{"generate", "-m", model_, "-p", "x", "-n", "1", "--disk-dir", folder_.string()};
+    command.insert(command.end(), flags.begin(), flags.end());
+    const Result result = run(command);
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_THAT(result.err, HasSubstr(words));
+  }
+  EXPECT_THAT(run({"generate", "-m", model_, "-p", "x", "-n", "1"}).err, ::testing::Not(HasSubstr("nothing")));
+}
+
+TEST_F(Cli, ABudgetBeyondWhatIsFreeIsSaidAndRuns) {
+  const Result result = run({"generate", "-m", model_, "-p", "x", "-n", "1", "--device-mem", "99999GiB"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("--device-mem 99999GiB is more than the "));
+  EXPECT_THAT(run({"generate", "-m", model_, "-p", "x", "-n", "1", "--device-mem", "50%"}).err,
+              ::testing::Not(HasSubstr("is more than")));
+}
+
+TEST_F(FailingWorld, KvBeyondWhatTheFolderHasFreeIsRefusedBeforeItIsReserved) {
+  // 16 KiB of KV a position, and a few bytes of workspace.
+  const std::string large = write_tiny_model({.layers = 16,
+                                              .hidden = 32,
+                                              .heads = 1,
+                                              .kv_heads = 1,
+                                              .head_dim = 256,
+                                              .ffn = 32,
+                                              .type = DType::f16,
+                                              .seed = 9,
+                                              .name = "large"},
+                                             folder_.string());
+  const uint64_t free = fs::space(folder_).available;
+  const uint64_t positions = (free + free / 4 + (1 << 30)) / (16 << 10);
+  if (positions > 1 << 28) GTEST_SKIP() << "the drive has more free than any context fills";
+  const std::vector<std::string> flags{
+      "-m",           large,    "--device",   "reference", "-c",         std::to_string(positions),
+      "--device-mem", "512MiB", "--disk-mem", "1000TiB",   "--disk-dir", folder_.string()};
+  std::vector<std::string> plan{"plan"}, generate{"generate", "-p", "x", "-n", "1"};
+  for (auto* command : {&plan, &generate}) {
+    command->insert(command->end(), flags.begin(), flags.end());
+    // Nothing is reserved on a drive that others use, whatever comes of this.
+    const auto outcome = run_faulty({faults::parse_fault("fallocate=ENOSPC")}, *command);
+    if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+    EXPECT_EQ(outcome.exit_code, 4) << outcome.output;
+    EXPECT_EQ(outcome.injected, 0u);
+    EXPECT_THAT(outcome.output, ::testing::ContainsRegex("\\([0-9]+ bytes\\) are free in " + folder_.string()));
+  }
+  // Nor is it offered there.
+  plan.insert(plan.end(), {"--disk-mem", "100%"});
+  const Result share = run(plan);
+  EXPECT_EQ(share.exit_code, 4) << share.out;
+  EXPECT_THAT(share.err,
+              ::testing::ContainsRegex("or --disk-mem [0-9]+MiB in another --disk-dir \\([0-9]+ bytes are free"));
+}
+
 TEST_F(Cli, MemoryThatIsNotThereIsRefusedBeforeItIsReserved) {
   const Result result = run({"plan", "-m", model_, "--device-mem", "1000TiB", "-c", "100000000"});
   EXPECT_EQ(result.exit_code, 4) << result.out;

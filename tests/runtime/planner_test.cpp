@@ -43,7 +43,7 @@ std::string facts(const Plan& plan) {
 // The numbers of a refusal.
 struct Refusal {
   std::string message;
-  std::optional<uint64_t> device_mib, host_mib, disk_mib, context;
+  std::optional<uint64_t> device_mib, host_mib, disk_mib, context, chunk, more_host_mib;
 
   explicit Refusal(const std::string& text) : message(text) {
     const size_t nearest = text.find("nearest fit:");
@@ -55,7 +55,9 @@ struct Refusal {
       return std::stoull(match[1]);
     };
     device_mib = number("--device-mem ([0-9]+)MiB");
-    host_mib = number("--host-mem ([0-9]+)MiB");
+    host_mib = number("(?:fit:|MiB) --host-mem ([0-9]+)MiB");
+    more_host_mib = number("or --host-mem ([0-9]+)MiB");
+    chunk = number("or -ub ([0-9]+)");
     disk_mib = number("or --disk-mem ([0-9]+)MiB");
     context = number("or -c ([0-9]+)");
   }
@@ -123,6 +125,7 @@ class PlannerTest : public ::testing::Test {
 
   void check_plan(const Case& c, const Options& options, const Plan& plan) const;
   void check_refusal(const Case& c, const Refusal& refusal);
+  void check_other_fits(const Case& c, const Refusal& refusal) const;
   void count(const Case& c, const Plan& plan);
 
   std::string path_;
@@ -287,12 +290,51 @@ void PlannerTest::check_refusal(const Case& c, const Refusal& refusal) {
     less.disk_bytes = 1ull << 50;
     expect(false, "any disk budget", less);
   }
+  check_other_fits(c, refusal);
   counts_["refused"] += 1;
   counts_["refused: device"] += refusal.device_mib && !refusal.host_mib;
   counts_["refused: host"] += !refusal.device_mib && refusal.host_mib;
   counts_["refused: device and host"] += refusal.device_mib && refusal.host_mib;
   counts_["refused: a shorter context would fit"] += refusal.context.has_value();
+  counts_["refused: a smaller chunk would fit"] += refusal.chunk.has_value();
+  counts_["refused: a larger host budget alone would fit"] += refusal.more_host_mib.has_value();
   counts_["refused: a disk budget would fit"] += refusal.disk_mib.has_value();
+}
+
+// Of the chunk and of the host's budget, each alone.
+void PlannerTest::check_other_fits(const Case& c, const Refusal& refusal) const {
+  const Options& o = c.options;
+  Options other = o;
+  const int chunk = std::min(o.chunk, static_cast<int>(align_up(std::max(o.context, 1), kPageTokens)));
+  if (refusal.chunk) {
+    other.chunk = static_cast<int>(*refusal.chunk);
+    ASSERT_LT(other.chunk, chunk);
+    const std::optional<Plan> found = plan(c, other);
+    ASSERT_TRUE(found) << "the smaller chunk";
+    check_plan(c, other, *found);
+    other.chunk += other.chunk < 16 ? 1 : 16;
+    if (c.process_bytes == 0 && other.chunk < chunk) {
+      ASSERT_FALSE(plan(c, other)) << "a larger chunk";
+    }
+  } else if (c.process_bytes == 0) {
+    other.chunk = 1;
+    ASSERT_FALSE(plan(c, other)) << "any chunk";
+  }
+  other = o;
+  if (refusal.more_host_mib) {
+    ASSERT_TRUE(o.host_bytes && !refusal.host_mib);
+    other.host_bytes = *refusal.more_host_mib * kMiB;
+    const std::optional<Plan> found = plan(c, other);
+    ASSERT_TRUE(found) << "the larger host budget";
+    check_plan(c, other, *found);
+    other.host_bytes = *other.host_bytes - kMiB;
+    if (*other.host_bytes >= *o.host_bytes) {
+      ASSERT_FALSE(plan(c, other)) << "a MiB less of the host alone";
+    }
+  } else if (o.host_bytes && !refusal.host_mib) {
+    other.host_bytes = 1ull << 50;
+    ASSERT_FALSE(plan(c, other)) << "any host budget";
+  }
 }
 
 void PlannerTest::count(const Case& c, const Plan& plan) {
