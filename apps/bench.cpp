@@ -98,7 +98,8 @@ class Bench {
       for (int generation : flags_.generations) measure({.prompt = 0, .generation = generation, .depth = depth});
     }
     if (flags_.output != "md") put(rows_.dump(2) + "\n");
-    running_.report_layers();
+    flush_output();
+    running_.report_stats(prefill_, decode_);
     return 0;
   }
 
@@ -137,6 +138,7 @@ class Bench {
     for (int i = 0; i < flags_.repetitions; ++i) {
       row.seconds.push_back(once(row));
       row.bytes += moved_;
+      (row.prompt > 0 ? prefill_ : decode_) += {.tokens = row.tokens(), .seconds = row.seconds.back(), .bytes = moved_};
       row.disk_busy_seconds += disk_busy_;
     }
     if (flags_.output == "md") print(row);
@@ -218,6 +220,7 @@ class Bench {
   Engine* engine_ = nullptr;
   std::mt19937_64 random_{1};
   LinkBytes moved_;
+  PhaseCost prefill_, decode_;  // of all that was measured
   double disk_busy_ = 0;
   nlohmann::json rows_ = nlohmann::json::array();
 };

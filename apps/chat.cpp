@@ -27,7 +27,8 @@ ChatTemplate template_of(const ChatFlags& flags, const Checkpoint& checkpoint) {
   if (given.empty()) return ChatTemplate::from(checkpoint);
   if (const char* source = ChatTemplate::built_in(given))
     return ChatTemplate::parse(source, "--template " + given, checkpoint);
-  if (!std::filesystem::exists(given)) {
+  std::error_code ignored;
+  if (std::filesystem::status(given, ignored).type() == std::filesystem::file_type::not_found) {
     throw Error(ErrorKind::usage, fmt::format("--template {}: neither a file nor one of {}", given,
                                               fmt::join(ChatTemplate::built_in_names(), ", ")));
   }
@@ -49,10 +50,8 @@ int run_chat(const ChatFlags& flags) {
                                 .stops = flags.sampling.stops,
                                 .ignore_end = flags.sampling.ignore_end};
   running.check(prompt, options.sampling);
-  Engine& engine = running.start(static_cast<int>(prompt.size()) + answer, true);
-  const Generation result =
-      generate(engine, running.tokenizer(), engine.open_sequence(), prompt, options, running.hooks());
-  return running.finish(result);
+  running.start(static_cast<int>(prompt.size()) + answer, true);
+  return running.finish(running.answer(prompt, options));
 }
 
 }  // namespace

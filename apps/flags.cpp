@@ -16,6 +16,7 @@
 #include <random>
 
 #include "apps/environment.h"
+#include "apps/interrupt.h"
 #include "apps/units.h"
 #include "kernels/check.h"
 #include "kernels/cpu/free_memory.h"
@@ -56,6 +57,7 @@ std::string read_text_file(const std::string& flag, const std::string& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored))
     throw Error(ErrorKind::usage, fmt::format("{} {}: is a directory", flag, path));
+  const InterruptsEnd waiting;  // it may be a pipe
   std::ifstream in(path, std::ios::binary);
   std::string text;
   if (in) text.assign(std::istreambuf_iterator<char>(in), {});
@@ -66,17 +68,21 @@ std::string read_text_file(const std::string& flag, const std::string& path) {
 std::string model_path(const std::string& given) {
   if (!given.empty()) return given;
   std::string fetched = default_model();
-  if (!std::filesystem::exists(fetched)) {
+  // One that cannot be looked at is there: opening it says what is wrong.
+  std::error_code ignored;
+  if (std::filesystem::status(fetched, ignored).type() == std::filesystem::file_type::not_found) {
     throw Error(ErrorKind::model,
                 fmt::format("no model given (-m), and there is no {}, which scripts/fetch-model.sh fetches", fetched));
   }
   return fetched;
 }
 
-void RunFlags::add(CLI::App& command) {
+void RunFlags::add(CLI::App& command, Runs runs) {
   const std::string budgets = "Budgets", running = "Running", reports = "Reports";
-  add_option(command, "-m,--model", model,
-             "GGUF file; a split one by its first part (default: the model the set-up fetched)");
+  add_option(
+      command, "-m,--model", model,
+      "GGUF file (a split one by its first part), or Hugging Face model directory (default: the model the set-up "
+      "fetched)");
   add_option(command, "-c,--ctx-size", options.context,
              "Positions of context, in whole pages of 64; 0: what the command needs")
       ->check(within(0, kMostContext))
@@ -114,8 +120,10 @@ void RunFlags::add(CLI::App& command) {
   add_option(command, "--link-gbps", link_gbps, "Emulate a link of so many GB/s between host and device memory")
       ->check(within(0))
       ->group(budgets);
-  add_option(command, "--trace", trace, "Write a Chrome/Perfetto trace of every stream to this file")->group(reports);
-  add_flag(command, "--stats", stats, "Say speeds, bytes by link, and shares of the limits")->group(reports);
+  if (runs == Runs::model) {
+    add_option(command, "--trace", trace, "Write a Chrome/Perfetto trace of every stream to this file")->group(reports);
+    add_flag(command, "--stats", stats, "Say speeds, bytes by link, and shares of the limits")->group(reports);
+  }
   add_flag(command, "--json", json, "One JSON object on standard output")->group(reports);
   with_twin(command.add_flag("-v,--verbose", verbosity, "Say more: the plan as a table"))->group(reports);
   add_flag(command, "--no-color", no_color, "No colour on standard error (NO_COLOR is honoured too)")->group(reports);
@@ -142,14 +150,24 @@ int device_number(const std::string& text) {
   return number;
 }
 
+void refuse_no_folder(const std::string& flag, const std::string& path) {
+  std::error_code error;
+  const std::filesystem::file_status found = std::filesystem::status(path, error);
+  if (found.type() == std::filesystem::file_type::directory) return;
+  const std::string what = found.type() == std::filesystem::file_type::not_found ? "no such folder"
+                           : error                                               ? error.message()
+                                                                                 : "not a folder";
+  throw Error(ErrorKind::usage, fmt::format("{} {}: {}", flag, path, what));
+}
+
 }  // namespace
 
 void RunFlags::resolve_disk(Options& result) const {
   if (!disk_mem) return;
   if (result.disk_directory.empty()) {
     result.disk_directory = xdg_of_this_user().cache();
-  } else if (std::error_code ignored; !std::filesystem::is_directory(result.disk_directory, ignored)) {
-    throw Error(ErrorKind::usage, fmt::format("--disk-dir {}: no such folder", result.disk_directory));
+  } else {
+    refuse_no_folder("--disk-dir", result.disk_directory);
   }
   result.disk_bytes = parse_bytes("--disk-mem", *disk_mem, free_disk_bytes(result.disk_directory));
 }
@@ -197,7 +215,10 @@ void SamplingFlags::add(CLI::App& command) {
       ->check(within(0))
       ->capture_default_str()
       ->group(group);
-  add_option(command, "--top-k", options.top_k, "Keep the k likeliest; 0: all")->capture_default_str()->group(group);
+  add_option(command, "--top-k", options.top_k, "Keep the k likeliest; 0: all")
+      ->check(within(0))
+      ->capture_default_str()
+      ->group(group);
   add_option(command, "--top-p", options.top_p, "Keep the likeliest that hold this share")
       ->check(within(0, 1))
       ->capture_default_str()
@@ -211,13 +232,18 @@ void SamplingFlags::add(CLI::App& command) {
       ->capture_default_str()
       ->group(group);
   add_option(command, "--repeat-last-n", options.repeat_last_n, "How many tokens count as lately; -1: all")
+      ->check(within(-1))
       ->capture_default_str()
       ->group(group);
   add_option(command, "-s,--seed", seed, "Same seed, same text; -1: a new one each time")
       ->capture_default_str()
       ->group(group);
   add_flag(command, "--ignore-eos", ignore_end, "Go on past the model's end tokens")->group(group);
-  add_option(command, "--stop", stops, "Stop before this text (repeatable)")->group(group);
+  add_option(command, "--stop", stops, "Stop before this text (repeatable)")
+      ->check(CLI::Validator(
+          [](const std::string& text) { return text.empty() ? "an empty text would stop at once" : std::string(); },
+          ""))
+      ->group(group);
 }
 
 SamplingOptions SamplingFlags::resolve() const {
@@ -244,6 +270,7 @@ std::string TextFlags::read() const {
   if (file.empty() && isatty(STDIN_FILENO) != 0) {
     throw Error(ErrorKind::usage, "no text given: -p TEXT, -f FILE, or standard input");
   }
+  const InterruptsEnd waiting;
   return {std::istreambuf_iterator<char>(std::cin), {}};
 }
 

@@ -12,7 +12,10 @@
 
 namespace spillway {
 
-// Shared by all commands that run a model.
+// What a command does with the model: one that runs nothing has nothing to trace.
+enum class Runs : uint8_t { nothing, model };
+
+// Shared by all commands that run a model, or plan it.
 struct RunFlags {
   std::optional<std::string> model, device_mem, host_mem, disk_mem;
   std::string device = "auto";
@@ -26,7 +29,7 @@ struct RunFlags {
   Options options;
   CLI::Option* chunk_option = nullptr;
 
-  void add(CLI::App& command);
+  void add(CLI::App& command, Runs runs = Runs::model);
   // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
   // The budgets, which may be shares of what is free where the model will run. Returns a line for each that is more.

@@ -29,10 +29,8 @@ int run_generate(const GenerateFlags& flags) {
                                 .ignore_end = flags.sampling.ignore_end};
   running.check(prompt, options.sampling);
   const bool to_the_end = flags.max_tokens < 0;
-  Engine& engine = running.start(static_cast<int>(prompt.size()) + (to_the_end ? 1 : flags.max_tokens), to_the_end);
-  const Generation result =
-      generate(engine, running.tokenizer(), engine.open_sequence(), prompt, options, running.hooks());
-  return running.finish(result);
+  running.start(static_cast<int>(prompt.size()) + (to_the_end ? 1 : flags.max_tokens), to_the_end);
+  return running.finish(running.answer(prompt, options));
 }
 
 }  // namespace

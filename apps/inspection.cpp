@@ -49,7 +49,8 @@ std::string count_text(double count) {
 }
 
 const char* format_name(const Inspection& inspection) {
-  return std::filesystem::is_directory(inspection.path) ? "Hugging Face directory" : "GGUF";
+  std::error_code ignored;
+  return std::filesystem::is_directory(inspection.path, ignored) ? "Hugging Face directory" : "GGUF";
 }
 
 std::string family_of(const Inspection& i) { return i.checkpoint.text("general.architecture", ""); }

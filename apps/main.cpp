@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "apps/commands.h"
+#include "apps/environment.h"
 #include "apps/interrupt.h"
 #include "apps/output.h"
 #include "kernels/check.h"
@@ -31,6 +32,18 @@ std::vector<std::string> words_of(int argc, char** argv) {
   return words;
 }
 
+// A refusal begins with its flag. What came from the environment is named as it was given there.
+std::string name_variable(const CLI::App& command, const std::string& what) {
+  for (const CLI::Option* option : command.get_options()) {
+    const std::string flag = option->get_name();
+    if (!what.starts_with(flag + ":") && !what.starts_with(flag + " ")) continue;
+    const std::string variable = option->get_envname(), value = environment(variable.c_str());
+    const bool given = !value.empty() && (option->empty() || option->results() == std::vector<std::string>{value});
+    return given ? variable + what.substr(flag.size()) : what;
+  }
+  return what;
+}
+
 std::string explain(const CLI::App& app, const CLI::ParseError& error, const std::vector<std::string>& words) {
   if (app.get_subcommands().empty()) {
     std::string names;
@@ -40,7 +53,11 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, const std
     return words.empty() ? fmt::format("no command given: one of {}", names)
                          : fmt::format("'{}' is no command: one of {}", words.front(), names);
   }
-  return fmt::format("{} (spillway {} --help)", error.what(), app.get_subcommands().front()->get_name());
+  const CLI::App& command = *app.get_subcommands().front();
+  const bool extras = dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  const std::string what = extras ? fmt::format("not expected: {}", fmt::join(app.remaining(true), " "))
+                                  : name_variable(command, error.what());
+  return fmt::format("{} (spillway {} --help)", what, command.get_name());
 }
 
 // Parses and runs.
@@ -64,7 +81,13 @@ int run(int argc, char** argv) {
     return 0;
   }
   for (const auto& [command, start] : commands) {
-    if (command->parsed()) return start();
+    if (!command->parsed()) continue;
+    try {
+      return start();
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::usage) throw;
+      throw Error(ErrorKind::usage, name_variable(*command, error.what()));
+    }
   }
   return static_cast<int>(ErrorKind::usage);
 }

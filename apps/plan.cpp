@@ -13,7 +13,7 @@ Command add_plan(CLI::App& app) {
   auto flags = std::make_shared<RunFlags>();
   CLI::App* command =
       app.add_subcommand("plan", "Show the placement that would be chosen and the speed to expect; reserves nothing");
-  flags->add(*command);
+  flags->add(*command, Runs::nothing);
   return [flags] {
     Running running(*flags);
     const Plan plan = running.plan(flags->options.context, true);

@@ -208,17 +208,17 @@ LinkPeaks Running::link_peaks() const {
   return peaks;
 }
 
-Metrics Running::metrics(const Generation* generation) const {
-  Metrics metrics;
-  if (generation != nullptr) {
-    metrics.timings = generation->timings;
-    metrics.prompt_tokens = generation->prompt_tokens;
-    metrics.decode_steps = generation->decode_steps;
-    metrics.prefill = generation->prefill_bytes;
-    metrics.decode = generation->decode_bytes;
-  } else {
-    metrics.prefill = LinkBytes::of(engine_->traffic()).since(load_bytes_);
+Generation Running::answer(std::span<const int32_t> prompt, const GenerateOptions& options) {
+  try {
+    return generate(*engine_, tokenizer(), engine_->open_sequence(), prompt, options, hooks());
+  } catch (const Error& error) {  // the sampler's, which knows rows of logits alone
+    if (error.kind() != ErrorKind::model) throw;
+    throw Error(ErrorKind::model, fmt::format("{}: {}", model_.checkpoint.path(), error.what()));
   }
+}
+
+Metrics Running::metrics() const {
+  Metrics metrics;
   metrics.timings.load_s = load_s_;
   metrics.load = load_bytes_;
   const Plan& plan = engine_->plan();
@@ -231,7 +231,13 @@ Metrics Running::metrics(const Generation* generation) const {
 }
 
 int Running::finish(const Generation& generation) {
-  const Metrics result = metrics(&generation);
+  Metrics result = metrics();
+  result.timings = generation.timings;
+  result.timings.load_s = load_s_;
+  result.prompt_tokens = generation.prompt_tokens;
+  result.decode_steps = generation.decode_steps;
+  result.prefill = generation.prefill_bytes;
+  result.decode = generation.decode_bytes;
   if (flags_.json) {
     put(generation_json(generation, result, engine_->plan())
             .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -252,9 +258,23 @@ void Running::report_layers() const {
   if (!line.empty() && (flags_.stats || flags_.verbosity > 0)) say(line);
 }
 
-void Running::report_stats(const Engine&) const {
+void Running::report_stats(const PhaseCost& prefill, const PhaseCost& decode) const {
   report_layers();
-  if (flags_.stats) say(metrics_text(metrics(nullptr), link_peaks()));
+  if (!flags_.stats) return;
+  const auto speed = [](const PhaseCost& phase) {
+    return phase.seconds > 0 ? static_cast<double>(phase.tokens) / phase.seconds : 0;
+  };
+  Metrics result = metrics();
+  result.prompt_tokens = prefill.tokens;
+  result.timings.prefill_s = prefill.seconds;
+  result.timings.prefill_tps = speed(prefill);
+  result.decode_steps = decode.tokens;
+  result.timings.decode_s = decode.seconds;
+  result.timings.decode_tps = speed(decode);
+  result.prefill = prefill.bytes;
+  result.decode = decode.bytes;
+  result.load = LinkBytes::of(engine_->traffic()).since(prefill.bytes).since(decode.bytes);
+  say(metrics_text(result, link_peaks()));
 }
 
 }  // namespace spillway

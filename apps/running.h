@@ -43,13 +43,14 @@ class Running {
 
   std::unique_ptr<Progress> progress(const std::string& label, uint64_t total) const;
   GenerateHooks hooks();
+  // generate() in a new sequence. An error of the model names its file.
+  Generation answer(std::span<const int32_t> prompt, const GenerateOptions& options);
   LinkPeaks link_peaks() const;
   // Ends the text and reports as the flags ask; returns the exit code.
   int finish(const Generation& generation);
-  // How the work was handed to the device, where -v or --stats asks.
-  void report_layers() const;
-  // The --stats block of a run that generated nothing.
-  void report_stats(const Engine& engine) const;
+  // What -v and --stats ask for, of a run that answered nobody. What was moved beside its phases (the load, warm-up)
+  // is in the totals.
+  void report_stats(const PhaseCost& prefill, const PhaseCost& decode) const;
 
  private:
   // Throws Error(fit).
@@ -61,7 +62,10 @@ class Running {
   std::string more_with_smaller_chunks(const Plan& plan, int most) const;
   void say_what_changes_nothing(const Plan& plan) const;
   void load(Plan plan);
-  Metrics metrics(const Generation* generation) const;
+  // How the work was handed to the device, where -v or --stats asks.
+  void report_layers() const;
+  // What does not depend on what was run: the load, and the peaks.
+  Metrics metrics() const;
 
   const RunFlags& flags_;
   Options options_;

@@ -99,7 +99,7 @@ class Scorer {
     }
     progress->finish();
     if (npy_) npy_->finish();
-    print(engine);
+    print();
     return 0;
   }
 
@@ -151,26 +151,28 @@ class Scorer {
     hooks.on_row = [&](int, std::span<const float> logits) { npy_->append(logits); };
     hooks.on_scored = [&](int index, double logprob) {
       if (!std::isfinite(logprob)) {
-        throw Error(
-            ErrorKind::model,
-            fmt::format("the log-probability of token {} is {}: the model's weights give no answer", index, logprob));
+        throw Error(ErrorKind::model,
+                    fmt::format("{}: the log-probability of token {} is {}: the model's weights give no answer",
+                                running_.model().checkpoint.path(), index, logprob));
       }
       nll_ -= logprob;
       ++scored_;
       logprobs_[base + index] = logprob;
     };
-    score_window(engine, window, hooks);
+    const ScoreCost cost = score_window(engine, window, hooks);
+    prefill_ += cost.prefill;
+    decode_ += cost.decode;
   }
 
-  void print(Engine& engine) {
+  void print() {
     const double ppl = std::exp(nll_ / static_cast<double>(scored_));
     if (!flags_.run.json) {
       put(fmt::format("tokens scored: {}\nnll: {:.6f}\nperplexity: {:.4f}\n", scored_, nll_, ppl));
       if (flags_.logprobs) {
         for (double logprob : logprobs_) put(fmt::format("{:.6f}\n", logprob));
       }
-      running_.report_stats(engine);
-      return;
+      flush_output();
+      return running_.report_stats(prefill_, decode_);
     }
     nlohmann::json out{{"tokens", scored_}, {"nll", nll_}, {"ppl", ppl}};
     if (flags_.logprobs) {
@@ -178,12 +180,15 @@ class Scorer {
       for (double logprob : logprobs_) list.push_back(std::isnan(logprob) ? nlohmann::json() : nlohmann::json(logprob));
     }
     put(out.dump() + "\n");
+    flush_output();
+    running_.report_stats(prefill_, decode_);
   }
 
   const ScoreFlags& flags_;
   Running& running_;
   std::optional<NpyWriter> npy_;
   std::vector<double> logprobs_;
+  PhaseCost prefill_, decode_;
   double nll_ = 0;
   size_t scored_ = 0;
 };

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -26,6 +27,26 @@ std::string temporary_name(const std::string& path) {
   return path + "." + std::to_string(getpid()) + "-" + std::to_string(count++) + ".tmp";
 }
 
+std::string folder_of(const std::string& path) {
+  const auto folder = std::filesystem::path(path).parent_path();
+  return folder.empty() ? "." : folder.string();
+}
+
+// The name of an open file by which it can be given another. It needs /proc.
+std::string open_name(int descriptor) { return "/proc/self/fd/" + std::to_string(descriptor); }
+
+bool link_to(int descriptor, const std::string& name) {
+  return ::linkat(AT_FDCWD, open_name(descriptor).c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0;
+}
+
+// -1 where the file system has no files without a name (or such a file could not be named later).
+int open_unnamed(const std::string& path, unsigned mode) {
+  const int descriptor = ::open(folder_of(path).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
+  if (descriptor < 0 || ::access(open_name(descriptor).c_str(), F_OK) == 0) return descriptor;
+  ::close(descriptor);
+  return -1;
+}
+
 }  // namespace
 
 WholeFile::WholeFile(const std::string& path, unsigned mode) : path_(followed(path)) {
@@ -35,6 +56,9 @@ WholeFile::WholeFile(const std::string& path, unsigned mode) : path_(followed(pa
     if (descriptor_ < 0) fail("cannot be written");
     return;
   }
+  in_place_ = false;
+  descriptor_ = open_unnamed(path_, mode);
+  if (descriptor_ >= 0) return;
   temporary_ = temporary_name(path_);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   if (descriptor_ < 0) fail("cannot be created");
@@ -71,19 +95,29 @@ void WholeFile::write_at(uint64_t offset, std::string_view bytes) {
   }
 }
 
+// linkat() replaces nothing: where a file is to be replaced, a name that rename() can move comes between.
+void WholeFile::give_name() {
+  if (temporary_.empty()) {
+    if (link_to(descriptor_, path_)) return;
+    std::string between = temporary_name(path_);
+    if (errno != EEXIST || !link_to(descriptor_, between)) fail("cannot be given its name");
+    temporary_ = std::move(between);
+  }
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be given its name");
+  temporary_.clear();
+}
+
 void WholeFile::commit() {
   SPILLWAY_CHECK(descriptor_ >= 0);
-  if (!temporary_.empty()) {
+  if (!in_place_) {
     if (::fsync(descriptor_) != 0) fail("cannot be written");
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be given its name");
+    give_name();
     // The name is durable once its folder is; a file system that refuses this has nothing better to offer.
-    const auto folder = std::filesystem::path(path_).parent_path();
-    const int opened = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int opened = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (opened >= 0) {
       static_cast<void>(::fsync(opened));
       ::close(opened);
     }
-    temporary_.clear();
   }
   const int closed = ::close(descriptor_);
   descriptor_ = -1;

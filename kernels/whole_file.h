@@ -1,5 +1,7 @@
-// WholeFile: a file that appears whole or not at all. It is written under a temporary name beside the target, and
-// commit() makes it durable and gives it its name; without commit() nothing is left.
+// WholeFile: a file that appears whole or not at all. It is written without a name in the target's folder (O_TMPFILE,
+// open(2)), and commit() makes it durable and gives it its name; without commit() nothing is left, whatever ends the
+// process. A file system that has no such files (NFS, FAT) holds it under a temporary name beside the target: there a
+// death by a signal leaves that behind (TARGET.PID-N.tmp).
 #pragma once
 
 #include <cstddef>
@@ -22,13 +24,15 @@ class WholeFile {
   void write(std::string_view bytes);
   // Overwrites bytes that were already written; Error(io) where the target is a pipe.
   void write_at(uint64_t offset, std::string_view bytes);
-  // fsync, rename, fsync of the folder. Nothing may be written after it.
+  // fsync, the name, fsync of the folder. Nothing may be written after it.
   void commit();
 
  private:
   [[noreturn]] void fail(const char* what) const;
+  void give_name();
   std::string path_;
-  std::string temporary_;  // empty: written in place
+  std::string temporary_;  // the name that it has beside the target; empty: none
+  bool in_place_ = true;
   int descriptor_ = -1;
 };
 

@@ -47,10 +47,17 @@ std::map<std::string, std::string> read_index(const std::string& path) {
   return file_of;
 }
 
+bool is_there(const std::string& path) {
+  std::error_code error;
+  const bool there = std::filesystem::exists(path, error);
+  if (error) throw Error(ErrorKind::model, fmt::format("cannot open {}: {}", path, error.message()));
+  return there;
+}
+
 // The directory's weights, under the names that its files give them.
 void open_weights(const std::string& directory, Checkpoint& checkpoint) {
   const std::string whole = directory + "/model.safetensors", index = whole + ".index.json";
-  if (!std::filesystem::exists(index)) {
+  if (!is_there(index)) {
     checkpoint.files.push_back(File::open_read(whole));
     return read_safetensors(checkpoint.files.back(), 0, checkpoint.tensors);
   }
@@ -105,7 +112,7 @@ void settle_output(Checkpoint& checkpoint, const std::string& config) {
 Checkpoint open_hf_directory(const std::string& directory) {
   Checkpoint checkpoint;
   const std::string config = directory + "/config.json";
-  if (!std::filesystem::exists(config)) {
+  if (!is_there(config)) {
     throw Error(ErrorKind::model,
                 fmt::format("{}: a folder without config.json, so no Hugging Face model directory", directory));
   }
@@ -119,7 +126,9 @@ Checkpoint open_hf_directory(const std::string& directory) {
 }
 
 Checkpoint open_model(const std::string& path) {
-  return std::filesystem::is_directory(path) ? open_hf_directory(path) : open_gguf(path);
+  // One that cannot be looked at is for the reader of files to refuse, with the reason.
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored) ? open_hf_directory(path) : open_gguf(path);
 }
 
 }  // namespace spillway

@@ -32,6 +32,10 @@ std::optional<uint64_t> free_bytes(const std::string& directory) {
 }
 
 [[noreturn]] void refuse_directory(const std::string& directory, int error) {
+  struct stat info {};
+  if (error == ENOENT && ::stat(directory.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) {  // /proc
+    throw Error(ErrorKind::io, fmt::format("cannot create a file in {}: its file system takes none", directory));
+  }
   if (error == ENOENT) throw Error(ErrorKind::io, fmt::format("no such folder: {}", directory));
   if (error == ENOTDIR) throw Error(ErrorKind::io, fmt::format("not a folder: {}", directory));
   throw Error(ErrorKind::io, fmt::format("cannot create a file in {}: {}", directory, strerror(error)));

@@ -10,6 +10,7 @@
 #include "memory/arena.h"
 #include "memory/kv/layout.h"
 #include "prefetch/copy_engine.h"
+#include "runtime/disk_folder.h"
 #include "runtime/weight_loader.h"
 
 namespace spillway {
@@ -47,7 +48,9 @@ struct Engine::Parts {
         device_arena(on, Tier::device, plan.tier(Tier::device).total() - plan.tier(Tier::device).process),
         host_arena(on, Tier::host, plan.tier(Tier::host).total() - plan.tier(Tier::host).process) {
     const uint64_t spill_bytes = plan.tier(Tier::disk).kv;
-    if (spill_bytes > 0) spill_file = File::make_unnamed(options.disk_directory, spill_bytes);
+    if (spill_bytes > 0) {
+      spill_file = naming_disk_folder([&] { return File::make_unnamed(options.disk_directory, spill_bytes); });
+    }
     if (plan.tier(Tier::disk).weights > 0 || spill_bytes > 0) {
       std::vector<std::span<std::byte>> memory{plan.staged ? host_arena.memory() : device_arena.memory()};
       disk = DiskQueue::open(files_of(model, spill_file), std::move(memory), {});
@@ -235,7 +238,10 @@ View Engine::on_host(View logits) {
 // The one place where errors of asynchronous work surface.
 void Engine::end_step() {
   parts_->compute->synchronize();
-  if (parts_->disk) parts_->disk->check();
+  if (!parts_->disk) return;
+  const std::string spill = parts_->spill_file ? parts_->spill_file->path() : "";
+  if (spill.empty()) return parts_->disk->check();
+  naming_disk_folder([&] { parts_->disk->check(); }, spill);
 }
 
 uint64_t Engine::peak(Tier tier) const {

@@ -15,6 +15,7 @@
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
+#include "runtime/disk_folder.h"
 #include "runtime/machine_cache.h"
 #include "runtime/measure.h"
 
@@ -94,7 +95,7 @@ class Measuring {
       throw Error(ErrorKind::model, "no such file: " + options_.model_path);
     }
     if (writes && !options_.disk_folder.empty() && drive.empty()) {
-      throw Error(ErrorKind::io, "no such folder: " + options_.disk_folder);
+      throw Error(ErrorKind::io, "no such folder: " + options_.disk_folder + " (--disk-dir)");
     }
     if (drive.empty()) return {};
     const std::string key = fmt::format("{} | {}", base_, drive);
@@ -104,8 +105,8 @@ class Measuring {
     if ((writes ? known.write > 0 : known.read > 0) || !options_.measure) return known;
     begin();
     const double seconds = kDiskShare * options_.seconds;
-    const DiskProfile found = writes ? measure_writes(device_, options_.disk_folder, seconds)
-                                     : measure_reads(device_, options_.model_path, seconds);
+    const auto write = [&] { return measure_writes(device_, options_.disk_folder, seconds); };
+    const DiskProfile found = writes ? naming_disk_folder(write) : measure_reads(device_, options_.model_path, seconds);
     // Reads of the model's own file say more than reads of what was just written.
     if (known.read > 0) {
       known.write = found.write;

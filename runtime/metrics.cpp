@@ -39,8 +39,8 @@ std::string times_text(const Metrics& metrics) {
   const Timings& t = metrics.timings;
   std::string text = fmt::format("load     {}\n", seconds(t.load_s));
   if (metrics.prompt_tokens > 0) {
-    text += fmt::format("prefill  {} tokens in {}, {:.1f} tokens/s, first token after {}\n", metrics.prompt_tokens,
-                        seconds(t.prefill_s), t.prefill_tps, seconds(t.ttft_s));
+    text += fmt::format("prefill  {} tokens in {}, {:.1f} tokens/s{}\n", metrics.prompt_tokens, seconds(t.prefill_s),
+                        t.prefill_tps, t.ttft_s > 0 ? ", first token after " + seconds(t.ttft_s) : "");
   }
   if (metrics.decode_steps > 0) {
     text += fmt::format("decode   {} steps in {}, {:.1f} tokens/s\n", metrics.decode_steps, seconds(t.decode_s),
@@ -137,6 +137,13 @@ LinkBytes LinkBytes::since(const LinkBytes& earlier) const {
     }
   }
   return difference;
+}
+
+PhaseCost& PhaseCost::operator+=(const PhaseCost& other) {
+  tokens += other.tokens;
+  seconds += other.seconds;
+  bytes += other.bytes;
+  return *this;
 }
 
 nlohmann::json metrics_json(const Metrics& metrics) {

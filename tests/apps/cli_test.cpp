@@ -234,6 +234,7 @@ TEST_F(FailingWorld, AFullDriveEndsCleanly) {
   ASSERT_GT(outcome.injected, 1u) << outcome.output;
   EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
   EXPECT_THAT(outcome.output, HasSubstr("no space left"));
+  EXPECT_THAT(outcome.output, HasSubstr("--disk-dir"));
 }
 
 TEST_F(FailingWorld, AFullDriveAtStartIsNamed) {
@@ -242,6 +243,7 @@ TEST_F(FailingWorld, AFullDriveAtStartIsNamed) {
   if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
   EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
   EXPECT_THAT(outcome.output, HasSubstr(folder_.string()));
+  EXPECT_THAT(outcome.output, HasSubstr("--disk-dir"));
 }
 
 TEST_F(FailingWorld, AnUnreadableDriveIsNamedWithItsOffset) {

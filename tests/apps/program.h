@@ -44,13 +44,13 @@ class Program {
     return own != nullptr ? own : temporary() + "/spillway-program-cache";
   }
 
-  // At the latest after so many seconds SIGALRM ends it.
-  pid_t start(const std::vector<std::string>& arguments, unsigned most_seconds = 120) const {
+  // At the latest after so many seconds SIGALRM ends it. It reads `input`; -1: nothing.
+  pid_t start(const std::vector<std::string>& arguments, unsigned most_seconds = 120, int input = -1) const {
     const pid_t child = fork();
     if (child != 0) return child;
     setenv("XDG_CACHE_HOME", cache().c_str(), 1);
     alarm(most_seconds);
-    dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
+    dup2(input >= 0 ? input : open("/dev/null", O_RDONLY), STDIN_FILENO);
     dup2(open((folder_ / "out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
     dup2(open((folder_ / "err").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
     std::vector<char*> words{const_cast<char*>(SPILLWAY_PROGRAM)};

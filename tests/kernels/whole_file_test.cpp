@@ -1,10 +1,13 @@
 #include "kernels/whole_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -42,7 +45,11 @@ TEST_F(WholeFileTest, AppearsAtCommitAndReplaces) {
     file.commit();
   }
   EXPECT_EQ(text("a"), "Hello world");
-  EXPECT_EQ(entries(), 1);
+  WholeFile fresh(folder_ / "b");  // replaces nothing
+  fresh.write("new");
+  fresh.commit();
+  EXPECT_EQ(text("b"), "new");
+  EXPECT_EQ(entries(), 2);
   struct stat status {};
   ASSERT_EQ(::stat((folder_ / "a").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
@@ -53,6 +60,26 @@ TEST_F(WholeFileTest, LeavesNothingWithoutCommit) {
   { WholeFile(folder_ / "a").write("new"); }
   EXPECT_EQ(text("a"), "old");
   EXPECT_EQ(entries(), 1);
+}
+
+TEST_F(WholeFileTest, LeavesNothingAfterADeath) {
+  const int unnamed = ::open(folder_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+  if (unnamed < 0) GTEST_SKIP() << "this file system has no files without a name";
+  ::close(unnamed);
+  for (const int signal : {SIGKILL, SIGTERM, SIGHUP}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      WholeFile file(folder_ / "a");
+      file.write("half");
+      std::signal(signal, SIG_DFL);
+      static_cast<void>(raise(signal));
+      _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    ASSERT_TRUE(WIFSIGNALED(status)) << status;
+    EXPECT_EQ(entries(), 0) << signal;
+  }
 }
 
 TEST_F(WholeFileTest, FollowsALinkAndKeepsIt) {
