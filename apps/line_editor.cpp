@@ -39,8 +39,9 @@ class LineEditor : public LineReader {
     el_set(edit_, EL_SIGNAL, 1);  // the terminal is as it was, whatever signal ends or stops the program
     // Ctrl-C and Ctrl-Z are keys while a line is edited, so that neither comes between two states.
     el_set(edit_, EL_SETTY, "-d", "-isig", nullptr);
-    el_set(edit_, EL_ADDFN, "spillway-interrupt", "End the line", &LineEditor::on_interrupt);
-    el_set(edit_, EL_ADDFN, "spillway-suspend", "Stop the program", &LineEditor::on_suspend);
+    // The wide ones: of narrow names it makes copies that it never frees.
+    el_wset(edit_, EL_ADDFN, L"spillway-interrupt", L"End the line", &LineEditor::on_interrupt);
+    el_wset(edit_, EL_ADDFN, L"spillway-suspend", L"Stop the program", &LineEditor::on_suspend);
     el_set(edit_, EL_BIND, "^R", "em-inc-search-prev", nullptr);
     el_source(edit_, nullptr);
     el_set(edit_, EL_BIND, "^C", "spillway-interrupt", nullptr);

@@ -4,6 +4,7 @@
 
 #include <iostream>
 
+#include "apps/interrupt.h"
 #include "apps/line_editor.h"
 
 namespace spillway {
@@ -12,6 +13,7 @@ namespace {
 class PlainLines : public LineReader {
  public:
   LineEnd read(std::string& line) override {
+    const InterruptsEnd while_waiting;
     line.clear();
     for (std::string part; std::getline(std::cin, part);) {
       if (!part.empty() && part.back() == '\r') part.pop_back();

@@ -66,6 +66,7 @@ class Cli : public ::testing::Test {
 };
 
 TEST_F(Cli, PlanKnowsTheSpeedsOfAMachineSeenForTheFirstTimeWhateverTheBudgets) {
+  SKIP_UNDER_SANITIZERS();
   const std::string command = "XDG_CACHE_HOME=" + (folder_ / "fresh").string() + " exec " SPILLWAY_PROGRAM " plan -m " +
                               model_ + " --device-mem 24MiB --json 2>/dev/null";
   const auto outcome = faults::run_command({}, {"/bin/sh", "-c", command});
@@ -381,6 +382,7 @@ TEST_F(Cli, ABenchThatItsContextCannotHoldIsRefusedFirst) {
 }
 
 TEST_F(Cli, SmallerChunksThatWouldHoldMoreAreSaid) {
+  SKIP_UNDER_SANITIZERS();
   const Result plan = run({"plan", "-m", model_, "-c", "2048", "--json"});
   const auto json = nlohmann::json::parse(plan.out);
   const auto device = json["tiers"]["device"];
