@@ -51,8 +51,6 @@ class BudgetTest : public ::testing::Test {
     const std::string prompt = program_.write("prompt.txt", text_);
     // Small chunks: their activations would hide what is measured here.
     return {{"generate", "-m", model_, "-ub", "128", "-f", prompt, "-n", "4", "--temp", "0", "--ignore-eos", "--json"},
-            {"generate", "-m", model_, "-ub", "128", "-f", prompt, "-n", "60", "--temp", "0", "--ignore-eos", "--json",
-             "--trace", (program_.folder() / "trace.json").string()},
             {"chat", "-m", model_, "-ub", "128", "-p", text_, "-n", "4", "--temp", "0", "-c",
              std::to_string(kTokens + 50), "--json"},
             {"score", "-m", model_, "-ub", "128", "-f", prompt, "-c", std::to_string(kTokens), "--json"},
@@ -106,6 +104,14 @@ TEST_F(BudgetTest, WithoutOneMuchMoreIsTaken) {
 }
 
 TEST_F(BudgetTest, WeightsStream) { expect_within(fixed_ + kv_ + weights_ / 4, 0, 0); }
+
+TEST_F(BudgetTest, ARecordIsInsideToo) {
+  const uint64_t budget = fixed_ + kv_ + weights_ / 2 + 8 * kMiB;
+  const Result result = program_.run(with(commands().front(), {"--device-mem", std::to_string(budget), "--trace",
+                                                               (program_.folder() / "trace.json").string()}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_LE(result.peak_bytes, budget) << result.err;
+}
 
 TEST_F(BudgetTest, KvSpillsToDisk) { expect_within(fixed_ + (weights_ + kv_) / 3, 0, 2 * kv_); }
 
