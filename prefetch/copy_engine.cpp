@@ -219,12 +219,10 @@ Event CopyLane::from_device(Moves moves, std::vector<Event> after, Cause cause) 
 
 void CopyLane::drain() {
   State& s = *state_;
-  const auto wait_for = [](Stream* stream) {
-    if (stream != nullptr) stream->record().wait();
-  };
-  for (Stream* stream : {static_cast<Stream*>(&s.submit), static_cast<Stream*>(&s.arrive)}) wait_for(stream);
+  s.submit.record().wait();  // it may hand more to all others
+  s.arrive.record().wait();
   for (const auto* stream : {&s.to_device, &s.to_host, &s.straight_to_device, &s.straight_to_host}) {
-    wait_for(stream->get());
+    if (*stream) (*stream)->record().wait();
   }
 }
 

@@ -194,7 +194,7 @@ void Evaluator::add_functions() {
   const auto add = [this](const char* name, std::function<Value(const Arguments&)> call) {
     assign(name, Value(std::make_shared<const Function>(Function{name, std::move(call)})));
   };
-  add("raise_exception", [this](const Arguments& arguments) -> Value {
+  add("raise_exception", [](const Arguments& arguments) -> Value {
     const Value* message = argument(arguments, 0, "message");
     throw Error(ErrorKind::usage, fmt::format("the chat template does not take this conversation: {}",
                                               message ? printable(to_text(*message)) : ""));
