@@ -122,7 +122,7 @@ TEST_F(BudgetTest, KvSpillsToTheHostAndToDisk) {
 }
 
 TEST_F(BudgetTest, LayersComputedBesideTheDeviceAreTheHosts) {
-  const uint64_t device = fixed_ + (weights_ + kv_) / 2, host = 7 * kMiB + (weights_ + kv_) * 3 / 4;
+  const uint64_t device = fixed_ + (weights_ + kv_) / 2, host = 14 * kMiB + weights_ + kv_;
   const std::vector<std::string> split{"--device-mem", std::to_string(device), "--host-mem", std::to_string(host)};
   for (const std::vector<std::string>& command : commands()) {
     SCOPED_TRACE(command.front());
