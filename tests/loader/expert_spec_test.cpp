@@ -114,7 +114,7 @@ TEST_F(ExpertSpecTest, ATensorToEachExpert) {
   };
   EXPECT_THAT(refuse([](GgufBytes& m) { m.erase_tensor("blk.0.ffn_up.1.weight"); }),
               HasSubstr("blk.0.ffn_up.1.weight is missing"));
-  EXPECT_THAT(refuse([](GgufBytes& m) { m.tensor("blk.0.ffn_up.3.weight").dims = {16}; }),
+  EXPECT_THAT(refuse([](GgufBytes& m) { m.tensor("blk.0.ffn_up.3.weight").dims = {1}; }),
               HasSubstr("blk.0.ffn_up.3.weight is no part"));
   EXPECT_THAT(refuse([](GgufBytes& m) {
                 m.tensor("blk.0.ffn_up.1.weight").type = 1;
