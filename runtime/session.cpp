@@ -239,6 +239,9 @@ std::string describe_placement(const Plan& plan) {
   std::string line = fmt::format("weights: {:.0f} MiB on the device", weights(Tier::device));
   if (weights(Tier::host) > 0) line += fmt::format(", {:.0f} MiB in host RAM", weights(Tier::host));
   if (weights(Tier::disk) > 0) line += fmt::format(", {:.0f} MiB streamed from disk", weights(Tier::disk));
+  if (plan.moves_experts()) {
+    line += fmt::format(" by way of slots for {} of {} experts", plan.expert_device_slots, plan.expert_units.size());
+  }
   line += fmt::format("; KV of {} positions: {:.0f} MiB on the device", plan.context, kv(Tier::device));
   if (kv(Tier::host) > 0) line += fmt::format(", {:.0f} MiB in host RAM", kv(Tier::host));
   if (kv(Tier::disk) > 0) line += fmt::format(", {:.0f} MiB on disk", kv(Tier::disk));

@@ -90,7 +90,7 @@ TEST_F(ExpertPlan, BudgetsArePromises) {
 TEST_F(ExpertPlan, MoreMemoryHoldsMoreAndIsExpectedToBeFaster) {
   int slots = 0;
   double tps = 0;
-  for (uint64_t bytes = 4 << 20; bytes < 20 << 20; bytes += 1 << 20) {
+  for (uint64_t bytes = 4 << 20; bytes < 32 << 20; bytes += 1 << 20) {
     const auto made = plan(far_, bytes, 16 << 20);
     if (!made) continue;
     const int now = made->moves_experts() ? made->expert_device_slots : 96;

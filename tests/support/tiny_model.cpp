@@ -128,7 +128,8 @@ class ModelFile {
     count("block_count", o.layers);
     count("context_length", o.context);
     count("embedding_length", o.hidden);
-    count("feed_forward_length", o.ffn);
+    // Mixtral's files say of each expert what others say of the one part there is.
+    count("feed_forward_length", o.experts > 0 && o.family == "llama" ? expert_ffn() : o.ffn);
     count("attention.head_count", o.heads);
     count("attention.head_count_kv", o.kv_heads);
     writer_.set(key("attention.layer_norm_rms_epsilon"), o.norm_eps);
