@@ -96,11 +96,16 @@ class ExpertPlacement : public testing::Test {
     for (int i = 0; i < cases; ++i) {
       Options options = random_budgets(random, model.checkpoint.weight_bytes());
       if (host_needed && !options.host_bytes) options.host_bytes = kStaging;
+      // The same kernels compute on both sides of the cut.
+      if (!host_needed && options.host_bytes && random() % 3 == 0) {
+        options.device_layers = static_cast<int>(random() % static_cast<uint64_t>(model.spec.shape.layers));
+      }
       const PlacedRun run = run_raised(model, *make(), options, work);
       counts_["cases"] += 1;
       counts_["experts move"] += run.covered.experts_move;
       counts_["experts kept on the host"] += run.covered.experts_from_host;
       counts_["experts from disk alone"] += run.covered.experts_move && !run.covered.experts_from_host;
+      counts_["layers computed beside the device"] += run.covered.layers_on_cpu;
       counts_["other weights stream"] += run.covered.layer_from_disk || run.covered.weights_from_host;
       ASSERT_EQ(run.logits.size(), expected.logits.size());
       ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), run.logits.size() * sizeof(float)), 0)
@@ -125,6 +130,7 @@ TEST_F(ExpertPlacement, NeverChangesTheLogits) {
   EXPECT_GE(8 * counts_["experts kept on the host"], counts_["cases"]);
   EXPECT_GE(8 * counts_["experts from disk alone"], counts_["cases"]);
   EXPECT_GE(8 * counts_["other weights stream"], counts_["cases"]);
+  EXPECT_GE(12 * counts_["layers computed beside the device"], counts_["cases"]);
 }
 
 TEST_F(ExpertPlacement, NeverChangesTheLogitsOnAGpu) {
