@@ -205,16 +205,12 @@ TEST(LayerSplitEngine, ACutIsTheSameInBothUnits) {
   options.device_layers = 2;
   options.device_bytes = uint64_t{1} << 30;
   options.disk_bytes = uint64_t{1} << 30;
-  const uint64_t host_needed = made([&] {
-                                 Options roomy = options;
-                                 roomy.host_bytes = uint64_t{1} << 30;
-                                 return roomy;
-                               }())
-                                   .tier(Tier::host)
-                                   .total();
-  // Less than all: the CPU's KV goes to disk, the device's stays.
-  options.host_bytes = host_needed - 4ull * model.spec.shape.kv_width() * context;
+  options.host_bytes = uint64_t{1} << 30;
   Plan plan = made(options);
+  // Less and less, until the CPU's KV goes to disk; the device's stays.
+  for (options.host_bytes = plan.tier(Tier::host).total(); !plan.before.front().spills_kv(); plan = made(options)) {
+    *options.host_bytes -= 16 << 10;
+  }
   ASSERT_FALSE(plan.spills_kv());
   ASSERT_TRUE(plan.before.front().spills_kv());
 
