@@ -24,6 +24,7 @@ set(cuda_kernels
   put
   quantize
   rotate
-  rows)
+  rows
+  seal)
 list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 list(TRANSFORM cuda_kernels APPEND .cu)
