@@ -126,7 +126,7 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
   const bool resident = !plan.streams_weights() && !plan.spills_kv();
   std::vector<const char*> flags;
   if (flags_.host_mem && resident) flags.push_back("--host-mem");
-  if (flags_.disk_mem && plan.kv_disk_slots == 0) flags.push_back("--disk-mem");
+  if (flags_.disk_mem && plan.kv_disk_slots.rows() == 0) flags.push_back("--disk-mem");
   if (options_.lookahead > 0 && resident) flags.push_back("--lookahead");
   if (flags.empty()) return;
   std::string list = flags.front();

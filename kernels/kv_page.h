@@ -4,9 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <iterator>
-#include <optional>
-#include <string_view>
 
 namespace spillway {
 
@@ -28,12 +25,7 @@ inline constexpr KvCodecInfo kKvCodecs[] = {
 
 constexpr const KvCodecInfo& info(KvCodec codec) { return kKvCodecs[static_cast<int>(codec)]; }
 
-constexpr std::optional<KvCodec> kv_codec_of(std::string_view name) {
-  for (int i = 0; i < static_cast<int>(std::size(kKvCodecs)); i++) {
-    if (name == kKvCodecs[i].name) return static_cast<KvCodec>(i);
-  }
-  return std::nullopt;
-}
+inline constexpr KvCodec kAllKvCodecs[] = {KvCodec::f16, KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCodec::kivi2};
 
 // Half precision, little-endian: code c of a group stands for minimum + c * scale.
 struct GroupScale {

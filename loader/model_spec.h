@@ -17,8 +17,9 @@ struct LayerTensors {
   TensorInfo attn_norm, q, k, v, attn_out, ffn_norm, gate, up, down;
   TensorInfo attn_norm_bias, q_bias, k_bias, v_bias, q_norm, k_norm, attn_out_bias, attn_post_norm;
   TensorInfo ffn_norm_bias, gate_bias, up_bias, down_bias, ffn_post_norm;
-  int window = 0;  // positions that a query sees, its own among them; 0: all before it
-  int rope = 0;    // of ModelSpec::ropes
+  int window = 0;    // positions that a query sees, its own among them; 0: all before it
+  int rope = 0;      // of ModelSpec::ropes
+  int from_end = 0;  // layers between it and the model's nearer end
 };
 
 struct ModelSpec {

@@ -170,14 +170,10 @@ void Engine::end_step() {
 
 uint64_t Engine::peak(Tier tier) const {
   const TierPlan& planned = plan_.tier(tier);
-  const uint64_t row = parts_->unit->kv->layout().row_bytes();
-  return planned.total() - planned.kv + parts_->unit->kv->slots_peak(tier) * row -
-         (tier == Tier::disk ? planned.weights : 0);
+  return planned.total() - planned.kv + parts_->unit->kv->bytes_peak(tier) - (tier == Tier::disk ? planned.weights : 0);
 }
 
-uint64_t Engine::kv_bytes(Tier tier) const {
-  return parts_->unit->kv->slots_used(tier) * parts_->unit->kv->layout().row_bytes();
-}
+uint64_t Engine::kv_bytes(Tier tier) const { return parts_->unit->kv->bytes_used(tier); }
 
 std::string Engine::disk_report() const {
   if (!parts_->disk) return {};

@@ -74,6 +74,7 @@ class Pass {
   void contribute(Stage stage, int layer, View x, View bias, View post_norm);
   void append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
+  void pack(int layer);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
   void multiply(Stage stage, View x, std::span<const MatmulPart> parts, bool more);
   void head(const PassInput& input, int rows, const OnLogits& on_logits);

@@ -44,11 +44,10 @@ double steady_seconds(const Pass& pass, uint64_t ring_bytes, int lookahead) {
 
 class Predictor {
  public:
-  Predictor(const Plan& plan, const ModelShape& shape, const Limits& limits)
+  Predictor(const Plan& plan, const Limits& limits)
       : plan_(plan),
         limits_(limits),
-        row_bytes_(KvLayout(shape).row_bytes()),
-        kv_rows_(static_cast<uint64_t>(page_rows(plan.context)) * shape.layers) {}
+        kv_read_(plan.kv_layout.bytes(plan.kv_layout.slots_of(page_rows(plan.context)))) {}
 
   Expected decode() const {
     Expected e;
@@ -61,8 +60,9 @@ class Predictor {
       if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
       if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
     }
-    const double attention_s = static_cast<double>(kv_rows_ * row_bytes_) / limits_.weight_bytes;
-    const uint64_t kv_disk = plan_.kv_disk_slots * row_bytes_, kv_host = plan_.kv_host_slots * row_bytes_;
+    const double attention_s = static_cast<double>(kv_read_) / limits_.weight_bytes;
+    const uint64_t kv_disk = plan_.kv_layout.bytes(plan_.kv_disk_slots);
+    const uint64_t kv_host = plan_.kv_layout.bytes(plan_.kv_host_slots);
     e.disk_bytes += kv_disk;
     e.link_bytes += kv_host;
     if (plan_.staged) e.link_bytes += e.disk_bytes;
@@ -108,15 +108,14 @@ class Predictor {
 
   const Plan& plan_;
   const Limits& limits_;
-  uint64_t row_bytes_;
-  uint64_t kv_rows_;  // at full context
+  uint64_t kv_read_;  // bytes, at full context
 };
 
 }  // namespace
 
-Expected predict(const Plan& plan, const ModelShape& shape, const Limits& limits) {
+Expected predict(const Plan& plan, const Limits& limits) {
   if (limits.disk_read <= 0 || limits.link <= 0 || limits.weight_bytes <= 0 || limits.prefill_flops <= 0) return {};
-  const Predictor predictor(plan, shape, limits);
+  const Predictor predictor(plan, limits);
   Expected expected = predictor.decode();
   expected.prefill_tps = predictor.prefill_tps();
   return expected;

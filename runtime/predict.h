@@ -16,6 +16,6 @@ struct Limits {
 };
 
 // Empty bound and no speeds when a limit is not known (0).
-Expected predict(const Plan& plan, const ModelShape& shape, const Limits& limits);
+Expected predict(const Plan& plan, const Limits& limits);
 
 }  // namespace spillway

@@ -26,8 +26,8 @@ namespace {
 Covered cover(const Plan& plan, int positions) {
   Covered covered;
   covered.spans = (positions + kSpanTokens - 1) / kSpanTokens;
-  covered.kv_on_host = plan.kv_host_slots > 0;
-  covered.kv_on_disk = plan.kv_disk_slots > 0;
+  covered.kv_on_host = plan.kv_host_slots.rows() > 0;
+  covered.kv_on_disk = plan.kv_disk_slots.rows() > 0;
   covered.layer_kv_in_two_tiers = plan.spills_kv() && plan.kv_device_rows_per_layer * kPageTokens < positions;
   for (size_t i = 0; i < plan.units.size(); ++i) {
     covered.layer_from_disk |= plan.unit_tiers[i] == Tier::disk && plan.units[i].stage != Stage::head;
