@@ -24,6 +24,15 @@ KvLayout kv_layout(const ModelSpec& spec, const Options& options) {
   return KvLayout(spec.shape, options.kv_codec, packed);
 }
 
+KvSaved kv_saved(const Plan& plan) {
+  const KvLayout& layout = plan.kv_layout;
+  const int rows = page_rows(plan.context);
+  KvSaved all{.codec = layout.format.codec, .packed_layers = layout.packed_layers(), .layers = layout.layers};
+  all.bytes = layout.bytes(layout.slots_of(rows));
+  all.fp16_bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(layout.layers) * layout.row_bytes();
+  return all;
+}
+
 KvSlots KvSizes::device_slots(int kept, bool spills) const {
   const auto full_layers = static_cast<uint32_t>(layout.full_layers());
   const auto packed_layers = static_cast<uint32_t>(layout.packed_layers());

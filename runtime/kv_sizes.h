@@ -7,12 +7,21 @@
 #include "loader/model_spec.h"
 #include "memory/kv/layout.h"
 #include "runtime/options.h"
+#include "runtime/plan.h"
 
 namespace spillway {
 
 // Pages are packed in all layers but the model's first and last few (Options::kv_edge_layers). Throws Error(usage)
 // where the model's heads cannot be packed.
 KvLayout kv_layout(const ModelSpec& spec, const Options& options);
+
+// KV of one full context at rest, over all units that compute, and what it would be in half precision.
+struct KvSaved {
+  KvCodec codec = KvCodec::f16;
+  int packed_layers = 0, layers = 0;
+  uint64_t bytes = 0, fp16_bytes = 0;
+};
+KvSaved kv_saved(const Plan& plan);
 
 struct KvSizes {
   KvLayout layout;
