@@ -21,6 +21,7 @@ struct RunFlags {
   std::string device = "auto";
   std::string isa = "auto";
   std::string kv_type = "fp16";
+  std::string gpu_layers = "auto";
   double link_gbps = 0;
   int verbosity = 0;
   bool stats = false;

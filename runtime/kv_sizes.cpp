@@ -25,11 +25,18 @@ KvLayout kv_layout(const ModelSpec& spec, const Options& options) {
 }
 
 KvSaved kv_saved(const Plan& plan) {
-  const KvLayout& layout = plan.kv_layout;
-  const int rows = page_rows(plan.context);
-  KvSaved all{.codec = layout.format.codec, .packed_layers = layout.packed_layers(), .layers = layout.layers};
-  all.bytes = layout.bytes(layout.slots_of(rows));
-  all.fp16_bytes = static_cast<uint64_t>(rows) * static_cast<uint64_t>(layout.layers) * layout.row_bytes();
+  KvSaved all;
+  const auto add = [&](const Plan& unit) {
+    const KvLayout& layout = unit.kv_layout;
+    const int rows = page_rows(unit.context);
+    if (layout.packed_layers() > 0) all.codec = layout.format.codec;
+    all.packed_layers += layout.packed_layers();
+    all.layers += layout.layers;
+    all.bytes += layout.bytes(layout.slots_of(rows));
+    all.fp16_bytes += static_cast<uint64_t>(rows) * static_cast<uint64_t>(layout.layers) * layout.row_bytes();
+  };
+  for (const Plan& unit : plan.before) add(unit);
+  add(plan);
   return all;
 }
 

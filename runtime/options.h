@@ -26,6 +26,9 @@ struct Options {
   int logit_rows = 1;  // rows of logits kept at once; a plan may give fewer
   KvCodec kv_codec = KvCodec::f16;  // of full KV pages
   int kv_edge_layers = 2;           // the model's first and last so many layers keep half precision
+  // Layers that the device computes, the last ones; the CPU computes those before them, in host memory. Not given: what
+  // is fastest beside a GPU, all where the device is a CPU itself.
+  std::optional<int> device_layers;
   int threads = 0;
   uint64_t unit_bytes = 0;  // of weights moved together at most; 0: what suits the budget
   int lookahead = 0;        // streamed items fetched ahead; 0: as many as the ring holds

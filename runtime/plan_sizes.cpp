@@ -33,7 +33,7 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room)
       room_(room) {
   const Options& options = in_.options;
   // Layers that pack have slots of both kinds.
-  const int64_t layers = kv.layout.layers + kv.layout.packed_layers();
+  const int64_t layers = std::max(kv.layout.layers + kv.layout.packed_layers(), 1);
   const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / layers * kPageTokens);
   if (options.context > most) {
     throw Error(ErrorKind::usage,

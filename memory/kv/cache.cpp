@@ -246,7 +246,7 @@ RowPlace KvCache::place_of(const Row& row) const {
   const uint64_t offset = offset_of(row.tier, row.packed, row.slot);
   if (row.tier == Tier::device) place.data = pools_.device + offset;
   if (row.tier == Tier::host) place.data = pools_.host + offset;
-  if (row.tier == Tier::disk) place.file_offset = offset;
+  if (row.tier == Tier::disk) place.file_offset = pools_.file_offset + offset;
   return place;
 }
 
