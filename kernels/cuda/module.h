@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 8;
+inline constexpr uint32_t kCudaTableVersion = 9;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -166,6 +166,38 @@ struct CudaActivate {
   bool operator==(const CudaActivate&) const = default;
 };
 
+// Of experts, as in kernels/ops.h.
+struct CudaRoute {
+  View logits;  // [m x experts] f32
+  View x;       // [m x k] f32
+  View rows;    // [m * used x k] f32
+  ExpertRoutes routes;
+  bool normalise;
+
+  bool operator==(const CudaRoute&) const = default;
+};
+
+struct CudaExperts {
+  Activation kind;
+  ExpertRoutes routes;
+  View rows;                                 // [m * used x hidden] f32, in place
+  View gate, up;                             // [m * used x ffn] f32
+  View gate_weight, up_weight, down_weight;  // type and shape of one expert's
+  const ExpertData* experts;                 // [routes.experts]
+  std::byte* scratch;  // cuda_matvec_scratch_bytes(m * used, the larger of hidden and ffn), as for CudaMatvec
+  uint64_t scratch_bytes;
+
+  bool operator==(const CudaExperts&) const = default;
+};
+
+struct CudaCombine {
+  View rows;  // [m * used x k] f32
+  View x;     // [m x k] f32
+  ExpertRoutes routes;
+
+  bool operator==(const CudaCombine&) const = default;
+};
+
 struct CudaCandidates {
   View logits;  // [m x n] f32; penalised in place
   View out;     // [m x candidate_floats(k)] f32
@@ -263,6 +295,9 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*add)(spillway::CudaStream stream, const spillway::CudaAdd* arguments);
   spillway::CudaProblem (*scale)(spillway::CudaStream stream, const spillway::CudaScale* arguments);
   spillway::CudaProblem (*activate)(spillway::CudaStream stream, const spillway::CudaActivate* arguments);
+  spillway::CudaProblem (*route)(spillway::CudaStream stream, const spillway::CudaRoute* arguments);
+  spillway::CudaProblem (*experts)(spillway::CudaStream stream, const spillway::CudaExperts* arguments);
+  spillway::CudaProblem (*combine)(spillway::CudaStream stream, const spillway::CudaCombine* arguments);
   spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
   spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };
