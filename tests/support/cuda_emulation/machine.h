@@ -86,9 +86,11 @@ class Machine {
   bool refuses_graphs = false;
   size_t most_pinned = SIZE_MAX;
   size_t taken = 0;  // of the device, by others
+  size_t left_at_next_reservation = SIZE_MAX;
   bool context = false;
 
   size_t device_room() const { return kDeviceBytes - std::min(kDeviceBytes, reserved() + taken); }
+  size_t device_free() const { return device_room() - std::min(device_room(), kContextBytes); }
   cudaError_t reserve(void** block, size_t bytes, bool device);
   cudaError_t release(void* block, bool device);
   cudaError_t pin(void* block, size_t bytes);

@@ -50,6 +50,8 @@ struct HostCalls {
 HostCalls host_calls();
 // From now on so much of the device is taken by others.
 void take_device_memory(size_t bytes);
+// When device memory is next reserved, others have just taken all but so much of what was free.
+void leave_at_next_reservation(size_t bytes);
 // A Fault unless [data, data + bytes) lies in one reserved block, of device memory or pinned.
 void check_addressable(const void* data, size_t bytes);
 
