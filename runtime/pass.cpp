@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -36,6 +37,7 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
                             another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
+  made_for_matmul_ = false;
   load_inputs(input, first_position);
   blocks(input, first_position);
   p_.kv.advance(input.sequence, rows);
@@ -59,7 +61,7 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   const LayerVectors& v = p_.vectors.layers[layer];
   const int rows = static_cast<int>(x_.rows);
-  norm(x_, v.attn_norm, v.attn_norm_bias, h_);
+  norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
   add_bias(q_, v.q_bias);
   add_bias(k_, v.k_bias);
@@ -69,11 +71,13 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   append(layer, input, rows);
   attend(layer, input, first_position, rows);
   contribute(Stage::attn_out, layer, attn_, v.attn_out_bias, v.attn_post_norm);
-  norm(x_, v.ffn_norm, v.ffn_norm_bias, h_);
+  norm_for_matmul(x_, v.ffn_norm, v.ffn_norm_bias, h_);
   project(Stage::gate_up, layer, h_, {gate_, up_}, false);
   add_bias(gate_, v.gate_bias);
   add_bias(up_, v.up_bias);
-  p_.ops.activate(p_.compute, p_.spec.activation, gate_, p_.spec.layers[layer].up.cols > 0 ? up_ : View{}, gate_);
+  const View up = p_.spec.layers[layer].up.cols > 0 ? up_ : View{};
+  p_.ops.activate_for_matmul(p_.compute, p_.spec.activation, gate_, up, gate_);
+  made_for_matmul_ = true;
   contribute(Stage::down, layer, gate_, v.down_bias, v.ffn_post_norm);
 }
 
@@ -83,6 +87,13 @@ void Pass::norm(View x, View weight, View bias, View out) {
   } else {
     p_.ops.norm(p_.compute, x, weight, p_.spec.shape.norm_eps, out);
   }
+}
+
+// What the projection that follows reads.
+void Pass::norm_for_matmul(View x, View weight, View bias, View out) {
+  if (p_.spec.norm == NormKind::layer) return norm(x, weight, bias, out);
+  p_.ops.norm_for_matmul(p_.compute, x, weight, p_.spec.shape.norm_eps, out);
+  made_for_matmul_ = true;
 }
 
 void Pass::add_bias(View x, View bias) {
@@ -112,7 +123,7 @@ void Pass::contribute(Stage stage, int layer, View x, View bias, View post_norm)
 // outs (+)= x . weight^T, unit by unit as the weights arrive.
 void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add) {
   const TraceRange range(track_, kStageNames[static_cast<int>(stage)]);
-  bool more = false;
+  bool more = std::exchange(made_for_matmul_, false);
   for (; next_unit_ < p_.weights.units.size(); ++next_unit_) {
     const WeightUnit& unit = p_.weights.units[next_unit_];
     if (unit.stage != stage || unit.layer != layer) break;
@@ -197,7 +208,8 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   } else {
     for (int row = 0; row < rows; ++row) merges.push_back({row, row, 1});
   }
-  p_.ops.merge(p_.compute, p_.workspace.states, attend, merges, attn_);
+  p_.ops.merge_for_matmul(p_.compute, p_.workspace.states, attend, merges, attn_);
+  made_for_matmul_ = true;
   p_.kv_feed.settle(layer, p_.compute);
 }
 

@@ -69,6 +69,7 @@ class Pass {
   void blocks(const PassInput& input, int first_position);
   void block(int layer, const PassInput& input, int first_position);
   void norm(View x, View weight, View bias, View out);
+  void norm_for_matmul(View x, View weight, View bias, View out);
   void add_bias(View x, View bias);
   void norm_heads(View x, View weight);
   void contribute(Stage stage, int layer, View x, View bias, View post_norm);
@@ -86,6 +87,7 @@ class Pass {
   std::vector<Rotation> rotations_;
   View x_, h_, q_, k_, v_, attn_, gate_, up_;  // of this pass's rows
   uint32_t next_unit_ = 0;
+  bool made_for_matmul_ = false;  // what the next projection reads (Ops::norm_for_matmul and its like)
   int half_ = 0;
   Event half_free_[2];
 };
