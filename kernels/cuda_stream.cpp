@@ -40,6 +40,15 @@ void CudaDeviceStream::copy(void* destination, const void* source, uint64_t byte
   }
 }
 
+// As parameters of a kernel: the copy engine has megabytes of weights before it.
+void CudaDeviceStream::copy_few(void* destination, const void* source, uint64_t bytes) {
+  constexpr uint64_t kFew = 16 << 10;
+  constexpr uint64_t kWord = sizeof(uint32_t);
+  const bool words = bytes % kWord == 0 && reinterpret_cast<uintptr_t>(destination) % kWord == 0;
+  if (bytes > kFew || !words) return copy(destination, source, bytes);
+  enqueue_bytes("copy", bytes, context_.table().put, destination, source, bytes);
+}
+
 CudaDeviceStream* CudaDeviceStream::sibling(const Event& event) const {
   auto* other = dynamic_cast<CudaDeviceStream*>(event.timeline);
   return other != nullptr && &other->context_ == &context_ ? other : nullptr;

@@ -230,8 +230,8 @@ void Pass::load_inputs(const PassInput& input, int first_position) {
     if (w.positions.rows == 0) continue;
     rows_of(p_.spec.position_embedding, row, first_position + row + p_.spec.position_offset, w.positions, positions);
   }
-  p_.compute.copy(w.rows.data, host, rows * w.rows.stride);
-  if (w.positions.rows > 0) p_.compute.copy(w.positions.data, positions, rows * w.positions.stride);
+  p_.compute.copy_few(w.rows.data, host, rows * w.rows.stride);
+  if (w.positions.rows > 0) p_.compute.copy_few(w.positions.data, positions, rows * w.positions.stride);
   copy_angles(first_position, rows, host + w.rope_offset());
   half_free_[half_] = p_.compute.record();
   half_ ^= 1;
@@ -249,7 +249,7 @@ void Pass::copy_angles(int first_position, int rows, std::byte* host) {
     const View table = tables.slice_rows(tables.rows / static_cast<int64_t>(rotations_.size()) * i, rows);
     std::byte* at = host + (table.data - tables.data);
     rotations_[i].fill(first_position, rows, reinterpret_cast<float*>(at));
-    p_.compute.copy(table.data, at, rows * table.stride);
+    p_.compute.copy_few(table.data, at, rows * table.stride);
   }
 }
 
