@@ -230,6 +230,9 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*event_done)(spillway::CudaEvent event, bool* done);
   spillway::CudaProblem (*event_wait)(spillway::CudaEvent event);
   spillway::CudaProblem (*copy)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+  // Events of which `elapsed` knows the time between: of two that are done, from the first to the second.
+  spillway::CudaProblem (*make_timed_event)(spillway::CudaEvent* event);
+  spillway::CudaProblem (*elapsed)(spillway::CudaEvent from, spillway::CudaEvent to, float* milliseconds);
   // A few bytes of any host memory, taken before the call returns, to device memory; past the copies that are queued.
   // All multiples of 4.
   spillway::CudaProblem (*put)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);

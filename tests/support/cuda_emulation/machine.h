@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -25,6 +26,8 @@ struct EventState {
   uint64_t recorded = 0;
   uint64_t completed = 0;
   uint64_t captured = 0;  // number of the capture it was recorded in last, if it was in one
+  bool timed = false;
+  std::chrono::steady_clock::time_point completed_at;
 };
 
 // Work, or a wait where `work` is empty.
