@@ -44,9 +44,12 @@ class CudaOps final : public Ops {
   int few_rows() const override { return kCudaMatvecRows; }
 
   uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
-    const int64_t widest = std::max({shape.hidden, shape.q_width(), shape.ffn});
-    return kScratchAlignment + kDescriptorBytes +
-           align(cuda_matvec_scratch_bytes(rows, align(static_cast<uint64_t>(widest), 32)), kScratchAlignment);
+    const auto codes = [](int64_t of_rows, int64_t widest) {
+      return cuda_matvec_scratch_bytes(of_rows, static_cast<int64_t>(align(static_cast<uint64_t>(widest), 32)));
+    };
+    const uint64_t dense = codes(rows, std::max({shape.hidden, shape.q_width(), shape.ffn}));
+    const uint64_t of_experts = codes(int64_t{rows} * shape.experts_used, std::max(shape.hidden, shape.expert_ffn));
+    return kScratchAlignment + kDescriptorBytes + align(std::max(dense, of_experts), kScratchAlignment);
   }
 
   void set_scratch(std::byte* data, uint64_t bytes) override {
@@ -214,6 +217,46 @@ class CudaOps final : public Ops {
   }
   void activate_for_matmul(Stream& stream, Activation kind, View gate, View up, View out) override {
     activate(stream, {.kind = kind, .gate = gate, .up = up, .out = out, .codes = room_for_codes(out)});
+  }
+
+  void route(Stream& stream, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) override {
+    SPILLWAY_CHECK(is_f32(logits, routes.rows, routes.experts) && is_f32(x, routes.rows, x.cols));
+    SPILLWAY_CHECK(is_f32(rows, routes.places(), x.cols));
+    SPILLWAY_CHECK(routes.used >= 1 && routes.used <= std::min(routes.experts, kMostExpertsUsed));
+    SPILLWAY_CHECK(routes.experts <= kMostExperts);
+    const CudaRoute arguments = {.logits = logits, .x = x, .rows = rows, .routes = routes, .normalise = normalise};
+    enqueue(stream, "route", table_.route, arguments);
+  }
+
+  void experts(Stream& stream, Activation kind, const ExpertRoutes& routes, const ExpertWeights& weights, View rows,
+               View gate, View up) override {
+    SPILLWAY_CHECK(is_f32(rows, routes.places(), weights.gate.cols) && weights.down.rows == rows.cols);
+    SPILLWAY_CHECK(is_f32(gate, routes.places(), weights.gate.rows) && is_f32(up, gate.rows, gate.cols));
+    SPILLWAY_CHECK(weights.up.rows == gate.cols && weights.up.cols == rows.cols && weights.down.cols == gate.cols);
+    SPILLWAY_CHECK(weights.experts.size() == static_cast<size_t>(routes.experts));
+    static_assert(kMostExperts * sizeof(ExpertData) <= kDescriptorBytes);  // one piece
+    coded_ = {};
+    CudaExperts arguments = {.kind = kind,
+                             .routes = routes,
+                             .rows = rows,
+                             .gate = gate,
+                             .up = up,
+                             .gate_weight = weights.gate,
+                             .up_weight = weights.up,
+                             .down_weight = weights.down,
+                             .experts = nullptr,
+                             .scratch = product_,
+                             .scratch_bytes = product_bytes_};
+    in_pieces(stream, weights.experts, [&](const ExpertData* there, int32_t, size_t) {
+      arguments.experts = there;
+      enqueue(stream, "experts", table_.experts, arguments);
+    });
+  }
+
+  void combine(Stream& stream, const ExpertRoutes& routes, View rows, View x) override {
+    SPILLWAY_CHECK(is_f32(x, routes.rows, x.cols) && is_f32(rows, routes.places(), x.cols));
+    const CudaCombine arguments = {.rows = rows, .x = x, .routes = routes};
+    enqueue(stream, "combine", table_.combine, arguments);
   }
 
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "kernels/device.h"
+#include "kernels/experts.h"
 #include "kernels/kv_span.h"
 #include "kernels/shape.h"
 #include "kernels/view.h"
@@ -114,6 +115,18 @@ class Ops {
   // out = activation(gate) * up (SwiGLU, GeGLU, arXiv 2002.05202), or activation(gate) where up has no rows; all [m x
   // n] f32; out may be gate or up.
   virtual void activate(Stream&, Activation, View gate, View up, View out) = 0;
+  // Chooses for each row the routes.used experts with the largest of its logits [m x experts] f32, among equals the
+  // lower number first; what is no number is below all. An expert's weight is its share of the softmax over all of
+  // them, or, normalised, over the chosen ones. Each row of x [m x k] f32 is copied to its places of `rows` [m * used x
+  // k] f32.
+  virtual void route(Stream&, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) = 0;
+  // The rows of the experts that are here, in place: down . (activation(gate . row) * (up . row)), each product as by
+  // matmul with up to few_rows() rows. Rows of experts that are not here stay as they are. gate and up: [m * used x
+  // ffn] f32 each, left in any state.
+  virtual void experts(Stream&, Activation, const ExpertRoutes& routes, const ExpertWeights&, View rows, View gate,
+                       View up) = 0;
+  // x [m x k] f32 += the sum of each row's places in `rows` times their weights, in ascending order of experts.
+  virtual void combine(Stream&, const ExpertRoutes& routes, View rows, View x) = 0;
   // The likeliest tokens: out [m x candidate_floats(k)] f32 of logits [m x n] f32, after a repetition penalty (arXiv
   // 1909.05858) that stays in `logits`.
   virtual void candidates(Stream&, View logits, const CandidateChoice&, View out) = 0;

@@ -18,13 +18,20 @@ enum class Activation : uint8_t {
   relu,  // max(x, 0)
 };
 
+// Of a layer, and of those as many as are chosen for a token.
+inline constexpr int kMostExperts = 1024;
+inline constexpr int kMostExpertsUsed = 64;
+
 struct ModelShape {
   int layers = 0;
   int hidden = 0;    // width of the residual stream
   int heads = 0;     // query heads
   int kv_heads = 0;  // key and value heads; heads is a multiple of it (GQA)
   int head_dim = 0;
-  int ffn = 0;  // inner width of the feed-forward part
+  int ffn = 0;           // inner width of the feed-forward part
+  int experts = 0;       // feed-forward parts of a layer, of which a router chooses some for each token; 0: one, dense
+  int experts_used = 0;  // chosen for a token
+  int expert_ffn = 0;    // inner width of an expert
   int vocab = 0;
   int context = 0;  // positions the model was trained for
   float norm_eps = 1e-5f;

@@ -17,8 +17,9 @@ namespace spillway {
 struct TensorInfo {
   std::string name;
   DType dtype = DType::f32;
-  int64_t rows = 1;  // output features; 1 for a vector
-  int64_t cols = 0;  // input features, contiguous
+  int64_t rows = 1;     // output features; 1 for a vector
+  int64_t cols = 0;     // input features, contiguous
+  int64_t stacked = 1;  // matrices of as many rows each that lie one after the other; `rows` counts those of all
   Extent extent;
 };
 

@@ -11,11 +11,13 @@ constexpr Family kFamilies[] = {
      .scaled_embedding = true,
      .local_rope = true,
      .window_pattern = 6},
-    {.name = "llama", .rotation = RotationStyle::adjacent},
+    // Mixtral too (arXiv 2401.04088).
+    {.name = "llama", .rotation = RotationStyle::adjacent, .experts = Experts::possible},
     {.name = "opt", .norm = NormKind::layer, .activation = Activation::relu, .gated = false, .learned_positions = true},
     {.name = "phi3", .fused = true},
     {.name = "qwen2"},
     {.name = "qwen3", .head_norms = true},
+    {.name = "qwen3moe", .head_norms = true, .experts = Experts::always},
 };
 
 }  // namespace

@@ -221,13 +221,14 @@ void read_dims(ByteReader& reader, TensorInfo& info) {
       reader.fail_at(at, fmt::format("the dimensions of the tensor {} overflow", name));
     }
   }
-  if (sizes[2] != 1 || sizes[3] != 1) {
-    reader.fail_at(at, fmt::format("the tensor {} is {} x {} x {} x {}: tensors of more than two dimensions (experts, "
-                                   "convolutions) are not read",
+  if (sizes[3] != 1) {
+    reader.fail_at(at, fmt::format("the tensor {} is {} x {} x {} x {}: tensors of more than three dimensions "
+                                   "(convolutions) are not read",
                                    name, sizes[0], sizes[1], sizes[2], sizes[3]));
   }
   info.cols = static_cast<int64_t>(sizes[0]);
-  info.rows = static_cast<int64_t>(sizes[1]);
+  info.rows = static_cast<int64_t>(sizes[1] * sizes[2]);
+  info.stacked = static_cast<int64_t>(sizes[2]);
 }
 
 void read_type(ByteReader& reader, TensorInfo& info) {

@@ -18,8 +18,8 @@ struct ModelType {
   const char* family;  // ours
 };
 constexpr ModelType kModelTypes[] = {
-    {"gemma3_text", "gemma3"}, {"llama", "llama"}, {"mistral", "llama"}, {"opt", "opt"},
-    {"phi3", "phi3"},          {"qwen2", "qwen2"}, {"qwen3", "qwen3"},
+    {"gemma3_text", "gemma3"}, {"llama", "llama"}, {"mistral", "llama"}, {"mixtral", "llama"},      {"opt", "opt"},
+    {"phi3", "phi3"},          {"qwen2", "qwen2"}, {"qwen3", "qwen3"},   {"qwen3_moe", "qwen3moe"},
 };
 
 struct Renamed {
@@ -51,6 +51,7 @@ class ConfigReader {
     for (const ModelType& known : kModelTypes) {
       if (type == known.name) family_ = known.family;
     }
+    mixtral_ = type == "mixtral";
     if (family_.empty()) {
       std::string list;
       for (const ModelType& known : kModelTypes) list += (list.empty() ? "" : ", ") + std::string(known.name);
@@ -63,6 +64,7 @@ class ConfigReader {
     if (const auto dim = integer(config_, "head_dim")) set("attention.value_length", *dim);
     meta_["general.tied"] = flag("tie_word_embeddings", family_ == "gemma3" || family_ == "opt");
     read_feed_forward();
+    if (mixtral_ || family_ == "qwen3moe") read_experts();
     read_norms();
     if (family_ == "opt") {
       read_opt();
@@ -133,6 +135,17 @@ class ConfigReader {
     const char* key = opt ? "activation_function" : family_ == "gemma3" ? "hidden_activation" : "hidden_act";
     const char* wanted = opt ? "relu" : family_ == "gemma3" ? "gelu_pytorch_tanh" : "silu";
     expect({{key, wanted}});
+  }
+
+  void read_experts() {
+    // Newer files of either family may have either name.
+    auto count = integer(config_, mixtral_ ? "num_local_experts" : "num_experts");
+    if (!count) count = integer(config_, mixtral_ ? "num_experts" : "num_local_experts");
+    if (!count) refuse("the number of experts is missing");
+    set("expert_count", *count);
+    if (const auto used = integer(config_, "num_experts_per_tok")) set("expert_used_count", *used);
+    if (const auto width = integer(config_, "moe_intermediate_size")) set("expert_feed_forward_length", *width);
+    set("expert_weights_norm", mixtral_ || flag("norm_topk_prob", false));
   }
 
   void read_norms() {
@@ -232,7 +245,7 @@ class ConfigReader {
 
   void read_window() {
     const auto window = integer(config_, "sliding_window");
-    const bool qwen = family_ == "qwen2" || family_ == "qwen3";
+    const bool qwen = family_.starts_with("qwen");
     if (!window || (qwen && !flag("use_sliding_window", false))) return;
     set("attention.sliding_window", *window);
     const int64_t layers = integer(config_, "num_hidden_layers").value_or(0);
@@ -258,6 +271,7 @@ class ConfigReader {
   const json& config_;
   const std::string& path_;
   std::string family_;
+  bool mixtral_ = false;
   std::map<std::string, MetaValue> meta_;
 };
 

@@ -37,6 +37,12 @@ constexpr Names kOfLayer[] = {
     {"fc2", "ffn_down"},
 };
 
+// Of an expert: Qwen's, then Mixtral's.
+constexpr Names kOfExpert[] = {
+    {"gate_proj", "ffn_gate"}, {"up_proj", "ffn_up"}, {"down_proj", "ffn_down"},
+    {"w1", "ffn_gate"},        {"w3", "ffn_up"},      {"w2", "ffn_down"},
+};
+
 std::optional<std::string_view> strip(std::string_view text, std::string_view prefix) {
   if (!text.starts_with(prefix)) return {};
   return text.substr(prefix.size());
@@ -47,6 +53,22 @@ std::optional<std::string_view> part_of_layer(std::string_view part, const std::
   if (part == "post_attention_layernorm") return family == "gemma3" ? "post_attention_norm" : "ffn_norm";
   for (const auto& [from, to] : kOfLayer) {
     if (part == from) return to;
+  }
+  return {};
+}
+
+// The router, or "ffn_gate.7" of expert 7, as a GGUF names one that has a tensor of its own.
+std::optional<std::string> part_of_expert(std::string_view part) {
+  for (const std::string_view prefix : {"mlp.", "block_sparse_moe."}) {
+    const auto inner = strip(part, prefix);
+    if (!inner) continue;
+    if (*inner == "gate") return "ffn_gate_inp";
+    const auto expert = strip(*inner, "experts.");
+    const size_t dot = expert ? expert->find('.') : std::string_view::npos;
+    if (dot == std::string_view::npos) return {};
+    for (const auto& [from, to] : kOfExpert) {
+      if (expert->substr(dot + 1) == from) return std::string(to) + "." + std::string(expert->substr(0, dot));
+    }
   }
   return {};
 }
@@ -71,9 +93,11 @@ std::optional<std::string> gguf_name_of_hf(const std::string& name, const std::s
   const auto layer = strip(rest, "layers.");
   const size_t end = layer ? layer->find('.') : std::string_view::npos;
   if (end == std::string_view::npos) return name;
+  const std::string block = "blk." + std::string(layer->substr(0, end)) + ".";
+  if (const auto expert = part_of_expert(layer->substr(end + 1))) return block + *expert + kind;
   const auto part = part_of_layer(layer->substr(end + 1), family);
   if (!part) return name;
-  return "blk." + std::string(layer->substr(0, end)) + "." + std::string(*part) + kind;
+  return block + std::string(*part) + kind;
 }
 
 }  // namespace spillway

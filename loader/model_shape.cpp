@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <optional>
+
 namespace spillway {
 namespace {
 
@@ -14,6 +17,24 @@ int head_dim_of(const ModelKeys& keys, const ModelShape& shape) {
     keys.refuse(fmt::format("heads have {} elements; multiples of 8 up to 256 are known", dim));
   }
   return dim;
+}
+
+void read_experts(const ModelKeys& keys, const Family& family, ModelShape& shape) {
+  const bool always = family.experts == Experts::always;
+  const char* count = "expert_count";
+  shape.experts = keys.integer(count, always ? 1 : 0, kMostExperts, always ? std::optional<int64_t>() : 0);
+  if (shape.experts == 0) return;
+  if (family.experts == Experts::none) {
+    keys.refuse(fmt::format("a mixture of experts ({} is {}); the family {} is known as dense alone", keys.key(count),
+                            shape.experts, family.name));
+  }
+  shape.experts_used = keys.integer("expert_used_count", 1, std::min(shape.experts, kMostExpertsUsed));
+  // Files of before that key divide the width of the whole among the experts of a token, or say it of each.
+  const int64_t width = keys.integer("feed_forward_length", 1, 1 << 20, 1);
+  const int64_t share = always ? width / shape.experts_used : width;
+  const bool said = keys.has("feed_forward_length");
+  shape.expert_ffn =
+      keys.integer("expert_feed_forward_length", 1, 1 << 20, said ? std::optional<int64_t>(share) : std::nullopt);
 }
 
 void read_vocab(const ModelKeys& keys, ModelShape& shape) {
@@ -36,7 +57,10 @@ ModelShape read_model_shape(const ModelKeys& keys, const Family& family) {
   ModelShape shape;
   shape.layers = keys.integer("block_count", 1, 1024);
   shape.hidden = keys.integer("embedding_length", 1, 1 << 18);
-  shape.ffn = keys.integer("feed_forward_length", 1, 1 << 20);
+  read_experts(keys, family, shape);
+  const bool mixed = shape.experts > 0;
+  shape.ffn =
+      keys.integer("feed_forward_length", 1, 1 << 20, mixed ? std::optional<int64_t>(shape.expert_ffn) : std::nullopt);
   shape.heads = keys.integer("attention.head_count", 1, 4096);
   shape.kv_heads = keys.integer("attention.head_count_kv", 1, 4096, shape.heads);
   if (shape.heads % shape.kv_heads != 0) {

@@ -15,9 +15,13 @@ namespace {
 
 // Keys that would change the computation in a way that is not known here.
 void refuse_unknown_variants(const ModelKeys& keys) {
-  if (keys.integer("expert_count", 0, 1 << 20, 0) > 0) {
-    keys.refuse(
-        fmt::format("a mixture of experts ({} is above 0); only dense models are known", keys.key("expert_count")));
+  // A softmax over all experts, of which the largest are taken, is the one router known.
+  if (keys.integer("expert_gating_func", 0, 1 << 16, 1) > 1) {
+    keys.refuse(fmt::format("{} is no softmax (1), which alone is known", keys.key("expert_gating_func")));
+  }
+  for (const char* part : {"expert_shared_count", "leading_dense_block_count"}) keys.expect_neutral(part, 0.0);
+  if (keys.has("expert_weights_scale") && keys.number("expert_weights_scale", -1e-9, 1e6) != 0.0f) {
+    keys.expect_neutral("expert_weights_scale", 1.0);  // 0, too, is none
   }
   for (const char* scale : {"logit_scale", "residual_scale", "embedding_scale"}) keys.expect_neutral(scale, 1.0);
   for (const char* cap : {"attn_logit_softcapping", "final_logit_softcapping"}) keys.expect_neutral(cap, 0.0);
@@ -51,6 +55,7 @@ class SpecReader {
     const ModelShape& shape = spec_.shape;
     if (family_.scaled_embedding) spec_.embedding_scale = std::sqrt(static_cast<float>(shape.hidden));
     spec_.norm_offset = keys_.number("norm_offset", -1.0, 1.0, 0.0);
+    spec_.expert_weights_norm = keys_.integer("expert_weights_norm", 0, 1, 1) != 0;
     // 0, or none: from the head's size.
     const double scale = keys_.has("attention.scale") ? keys_.number("attention.scale", -1e-9, 1e6) : 0.0;
     spec_.attention_scale =
@@ -119,7 +124,11 @@ class SpecReader {
       layer.ffn_post_norm = take_.vector(block + "post_ffw_norm.weight", hidden);
     }
     read_attention(block, layer);
-    read_feed_forward(block, layer);
+    if (spec_.shape.experts > 0 && take_.has(block + "ffn_gate_inp.weight")) {
+      read_experts(block, layer);
+    } else {
+      read_feed_forward(block, layer);
+    }
     read_window(number, layer);
     spec_.layers.push_back(std::move(layer));
   }
@@ -165,6 +174,39 @@ class SpecReader {
     }
     layer.down = take_.matrix(block + "ffn_down.weight", shape.hidden, shape.ffn);
     layer.down_bias = take_.vector_if_any(block + "ffn_down.bias", shape.hidden);
+  }
+
+  void read_experts(const std::string& block, LayerTensors& layer) {
+    const ModelShape& shape = spec_.shape;
+    layer.router = take_.matrix(block + "ffn_gate_inp.weight", shape.experts, shape.hidden);
+    layer.expert_gate = experts_of(block + "ffn_gate", shape.expert_ffn, shape.hidden);
+    layer.expert_up = experts_of(block + "ffn_up", shape.expert_ffn, shape.hidden);
+    layer.expert_down = experts_of(block + "ffn_down", shape.hidden, shape.expert_ffn);
+  }
+
+  // All experts in one tensor, or a tensor to each.
+  ExpertMatrix experts_of(const std::string& name, int64_t rows, int64_t cols) {
+    const int count = spec_.shape.experts;
+    const auto one = [&](int expert) { return fmt::format("{}.{}.weight", name, expert); };
+    ExpertMatrix matrix{.rows = rows, .cols = cols, .extents = {}};
+    const bool apart = take_.has(one(0));
+    const TensorInfo first =
+        apart ? take_.matrix(one(0), rows, cols) : take_.stack(name + "_exps.weight", count, rows, cols);
+    matrix.dtype = first.dtype;
+    const uint64_t bytes = row_bytes(first.dtype, cols) * rows;
+    for (int expert = 0; expert < count; ++expert) {
+      if (apart && expert > 0) {
+        const TensorInfo tensor = take_.matrix(one(expert), rows, cols);
+        if (tensor.dtype != first.dtype) {
+          keys_.refuse(fmt::format("the experts of {} are of several types: {} and {}", name, info(first.dtype).name,
+                                   info(tensor.dtype).name));
+        }
+        matrix.extents.push_back(tensor.extent);
+      } else {
+        matrix.extents.push_back({first.extent.file, first.extent.offset + bytes * expert, bytes});
+      }
+    }
+    return matrix;
   }
 
   const Family& family_;

@@ -7,11 +7,19 @@
 namespace spillway {
 
 TensorInfo TensorTaker::matrix(const std::string& name, int64_t rows, int64_t cols) {
+  return stack(name, 1, rows, cols);
+}
+
+TensorInfo TensorTaker::stack(const std::string& name, int64_t count, int64_t rows, int64_t cols) {
   const TensorInfo& tensor = checkpoint_.require(name);
   taken_.insert(name);
-  if (tensor.rows != rows || tensor.cols != cols) {
-    complain(tensor,
-             fmt::format("is {} x {} (rows x columns), but {} x {} is expected", tensor.rows, tensor.cols, rows, cols));
+  const auto shape = [](int64_t matrices, int64_t of_rows, int64_t of_cols) {
+    return (matrices == 1 ? "" : fmt::format("{} times ", matrices)) + fmt::format("{} x {}", of_rows, of_cols);
+  };
+  const int64_t each = tensor.rows / tensor.stacked;
+  if (tensor.stacked != count || each != rows || tensor.cols != cols) {
+    complain(tensor, fmt::format("is {} (rows x columns), but {} is expected", shape(tensor.stacked, each, tensor.cols),
+                                 shape(count, rows, cols)));
   }
   return tensor;
 }

@@ -15,6 +15,8 @@ class TensorTaker {
 
   // Error(model) names file, offset and tensor.
   TensorInfo matrix(const std::string& name, int64_t rows, int64_t cols);
+  // `count` matrices of rows x cols each, one after the other in one tensor (the experts of a GGUF).
+  TensorInfo stack(const std::string& name, int64_t count, int64_t rows, int64_t cols);
   // F32, F16 or BF16.
   TensorInfo vector(const std::string& name, int64_t size);
   // An empty one (cols == 0) where there is none.

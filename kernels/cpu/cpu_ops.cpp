@@ -1,11 +1,13 @@
 #include "kernels/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <cstring>
 #include <mutex>
 #include <vector>
 
 #include "kernels/cpu/candidates.h"
 #include "kernels/cpu/cpu_stream.h"
+#include "kernels/cpu/expert_routes.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/super_blocks.h"
@@ -14,6 +16,7 @@ namespace spillway {
 namespace {
 
 constexpr int64_t kElementsPerTask = 16384;  // of work that takes some microseconds, as waking the team does
+constexpr int64_t kElementsPerExp = 16;      // that an exponential takes as long as
 constexpr uint64_t kScratchAlignment = 64;
 
 uint64_t align_up(uint64_t n) { return (n + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
@@ -66,7 +69,7 @@ class CpuOps final : public Ops {
   const char* name() const override { return kernels_.name; }
 
   uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
-    const int64_t k = std::max({shape.hidden, shape.q_width(), shape.ffn});
+    const int64_t k = std::max({shape.hidden, shape.q_width(), shape.ffn, shape.expert_ffn});
     return align_up(act_bytes(rows, div_up(k, 32) * 32)) + kScratchAlignment +
            static_cast<uint64_t>(team_.workers()) * worker_bytes(div_up(k, 32) * 32, shape.head_dim);
   }
@@ -126,10 +129,7 @@ class CpuOps final : public Ops {
       SPILLWAY_CHECK(part.weight.stride <= kMostWeightStride);
       call.parts[call.count++] = part;
     }
-    const uint64_t x_bytes = align_up(act_bytes(x.rows, x.cols));
-    const uint64_t bytes_per_worker = worker_bytes(x.cols, 0);
-    SPILLWAY_CHECK(x_bytes + static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
-    const MatmulScratch scratch{reinterpret_cast<ActBlock*>(scratch_), scratch_ + x_bytes, bytes_per_worker};
+    const MatmulScratch scratch = scratch_of(x.rows, x.cols);
     enqueue(stream, "matmul", [=, this] {
       const std::lock_guard lock(scratch_in_use_);
       run_matmul(kernels_, team_, call, scratch);
@@ -242,6 +242,48 @@ class CpuOps final : public Ops {
     });
   }
 
+  void route(Stream& stream, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) override {
+    SPILLWAY_CHECK(is_f32(logits, routes.rows, routes.experts) && is_f32(x, routes.rows, x.cols));
+    SPILLWAY_CHECK(is_f32(rows, routes.places(), x.cols));
+    SPILLWAY_CHECK(routes.used >= 1 && routes.used <= std::min(routes.experts, kMostExpertsUsed));
+    SPILLWAY_CHECK(routes.experts <= kMostExperts);
+    enqueue(stream, "route", [=, this] {
+      each_row(routes.rows, int64_t{routes.experts} * (routes.used + kElementsPerExp),
+               [&](int64_t i) { choose_experts(logits.f32(i), normalise, routes, i); });
+      deal_out(routes);
+      each_row(routes.places(), x.cols, [&](int64_t i) {
+        std::memcpy(rows.f32(routes.place()[i]), x.f32(i / routes.used), static_cast<size_t>(x.cols) * sizeof(float));
+      });
+    });
+  }
+
+  // One expert after another, each with the whole team: its rows lie together.
+  void experts(Stream& stream, Activation kind, const ExpertRoutes& routes, const ExpertWeights& weights, View rows,
+               View gate, View up) override {
+    SPILLWAY_CHECK(is_f32(rows, routes.places(), weights.gate.cols) && weights.down.rows == rows.cols);
+    SPILLWAY_CHECK(is_f32(gate, routes.places(), weights.gate.rows) && is_f32(up, gate.rows, gate.cols));
+    SPILLWAY_CHECK(weights.up.rows == gate.cols && weights.up.cols == rows.cols && weights.down.cols == gate.cols);
+    SPILLWAY_CHECK(weights.experts.size() == static_cast<size_t>(routes.experts));
+    scratch_of(routes.rows, std::max(rows.cols, gate.cols));
+    enqueue(stream, "experts",
+            [=, this, here = std::vector<ExpertData>(weights.experts.begin(), weights.experts.end())] {
+              const std::lock_guard lock(scratch_in_use_);
+              for (int e = 0; e < routes.experts; e++) {
+                const int64_t first = routes.first()[e], count = routes.first()[e + 1] - first;
+                if (count == 0 || !here[e].here()) continue;
+                run_expert(kind, here[e], weights,
+                           {rows.slice_rows(first, count), gate.slice_rows(first, count), up.slice_rows(first, count)});
+              }
+            });
+  }
+
+  void combine(Stream& stream, const ExpertRoutes& routes, View rows, View x) override {
+    SPILLWAY_CHECK(is_f32(x, routes.rows, x.cols) && is_f32(rows, routes.places(), x.cols));
+    enqueue(stream, "combine", [=, this] {
+      each_row(routes.rows, x.cols * routes.used, [&](int64_t i) { combine_row(routes, rows, i, x.f32(i), x.cols); });
+    });
+  }
+
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
     SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
     SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
@@ -272,6 +314,49 @@ class CpuOps final : public Ops {
       for (int64_t b = 0; b < rows.cols / Block::kElements; b++)
         dequantize_block(blocks[b], out + b * Block::kElements);
     });
+  }
+
+  struct ExpertRows {
+    View rows, gate, up;
+  };
+
+  void run_expert(Activation kind, const ExpertData& data, const ExpertWeights& weights, const ExpertRows& r) {
+    const auto part = [&](View weight, ExpertData::Matrix which, View out) {
+      weight.data = const_cast<std::byte*>(data.matrix[which]);
+      return MatmulPart{weight, out};
+    };
+    MatmulCall in{.x = r.rows,
+                  .parts = {part(weights.gate, ExpertData::gate, r.gate), part(weights.up, ExpertData::up, r.up)},
+                  .count = 2};
+    run_matmul(kernels_, team_, in, scratch_of(r.rows.rows, r.rows.cols));
+    each_row(r.gate.rows, r.gate.cols,
+             [&](int64_t i) { kernels_.activate(kind, r.gate.f32(i), r.up.f32(i), r.gate.cols, r.gate.f32(i)); });
+    MatmulCall out{.x = r.gate, .parts = {part(weights.down, ExpertData::down, r.rows)}, .count = 1};
+    run_matmul(kernels_, team_, out, scratch_of(r.gate.rows, r.gate.cols));
+  }
+
+  // Piece by piece, so that the sums stay in the first-level cache while the experts' rows pass by.
+  static void combine_row(const ExpertRoutes& routes, const View& rows, int64_t row, float* x, int64_t cols) {
+    constexpr int64_t kPiece = 1024;
+    float sums[kPiece];
+    for (int64_t begin = 0; begin < cols; begin += kPiece) {
+      const int64_t count = std::min(kPiece, cols - begin);
+      std::fill_n(sums, count, 0.0f);
+      for (int64_t at = row * routes.used; at < (row + 1) * routes.used; at++) {
+        const float weight = routes.weight()[at];
+        const float* from = rows.f32(routes.place()[at]) + begin;
+        for (int64_t i = 0; i < count; i++) sums[i] += weight * from[i];
+      }
+      for (int64_t i = 0; i < count; i++) x[begin + i] += sums[i];
+    }
+  }
+
+  // For products of so many rows of so many columns.
+  MatmulScratch scratch_of(int64_t rows, int64_t cols) const {
+    const uint64_t x_bytes = align_up(act_bytes(rows, cols));
+    const uint64_t bytes_per_worker = worker_bytes(cols, 0);
+    SPILLWAY_CHECK(x_bytes + static_cast<uint64_t>(team_.workers()) * bytes_per_worker <= scratch_bytes_);
+    return {reinterpret_cast<ActBlock*>(scratch_), scratch_ + x_bytes, bytes_per_worker};
   }
 
   static uint64_t worker_bytes(int64_t k, int head_dim) {

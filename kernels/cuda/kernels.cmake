@@ -8,6 +8,7 @@ set(cuda_kernels
   attention
   candidates
   dequantize
+  experts
   gather
   layer_norm
   matmul
@@ -24,6 +25,7 @@ set(cuda_kernels
   put
   quantize
   rotate
+  route
   rows)
 list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 list(TRANSFORM cuda_kernels APPEND .cu)

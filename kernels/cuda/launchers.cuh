@@ -21,6 +21,9 @@ cudaError_t launch_layer_norm(cudaStream_t stream, const CudaLayerNorm& argument
 cudaError_t launch_add(cudaStream_t stream, const CudaAdd& arguments);
 cudaError_t launch_scale(cudaStream_t stream, const CudaScale& arguments);
 cudaError_t launch_activate(cudaStream_t stream, const CudaActivate& arguments);
+cudaError_t launch_route(cudaStream_t stream, const CudaRoute& arguments);
+cudaError_t launch_experts(cudaStream_t stream, const CudaExperts& arguments);
+cudaError_t launch_combine(cudaStream_t stream, const CudaCombine& arguments);
 cudaError_t launch_candidates(cudaStream_t stream, const CudaCandidates& arguments);
 cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
 

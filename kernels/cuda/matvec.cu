@@ -11,15 +11,12 @@
 #include "kernels/cuda/quantize.cuh"
 
 namespace spillway::cuda {
-namespace {
 
-// As many warps to a row as have a step to do, up to the thread block.
+// As many as have a step to do, up to the thread block.
 int splits_of(DType type, int cols) {
   const int steps = ceil_div(cols, matvec_step(type).elements);
   return steps >= 4 ? 4 : steps >= 2 ? 2 : 1;
 }
-
-}  // namespace
 
 MatvecWeights gather_parts(const CudaMatvec& a, DType type, int rows_per_block) {
   MatvecWeights weights = {};
@@ -34,6 +31,7 @@ MatvecWeights gather_parts(const CudaMatvec& a, DType type, int rows_per_block) 
                                      .rows = static_cast<int>(part.weight.rows),
                                      .row_bytes = static_cast<int>(row_bytes(type, part.weight.cols)),
                                      .first_block = weights.grid_blocks,
+                                     .index = p,
                                      .add = part.add};
     weights.grid_blocks += ceil_div(part.weight.rows, rows_per_block);
   }

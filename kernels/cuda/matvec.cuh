@@ -29,6 +29,7 @@ struct MatvecWeight {
   int rows;
   int row_bytes;
   int first_block;  // of the grid in x
+  int index;        // of the part
   bool add;
 
   // Past the last row, the last one again: every warp has the same steps, and what it should not have is not written.
@@ -64,7 +65,8 @@ struct MatvecShape {
   int rows_of_x;
   bool x_aligned;  // to 16 bytes, each row
   std::byte* scratch;
-  int splits = 1;  // warps that share a row of the weight
+  int splits = 1;        // warps that share a row of the weight
+  bool one_row = false;  // of experts: each has one row of x at most
 };
 
 // Writes the sums of a thread block: its `splits` warps to a row added in order, a thread to a result. partial: what
@@ -120,6 +122,8 @@ inline bool is_quantized(DType type) { return info(type).block_elements > 1; }
 cudaError_t check_parts(const CudaMatvec& arguments);
 bool has_quantized_part(const CudaMatvec& arguments);
 MatvecShape shape_of(const CudaMatvec& arguments);
+// Warps that share a row of the weight.
+int splits_of(DType type, int cols);
 // The parts of one type, laid side by side along the grid in blocks of so many rows.
 MatvecWeights gather_parts(const CudaMatvec& arguments, DType type, int rows_per_block);
 // The parts of one type by the matrix-vector kernels; where they are quantised, x has been too.

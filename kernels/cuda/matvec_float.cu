@@ -3,6 +3,7 @@
 // multiplied.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/expert_rows.cuh"
 #include "kernels/cuda/launchers.cuh"
 #include "kernels/cuda/matvec.cuh"
 
@@ -26,9 +27,9 @@ __device__ __forceinline__ void load_x(const float* x, int count, bool aligned, 
   }
 }
 
-// Rows [kX * blockIdx.y, ...) of x with the rows of the weights that blockIdx.x stands for.
-template <typename Weight, int kX>
-__global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights weights, MatvecShape shape) {
+// The rows of x that blockIdx.y stands for with the rows of the weights that blockIdx.x does.
+template <typename Weight, int kX, typename Rows>
+__global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights weights, MatvecShape shape, Rows rows) {
   constexpr int kElements = Weight::kCount;
   constexpr int kElementBytes = 16 / kElements;
   constexpr int kRows = matvec_step(Weight::kType).rows;
@@ -38,9 +39,11 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights wei
   const int lane = lane_index();
   const int warp = warp_index();
   const int cols = shape.x.cols;
-  const MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
+  MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
+  const RowRange range = rows.template of_block<kX>(weight);
+  if (range.first >= range.end) return;
   const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / shape.splits) * kRows;
-  const int first_x = static_cast<int>(blockIdx.y) * kX;
+  const int first_x = range.first;
   const std::byte* row[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; r++) row[r] = weight.row(first_row + warp / shape.splits * kRows + r);
@@ -63,7 +66,7 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights wei
     }
 #pragma unroll
     for (int j = 0; j < kX; j++) {
-      const std::byte* x_row = shape.x.data + min_of(first_x + j, shape.rows_of_x - 1) * shape.x.stride;
+      const std::byte* x_row = shape.x.data + min_of(first_x + j, range.end - 1) * shape.x.stride;
       float x[kElements];
       load_x<kElements>(reinterpret_cast<const float*>(x_row) + e, cols - e, shape.x_aligned, x);
 #pragma unroll
@@ -77,13 +80,24 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights wei
   lane_sums<kRows * kX, 16>(acc, lane);
   if (writes_sum<kRows * kX, 16>(lane)) partial[warp * kRows * kX + summed_index<kRows * kX, 16>(lane)] = acc[0];
   __syncthreads();
-  write_results<kRows, kX>(weight, partial, shape.splits, first_row, first_x, shape.rows_of_x);
+  write_results<kRows, kX>(weight, partial, shape.splits, first_row, first_x, range.end);
 }
 
 template <typename Weight, int kX>
 cudaError_t launch_tiles(cudaStream_t stream, const MatvecWeights& weights, const MatvecShape& shape) {
   const dim3 grid(static_cast<uint32_t>(weights.grid_blocks), static_cast<uint32_t>(ceil_div(shape.rows_of_x, kX)));
-  return launch(matvec_float<Weight, kX>, grid, dim3(kMatvecThreads), 0, stream, weights, shape);
+  return launch(matvec_float<Weight, kX, EveryRow>, grid, dim3(kMatvecThreads), 0, stream, weights, shape,
+                EveryRow{shape.rows_of_x});
+}
+
+template <typename Weight>
+cudaError_t launch_places(cudaStream_t stream, const MatvecWeights& weights, const MatvecShape& shape,
+                          const RowsOfExperts& rows, int places) {
+  const dim3 grid(static_cast<uint32_t>(weights.grid_blocks), static_cast<uint32_t>(places));
+  // One row of x goes to experts that all differ.
+  const auto kernel =
+      shape.one_row ? matvec_float<Weight, 1, RowsOfExperts> : matvec_float<Weight, kMatvecRowsOfX, RowsOfExperts>;
+  return launch(kernel, grid, dim3(kMatvecThreads), 0, stream, weights, shape, rows);
 }
 
 template <typename Weight>
@@ -105,6 +119,18 @@ cudaError_t launch_matvec_float(cudaStream_t stream, DType type, const MatvecWei
       return launch_type<ElementsF16>(stream, weights, shape);
     default:
       return launch_type<ElementsBf16>(stream, weights, shape);
+  }
+}
+
+cudaError_t launch_experts_float(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                 const MatvecShape& shape, const RowsOfExperts& rows, int places) {
+  switch (type) {
+    case DType::f32:
+      return launch_places<ElementsF32>(stream, weights, shape, rows, places);
+    case DType::f16:
+      return launch_places<ElementsF16>(stream, weights, shape, rows, places);
+    default:
+      return launch_places<ElementsBf16>(stream, weights, shape, rows, places);
   }
 }
 

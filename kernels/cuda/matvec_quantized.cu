@@ -14,6 +14,7 @@
 // share of its life with bytes under way is what makes the difference between those 55 KB and what is needed. A matrix
 // of 4096 such rows of nibbles is about one wave of an H100, so that its end costs little; larger ones are several.
 #include "kernels/cuda/arithmetic.cuh"
+#include "kernels/cuda/expert_rows.cuh"
 #include "kernels/cuda/launchers.cuh"
 #include "kernels/cuda/matvec.cuh"
 #include "kernels/cuda/matvec_blocks.cuh"
@@ -161,19 +162,22 @@ struct Chunks {
   }
 };
 
-// Rows [kX * blockIdx.y, ...) of x with the rows of the weights that blockIdx.x stands for.
-template <typename Weight, int kX>
-__global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights weights, QuantizedX x, int splits) {
+// The rows of x that blockIdx.y stands for with the rows of the weights that blockIdx.x does.
+template <typename Weight, int kX, typename Rows>
+__global__ void __launch_bounds__(kMatvecThreads)
+    matvec_quantized(MatvecWeights weights, QuantizedX x, int splits, Rows rows) {
   constexpr int kRows = Weight::kRows;
   using Pieces = Chunks<Weight>;
   SPILLWAY_SHARED(uint32_t, staged, kMatvecWarps * kStages * Pieces::kWords);
   SPILLWAY_SHARED(float, partial, kMatvecWarps* kRows* kX);
   const int lane = lane_index();
   const int warp = warp_index();
-  const MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
+  MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
+  const RowRange range = rows.template of_block<kX>(weight);
+  if (range.first >= range.end) return;
   const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / splits) * kRows;
   const int warp_row = first_row + warp / splits * kRows;
-  const int first_x = static_cast<int>(blockIdx.y) * kX;
+  const int first_x = range.first;
   const int chunks = (x.blocks + Pieces::kUnits - 1) / Pieces::kUnits;
   const auto stage = [&](int step) { return staged + (warp * kStages + step % kStages) * Pieces::kWords; };
   int misaligned[kRows];
@@ -210,7 +214,7 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights
       }
 #pragma unroll
       for (int j = 0; j < kX; j++) {
-        const int64_t x_block = static_cast<int64_t>(min_of(first_x + j, x.rows - 1)) * x.blocks + block;
+        const int64_t x_block = static_cast<int64_t>(min_of(first_x + j, range.end - 1)) * x.blocks + block;
         const uint4 low = load_cached(x.codes + x_block * kBlockElements);
         const uint4 high = load_cached(x.codes + x_block * kBlockElements + 16);
         const uint32_t codes[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
@@ -224,14 +228,14 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_quantized(MatvecWeights
   lane_sums<kRows * kX, 16>(acc, lane);
   if (writes_sum<kRows * kX, 16>(lane)) partial[warp * kRows * kX + summed_index<kRows * kX, 16>(lane)] = acc[0];
   __syncthreads();
-  write_results<kRows, kX>(weight, partial, splits, first_row, first_x, x.rows);
+  write_results<kRows, kX>(weight, partial, splits, first_row, first_x, range.end);
 }
 
 template <typename Weight, int kX>
 cudaError_t launch_tiles(cudaStream_t stream, const MatvecWeights& weights, const MatvecShape& shape) {
   const dim3 grid(static_cast<uint32_t>(weights.grid_blocks), static_cast<uint32_t>(ceil_div(shape.rows_of_x, kX)));
-  return launch(matvec_quantized<Weight, kX>, grid, dim3(kMatvecThreads), 0, stream, weights, QuantizedX::in(shape),
-                shape.splits);
+  return launch(matvec_quantized<Weight, kX, EveryRow>, grid, dim3(kMatvecThreads), 0, stream, weights,
+                QuantizedX::in(shape), shape.splits, EveryRow{shape.rows_of_x});
 }
 
 template <typename Weight>
@@ -242,38 +246,61 @@ cudaError_t launch_type(cudaStream_t stream, const MatvecWeights& weights, const
   return launch_tiles<Weight, kMatvecRowsOfX>(stream, weights, shape);
 }
 
+template <typename Weight, int kX>
+cudaError_t launch_places(cudaStream_t stream, const MatvecWeights& weights, const MatvecShape& shape,
+                          const RowsOfExperts& rows, int places) {
+  const dim3 grid(static_cast<uint32_t>(weights.grid_blocks), static_cast<uint32_t>(places));
+  return launch(matvec_quantized<Weight, kX, RowsOfExperts>, grid, dim3(kMatvecThreads), 0, stream, weights,
+                QuantizedX::in(shape), shape.splits, rows);
+}
+
+// Calls launch(Weight{}) with the weight's type.
+template <typename Launch>
+cudaError_t with_type(DType type, const Launch& launch) {
+  switch (type) {
+    case DType::q8_0:
+      return launch(WeightQ8_0{});
+    case DType::q4_0:
+      return launch(WeightQ4_0{});
+    case DType::q4_1:
+      return launch(WeightQ4_1{});
+    case DType::q5_0:
+      return launch(WeightQ5_0{});
+    case DType::q5_1:
+      return launch(WeightQ5_1{});
+    case DType::iq4_nl:
+      return launch(WeightIQ4_NL{});
+    case DType::q2_k:
+      return launch(WeightQ2_K{});
+    case DType::q3_k:
+      return launch(WeightQ3_K{});
+    case DType::q4_k:
+      return launch(WeightQ4_K{});
+    case DType::q5_k:
+      return launch(WeightQ5_K{});
+    case DType::q6_k:
+      return launch(WeightQ6_K{});
+    case DType::iq4_xs:
+      return launch(WeightIQ4_XS{});
+    default:
+      return cudaErrorNotSupported;
+  }
+}
+
 }  // namespace
 
 cudaError_t launch_matvec_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
                                     const MatvecShape& shape) {
-  switch (type) {
-    case DType::q8_0:
-      return launch_type<WeightQ8_0>(stream, weights, shape);
-    case DType::q4_0:
-      return launch_type<WeightQ4_0>(stream, weights, shape);
-    case DType::q4_1:
-      return launch_type<WeightQ4_1>(stream, weights, shape);
-    case DType::q5_0:
-      return launch_type<WeightQ5_0>(stream, weights, shape);
-    case DType::q5_1:
-      return launch_type<WeightQ5_1>(stream, weights, shape);
-    case DType::iq4_nl:
-      return launch_type<WeightIQ4_NL>(stream, weights, shape);
-    case DType::q2_k:
-      return launch_type<WeightQ2_K>(stream, weights, shape);
-    case DType::q3_k:
-      return launch_type<WeightQ3_K>(stream, weights, shape);
-    case DType::q4_k:
-      return launch_type<WeightQ4_K>(stream, weights, shape);
-    case DType::q5_k:
-      return launch_type<WeightQ5_K>(stream, weights, shape);
-    case DType::q6_k:
-      return launch_type<WeightQ6_K>(stream, weights, shape);
-    case DType::iq4_xs:
-      return launch_type<WeightIQ4_XS>(stream, weights, shape);
-    default:
-      return cudaErrorNotSupported;
-  }
+  return with_type(type, [&]<typename Weight>(Weight) { return launch_type<Weight>(stream, weights, shape); });
+}
+
+cudaError_t launch_experts_quantized(cudaStream_t stream, DType type, const MatvecWeights& weights,
+                                     const MatvecShape& shape, const RowsOfExperts& rows, int places) {
+  return with_type(type, [&]<typename Weight>(Weight) {
+    // One row of x goes to experts that all differ.
+    return shape.one_row ? launch_places<Weight, 1>(stream, weights, shape, rows, places)
+                         : launch_places<Weight, kMatvecRowsOfX>(stream, weights, shape, rows, places);
+  });
 }
 
 }  // namespace spillway::cuda

@@ -198,6 +198,15 @@ CudaProblem scale(CudaStream stream, const CudaScale* arguments) {
 CudaProblem activate(CudaStream stream, const CudaActivate* arguments) {
   return problem_of(launch_activate(stream_of(stream), *arguments));
 }
+CudaProblem route(CudaStream stream, const CudaRoute* arguments) {
+  return problem_of(launch_route(stream_of(stream), *arguments));
+}
+CudaProblem experts(CudaStream stream, const CudaExperts* arguments) {
+  return problem_of(launch_experts(stream_of(stream), *arguments));
+}
+CudaProblem combine(CudaStream stream, const CudaCombine* arguments) {
+  return problem_of(launch_combine(stream_of(stream), *arguments));
+}
 CudaProblem candidates(CudaStream stream, const CudaCandidates* arguments) {
   return problem_of(launch_candidates(stream_of(stream), *arguments));
 }
@@ -260,6 +269,9 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .add = add,
                                           .scale = scale,
                                           .activate = activate,
+                                          .route = route,
+                                          .experts = experts,
+                                          .combine = combine,
                                           .candidates = candidates,
                                           .gather = gather};
   return &table;

@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 9;
+inline constexpr uint32_t kCudaTableVersion = 10;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -135,9 +135,8 @@ struct CudaMerge {
   AttendShape shape;
   const MergeTask* tasks;
   int32_t tasks_count;
-  View out;  // [m x heads * head_dim] f32
-  std::byte* codes =
-      nullptr;  // of out (cuda_matvec_scratch_bytes), a row of which is written whole; heads of a multiple of 32
+  View out;                    // [m x heads * head_dim] f32
+  std::byte* codes = nullptr;  // of out (cuda_matvec_scratch_bytes); for heads of a multiple of 32
 
   bool operator==(const CudaMerge&) const = default;
 };
@@ -170,6 +169,38 @@ struct CudaActivate {
   std::byte* codes = nullptr;  // of out (cuda_matvec_scratch_bytes)
 
   bool operator==(const CudaActivate&) const = default;
+};
+
+// Of experts, as in kernels/ops.h.
+struct CudaRoute {
+  View logits;  // [m x experts] f32
+  View x;       // [m x k] f32
+  View rows;    // [m * used x k] f32
+  ExpertRoutes routes;
+  bool normalise;
+
+  bool operator==(const CudaRoute&) const = default;
+};
+
+struct CudaExperts {
+  Activation kind;
+  ExpertRoutes routes;
+  View rows;                                 // [m * used x hidden] f32, in place
+  View gate, up;                             // [m * used x ffn] f32
+  View gate_weight, up_weight, down_weight;  // type and shape of one expert's
+  const ExpertData* experts;                 // [routes.experts]
+  std::byte* scratch;  // cuda_matvec_scratch_bytes(m * used, the larger of hidden and ffn), as for CudaMatvec
+  uint64_t scratch_bytes;
+
+  bool operator==(const CudaExperts&) const = default;
+};
+
+struct CudaCombine {
+  View rows;  // [m * used x k] f32
+  View x;     // [m x k] f32
+  ExpertRoutes routes;
+
+  bool operator==(const CudaCombine&) const = default;
 };
 
 struct CudaCandidates {
@@ -272,6 +303,9 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*add)(spillway::CudaStream stream, const spillway::CudaAdd* arguments);
   spillway::CudaProblem (*scale)(spillway::CudaStream stream, const spillway::CudaScale* arguments);
   spillway::CudaProblem (*activate)(spillway::CudaStream stream, const spillway::CudaActivate* arguments);
+  spillway::CudaProblem (*route)(spillway::CudaStream stream, const spillway::CudaRoute* arguments);
+  spillway::CudaProblem (*experts)(spillway::CudaStream stream, const spillway::CudaExperts* arguments);
+  spillway::CudaProblem (*combine)(spillway::CudaStream stream, const spillway::CudaCombine* arguments);
   spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
   spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
 };

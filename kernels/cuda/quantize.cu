@@ -15,10 +15,11 @@ __device__ __forceinline__ void note_scale(const TiledX& out, int row, int block
 }
 
 // A thread to 4 elements.
-template <bool kAligned, typename Out>
-__global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out) {
+template <bool kAligned, typename Out, typename Which>
+__global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out, Which which) {
   const int first = 4 * static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
-  const int row = static_cast<int>(blockIdx.y);
+  const int row = which.row();
+  if (row < 0) return;
   const float* source = reinterpret_cast<const float*>(x.data + row * x.stride);
   float4 v = {0.0f, 0.0f, 0.0f, 0.0f};
   if (first < x.cols) {  // a multiple of 32 columns: all 4 or none
@@ -34,21 +35,37 @@ __global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out)
   if (first % kBlockElements == 0) note_scale(out, row, first / kBlockElements, coded.scale, coded.sum);
 }
 
-template <typename Out>
-cudaError_t launch_into(cudaStream_t stream, const MatvecShape& shape, const Out& out) {
+struct RowInTurn {
+  __device__ __forceinline__ int row() const { return static_cast<int>(blockIdx.y); }
+};
+
+struct RowIfHere {
+  RowsOfExperts rows;
+  __device__ __forceinline__ int row() const {
+    const int place = rows.first_place + static_cast<int>(blockIdx.y);
+    return rows.here(place) ? place : -1;
+  }
+};
+
+template <typename Out, typename Which>
+cudaError_t launch_into(cudaStream_t stream, const MatvecShape& shape, const Out& out, const Which& which, int rows) {
   if (shape.x.cols == 0) return cudaSuccess;
-  const dim3 grid(static_cast<uint32_t>(ceil_div(shape.x.cols, 4 * kThreads)), static_cast<uint32_t>(shape.rows_of_x));
-  return launch(shape.x_aligned ? quantize_rows<true, Out> : quantize_rows<false, Out>, grid, dim3(kThreads), 0, stream,
-                shape.x, out);
+  const dim3 grid(static_cast<uint32_t>(ceil_div(shape.x.cols, 4 * kThreads)), static_cast<uint32_t>(rows));
+  return launch(shape.x_aligned ? quantize_rows<true, Out, Which> : quantize_rows<false, Out, Which>, grid,
+                dim3(kThreads), 0, stream, shape.x, out, which);
 }
 
 }  // namespace
 
 cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const QuantizedX& out) {
-  return launch_into(stream, shape, out);
+  return launch_into(stream, shape, out, RowInTurn{}, shape.rows_of_x);
 }
 cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const TiledX& out) {
-  return launch_into(stream, shape, out);
+  return launch_into(stream, shape, out, RowInTurn{}, shape.rows_of_x);
+}
+
+cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const RowsOfExperts& rows, int places) {
+  return launch_into(stream, shape, QuantizedX::in(shape), RowIfHere{rows}, places);
 }
 
 }  // namespace spillway::cuda

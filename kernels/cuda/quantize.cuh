@@ -2,7 +2,7 @@
 // block, in the order in which its readers take it.
 #pragma once
 
-#include "kernels/cuda/matvec.cuh"
+#include "kernels/cuda/expert_rows.cuh"
 
 namespace spillway::cuda {
 
@@ -142,5 +142,7 @@ struct CodesOfRows {
 
 cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const QuantizedX& out);
 cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const TiledX& out);
+// Rows in places, of the experts that are here.
+cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const RowsOfExperts& rows, int places);
 
 }  // namespace spillway::cuda

@@ -122,6 +122,40 @@ void choose_candidates(const float* logits, int64_t cols, int k, float* out) {
   out[2 * k] = static_cast<float>(sum);
 }
 
+double router_value(float logit) {
+  return std::isnan(logit) ? -std::numeric_limits<double>::infinity() : static_cast<double>(logit);
+}
+
+// The chosen experts of one row, ascending, and their weights.
+void choose_experts(const float* logits, const ExpertRoutes& routes, bool normalise, int32_t* chosen, float* weights) {
+  std::vector<int32_t> ids(static_cast<size_t>(routes.experts));
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto value = [&](int32_t id) { return router_value(logits[id]); };
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return value(a) > value(b); });
+  const double largest = value(ids[0]);
+  const auto share = [&](int32_t id) { return value(id) == largest ? 1.0 : std::exp(value(id) - largest); };
+  double sum = 0.0;
+  for (int i = 0; i < (normalise ? routes.used : routes.experts); i++) sum += share(ids[static_cast<size_t>(i)]);
+  std::sort(ids.begin(), ids.begin() + routes.used);
+  for (int i = 0; i < routes.used; i++) {
+    chosen[i] = ids[static_cast<size_t>(i)];
+    weights[i] = static_cast<float>(share(chosen[i]) / sum);
+  }
+}
+
+void deal_out(const ExpertRoutes& routes) {
+  int32_t place = 0;
+  for (int expert = 0; expert < routes.experts; expert++) {
+    routes.first()[expert] = place;
+    for (int64_t i = 0; i < routes.places(); i++) {
+      if (routes.chosen()[i] != expert) continue;
+      routes.place()[i] = place;
+      routes.expert()[place++] = expert;
+    }
+  }
+  routes.first()[routes.experts] = place;
+}
+
 class ReferenceOps final : public Ops {
  public:
   const char* name() const override { return "reference"; }
@@ -262,6 +296,61 @@ class ReferenceOps final : public Ops {
         for (int64_t i = 0; i < gate.cols; i++) {
           const double y = activated(kind, gate.f32(r)[i]);
           out.f32(r)[i] = static_cast<float>(up.rows == 0 ? y : y * up.f32(r)[i]);
+        }
+      }
+    });
+  }
+
+  void route(Stream& stream, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) override {
+    SPILLWAY_CHECK(is_f32(logits, routes.rows, routes.experts) && is_f32(x, routes.rows, x.cols));
+    SPILLWAY_CHECK(is_f32(rows, routes.places(), x.cols) && routes.used <= routes.experts);
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < routes.rows; r++) {
+        const int64_t at = r * routes.used;
+        choose_experts(logits.f32(r), routes, normalise, routes.chosen() + at, routes.weight() + at);
+      }
+      deal_out(routes);
+      for (int64_t i = 0; i < routes.places(); i++) {
+        std::memcpy(rows.f32(routes.place()[i]), x.f32(i / routes.used), static_cast<size_t>(x.cols) * sizeof(float));
+      }
+    });
+  }
+
+  void experts(Stream& stream, Activation kind, const ExpertRoutes& routes, const ExpertWeights& weights, View rows,
+               View gate, View up) override {
+    SPILLWAY_CHECK(is_f32(rows, routes.places(), weights.gate.cols) && is_f32(up, gate.rows, gate.cols));
+    SPILLWAY_CHECK(is_f32(gate, routes.places(), weights.gate.rows) && weights.down.cols == gate.cols);
+    enqueue(stream, [=, here = std::vector(weights.experts.begin(), weights.experts.end())] {
+      for (int e = 0; e < routes.experts; e++) {
+        const int64_t first = routes.first()[e], count = routes.first()[e + 1] - first;
+        if (!here[static_cast<size_t>(e)].here() || count == 0) continue;
+        const auto product = [&](View shape, ExpertData::Matrix which, View x, View out) {
+          shape.data = const_cast<std::byte*>(here[static_cast<size_t>(e)].matrix[which]);
+          const View some = x.slice_rows(first, count);
+          matmul_part(grouped(some), count, {shape, out.slice_rows(first, count)});
+        };
+        product(weights.gate, ExpertData::gate, rows, gate);
+        product(weights.up, ExpertData::up, rows, up);
+        for (int64_t r = first; r < first + count; r++) {
+          for (int64_t i = 0; i < gate.cols; i++) {
+            gate.f32(r)[i] = static_cast<float>(activated(kind, gate.f32(r)[i]) * up.f32(r)[i]);
+          }
+        }
+        product(weights.down, ExpertData::down, gate, rows);
+      }
+    });
+  }
+
+  void combine(Stream& stream, const ExpertRoutes& routes, View rows, View x) override {
+    SPILLWAY_CHECK(is_f32(x, routes.rows, rows.cols) && is_f32(rows, routes.places(), x.cols));
+    enqueue(stream, [=] {
+      for (int64_t r = 0; r < routes.rows; r++) {
+        for (int64_t i = 0; i < x.cols; i++) {
+          double sum = 0.0;
+          for (int64_t at = r * routes.used; at < (r + 1) * routes.used; at++) {
+            sum += static_cast<double>(routes.weight()[at]) * rows.f32(routes.place()[at])[i];
+          }
+          x.f32(r)[i] = static_cast<float>(x.f32(r)[i] + sum);
         }
       }
     });

@@ -126,7 +126,10 @@ TEST_F(Hostile, LyingTensors) {
   refused_after("dimension 1 is 0", [](GgufBytes& model) { model.tensor("token_embd.weight").dims = {16, 0}; });
   refused_after("5 dimensions", [](GgufBytes& model) { model.tensor("token_embd.weight").dims = {16, 8, 1, 1, 1}; });
   refused_after("0 dimensions", [](GgufBytes& model) { model.tensor("token_embd.weight").dims = {}; });
-  refused_after("more than two dimensions", [](GgufBytes& model) {
+  refused_after("more than three dimensions", [](GgufBytes& model) {
+    model.tensor("blk.0.attn_q.weight").dims = {8, 8, 2, 2};
+  });
+  refused_after("blk.0.attn_q.weight is 4 times 8 x 8", [](GgufBytes& model) {
     model.tensor("blk.0.attn_q.weight").dims = {8, 8, 4};
   });
   refused_after("blk.0.attn_q.weight is 8 x 16", [](GgufBytes& model) {

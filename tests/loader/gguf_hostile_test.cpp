@@ -151,7 +151,7 @@ TEST_F(HostileTest, Dimensions) {
   EXPECT_THAT(with({1, 1, 1, 1, 1}), HasSubstr("5 dimensions"));
   EXPECT_THAT(with({0}), HasSubstr("empty"));
   EXPECT_THAT(with({4, 0}), HasSubstr("empty"));
-  EXPECT_THAT(with({2, 2, 2}), HasSubstr("2 x 2 x 2 x 1"));
+  EXPECT_THAT(with({2, 2, 2, 2}), HasSubstr("2 x 2 x 2 x 2"));
   EXPECT_THAT(with({uint64_t{1} << 32, uint64_t{1} << 32}), HasSubstr("overflow"));
   EXPECT_THAT(with({uint64_t{1} << 62}), HasSubstr("overflow"));
   EXPECT_THAT(with({uint64_t{1} << 63}), HasSubstr("overflow"));

@@ -40,6 +40,14 @@ MODELS = {
                                 original_max_position_embeddings=256, rope_parameters=LONG), "float32", None, None),
     "gemma3": ("Gemma3TextConfig", dict(SMALL, num_hidden_layers=7, sliding_window=70, query_pre_attn_scalar=24,
                                         hidden_size=24, intermediate_size=40), "float32", None, None),
+    # Normalised and not, all layers of experts and a dense one between.
+    "qwen3moe": ("Qwen3MoeConfig", dict(SMALL, num_key_value_heads=4, num_experts=7, num_experts_per_tok=3,
+                                        moe_intermediate_size=20, norm_topk_prob=True, tie_word_embeddings=True), "float32", None, None),
+    "qwen3moe-sparse": ("Qwen3MoeConfig", dict(SMALL, hidden_size=32, num_experts=5, num_experts_per_tok=2,
+                                               moe_intermediate_size=20, norm_topk_prob=False, mlp_only_layers=[1]),
+                        "bfloat16", None, None),
+    "mixtral": ("MixtralConfig", dict(SMALL, num_local_experts=4, num_experts_per_tok=2, intermediate_size=28,
+                                      sliding_window=None), "float32", None, None),
     "opt": ("OPTConfig", dict(hidden_size=48, ffn_dim=72, num_hidden_layers=2, num_attention_heads=3, vocab_size=320,
                               max_position_embeddings=640, word_embed_proj_dim=48), "float32", None, None),
 }
@@ -59,7 +67,7 @@ def save_random(model, name, out, dtype, shard):
 
 def make(name, tokens, folder):
     kind, arguments, dtype, shard, shared = MODELS[name]
-    config = getattr(transformers, kind)(attn_implementation="eager", use_cache=False, **arguments)
+    config = getattr(transformers, kind)(attn_implementation="eager", experts_implementation="eager", use_cache=False, **arguments)
     out = folder / name
     out.mkdir(parents=True, exist_ok=True)
     if shared:

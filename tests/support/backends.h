@@ -26,7 +26,8 @@ enum class OpKind : uint32_t {
   layer_norm = 1024,
   add = 2048,
   scale = 4096,
-  all = 8191,
+  route = 8192,  // and experts, and combine
+  all = 16383,
 };
 
 struct Backend {
