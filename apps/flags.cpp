@@ -12,6 +12,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <random>
 
@@ -104,6 +105,11 @@ void RunFlags::add(CLI::App& command, Runs runs) {
            "Replay the layers of decode steps as CUDA graphs (default: on)")
       ->group(running);
   add_option(command, "--isa", isa, "CPU kernels: auto, scalar, avx2, avx512")->capture_default_str()->group(running);
+  add_option(
+      command, "--gpu-layers,--ngl", gpu_layers,
+      "Layers that the device computes, the last ones (-ngl); the CPU computes the others in host memory: a number, "
+      "all, auto (default: what is fastest beside a GPU)")
+      ->group(running);
   add_option(command, "--lookahead", options.lookahead, "Streamed pieces fetched ahead; 0: as many as the ring holds")
       ->check(within(0))
       ->group(running);
@@ -150,6 +156,18 @@ int device_number(const std::string& text) {
   return number;
 }
 
+// Nothing: whatever is fastest.
+std::optional<int> layer_count(const std::string& text) {
+  if (text == "auto") return std::nullopt;
+  if (text == "all") return std::numeric_limits<int>::max();
+  int count = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (problem != std::errc{} || end != text.data() + text.size() || count < 0) {
+    throw Error(ErrorKind::usage, fmt::format("-ngl {}: a number of layers, all or auto is wanted", text));
+  }
+  return count;
+}
+
 void refuse_no_folder(const std::string& flag, const std::string& path) {
   std::error_code error;
   const std::filesystem::file_status found = std::filesystem::status(path, error);
@@ -184,6 +202,7 @@ Options RunFlags::resolve() const {
                                         {"cpu", DeviceChoice::cpu},
                                         {"reference", DeviceChoice::reference},
                                         {"cuda", DeviceChoice::cuda}});
+  result.device_layers = layer_count(gpu_layers);
   result.isa = one_of<CpuIsa>(
       "--isa", isa,
       {{"auto", CpuIsa::best}, {"scalar", CpuIsa::scalar}, {"avx2", CpuIsa::avx2}, {"avx512", CpuIsa::avx512}});

@@ -23,7 +23,8 @@ namespace {
 
 // llama.cpp's words of several letters behind one dash, which CLI11 would take apart.
 std::vector<std::string> words_of(int argc, char** argv) {
-  static const std::map<std::string, std::string> kLong{{"-ub", "--ubatch-size"}, {"-sys", "--system-prompt"}};
+  static const std::map<std::string, std::string> kLong{
+      {"-ub", "--ubatch-size"}, {"-sys", "--system-prompt"}, {"-ngl", "--gpu-layers"}};
   std::vector<std::string> words(argv + 1, argv + argc);
   for (std::string& word : words) {
     const auto found = kLong.find(word);

@@ -4,6 +4,27 @@
 
 namespace spillway {
 
+namespace {
+
+// The weight units of one unit that computes, and where they lie.
+void add_tensors(const Plan& plan, const std::string& computed_by, nlohmann::json& tensors) {
+  for (size_t i = 0; i < plan.units.size(); ++i) {
+    const WeightUnit& unit = plan.units[i];
+    const std::string stage = kStageNames[static_cast<int>(unit.stage)];
+    const std::string where =
+        unit.stage == Stage::head ? stage : fmt::format("layer {} {}", plan.first_layer + unit.layer, stage);
+    // What a CPU beside the device computes from is host memory.
+    const Tier tier = computed_by == "cpu" && plan.unit_tiers[i] == Tier::device ? Tier::host : plan.unit_tiers[i];
+    tensors.push_back(
+        {{"name", fmt::format("{} rows {}+{}", where, unit.slices.front().first_row, unit.slices.front().rows)},
+         {"tier", kTierNames[static_cast<int>(tier)]},
+         {"computed_by", computed_by},
+         {"bytes", unit.bytes}});
+  }
+}
+
+}  // namespace
+
 nlohmann::json plan_json(const Plan& plan) {
   nlohmann::json tiers = nlohmann::json::object();
   for (int t = 0; t < kTiers; ++t) {
@@ -12,15 +33,8 @@ nlohmann::json plan_json(const Plan& plan) {
                             {"workspace", tier.workspace}, {"rings", tier.rings},     {"process", tier.process}};
   }
   nlohmann::json tensors = nlohmann::json::array();
-  for (size_t i = 0; i < plan.units.size(); ++i) {
-    const WeightUnit& unit = plan.units[i];
-    const std::string stage = kStageNames[static_cast<int>(unit.stage)];
-    const std::string where = unit.stage == Stage::head ? stage : fmt::format("layer {} {}", unit.layer, stage);
-    tensors.push_back(
-        {{"name", fmt::format("{} rows {}+{}", where, unit.slices.front().first_row, unit.slices.front().rows)},
-         {"tier", kTierNames[static_cast<int>(plan.unit_tiers[i])]},
-         {"bytes", unit.bytes}});
-  }
+  for (const Plan& cpu : plan.before) add_tensors(cpu, "cpu", tensors);
+  add_tensors(plan, "device", tensors);
   const Expected& e = plan.expected;
   // null: the machine's limits are not known.
   const auto known = [&](double value) { return e.bound.empty() ? nlohmann::json() : nlohmann::json(value); };
@@ -28,6 +42,8 @@ nlohmann::json plan_json(const Plan& plan) {
           {"chunk", plan.chunk},
           {"emulated_link", plan.emulated_link},
           {"tiers", std::move(tiers)},
+          {"cpu_layers", plan.first_layer},
+          {"device_layers", plan.last_layer - plan.first_layer},
           {"tensors", std::move(tensors)},
           {"expected",
            {{"prefill_tps", known(e.prefill_tps)},

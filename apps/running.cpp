@@ -41,15 +41,14 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
       model_(Model::open(options_.model_path)),
       device_(choose_device(options_, model_.spec.shape)) {
   for (const std::string& line : flags.resolve_budgets(options_, *device_.device)) say(line);
+  device_.cpu = cpu_beside(options_, model_.spec.shape, *device_.device);
   options_.logit_rows = wishes.logit_rows;
   options_.only_planned = wishes.only_planned;
   // The first line is always said: measuring takes a moment.
   bool said = false;
-  const Machine machine =
-      measure_session(model_, options_, *device_.device, machine_cache(), [&](std::string_view line) {
-        if (flags.verbosity > 0 || !std::exchange(said, true)) say(std::string(line));
-      });
-  limits_ = limits_of(machine, model_, options_);
+  limits_ = measure_session(model_, options_, device_, machine_cache(), [&](std::string_view line) {
+    if (flags.verbosity > 0 || !std::exchange(said, true)) say(std::string(line));
+  });
   catch_interrupts();
 }
 
@@ -68,7 +67,7 @@ Plan Running::planned(int context, int chunk) const {
   Options options = options_;
   options.context = context;
   options.chunk = chunk;
-  return plan_session(model_, options, *device_.device, device_.device->ops(), limits_);
+  return plan_session(model_, options, device_, limits_);
 }
 
 std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
@@ -125,10 +124,13 @@ Plan Running::plan(int positions, bool at_least) {
 
 // Of the flags that were given, those that this plan has no use for.
 void Running::say_what_changes_nothing(const Plan& plan) const {
-  const bool resident = !plan.streams_weights() && !plan.spills_kv();
+  if (options_.device_layers && *options_.device_layers < model_.spec.shape.layers && plan.before.empty()) {
+    say("-ngl changes nothing: the CPU is the device, and computes all layers (--host-mem emulates a GPU's tiers)");
+  }
+  const bool resident = !plan.streams_weights() && !plan.spills_kv() && plan.before.empty();
   std::vector<const char*> flags;
   if (flags_.host_mem && resident) flags.push_back("--host-mem");
-  if (flags_.disk_mem && plan.kv_disk_slots == 0) flags.push_back("--disk-mem");
+  if (flags_.disk_mem && plan.tier(Tier::disk).kv == 0) flags.push_back("--disk-mem");
   if (options_.lookahead > 0 && resident) flags.push_back("--lookahead");
   if (flags.empty()) return;
   std::string list = flags.front();
@@ -180,10 +182,11 @@ void Running::refuse_given_budget(const Error& error, uint64_t there) const {
 void Running::load(Plan plan) {
   const uint64_t total = plan.tier(Tier::device).weights + plan.tier(Tier::host).weights;
   Progress progress(ProgressOutput::standard_error(flags_.no_color), "load", total, ProgressUnit::bytes);
-  engine_ = std::make_unique<Engine>(model_, options_, std::move(plan), *device_.device, [&](uint64_t done, uint64_t) {
-    stop_if_interrupted();
-    progress.update(done);
-  });
+  engine_ = std::make_unique<Engine>(model_, options_, std::move(plan),
+                                     EngineDevices(*device_.device, device_.cpu.get()), [&](uint64_t done, uint64_t) {
+                                       stop_if_interrupted();
+                                       progress.update(done);
+                                     });
   progress.finish();
 }
 
@@ -217,9 +220,9 @@ LinkPeaks Running::link_peaks() const {
     peaks.bytes_per_second[static_cast<size_t>(link)] = speed;
     peaks.emulated[static_cast<size_t>(link)] = is_emulated;
   };
-  set(Link::disk_read, limits_.disk_read, false);
-  set(Link::host_to_device, limits_.link, emulated);
-  set(Link::device_to_host, limits_.link, emulated);
+  set(Link::disk_read, limits_.device.disk_read, false);
+  set(Link::host_to_device, limits_.device.link, emulated);
+  set(Link::device_to_host, limits_.device.link, emulated);
   return peaks;
 }
 

@@ -79,7 +79,7 @@ class Running {
   Options options_;
   Model model_;
   ChosenDevice device_;
-  Limits limits_;
+  SessionLimits limits_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Progress> prefill_progress_;
   LinkBytes load_bytes_;

@@ -217,6 +217,16 @@ class SpecReader {
 
 }  // namespace
 
+ModelSpec ModelSpec::stretch(int first, int last, bool head) const {
+  SPILLWAY_CHECK(0 <= first && first <= last && last <= shape.layers);
+  ModelSpec part = *this;
+  part.layers.assign(layers.begin() + first, layers.begin() + last);
+  part.shape.layers = last - first;
+  if (first > 0) part.token_embedding = part.position_embedding = {};
+  if (!head) part.output = part.output_norm = part.output_norm_bias = {};
+  return part;
+}
+
 ModelSpec read_model_spec(const Checkpoint& checkpoint) {
   const std::string name = checkpoint.text("general.architecture");
   const Family* family = find_family(name);

@@ -51,6 +51,12 @@ struct ModelSpec {
   bool tied = false;
   std::vector<LayerTensors> layers;
   std::vector<RopeSpec> ropes;  // none where positions are learned
+
+  bool has_embedding() const { return token_embedding.cols > 0; }
+  bool has_head() const { return output.cols > 0; }
+  // Layers [first, last) as a model of its own, whose layers count from 0: with the embeddings where it begins with the
+  // model's first layer, and with the head or not.
+  ModelSpec stretch(int first, int last, bool head) const;
 };
 
 // Error(model) names the file, and for an unknown family the list of known ones; every tensor's shape is checked.

@@ -9,21 +9,27 @@
 
 namespace spillway {
 
-ComputeUnit::ComputeUnit(const ComputeUnitParts& parts) : device(parts.device) {
+ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
+    : spec(parts.model.spec.stretch(parts.plan.first_layer, parts.plan.last_layer, parts.plan.head)),
+      device(parts.device) {
   const Plan& plan = parts.plan;
-  compute = device.make_compute_stream("compute");
+  compute = device.make_compute_stream(parts.name + "compute");
   make_lanes(parts);
   std::byte* activations = parts.device_arena.take("workspace", plan.workspace_bytes).data();
-  Workspace::cut(parts.model.spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
+  Workspace::cut(spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
   device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
   place_weights(parts);
   place_kv(parts);
   small = parts.device_arena.take("norms and biases", plan.small_bytes);
-  vectors = ModelVectors::cut(parts.model.spec, small.data());
+  vectors = ModelVectors::cut(spec, small.data());
   const auto weight_ring = parts.device_arena.take("weight ring", plan.weight_ring_bytes);
   const auto kv_ring = parts.device_arena.take("KV ring", plan.kv_ring_bytes);
   weight_feed = std::make_unique<WeightFeed>(home, weight_ring, plan.lookahead, weight_lane.get());
   kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get());
+  Arena& inputs = device.host_addressable() ? parts.device_arena : parts.host_arena;
+  host_inputs = inputs.take("host inputs", plan.host_input_bytes);
+  pass = std::make_unique<Pass>(PassParts{spec, parts.model.checkpoint, device.ops(), *compute, home, *weight_feed, *kv,
+                                          *kv_feed, workspace, vectors, plan.context, host_inputs, plan.first_layer});
 }
 
 void ComputeUnit::make_lanes(const ComputeUnitParts& parts) {
@@ -32,8 +38,8 @@ void ComputeUnit::make_lanes(const ComputeUnitParts& parts) {
     std::span<std::byte> staging;
     if (plan.staged) staging = parts.host_arena.take(std::string(name) + " staging", plan.staging.bytes());
     if (load_staging.empty()) load_staging = staging;
-    return std::make_unique<CopyLane>(name, device, parts.disk, parts.traffic, staging, plan.staging,
-                                      parts.options.link_bytes_per_second);
+    return std::make_unique<CopyLane>(parts.name + name, device, parts.disk, parts.traffic, staging, plan.staging,
+                                      plan.staged ? parts.options.link_bytes_per_second : 0);
   };
   if (plan.streams_weights() || plan.staged) weight_lane = lane("weights");
   if (plan.spills_kv() || plan.staged) fetch_lane = lane("kv fetch");
@@ -53,35 +59,30 @@ void ComputeUnit::place_weights(const ComputeUnitParts& parts) {
 
 void ComputeUnit::place_kv(const ComputeUnitParts& parts) {
   const Plan& plan = parts.plan;
-  const KvLayout layout(parts.model.spec.shape);
+  const KvLayout layout(spec.shape);
   KvPools pools{.device_slots = plan.kv_device_slots,
                 .host_slots = plan.kv_host_slots,
                 .disk_slots = plan.kv_disk_slots,
                 .device_rows_per_layer = plan.kv_device_rows_per_layer,
-                .file = static_cast<uint32_t>(parts.model.checkpoint.files.size())};
+                .file = static_cast<uint32_t>(parts.model.checkpoint.files.size()),
+                .file_offset = parts.spill_offset};
   pools.device = parts.device_arena.take("KV", plan.kv_device_slots * layout.row_bytes()).data();
   pools.host = parts.host_arena.take("KV", plan.kv_host_slots * layout.row_bytes()).data();
   kv = std::make_unique<KvCache>(layout, pools);
 }
 
-void ComputeUnit::load(const Model& model, Traffic& traffic,
-                       const std::function<void(uint64_t done, uint64_t total)>& progress) {
+void ComputeUnit::load(const Model& model, Traffic& traffic, const std::function<void(uint64_t read)>& progress) {
   WeightLoader loader(device, model.checkpoint, load_staging, traffic);
-  uint64_t total = 0, done = 0;
-  for (size_t i = 0; i < home.units.size(); ++i) {
-    if (home.places[i].data != nullptr) total += home.units[i].bytes;
-  }
   for (size_t i = 0; i < home.units.size(); ++i) {
     const WeightPlace& place = home.places[i];
     if (place.data == nullptr) continue;
     for (const WeightRun& run : home.units[i].runs) {
       loader.load(run.extent, run.needed, place.tier, place.data + run.offset);
     }
-    done += home.units[i].bytes;
-    if (progress) progress(done, total);
+    if (progress) progress(home.units[i].bytes);
   }
   std::vector<std::byte> read(small.size());
-  ModelVectors::read(model.spec, model.checkpoint, read);
+  ModelVectors::read(spec, model.checkpoint, read);
   loader.put(read, small.data());
   loader.finish();
 }

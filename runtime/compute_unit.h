@@ -20,6 +20,7 @@
 #include "prefetch/weight_feed.h"
 #include "runtime/model.h"
 #include "runtime/options.h"
+#include "runtime/pass.h"
 #include "runtime/plan.h"
 #include "runtime/vectors.h"
 #include "runtime/workspace.h"
@@ -29,16 +30,19 @@ namespace spillway {
 struct ComputeUnitParts {
   const Model& model;
   const Options& options;
-  const Plan& plan;
+  const Plan& plan;  // of this unit
   Device& device;
-  Arena& device_arena;
+  Arena& device_arena;  // what the unit computes from: of a CPU beside a device, the host's
   Arena& host_arena;
   DiskQueue* disk;  // null where the plan reads none
   Traffic& traffic;
+  uint64_t spill_offset = 0;  // of this unit's KV in the spill file
+  std::string name = {};      // before the names of its streams, where there are several units
 };
 
 // In the order of construction; destroyed in reverse, after drain().
 struct ComputeUnit {
+  const ModelSpec spec;  // of its layers alone
   Device& device;
   std::unique_ptr<Stream> compute;
   std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane;  // null where the plan moves nothing
@@ -50,13 +54,15 @@ struct ComputeUnit {
   std::unique_ptr<KvCache> kv;
   std::unique_ptr<WeightFeed> weight_feed;
   std::unique_ptr<KvFeed> kv_feed;
+  std::span<std::byte> host_inputs;
+  std::unique_ptr<Pass> pass;
 
   // Takes its places; moves nothing yet.
   explicit ComputeUnit(const ComputeUnitParts& parts);
   ComputeUnit(const ComputeUnit&) = delete;
 
-  // Reads what stays resident, and the norms and biases; done and total in bytes.
-  void load(const Model& model, Traffic& traffic, const std::function<void(uint64_t done, uint64_t total)>& progress);
+  // Reads what stays resident, and the norms and biases; `read`: bytes of weights since the last call.
+  void load(const Model& model, Traffic& traffic, const std::function<void(uint64_t read)>& progress);
 
   // The end, in two steps, between which the disk is told that nobody reads any more: no fetch is planned, then none is
   // under way. A lane may wait for another's event, so all are drained before any is torn down.

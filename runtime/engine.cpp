@@ -31,11 +31,10 @@ struct Engine::Parts {
   Arena host_arena;
   std::optional<File> spill_file;
   std::unique_ptr<DiskQueue> disk;
-  std::span<std::byte> host_inputs, host_logits;
-  std::unique_ptr<ComputeUnit> unit;
-  std::unique_ptr<Pass> pass;
+  std::span<std::byte> host_logits;
+  std::vector<std::unique_ptr<ComputeUnit>> units;  // in the order of their layers; the last one has the head
 
-  Parts(const Model& model, const Options& options, const Plan& plan, Device& on, Traffic& traffic)
+  Parts(const Model& model, const Options& options, const Plan& plan, Device& on, Device* cpu, Traffic& traffic)
       : device(on),
         device_arena(on, Tier::device, plan.tier(Tier::device).total() - plan.tier(Tier::device).process),
         host_arena(on, Tier::host, plan.tier(Tier::host).total() - plan.tier(Tier::host).process) {
@@ -47,46 +46,92 @@ struct Engine::Parts {
       std::vector<std::span<std::byte>> memory{plan.staged ? host_arena.memory() : device_arena.memory()};
       disk = DiskQueue::open(files_of(model, spill_file), std::move(memory), {});
     }
-    Arena& inputs = device.host_addressable() ? device_arena : host_arena;
-    host_inputs = inputs.take("host inputs", plan.host_input_bytes);
     host_logits = host_arena.take("host logits", plan.host_logit_bytes);
-    unit = std::make_unique<ComputeUnit>(
-        ComputeUnitParts{model, options, plan, device, device_arena, host_arena, disk.get(), traffic});
+    uint64_t spilled = 0;
+    for (const Plan& before : plan.before) {
+      SPILLWAY_CHECK(cpu != nullptr);
+      units.push_back(std::make_unique<ComputeUnit>(ComputeUnitParts{
+          model, options, before, *cpu, host_arena, host_arena, disk.get(), traffic, spilled, "cpu "}));
+      spilled += before.tier(Tier::disk).kv;
+    }
+    units.push_back(std::make_unique<ComputeUnit>(
+        ComputeUnitParts{model, options, plan, device, device_arena, host_arena, disk.get(), traffic, spilled}));
     device_arena.freeze();
     host_arena.freeze();
-    const ComputeUnit& u = *unit;
-    pass =
-        std::make_unique<Pass>(PassParts{model.spec, model.checkpoint, device.ops(), *u.compute, u.home, *u.weight_feed,
-                                         *u.kv, *u.kv_feed, u.workspace, u.vectors, plan.context, host_inputs});
+  }
+
+  ComputeUnit& last() { return *units.back(); }
+  // Where the bytes of a unit's tier are: a CPU beside the device computes from host memory.
+  Tier counted_as(const ComputeUnit& unit, Tier tier) const {
+    return &unit != units.back().get() && tier == Tier::device ? Tier::host : tier;
+  }
+  // The sum over all units of what lies in `tier`, in bytes of page rows.
+  template <typename Slots>
+  uint64_t kv_bytes(Tier tier, const Slots& slots) const {
+    uint64_t sum = 0;
+    for (const auto& unit : units) {
+      for (const Tier own : {Tier::device, Tier::host, Tier::disk}) {
+        if (counted_as(*unit, own) == tier) sum += slots(*unit->kv, own) * unit->kv->layout().row_bytes();
+      }
+    }
+    return sum;
   }
 
   // Nothing is torn down under a running stream.
   ~Parts() {
-    unit->end_feeds();
+    for (const auto& unit : units) unit->end_feeds();
     if (disk) disk->cancel();
-    unit->drain();
+    for (const auto& unit : units) unit->drain();
   }
 };
 
-Engine::Engine(const Model& model, const Options& options, Plan plan, Device& device, const OnProgress& progress)
-    : plan_(std::move(plan)), parts_(std::make_unique<Parts>(model, options, plan_, device, traffic_)) {
-  parts_->unit->load(model, traffic_, progress);
+Engine::Engine(const Model& model, const Options& options, Plan plan, const EngineDevices& devices,
+               const OnProgress& progress)
+    : plan_(std::move(plan)),
+      parts_(std::make_unique<Parts>(model, options, plan_, devices.device, devices.cpu, traffic_)) {
+  uint64_t done = 0, total = 0;
+  for (const auto& unit : parts_->units) total += unit->home.bytes_in(Tier::device) + unit->home.bytes_in(Tier::host);
+  for (const auto& unit : parts_->units) {
+    unit->load(model, traffic_, [&](uint64_t read) {
+      done += read;
+      if (progress) progress(done, total);
+    });
+  }
 }
 
 Engine::~Engine() = default;
 
-SequenceId Engine::open_sequence() { return parts_->unit->kv->open(); }
-SequenceId Engine::fork_sequence(SequenceId from) { return parts_->unit->kv->fork(from); }
-int Engine::tokens(SequenceId sequence) const { return parts_->unit->kv->tokens(sequence); }
+SequenceId Engine::open_sequence() {
+  SequenceId id = 0;
+  for (const auto& unit : parts_->units) id = unit->kv->open();  // all count alike
+  return id;
+}
+
+SequenceId Engine::fork_sequence(SequenceId from) {
+  SequenceId id = 0;
+  for (const auto& unit : parts_->units) id = unit->kv->fork(from);
+  return id;
+}
+
+int Engine::tokens(SequenceId sequence) const { return parts_->last().kv->tokens(sequence); }
 
 void Engine::close_sequence(SequenceId sequence) {
-  parts_->unit->kv_feed->end();
-  parts_->unit->kv->close(sequence, parts_->unit->compute->record());
+  for (const auto& unit : parts_->units) {
+    unit->kv_feed->end();
+    unit->kv->close(sequence, unit->compute->record());
+  }
 }
 
 int Engine::truncate_sequence(SequenceId sequence, int tokens) {
-  parts_->unit->kv_feed->end();
-  return parts_->unit->kv->truncate(sequence, tokens, parts_->unit->compute->record());
+  const auto cut = [&] {
+    for (const auto& unit : parts_->units) {
+      unit->kv_feed->end();
+      tokens = unit->kv->truncate(sequence, tokens, unit->compute->record());
+    }
+  };
+  cut();
+  if (parts_->units.size() > 1) cut();  // where one had to drop a whole page, so do the others
+  return tokens;
 }
 
 void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
@@ -96,6 +141,7 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
   const auto rows_wanted = [&](int begin) {
     return std::clamp(end_of(begin) - (total - rows.count), 0, end_of(begin) - begin);
   };
+  Event chunk_ended;
   for (int begin = 0; begin < total; begin = end_of(begin)) {
     const int end = end_of(begin);
     const PassInput input{.sequence = sequence,
@@ -113,12 +159,16 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
         on_row(begin + first + row, {here.f32(row), static_cast<size_t>(here.cols)});
       }
     });
-    if (progress) {
-      end_step();
-      progress(end, total);
+    // One chunk is computed while the next is enqueued: what is said of it is said one chunk late.
+    if (progress && begin > 0) {
+      chunk_ended.wait();
+      check_disk();
+      progress(begin, total);
     }
+    chunk_ended = parts_->last().compute->record();
   }
   end_step();
+  if (progress) progress(total, total);
 }
 
 std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice) {
@@ -137,15 +187,17 @@ std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool a
 bool Engine::should_choose() const { return !parts_->device.host_addressable(); }
 
 std::span<const float> Engine::last_logits() {
-  const View row = on_host(parts_->unit->workspace.logits.slice_rows(0, 1));
+  const View row = on_host(parts_->last().workspace.logits.slice_rows(0, 1));
   end_step();
   return {row.f32(), static_cast<size_t>(row.cols)};
 }
 
 void Engine::run(const PassInput& input, const Pass::OnLogits& on_logits) {
-  parts_->pass->run(input, on_logits);
-  if (!parts_->device.host_addressable()) {
-    traffic_.add(Link::host_to_device, Cause::activations, input.tokens.size() * parts_->pass->input_bytes_per_token());
+  Handover from;
+  for (const auto& unit : parts_->units) {
+    from = unit->pass->run(input, from, on_logits);
+    if (unit->device.host_addressable()) continue;
+    traffic_.add(Link::host_to_device, Cause::activations, input.tokens.size() * unit->pass->input_bytes_per_token());
   }
 }
 
@@ -154,14 +206,18 @@ View Engine::on_host(View logits) {
   if (parts_->host_logits.empty()) return logits;
   const View host = View::dense(parts_->host_logits.data(), logits.dtype, logits.rows, logits.cols);
   const uint64_t bytes = static_cast<uint64_t>(host.rows) * host.stride;
-  parts_->unit->compute->copy(host.data, logits.data, bytes);
+  parts_->last().compute->copy(host.data, logits.data, bytes);
   traffic_.add(Link::device_to_host, Cause::activations, bytes);
   return host;
 }
 
 // The one place where errors of asynchronous work surface.
 void Engine::end_step() {
-  parts_->unit->compute->synchronize();
+  for (const auto& unit : parts_->units) unit->compute->synchronize();
+  check_disk();
+}
+
+void Engine::check_disk() {
   if (!parts_->disk) return;
   const std::string spill = parts_->spill_file ? parts_->spill_file->path() : "";
   if (spill.empty()) return parts_->disk->check();
@@ -170,13 +226,12 @@ void Engine::end_step() {
 
 uint64_t Engine::peak(Tier tier) const {
   const TierPlan& planned = plan_.tier(tier);
-  const uint64_t row = parts_->unit->kv->layout().row_bytes();
-  return planned.total() - planned.kv + parts_->unit->kv->slots_peak(tier) * row -
-         (tier == Tier::disk ? planned.weights : 0);
+  return planned.total() - planned.kv - (tier == Tier::disk ? planned.weights : 0) +
+         parts_->kv_bytes(tier, [](const KvCache& kv, Tier t) { return kv.slots_peak(t); });
 }
 
 uint64_t Engine::kv_bytes(Tier tier) const {
-  return parts_->unit->kv->slots_used(tier) * parts_->unit->kv->layout().row_bytes();
+  return parts_->kv_bytes(tier, [](const KvCache& kv, Tier t) { return kv.slots_used(t); });
 }
 
 std::string Engine::disk_report() const {

@@ -21,10 +21,18 @@ namespace spillway {
 // done and total in units of the stage's own (bytes of weights, tokens of a prompt).
 using OnProgress = std::function<void(uint64_t done, uint64_t total)>;
 
+// Who computes: the device, and beside it the CPU where the plan gives it layers.
+struct EngineDevices {
+  EngineDevices(Device& device_, Device* cpu_ = nullptr) : device(device_), cpu(cpu_) {}
+  Device& device;
+  Device* cpu;
+};
+
 class Engine {
  public:
   // Reserves and loads. Throws Error(fit) when a reservation cannot be had, Error(io) when the drive fails.
-  Engine(const Model& model, const Options& options, Plan plan, Device& device, const OnProgress& progress);
+  Engine(const Model& model, const Options& options, Plan plan, const EngineDevices& devices,
+         const OnProgress& progress);
   ~Engine();
   Engine(const Engine&) = delete;
 
@@ -77,6 +85,7 @@ class Engine {
   void run(const PassInput& input, const Pass::OnLogits& on_logits);
   View on_host(View logits);
   void end_step();
+  void check_disk();
 
   Plan plan_;
   Traffic traffic_;

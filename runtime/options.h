@@ -23,6 +23,9 @@ struct Options {
   int sequences = 1;   // open at once; they share the context's positions, and what forks have in common counts once
   int chunk = 512;     // prompt tokens computed together (-ub)
   int logit_rows = 1;  // rows of logits kept at once; a plan may give fewer
+  // Layers that the device computes, the last ones; the CPU computes those before them, in host memory. Not given: what
+  // is fastest beside a GPU, all where the device is a CPU itself.
+  std::optional<int> device_layers;
   int threads = 0;
   uint64_t unit_bytes = 0;  // of weights moved together at most; 0: what suits the budget
   int lookahead = 0;        // streamed items fetched ahead; 0: as many as the ring holds

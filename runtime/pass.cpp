@@ -13,11 +13,11 @@ namespace spillway {
 Pass::Pass(const PassParts& parts) : p_(parts), track_(Trace::track("host")) {
   for (const RopeSpec& rope : parts.spec.ropes) rotations_.emplace_back(rope, parts.context);
   for (int layer = 0; layer < parts.spec.shape.layers; ++layer) {
-    layer_names_.push_back(Trace::keep("layer " + std::to_string(layer)));
+    layer_names_.push_back(Trace::keep("layer " + std::to_string(parts.first_layer + layer)));
   }
 }
 
-void Pass::run(const PassInput& input, const OnLogits& on_logits) {
+Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits& on_logits) {
   const int rows = static_cast<int>(input.tokens.size());
   const int first_position = p_.kv.tokens(input.sequence);
   SPILLWAY_CHECK(rows > 0 && rows <= p_.workspace.x.rows && (!input.decode || rows == 1));
@@ -38,11 +38,21 @@ void Pass::run(const PassInput& input, const OnLogits& on_logits) {
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
   made_for_matmul_ = false;
+  p_.compute.wait_for(x_free_);
   load_inputs(input, first_position);
+  if (from.free != nullptr) take_over(from);
   blocks(input, first_position);
   p_.kv.advance(input.sequence, rows);
   if (another) p_.kv_feed.begin_pass(input.sequence);
+  if (!p_.spec.has_head()) return {x_, p_.compute.record(), &x_free_};
   head(input, rows, on_logits);
+  return {};
+}
+
+void Pass::take_over(const Handover& from) {
+  p_.compute.wait_for(from.ready);
+  p_.compute.copy(x_.data, from.x.data, static_cast<uint64_t>(x_.rows) * x_.stride);
+  *from.free = p_.compute.record();
 }
 
 void Pass::blocks(const PassInput& input, int first_position) {
@@ -213,13 +223,21 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   p_.kv_feed.settle(layer, p_.compute);
 }
 
-// Embedding rows are read from the file as they are asked for, one for each token; the table itself is never resident.
+// What a pass begins with: the tokens' embeddings, where these are the model's first layers, and the angles.
 void Pass::load_inputs(const PassInput& input, int first_position) {
   const TraceRange range(track_, "inputs");
+  half_free_[half_].wait();
+  std::byte* host = p_.host_inputs.data() + half_ * p_.workspace.host_half_bytes();
+  copy_angles(first_position, static_cast<int>(input.tokens.size()), host + p_.workspace.rope_offset());
+  if (p_.spec.has_embedding()) embed(input, first_position, host);
+  half_free_[half_] = p_.compute.record();
+  half_ ^= 1;
+}
+
+// Embedding rows are read from the file as they are asked for, one for each token; the table itself is never resident.
+void Pass::embed(const PassInput& input, int first_position, std::byte* host) {
   const Workspace& w = p_.workspace;
   const int rows = static_cast<int>(input.tokens.size());
-  half_free_[half_].wait();
-  std::byte* host = p_.host_inputs.data() + half_ * w.host_half_bytes();
   const auto rows_of = [&](const TensorInfo& table, int row, int64_t index, const View& into, std::byte* at) {
     p_.checkpoint.files[table.extent.file].read(table.extent.offset + index * into.stride,
                                                 {at + row * into.stride, into.stride});
@@ -232,9 +250,6 @@ void Pass::load_inputs(const PassInput& input, int first_position) {
   }
   p_.compute.copy_few(w.rows.data, host, rows * w.rows.stride);
   if (w.positions.rows > 0) p_.compute.copy_few(w.positions.data, positions, rows * w.positions.stride);
-  copy_angles(first_position, rows, host + w.rope_offset());
-  half_free_[half_] = p_.compute.record();
-  half_ ^= 1;
   p_.ops.dequantize(p_.compute, w.rows.slice_rows(0, rows), x_);
   if (p_.spec.embedding_scale != 1.0f) p_.ops.scale(p_.compute, x_, p_.spec.embedding_scale);
   if (w.positions.rows == 0) return;
@@ -253,8 +268,15 @@ void Pass::copy_angles(int first_position, int rows, std::byte* host) {
   }
 }
 
+uint64_t Pass::input_bytes_per_token() const {
+  const Workspace& w = p_.workspace;
+  return (p_.spec.has_embedding() ? w.rows.stride + w.positions.stride : w.x.stride) +
+         w.rope.stride * rotations_.size();
+}
+
 // Rows of logits beyond what the workspace holds at once cost another reading of the head.
 int Pass::head_sweeps(int logit_rows) const {
+  if (!p_.spec.has_head()) return 0;
   return static_cast<int>((logit_rows + p_.workspace.logits.rows - 1) / p_.workspace.logits.rows);
 }
 

@@ -31,6 +31,14 @@ struct PassParts {
   const ModelVectors& vectors;
   int context;                       // positions planned for
   std::span<std::byte> host_inputs;  // two halves, filled in turn
+  int first_layer = 0;               // of the model, where these are not all of its layers
+};
+
+// Rows of the residual stream between two stretches of layers, in memory that the device of the second copies from.
+struct Handover {
+  View x;                 // [rows x hidden] f32
+  Event ready;            // written
+  Event* free = nullptr;  // to be set: the copy has been made
 };
 
 // In place of a row of logits, its likeliest tokens (kernels/ops.h).
@@ -59,12 +67,15 @@ class Pass {
   // + logits.rows) of the pass, in device memory, valid until the callback's stream work is done; the callback
   // synchronises the stream.
   using OnLogits = std::function<void(int first_row, View logits)>;
-  void run(const PassInput& input, const OnLogits& on_logits);
+  // `from`: where these layers are not the model's first; returns what the next stretch begins with.
+  Handover run(const PassInput& input, const Handover& from, const OnLogits& on_logits);
   // Of host memory that reaches the device for each token of a pass.
-  uint64_t input_bytes_per_token() const { return p_.workspace.rows.stride + p_.workspace.rope.stride; }
+  uint64_t input_bytes_per_token() const;
 
  private:
   void load_inputs(const PassInput& input, int first_position);
+  void take_over(const Handover& from);
+  void embed(const PassInput& input, int first_position, std::byte* host);
   void copy_angles(int first_position, int rows, std::byte* host);
   void blocks(const PassInput& input, int first_position);
   void block(int layer, const PassInput& input, int first_position);
@@ -90,6 +101,7 @@ class Pass {
   bool made_for_matmul_ = false;  // what the next projection reads (Ops::norm_for_matmul and its like)
   int half_ = 0;
   Event half_free_[2];
+  Event x_free_;  // the stretch that follows has copied it
 };
 
 }  // namespace spillway

@@ -33,7 +33,15 @@ struct Expected {
   uint64_t disk_bytes = 0, link_bytes = 0;       // of a decode step at full context
 };
 
+// Of one unit that computes: its layers, and what it holds for them.
 struct Plan {
+  // Of the model: the layers before them are `before`'s.
+  int first_layer = 0, last_layer = 0;  // one past
+  bool head = true;
+  // None, or one: the layers that the CPU computes beside a device. Its own tiers are as the CPU sees them, what it
+  // computes from being Tier::device; in `tiers` they are counted where they lie, in host memory and on disk.
+  std::vector<Plan> before;
+
   int context = 0;
   int chunk = 0;
   int logit_rows = 0;
@@ -61,6 +69,8 @@ struct Plan {
 
   Expected expected;
 
+  // Counts another unit's bytes into the tiers.
+  void take_in(Plan unit);
   bool streams_weights() const { return weight_ring_bytes > 0; }
   bool spills_kv() const { return kv_host_slots + kv_disk_slots > 0; }
 };

@@ -29,7 +29,7 @@ uint64_t ample_piece(uint64_t host_budget) {
 
 PlanSizes::PlanSizes(const PlanInput& input, Room room) : layout(input.spec.shape), in_(input), room_(room) {
   const Options& options = in_.options;
-  const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / layout.layers * kPageTokens);
+  const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / std::max(layout.layers, 1) * kPageTokens);
   if (options.context > most) {
     throw Error(ErrorKind::usage,
                 fmt::format("-c {}: this model's KV is counted up to {} positions", options.context, most));
@@ -85,6 +85,7 @@ uint64_t PlanSizes::host_fixed() const {
 int PlanSizes::rows_per_layer() const { return page_rows(context) + 2 * (in_.options.sequences - 1); }
 
 int PlanSizes::outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const {
+  if (layout.layers == 0) return 0;
   const uint64_t rows = host_bytes / layout.row_bytes() + disk_bytes / layout.row_bytes();
   const int sealed = rows_per_layer() - in_.options.sequences;
   return static_cast<int>(std::min<uint64_t>(rows / layout.layers, std::max(sealed, 0)));

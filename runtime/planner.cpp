@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "kernels/check.h"
+#include "runtime/layer_split.h"
 #include "runtime/nearest_fit.h"
 #include "runtime/plan_sizes.h"
 #include "runtime/predict.h"
@@ -65,6 +66,8 @@ class Planner {
   uint64_t host_budget() const { return in_.options.host_bytes.value_or(0); }
 
   void take_sizes() {
+    plan_.last_layer = in_.spec.shape.layers;
+    plan_.head = in_.spec.has_head();
     plan_.context = sizes_.context;
     plan_.chunk = sizes_.chunk;
     plan_.logit_rows = sizes_.logit_rows;
@@ -188,11 +191,17 @@ std::optional<Plan> best_plan(const PlanInput& input, Room room) {
 
 }  // namespace
 
-Plan make_plan(const PlanInput& input) {
+std::optional<Plan> plan_unit(const PlanInput& input) {
   SPILLWAY_CHECK(input.options.device_bytes.has_value());
   for (Room room : {Room::ample, Room::least}) {
-    if (std::optional<Plan> plan = best_plan(input, room)) return std::move(*plan);
+    if (std::optional<Plan> plan = best_plan(input, room)) return plan;
   }
+  return std::nullopt;
+}
+
+Plan make_plan(const PlanInput& input) {
+  if (may_split(input)) return plan_split(input);
+  if (std::optional<Plan> plan = plan_unit(input)) return std::move(*plan);
   refuse_to_plan(input);
 }
 

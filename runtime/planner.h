@@ -1,6 +1,8 @@
 // The greedy planner: budgets in, placement out, from measured limits of the machine. Reserves nothing.
 #pragma once
 
+#include <optional>
+
 #include "kernels/device.h"
 #include "kernels/ops.h"
 #include "loader/model_spec.h"
@@ -10,6 +12,13 @@
 
 namespace spillway {
 
+// The CPU beside a device that has memory of its own: it may compute layers too.
+struct HostUnit {
+  const Device& device;
+  const Ops& ops;
+  Limits limits;
+};
+
 struct PlanInput {
   const Options& options;
   const ModelSpec& spec;
@@ -18,8 +27,11 @@ struct PlanInput {
   const Ops& ops;
   Limits limits;
   uint64_t process_bytes = 0;  // resident set of the process before anything is reserved, with margin for stacks
+  const HostUnit* host = nullptr;
 };
 
+// All layers of input.spec on input.device; nothing when a budget is too small.
+std::optional<Plan> plan_unit(const PlanInput& input);
 // Throws Error(fit) with the numbers and the nearest thing that would fit.
 Plan make_plan(const PlanInput& input);
 

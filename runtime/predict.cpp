@@ -66,9 +66,14 @@ class Predictor {
     e.disk_bytes += kv_disk;
     e.link_bytes += kv_host;
     if (plan_.staged) e.link_bytes += e.disk_bytes;
+    if (const Expected* cpu = before()) {
+      pass.resident_s += 1.0 / cpu->decode_tps;
+      e.compute_s += cpu->compute_s;
+      e.disk_bytes += cpu->disk_bytes;
+    }
     e.disk_s = static_cast<double>(e.disk_bytes) / limits_.disk_read;
     e.link_s = static_cast<double>(e.link_bytes) / limits_.link;
-    e.compute_s = static_cast<double>(device_read) / limits_.weight_bytes + attention_s;
+    e.compute_s += static_cast<double>(device_read) / limits_.weight_bytes + attention_s;
 
     // KV moves on a lane of its own, in turn with the weights: both share the ways.
     const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
@@ -90,10 +95,14 @@ class Predictor {
           unit.stage == Stage::head ? unit.weight_bytes / limits_.weight_bytes
                                     : 2 * parameters * plan_.chunk / limits_.prefill_flops);
     }
-    return plan_.chunk / steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
+    const double tps = plan_.chunk / steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
+    // Both units work at once, on chunks that follow one another.
+    return before() != nullptr ? std::min(tps, before()->prefill_tps) : tps;
   }
 
  private:
+  // Of the layers before these, which another unit computes.
+  const Expected* before() const { return plan_.before.empty() ? nullptr : &plan_.before.front().expected; }
   void add(Pass& pass, size_t unit, double compute_s) const {
     const uint64_t bytes = plan_.units[unit].bytes;
     if (plan_.unit_tiers[unit] == Tier::device) {
@@ -115,6 +124,7 @@ class Predictor {
 }  // namespace
 
 Expected predict(const Plan& plan, const ModelShape& shape, const Limits& limits) {
+  if (!plan.before.empty() && plan.before.front().expected.bound.empty()) return {};
   if (limits.disk_read <= 0 || limits.link <= 0 || limits.weight_bytes <= 0 || limits.prefill_flops <= 0) return {};
   const Predictor predictor(plan, shape, limits);
   Expected expected = predictor.decode();

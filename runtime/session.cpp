@@ -88,7 +88,7 @@ std::unique_ptr<Device> try_cuda(const Options& options, const ModelShape& shape
 
 ChosenDevice choose_device(const Options& options, const ModelShape& shape) {
   if (options.device == DeviceChoice::reference) {
-    return {make_reference_device(), "device: reference (double precision, for checking, slow)"};
+    return {make_reference_device(), "device: reference (double precision, for checking, slow)", nullptr};
   }
   const bool wants_cuda = options.device == DeviceChoice::cuda;
   if (wants_cuda && options.link_bytes_per_second > 0) {
@@ -102,29 +102,40 @@ ChosenDevice choose_device(const Options& options, const ModelShape& shape) {
     if (auto device = try_cuda(options, shape, &why_not)) {
       std::string said = fmt::format("device: {}{}", device->name(),
                                      device->emulated() ? " (CUDA emulated on the CPU: its speed says nothing)" : "");
-      return {std::move(device), std::move(said)};
+      return {std::move(device), std::move(said), nullptr};
     }
     if (wants_cuda) throw Error(ErrorKind::io, "--device cuda: " + why_not);
   }
-  ChosenDevice chosen{make_cpu_device({.threads = options.threads, .isa = options.isa}), {}};
+  ChosenDevice chosen{make_cpu_device({.threads = options.threads, .isa = options.isa}), {}, nullptr};
   chosen.said = fmt::format("device: {}{}{}", chosen.device->name(), why_not.empty() ? "" : "; ", why_not);
   return chosen;
 }
 
-Machine measure_session(const Model& model, const Options& options, Device& device, const std::string& cache_file,
-                        const std::function<void(std::string_view line)>& progress) {
+std::unique_ptr<Device> cpu_beside(const Options& options, const ModelShape& shape, const Device& device) {
+  if (options.device_layers && *options.device_layers >= shape.layers) return nullptr;
+  if (device.host_addressable() && !(options.device_layers && options.host_bytes)) return nullptr;
+  if (options.device == DeviceChoice::reference) return make_reference_device();
+  return make_cpu_device({.threads = options.threads, .isa = options.isa});
+}
+
+namespace {
+
+// `budget`: of the memory that the unit computes from, where one was given.
+Limits measure_unit(const Model& model, const Options& options, Device& device, std::optional<uint64_t> budget,
+                    const std::string& cache_file, const std::function<void(std::string_view line)>& progress) {
+  const DType type = model.spec.layers.front().q.dtype;
   MachineOptions wanted;
   wanted.model_path = model.checkpoint.path();
   if (options.disk_bytes > 0) wanted.disk_folder = options.disk_directory;
-  wanted.types = {model.spec.layers.front().q.dtype};
+  wanted.types = {type};
   wanted.threads = options.threads;
   // The reference is for checking: its speed is of no use, and takes long to measure.
   if (options.device == DeviceChoice::reference || device.emulated()) wanted.measure = false;
-  if (options.device_bytes && !options.only_planned) {
+  if (budget && !options.only_planned) {
     // Inside the budget like all else; several buffers of that size may be alive at once.
     const uint64_t taken =
         device.host_addressable() ? process_memory().resident + kProcessMargin : device.overhead_bytes();
-    const uint64_t left = *options.device_bytes > taken ? *options.device_bytes - taken : 0;
+    const uint64_t left = *budget > taken ? *budget - taken : 0;
     wanted.most_bytes = std::min(wanted.most_bytes, left / 3);
     if (wanted.measure && wanted.most_bytes < kLeastToMeasure) {
       wanted.measure = false;
@@ -136,20 +147,32 @@ Machine measure_session(const Model& model, const Options& options, Device& devi
   wanted.cache_file = cache_file;
   wanted.refresh = options.refresh_machine;
   wanted.progress = progress;
-  return measure_machine(device, wanted);
-}
-
-Limits limits_of(const Machine& machine, const Model& model, const Options& options) {
-  const WeightSpeed speed = machine.weight_speed(model.spec.layers.front().q.dtype);
+  const Machine machine = measure_machine(device, wanted);
+  const WeightSpeed speed = machine.weight_speed(type);
   return {.disk_read = machine.model_disk.read,
           .link = options.link_bytes_per_second > 0 ? options.link_bytes_per_second : machine.compute.host_to_device,
           .weight_bytes = speed.decode_bytes,
           .prefill_flops = speed.prefill_flops};
 }
 
-Plan plan_session(const Model& model, Options& options, const Device& device, Ops& ops, const Limits& limits) {
+}  // namespace
+
+SessionLimits measure_session(const Model& model, const Options& options, const ChosenDevice& chosen,
+                              const std::string& cache_file,
+                              const std::function<void(std::string_view line)>& progress) {
+  SessionLimits limits;
+  limits.device = measure_unit(model, options, *chosen.device, options.device_bytes, cache_file, progress);
+  // What says nothing of the device says nothing of how to divide the layers either.
+  if (chosen.cpu == nullptr || chosen.device->emulated()) return limits;
+  limits.cpu = measure_unit(model, options, *chosen.cpu, options.host_bytes, cache_file, progress);
+  return limits;
+}
+
+Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits) {
+  const Device& device = *chosen.device;
+  const int workers = device.workers() + (chosen.cpu ? chosen.cpu->workers() : 0);
   const uint64_t process =
-      process_memory().resident + kProcessMargin + static_cast<uint64_t>(device.workers()) * kMarginPerWorker;
+      process_memory().resident + kProcessMargin + static_cast<uint64_t>(workers) * kMarginPerWorker;
   const Headroom of_memory = free_memory_is_a_groups() ? kOfAGroup : kOfTheMachine;
   if (!options.device_bytes) {
     // What the process holds already is not free any more, but is inside the budget.
@@ -161,17 +184,42 @@ Plan plan_session(const Model& model, Options& options, const Device& device, Op
   if (!options.host_bytes && !device.host_addressable())
     options.host_bytes = default_budget(memory_for_us(), of_memory);
   if (options.context <= 0) options.context = model.spec.shape.context;
+  std::optional<HostUnit> host;
+  if (chosen.cpu) host.emplace(HostUnit{*chosen.cpu, chosen.cpu->ops(), limits.cpu});
   Plan plan = make_plan({.options = options,
                          .spec = model.spec,
                          .checkpoint = model.checkpoint,
                          .device = device,
-                         .ops = ops,
-                         .limits = limits,
-                         .process_bytes = process});
+                         .ops = chosen.device->ops(),
+                         .limits = limits.device,
+                         .process_bytes = process,
+                         .host = host ? &*host : nullptr});
   check_memory(plan, device);
   check_disk(plan, options.disk_directory);
   return plan;
 }
+
+namespace {
+
+template <typename Visit>
+void for_each_unit(const Plan& plan, const Visit& visit) {
+  for (const Plan& before : plan.before) for_each_unit(before, visit);
+  visit(plan);
+}
+
+std::string layers_of(const Plan& plan) {
+  const int count = plan.last_layer - plan.first_layer;
+  if (count == 0) return "no layer";
+  if (count == 1) return fmt::format("layer {}", plan.first_layer);
+  return fmt::format("layers {} to {}", plan.first_layer, plan.last_layer - 1);
+}
+
+std::string describe_layers(const Plan& plan) {
+  return fmt::format("{} computed by the CPU in host RAM, {} and the head by the device",
+                     layers_of(plan.before.front()), layers_of(plan));
+}
+
+}  // namespace
 
 std::string describe_placement(const Plan& plan) {
   const auto weights = [&](Tier tier) { return plan.tier(tier).weights / kMiB; };
@@ -182,6 +230,7 @@ std::string describe_placement(const Plan& plan) {
   line += fmt::format("; KV of {} positions: {:.0f} MiB on the device", plan.context, kv(Tier::device));
   if (kv(Tier::host) > 0) line += fmt::format(", {:.0f} MiB in host RAM", kv(Tier::host));
   if (kv(Tier::disk) > 0) line += fmt::format(", {:.0f} MiB on disk", kv(Tier::disk));
+  if (!plan.before.empty()) line += "; " + describe_layers(plan);
   if (plan.emulated_link) line += "; the link between host and device is emulated";
   return line;
 }
@@ -198,10 +247,15 @@ std::string describe_plan(const Plan& plan) {
                          tier.rings / kMiB, tier.process / kMiB, (disk ? tier.kv : tier.total()) / kMiB);
   }
   const Expected& e = plan.expected;
-  table += fmt::format(
-      "context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context, plan.chunk,
-      plan.units.size(),
-      std::count_if(plan.unit_tiers.begin(), plan.unit_tiers.end(), [](Tier t) { return t != Tier::device; }));
+  size_t units = 0, streaming = 0;
+  for_each_unit(plan, [&](const Plan& unit) {
+    units += unit.units.size();
+    streaming +=
+        std::count_if(unit.unit_tiers.begin(), unit.unit_tiers.end(), [](Tier t) { return t != Tier::device; });
+  });
+  table += fmt::format("context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context,
+                       plan.chunk, units, streaming);
+  if (!plan.before.empty()) table += describe_layers(plan) + "\n";
   if (e.bound.empty()) {
     return table + "expected: not known, this machine has not been measured (spillway plan --refresh does it)\n";
   }

@@ -42,7 +42,7 @@ void for_each_vector(const ModelSpec& spec, ModelVectors& vectors, const Visit& 
       if (tensor.cols > 0) visit(tensor, vectors.layers[i].*one.view, one.norm);
     }
   }
-  visit(spec.output_norm, vectors.output_norm, true);
+  if (spec.output_norm.cols > 0) visit(spec.output_norm, vectors.output_norm, true);
   if (spec.output_norm_bias.cols > 0) visit(spec.output_norm_bias, vectors.output_norm_bias, false);
 }
 

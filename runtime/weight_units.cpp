@@ -84,7 +84,7 @@ std::vector<WeightUnit> cut_weight_units(const ModelSpec& spec, const Checkpoint
     cut_stage(units, Stage::gate_up, number, gate_up, checkpoint, unit_bytes);
     cut_stage(units, Stage::down, number, {&layer.down}, checkpoint, unit_bytes);
   }
-  cut_stage(units, Stage::head, 0, {&spec.output}, checkpoint, unit_bytes);
+  if (spec.has_head()) cut_stage(units, Stage::head, 0, {&spec.output}, checkpoint, unit_bytes);
   return units;
 }
 

@@ -28,10 +28,12 @@ uint64_t Workspace::cut(const ModelSpec& spec, const WorkspaceShape& size, const
   w.up = matrix(DType::f32, size.chunk, shape.ffn);
   w.states = matrix(DType::f32, std::max(size.chunk, spans), shape.heads * attn_state_floats(shape.head_dim));
   w.rope = matrix(DType::f32, int64_t{shape.rope_tables} * size.chunk, shape.rope_dims);
-  w.rows = matrix(spec.token_embedding.dtype, size.chunk, shape.hidden);
+  if (spec.has_embedding()) w.rows = matrix(spec.token_embedding.dtype, size.chunk, shape.hidden);
   if (spec.position_embedding.cols > 0) w.positions = matrix(spec.position_embedding.dtype, size.chunk, shape.hidden);
-  w.logits = matrix(DType::f32, size.logit_rows, shape.vocab);
-  w.chosen = matrix(DType::f32, size.logit_rows, candidate_floats(std::min(kMostCandidates, shape.vocab / 4)));
+  if (spec.has_head()) {
+    w.logits = matrix(DType::f32, size.logit_rows, shape.vocab);
+    w.chosen = matrix(DType::f32, size.logit_rows, candidate_floats(std::min(kMostCandidates, shape.vocab / 4)));
+  }
   w.scratch_bytes = ops.scratch_bytes(shape, size.chunk);
   w.scratch = take(w.scratch_bytes);
   if (out != nullptr) *out = w;

@@ -25,9 +25,9 @@ struct Workspace {
   View gate, up;   // [chunk x ffn]
   View states;     // [max(chunk, spans) x heads * attn_state_floats]
   View rope;       // [rope_tables * chunk x rope_dims] cos and sin, a table after the other
-  View rows;       // [chunk x hidden] embedding rows in the file's type
+  View rows;       // [chunk x hidden] embedding rows in the file's type; no rows where others embed
   View positions;  // [chunk x hidden] rows of learned positions in the file's type; no rows where there are none
-  View logits;     // [logit_rows x vocab]
+  View logits;     // [logit_rows x vocab]; no rows, and none of chosen, where others have the head
   View chosen;     // [logit_rows x candidate_floats(most)]
   std::byte* scratch = nullptr;
   uint64_t scratch_bytes = 0;

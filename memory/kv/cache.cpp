@@ -198,7 +198,7 @@ RowPlace KvCache::place_of(const Row& row) const {
   RowPlace place{.tier = row.tier, .slot = row.slot, .data = nullptr, .file_offset = 0, .written = row.written};
   if (row.tier == Tier::device) place.data = device_slot(row.slot);
   if (row.tier == Tier::host) place.data = pools_.host + row.slot * layout_.row_bytes();
-  if (row.tier == Tier::disk) place.file_offset = row.slot * layout_.row_bytes();
+  if (row.tier == Tier::disk) place.file_offset = pools_.file_offset + row.slot * layout_.row_bytes();
   return place;
 }
 

@@ -31,7 +31,8 @@ struct KvPools {
   int device_rows_per_layer = 0;
   std::byte* device = nullptr;
   std::byte* host = nullptr;
-  uint32_t file = 0;  // the disk queue's number of the spill file
+  uint32_t file = 0;         // the disk queue's number of the spill file
+  uint64_t file_offset = 0;  // of the disk's slots in it
 };
 
 }  // namespace spillway

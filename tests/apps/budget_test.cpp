@@ -121,6 +121,25 @@ TEST_F(BudgetTest, KvSpillsToTheHostAndToDisk) {
   expect_within(fixed_ + (weights_ + kv_) / 3, 7 * kMiB + kv_ / 4, 2 * kv_);
 }
 
+TEST_F(BudgetTest, LayersComputedBesideTheDeviceAreTheHosts) {
+  const uint64_t device = fixed_ + (weights_ + kv_) / 2, host = 14 * kMiB + weights_ + kv_;
+  const std::vector<std::string> split{"--device-mem", std::to_string(device), "--host-mem", std::to_string(host)};
+  for (const std::vector<std::string>& command : commands()) {
+    SCOPED_TRACE(command.front());
+    const Result whole = program_.run(command);
+    const Result result = program_.run(with(with(command, split), {"-ngl", "1"}));
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_LE(result.peak_bytes, device + host) << result.err;
+    EXPECT_NE(result.err.find("computed by the CPU in host RAM, layer"), std::string::npos) << result.err;
+    if (command.front() != "generate") continue;
+    const json report = json::parse(result.out);
+    EXPECT_EQ(report["plan"]["device_layers"], 1);
+    EXPECT_EQ(report["tokens"], json::parse(whole.out)["tokens"]) << "both are this CPU";
+    EXPECT_LE(report["peak"]["device"].get<uint64_t>(), device);
+    EXPECT_LE(report["peak"]["host"].get<uint64_t>(), host);
+  }
+}
+
 TEST_F(BudgetTest, TheNearestFitFits) {
   for (const std::vector<std::string>& command : commands()) {
     const Result refused = program_.run(with(command, {"--device-mem", "1MiB", "--host-mem", "1MiB"}));

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "tests/apps/program.h"
@@ -402,6 +403,34 @@ TEST_F(Cli, SmallerChunksThatWouldHoldMoreAreSaid) {
   auto chosen = some;
   chosen.insert(chosen.end(), {"-ub", "512"});
   EXPECT_THAT(run(chosen).err, ::testing::Not(HasSubstr("-ub")));
+}
+
+TEST_F(Cli, LayersAreDividedByNumberOrWord) {
+  const auto planned = [&](const std::string& layers) {
+    const Result result = run({"plan", "-m", model_, "--host-mem", "64MiB", "-ngl", layers, "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return nlohmann::json::parse(result.out);
+  };
+  const int all = planned("all")["device_layers"];
+  ASSERT_GE(all, 2);
+  for (const char* layers : {"auto", "99"}) EXPECT_EQ(planned(layers)["device_layers"], all) << layers;
+  for (int count = 0; count < all; ++count) {
+    const nlohmann::json plan = planned(std::to_string(count));
+    EXPECT_EQ(plan["device_layers"], count);
+    EXPECT_EQ(plan["cpu_layers"], all - count);
+    std::set<std::string> on_device;
+    for (const nlohmann::json& tensor : plan["tensors"]) {
+      if (tensor["computed_by"] == "device") on_device.insert(tensor["name"].get<std::string>().substr(0, 7));
+    }
+    EXPECT_EQ(on_device.size(), static_cast<size_t>(count) + 1) << "and the head";
+  }
+  for (const char* wrong : {"-1", "half", "2x", ""}) {
+    const Result result = run({"plan", "-m", model_, "-ngl", wrong});
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.err, HasSubstr("-ngl"));
+  }
+  EXPECT_THAT(run({"generate", "-m", model_, "-p", "x", "-n", "1", "-ngl", "1"}).err,
+              HasSubstr("-ngl changes nothing: the CPU is the device"));
 }
 
 TEST_F(Cli, FlagsThatChangeNothingAreNamedAloneOrTogether) {

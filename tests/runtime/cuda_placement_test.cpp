@@ -99,6 +99,12 @@ double norm_of(const std::vector<float>& values) {
   return std::sqrt(sum);
 }
 
+double distance(const std::vector<float>& values, const std::vector<float>& from) {
+  std::vector<float> difference(from.size());
+  for (size_t i = 0; i < difference.size(); ++i) difference[i] = values[i] - from[i];
+  return norm_of(difference) / norm_of(from);
+}
+
 class CudaPlacement : public testing::Test {
  protected:
   void SetUp() override { begin_on_gpu_under_test(1); }
@@ -119,13 +125,11 @@ class CudaPlacement : public testing::Test {
     ASSERT_EQ(expected.logits.size(), static_cast<size_t>(work.prompt_rows + kDecoded) * shape.vocab);
 
     const PlacedRun cpu = run_placed(model, *make_cpu_device({.threads = 1}), everything, work);
-    std::vector<float> difference(cpu.logits.size());
-    for (size_t i = 0; i < difference.size(); ++i) difference[i] = expected.logits[i] - cpu.logits[i];
-    const double error = norm_of(difference) / norm_of(cpu.logits);
+    const double error = distance(expected.logits, cpu.logits);
     std::printf("%s: %.2g off the CPU's logits\n", wanted.name.c_str(), error);
     // Where weights are quantised, both round activations to int8, after sums in different orders: a code may differ.
-    const bool halves = wanted.type == DType::f16 || wanted.type == DType::bf16;
-    EXPECT_LT(error, halves ? 0.002 : 0.04);
+    const double tolerance = wanted.type == DType::f16 || wanted.type == DType::bf16 ? 0.002 : 0.04;
+    EXPECT_LT(error, tolerance);
 
     if (!testing_a_gpu()) emulation::restart(wanted.seed);
     const PlacedRun replayed = run_raised(model, everything, work, true);
@@ -133,19 +137,30 @@ class CudaPlacement : public testing::Test {
         << "as graphs";
     EXPECT_TRUE(testing_a_gpu() || emulation::host_calls().graphs > 0);
 
+    // Divided with a CPU, whose kernels round otherwise, the answer is that of the division.
+    const int device_layers = static_cast<int>(wanted.seed) % shape.layers;
+    Options divided = everything;
+    divided.device_layers = device_layers;
+    const PlacedRun expected_divided = run_raised(model, divided, work, false);
+    ASSERT_TRUE(expected_divided.covered.layers_on_cpu);
+    EXPECT_LT(distance(expected_divided.logits, cpu.logits), tolerance);
+
     const uint64_t kv = 4ull * shape.kv_width() * prompt * shape.layers;
     std::mt19937_64 random(wanted.seed);
     for (int i = 0; i < cases; ++i) {
       Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv);
       if (!testing_a_gpu()) emulation::restart(one.order);
+      const bool divide = random() % 3 == 0;
+      if (divide) one.options.device_layers = device_layers;
+      const PlacedRun& wanted_run = divide ? expected_divided : expected;
       const PlacedRun run = run_raised(model, one.options, work, one.graphs);
       cover(run.covered);
       if (!testing_a_gpu()) counts_["layers replayed as graphs"] += emulation::host_calls().graphs > 0;
-      ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)
+      ASSERT_EQ(std::memcmp(run.logits.data(), wanted_run.logits.data(), run.logits.size() * sizeof(float)), 0)
           << "case " << i << ": --device-mem " << *one.options.device_bytes << " --host-mem " << *one.options.host_bytes
           << " --disk-mem " << one.options.disk_bytes << " units of " << one.options.unit_bytes << " lookahead "
           << one.options.lookahead << " rows of logits " << one.options.logit_rows << " graphs " << one.graphs
-          << " order " << one.order;
+          << " order " << one.order << " -ngl " << one.options.device_layers.value_or(shape.layers);
     }
   }
 
@@ -156,6 +171,7 @@ class CudaPlacement : public testing::Test {
     counts_["KV on disk"] += covered.kv_on_disk;
     counts_["weights from host"] += covered.weights_from_host;
     counts_["weights from disk"] += covered.layer_from_disk;
+    counts_["layers on the CPU"] += covered.layers_on_cpu;
   }
 
   std::map<std::string, int> counts_;
@@ -166,8 +182,8 @@ TEST_F(CudaPlacement, NeverChangesTheLogits) {
   run_cases(tiny(3), kLongPrompt, (kCasesPerModel + 1) / 2);
   run_cases(tiny(4), kShortPrompt, (kCasesPerModel + 1) / 2);
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
-  for (const char* what :
-       {"a layer's KV in two tiers", "KV on host", "KV on disk", "weights from host", "weights from disk"}) {
+  for (const char* what : {"a layer's KV in two tiers", "KV on host", "KV on disk", "weights from host",
+                           "weights from disk", "layers on the CPU"}) {
     EXPECT_GE(counts_[what], kCasesPerModel / 2) << what;
   }
   if (!testing_a_gpu()) {

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <random>
 
 #include "kernels/backend.h"
@@ -132,15 +133,18 @@ class EngineFork : public ::testing::Test {
   void use(const TinyModelOptions& options) {
     model_ = std::make_unique<Model>(open_for_test(write_tiny_model(options, ::testing::TempDir())));
   }
-  Engine engine(Device& device, Options& options) const {
+  Engine engine(Device& device, Options& options, Device* cpu = nullptr) const {
+    std::optional<HostUnit> host;
+    if (cpu != nullptr) host.emplace(HostUnit{*cpu, cpu->ops(), {}});
     Plan plan = make_plan({.options = options,
                            .spec = model_->spec,
                            .checkpoint = model_->checkpoint,
                            .device = device,
                            .ops = device.ops(),
                            .limits = {},
-                           .process_bytes = 0});
-    return Engine(*model_, options, std::move(plan), device, {});
+                           .process_bytes = 0,
+                           .host = host ? &*host : nullptr});
+    return Engine(*model_, options, std::move(plan), {device, cpu}, {});
   }
 
   // Each act's logits, every sequence alone and from its first token on, all of it on the device.
@@ -168,7 +172,7 @@ class EngineFork : public ::testing::Test {
   }
 
   void play(const Script& script, const std::map<size_t, std::vector<float>>& expected, Device& device,
-            Options& options);
+            Options& options, Device* cpu);
   void check_page_use(const Engine& engine, const std::map<int, SequenceId>& ids) const;
 
   std::unique_ptr<Model> model_;
@@ -180,8 +184,8 @@ uint64_t kv_in_use(const Engine& engine) {
 }
 
 void EngineFork::play(const Script& script, const std::map<size_t, std::vector<float>>& expected, Device& device,
-                      Options& options) {
-  Engine shared = engine(device, options);
+                      Options& options, Device* cpu) {
+  Engine shared = engine(device, options, cpu);
   std::map<int, SequenceId> ids;
   for (size_t i = 0; i < script.size(); ++i) {
     const Act& act = script[i];
@@ -223,6 +227,7 @@ void EngineFork::play(const Script& script, const std::map<size_t, std::vector<f
       shared.peak(Tier::host) > plan.tier(Tier::host).total() - plan.tier(Tier::host).kv;
   counts_["cases with KV on disk"] += shared.peak(Tier::disk) > 0;
   counts_["cases with streamed weights"] += plan.streams_weights();
+  counts_["cases divided with a CPU"] += plan.first_layer > 0;
 }
 
 TEST_F(EngineFork, EverySequenceAnswersAsIfAlone) {
@@ -242,7 +247,7 @@ TEST_F(EngineFork, EverySequenceAnswersAsIfAlone) {
     const int positions = most_positions(script);
     const auto expected = alone(script, 2000);
     const uint64_t kv = 4ull * model_->spec.shape.kv_width() * positions * model_->spec.shape.layers;
-    for (int i = 0; i < 6; ++i) {
+    for (int i = 0; i < 8; ++i) {
       Options options;
       options.disk_directory = ::testing::TempDir();
       options.context = positions;
@@ -253,17 +258,23 @@ TEST_F(EngineFork, EverySequenceAnswersAsIfAlone) {
       if (i % 3 != 1) options.host_bytes = (6ull << 20) + kv / 2 + random() % kv;
       if (i % 3 != 2) options.disk_bytes = 2 * kv;
       const auto device = make_cpu_device({.threads = 1 + i % 3});
+      std::unique_ptr<Device> cpu;
+      if (i >= 5 && options.host_bytes) {
+        options.device_layers = 1 + i % 2;
+        cpu = make_cpu_device({.threads = 1});
+      }
       // Raised to about the least that fits: there everything moves.
       for (bool fits = false; !fits;) {
         try {
           SCOPED_TRACE(fmt::format("script {} case {} --device-mem {}", script_number, i, *options.device_bytes));
-          play(script, expected, *device, options);
+          play(script, expected, *device, options, cpu.get());
           fits = true;
         } catch (const Error& error) {
           ASSERT_EQ(error.kind(), ErrorKind::fit) << error.what();
           ASSERT_NE(std::string(error.what()).find("does not fit"), std::string::npos)
               << error.what() << ": planned, but too small";
-          *options.device_bytes += *options.device_bytes / 16;
+          const bool host_short = std::strstr(error.what(), "--host-mem is") != nullptr;
+          *(host_short ? options.host_bytes : options.device_bytes) += 64 << 10;
         }
       }
       if (HasFatalFailure()) return;

@@ -35,6 +35,7 @@ struct Histogram {
     counts["KV on host and disk"] += covered.kv_on_host && covered.kv_on_disk;
     counts["weights from host"] += covered.weights_from_host;
     counts["weights from disk"] += covered.layer_from_disk;
+    counts["layers computed beside the device"] += covered.layers_on_cpu;
     counts[std::to_string(threads) + " threads"] += 1;
   }
   void print() const {
@@ -55,6 +56,7 @@ Options random_budgets(std::mt19937_64& random, uint64_t weights, uint64_t kv) {
   options.lookahead = static_cast<int>(random() % 4);
   options.unit_bytes = 1 + random() % (64 << 10);
   options.context = kPrompt + kDecoded + static_cast<int>(random() % 300);
+  if (options.host_bytes && random() % 2 == 0) options.device_layers = static_cast<int>(random() % 4);
   return options;
 }
 
@@ -64,7 +66,11 @@ PlacedRun run_raised(const Model& model, Device& device, Options& options, const
       return run_placed(model, device, options, work);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::fit) throw;
-      options.device_bytes = *options.device_bytes + *options.device_bytes / 8;
+      const bool host_short = std::strstr(error.what(), "--host-mem is") != nullptr;
+      if (host_short) options.host_bytes = *options.host_bytes + *options.host_bytes / 8;
+      if (!host_short || std::strstr(error.what(), "--device-mem is") != nullptr) {
+        options.device_bytes = *options.device_bytes + *options.device_bytes / 8;
+      }
     }
   }
 }
@@ -101,7 +107,8 @@ void run_cases(const TinyModelOptions& shape_wanted, Histogram& histogram) {
     ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), expected.logits.size() * sizeof(float)), 0)
         << "case " << i << ": --device-mem " << *options.device_bytes << " --host-mem "
         << options.host_bytes.value_or(0) << " --disk-mem " << options.disk_bytes << " units of " << options.unit_bytes
-        << " lookahead " << options.lookahead << " threads " << threads;
+        << " lookahead " << options.lookahead << " threads " << threads << " -ngl "
+        << options.device_layers.value_or(shape.layers);
   }
 }
 
@@ -151,6 +158,7 @@ TEST(Placement, NeverChangesTheLogits) {
   histogram.print();
   EXPECT_EQ(histogram.cases, static_cast<int>(all.size()) * kCasesPerModel);
   EXPECT_EQ(histogram.counts["five spans or more"], histogram.cases);
+  EXPECT_GE(8 * histogram.counts["layers computed beside the device"], histogram.cases);
   EXPECT_GE(2 * histogram.counts["a layer's KV in two tiers or more and a layer from disk"], histogram.cases);
 }
 

@@ -1,7 +1,9 @@
 #include "tests/support/placed_run.h"
 
+#include <optional>
 #include <random>
 
+#include "kernels/backend.h"
 #include "kernels/kv_span.h"
 #include "runtime/engine.h"
 #include "runtime/planner.h"
@@ -29,6 +31,15 @@ Covered cover(const Plan& plan, int positions) {
   covered.kv_on_host = plan.kv_host_slots > 0;
   covered.kv_on_disk = plan.kv_disk_slots > 0;
   covered.layer_kv_in_two_tiers = plan.spills_kv() && plan.kv_device_rows_per_layer * kPageTokens < positions;
+  covered.layers_on_cpu = plan.first_layer > 0;
+  for (const Plan& cpu : plan.before) {
+    const Covered of_cpu = cover(cpu, positions);
+    // Its device is the host.
+    covered.kv_on_host = true;
+    covered.kv_on_disk |= of_cpu.kv_on_disk;
+    covered.layer_kv_in_two_tiers |= of_cpu.layer_kv_in_two_tiers;
+    covered.layer_from_disk |= of_cpu.layer_from_disk;
+  }
   for (size_t i = 0; i < plan.units.size(); ++i) {
     covered.layer_from_disk |= plan.unit_tiers[i] == Tier::disk && plan.units[i].stage != Stage::head;
     covered.weights_from_host |= plan.unit_tiers[i] == Tier::host;
@@ -39,16 +50,23 @@ Covered cover(const Plan& plan, int positions) {
 }  // namespace
 
 PlacedRun run_placed(const Model& model, Device& device, const Options& options, const PlacedWork& work) {
+  std::unique_ptr<Device> cpu;
+  std::optional<HostUnit> host;
+  if (options.device_layers) {
+    cpu = make_cpu_device({.threads = 2});
+    host.emplace(HostUnit{*cpu, cpu->ops(), {}});
+  }
   Plan plan = make_plan({.options = options,
                          .spec = model.spec,
                          .checkpoint = model.checkpoint,
                          .device = device,
                          .ops = device.ops(),
                          .limits = {},
-                         .process_bytes = 0});
+                         .process_bytes = 0,
+                         .host = host ? &*host : nullptr});
   PlacedRun run;
   run.covered = cover(plan, static_cast<int>(work.prompt.size() + work.decoded.size()));
-  Engine engine(model, options, std::move(plan), device, {});
+  Engine engine(model, options, std::move(plan), {device, cpu.get()}, {});
   const SequenceId sequence = engine.open_sequence();
   const auto keep = [&](std::span<const float> logits) {
     run.logits.insert(run.logits.end(), logits.begin(), logits.end());

@@ -20,6 +20,7 @@ struct Covered {
   bool kv_on_disk = false;
   bool layer_from_disk = false;  // some weights of a layer were streamed from disk
   bool weights_from_host = false;
+  bool layers_on_cpu = false;  // the CPU beside the device computed some
   int spans = 0;
 };
 
@@ -36,7 +37,8 @@ struct PlacedWork {
 
 // A model without a tokenizer (tests speak in ids).
 Model open_for_test(const std::string& path);
-// Plans without the process's own memory, so that budgets are small numbers. Throws Error(fit) as the planner does.
+// Plans without the process's own memory, so that budgets are small numbers. Layers beyond Options::device_layers are
+// computed by a CPU device of two threads. Throws Error(fit) as the planner does.
 PlacedRun run_placed(const Model& model, Device& device, const Options& options, const PlacedWork& work);
 std::vector<int32_t> random_ids(uint64_t seed, int count, int vocab);
 

@@ -1,0 +1,19 @@
+#include "runtime/plan.h"
+
+#include <utility>
+
+namespace spillway {
+
+void Plan::take_in(Plan unit) {
+  const TierPlan& memory = unit.tier(Tier::device);
+  TierPlan& host = tier(Tier::host);
+  host.weights += memory.weights;
+  host.kv += memory.kv;
+  host.workspace += memory.workspace;
+  host.rings += memory.rings;
+  tier(Tier::disk).weights += unit.tier(Tier::disk).weights;
+  tier(Tier::disk).kv += unit.tier(Tier::disk).kv;
+  before.push_back(std::move(unit));
+}
+
+}  // namespace spillway
