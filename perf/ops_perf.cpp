@@ -353,7 +353,8 @@ class Bench {
     };
     const std::string name = fmt::format("experts {} m {} [8 of 128]", info(type).name, m);
     const double elements = 3.0 * kHidden * kInner;
-    if (m > 1) return measure(name, "GFLOP/s", 2 * elements * places, layer, [&] { return multiply_limit(is_quantised(type)); });
+    if (m > 1)
+      return measure(name, "GFLOP/s", 2 * elements * places, layer, [&] { return multiply_limit(is_quantised(type)); });
     const uint64_t bytes = kUsed * 3 * kInner * row_bytes(type, kHidden);
     measure(name, "GB/s", static_cast<double>(bytes), layer, [&] { return read_limit(); });
   }
@@ -371,43 +372,29 @@ class Bench {
       const AttendShape shape{{DType::f16, kv_heads, head_dim}, heads, 1.0f / std::sqrt(static_cast<float>(head_dim))};
       attend(shape);
       for (int spans : {1, 8}) attend_chunk(shape, spans);
-      for (const KvCodec codec : {KvCodec::q8, KvCodec::kivi4, KvCodec::kivi2}) {
-        AttendShape packed = shape;
-        packed.format.codec = codec;
-        attend(packed);
-        attend_chunk(packed, 8);
-        seal(packed);
-      }
     }
   }
 
-  static uint64_t bytes_of_row(const KvFormat& format) {
-    return format.packs() ? format.packed_row_bytes() : format.row_of_pages_bytes();
-  }
-
-  // All packed where the format packs.
   std::vector<KvSpan> spans(const KvFormat& format, int count, uint64_t* next) const {
     std::vector<KvSpan> result(count);
     for (int i = 0; i < count; i++) {
       result[i].first_position = i * kSpanTokens;
       result[i].tokens = kSpanTokens;
-      if (format.packs()) result[i].packed = (1u << kPagesPerSpan) - 1;
       for (auto& row : result[i].rows) {
-        if (*next + bytes_of_row(format) > pool_bytes_) *next = 0;
+        if (*next + format.row_of_pages_bytes() > pool_bytes_) *next = 0;
         row = pool_ + *next;
-        *next += bytes_of_row(format);
+        *next += format.row_of_pages_bytes();
       }
     }
     return result;
   }
 
   static std::string name_of(const AttendShape& s) {
-    const std::string codec = s.format.packs() ? std::string(" ") + info(s.format.codec).name : "";
-    return fmt::format("{}/{} x {}{}", s.heads, s.format.kv_heads, s.format.head_dim, codec);
+    return fmt::format("{}/{} x {}", s.heads, s.format.kv_heads, s.format.head_dim);
   }
 
   void attend(const AttendShape& shape) {
-    const uint64_t span_bytes = bytes_of_row(shape.format) * kPagesPerSpan;
+    const uint64_t span_bytes = shape.format.row_of_pages_bytes() * kPagesPerSpan;
     const int count = static_cast<int>(std::clamp<uint64_t>((64 << 20) / span_bytes, 1, 256));
     const DeviceFloats q = on_device(shape.heads * shape.format.head_dim);
     const DeviceFloats states = on_device(int64_t{count} * shape.heads * attn_state_floats(shape.format.head_dim));
@@ -419,25 +406,6 @@ class Bench {
           for (const KvSpan& span : spans(shape.format, count, &next))
             tasks.push_back({span, 0, static_cast<int>(tasks.size())});
           device_->ops().attend(*stream_, q.view(1), shape, tasks, states.view(count));
-          stream_->synchronize();
-        },
-        [&] { return read_limit(); });
-  }
-
-  // Bytes of the pages as they were.
-  void seal(const AttendShape& shape) {
-    constexpr int kRows = 64;
-    const KvFormat& format = shape.format;
-    std::vector<SealRun> runs;
-    uint64_t next = 0;
-    for (int i = 0; i < kRows; i++) {
-      runs.push_back({pool_ + next, pool_ + next + format.row_of_pages_bytes()});
-      next += format.row_of_pages_bytes() + format.packed_row_bytes();
-    }
-    measure(
-        "seal " + name_of(shape), "GB/s", static_cast<double>(format.row_of_pages_bytes()) * kRows,
-        [&] {
-          device_->ops().seal(*stream_, format, runs);
           stream_->synchronize();
         },
         [&] { return read_limit(); });

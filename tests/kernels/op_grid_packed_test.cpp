@@ -229,7 +229,6 @@ TEST_P(OpGridPacked, AttendChunkReadsPackedPages) {
 
 // A page that is packed although something in it is no number says so to whoever sees it, and to nobody else.
 TEST_P(OpGridPacked, WhatIsNoNumberShows) {
-  if (!GetParam().leaves_out_the_past) GTEST_SKIP() << "what has left a window weighs nothing here, and shows";
   const Shape s{2, 1, 64};
   for (const KvCodec codec : kPackers) {
     AttendShape shape = attend_shape(s, codec);

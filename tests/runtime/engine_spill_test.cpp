@@ -144,7 +144,7 @@ TEST(EngineWindow, WhatAllWindowsHavePassedIsNotFetched) {
   tight.disk_directory = ::testing::TempDir();
   std::vector<float> logits, expected;
   const uint64_t all = fetched(model, tight, &logits);
-  for (LayerSpec& layer : model.spec.layers) layer.window = 300;  // positions 1101 to 1400: the third span's
+  for (LayerTensors& layer : model.spec.layers) layer.window = 300;  // positions 1101 to 1400: the third span's
   const uint64_t row_bytes = KvLayout(model.spec.shape).row_bytes();
   const uint64_t in_windows = fetched(model, tight, &logits);
   EXPECT_GT(in_windows, 0u);
