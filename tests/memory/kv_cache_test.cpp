@@ -294,7 +294,7 @@ TEST(KvCache, PackedRowsTakeTheirOwnBytes) {
 }
 
 TEST(KvCache, FullRowsArePackedOnceTheyWereRead) {
-  Memory memory(packing_layout(), {3 * 5, 8}, {}, {}, 100);
+  Memory memory(packing_layout(), {3 * 4, 8}, {}, {}, 100);
   KvCache cache(memory.layout, memory.pools);
   const SequenceId sequence = cache.open();
   for (int layer = 0; layer < 3; ++layer) cache.grow(sequence, layer, 3 * kPageTokens + 7);
