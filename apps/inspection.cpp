@@ -99,6 +99,9 @@ std::string shape_text(const ModelShape& s) {
       "{} layers, width {}, {} heads of {}, {} KV heads, feed-forward {}, vocabulary {}, "
       "{} positions",
       s.layers, s.hidden, s.heads, s.head_dim, s.kv_heads, s.ffn, s.vocab, s.context);
+  if (s.experts > 0) {
+    text += fmt::format(", {} experts of width {}, {} for a token", s.experts, s.expert_ffn, s.experts_used);
+  }
   if (s.window > 0) text += fmt::format(", windows of {}", s.window);
   return text;
 }
@@ -184,11 +187,19 @@ std::string inspection_json(const Inspection& i) {
   for (const File& file : c.files) out["files"].push_back({{"path", file.path()}, {"bytes", file.bytes()}});
   if (i.spec) {
     const ModelShape& s = i.spec->shape;
-    out["shape"] = {{"layers", s.layers},     {"hidden", s.hidden},
-                    {"heads", s.heads},       {"kv_heads", s.kv_heads},
-                    {"head_dim", s.head_dim}, {"ffn", s.ffn},
-                    {"vocab", s.vocab},       {"context", s.context},
-                    {"window", s.window},     {"kv_bytes_per_position", kv_bytes_per_position(s)}};
+    out["shape"] = {{"layers", s.layers},
+                    {"hidden", s.hidden},
+                    {"heads", s.heads},
+                    {"kv_heads", s.kv_heads},
+                    {"head_dim", s.head_dim},
+                    {"ffn", s.ffn},
+                    {"vocab", s.vocab},
+                    {"context", s.context},
+                    {"window", s.window},
+                    {"experts", s.experts},
+                    {"experts_used", s.experts_used},
+                    {"expert_ffn", s.expert_ffn},
+                    {"kv_bytes_per_position", kv_bytes_per_position(s)}};
   }
   for (const auto& [type, total] : totals_by_type(c)) {
     out["types"][type] = {{"tensors", total.tensors}, {"bytes", total.bytes}};

@@ -23,6 +23,16 @@ void add_tensors(const Plan& plan, const std::string& computed_by, nlohmann::jso
   }
 }
 
+// Of the device's layers; null where there are none.
+nlohmann::json experts_json(const Plan& plan) {
+  if (plan.expert_units.empty()) return {};
+  return {{"count", plan.expert_units.size()},
+          {"tier", kTierNames[static_cast<int>(plan.expert_tier)]},
+          {"slot_bytes", plan.expert_slot_bytes},
+          {"device_slots", plan.expert_device_slots},
+          {"host_slots", plan.expert_host_slots}};
+}
+
 }  // namespace
 
 nlohmann::json plan_json(const Plan& plan) {
@@ -45,6 +55,7 @@ nlohmann::json plan_json(const Plan& plan) {
           {"cpu_layers", plan.first_layer},
           {"device_layers", plan.last_layer - plan.first_layer},
           {"tensors", std::move(tensors)},
+          {"experts", experts_json(plan)},
           {"expected",
            {{"prefill_tps", known(e.prefill_tps)},
             {"decode_tps", known(e.decode_tps)},

@@ -127,7 +127,7 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
   if (options_.device_layers && *options_.device_layers < model_.spec.shape.layers && plan.before.empty()) {
     say("-ngl changes nothing: the CPU is the device, and computes all layers (--host-mem emulates a GPU's tiers)");
   }
-  const bool resident = !plan.streams_weights() && !plan.spills_kv() && plan.before.empty();
+  const bool resident = !plan.streams() && !plan.spills_kv() && plan.before.empty();
   std::vector<const char*> flags;
   if (flags_.host_mem && resident) flags.push_back("--host-mem");
   if (flags_.disk_mem && plan.tier(Tier::disk).kv == 0) flags.push_back("--disk-mem");
@@ -245,6 +245,8 @@ Metrics Running::metrics() const {
     metrics.budget[t] = plan.tiers[t].budget;
   }
   metrics.process_peak = process_memory().peak;
+  metrics.prefill_experts = engine_->expert_counts(true);
+  metrics.decode_experts = engine_->expert_counts(false);
   return metrics;
 }
 

@@ -16,10 +16,11 @@ enum class Link : uint8_t { disk_read, disk_write, host_to_device, device_to_hos
 inline constexpr int kLinks = 4;
 inline constexpr const char* kLinkNames[kLinks] = {"disk_read", "disk_write", "host_to_device", "device_to_host"};
 
-// activations: a pass's inputs and logits.
-enum class Cause : uint8_t { weights, kv_fetch, kv_repair, kv_spill, activations };
-inline constexpr int kCauses = 5;
-inline constexpr const char* kCauseNames[kCauses] = {"weights", "kv_fetch", "kv_repair", "kv_spill", "activations"};
+// weights: all but those of experts. activations: a pass's inputs and logits, and which experts it goes to.
+enum class Cause : uint8_t { weights, experts, kv_fetch, kv_repair, kv_spill, activations };
+inline constexpr int kCauses = 6;
+inline constexpr const char* kCauseNames[kCauses] = {"weights",   "experts",  "kv_fetch",
+                                                     "kv_repair", "kv_spill", "activations"};
 
 // Bytes moved so far. Thread-safe; a copy is a snapshot.
 class Traffic {

@@ -11,10 +11,11 @@
 namespace spillway {
 
 // The projections of a pass, in the order they are computed.
-enum class Stage : uint8_t { qkv, attn_out, gate_up, down, head };
-inline constexpr const char* kStageNames[] = {"qkv", "attn_out", "gate_up", "down", "head"};
+enum class Stage : uint8_t { qkv, attn_out, router, experts, gate_up, down, head };
+inline constexpr const char* kStageNames[] = {"qkv", "attn_out", "router", "experts", "gate_up", "down", "head"};
 
-// Rows [first_row, first_row + rows) of matrix number `matrix` of the stage (0: q or gate, 1: k or up, 2: v).
+// Rows [first_row, first_row + rows) of matrix number `matrix` of the stage (0: q or gate, 1: k or up, 2: v, or down of
+// an expert).
 struct WeightSlice {
   int matrix = 0;
   DType dtype = DType::f32;
@@ -35,6 +36,7 @@ struct WeightRun {
 struct WeightUnit {
   Stage stage = Stage::qkv;
   int layer = 0;
+  int expert = 0;  // of Stage::experts: all of one expert
   std::vector<WeightSlice> slices;
   std::vector<WeightRun> runs;
   uint64_t bytes = 0;         // of memory, with the alignment's margins

@@ -1,5 +1,5 @@
-// make_model: a GGUF file of any llama shape and weight type with random blocks, for measuring speed. llama.cpp loads
-// it too.
+// make_model: a GGUF file of any llama shape (dense or of experts) and weight type with random blocks, for measuring
+// speed. llama.cpp loads it too.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -47,6 +47,32 @@ TinyModelOptions shape_named(const std::string& name) {
        {.layers = 40, .hidden = 5120, .heads = 40, .kv_heads = 40, .head_dim = 128, .ffn = 13824, .vocab = 32000}},
       {"70b",  // Llama 2 70B
        {.layers = 80, .hidden = 8192, .heads = 64, .kv_heads = 8, .head_dim = 128, .ffn = 28672, .vocab = 32000}},
+      {"mixtral",  // Mixtral 8x7B
+       {.layers = 32,
+        .hidden = 4096,
+        .heads = 32,
+        .kv_heads = 8,
+        .head_dim = 128,
+        .ffn = 14336,
+        .experts = 8,
+        .vocab = 32000,
+        .context = 32768,
+        .rope_base = 1000000.0f}},
+      {"qwen3-30b-a3b",  // Qwen 3 30B-A3B
+       {.layers = 48,
+        .hidden = 2048,
+        .heads = 32,
+        .kv_heads = 4,
+        .head_dim = 128,
+        .ffn = 6144,
+        .experts = 128,
+        .experts_used = 8,
+        .expert_ffn = 768,
+        .vocab = 151936,
+        .context = 40960,
+        .family = "qwen3moe",
+        .norm_eps = 1e-6f,
+        .rope_base = 1000000.0f}},
       {"smollm2",  // SmolLM2 135M
        {.layers = 30,
         .hidden = 576,
@@ -84,6 +110,8 @@ struct Wishes {
   std::string output, shape = "7b";
   std::optional<std::string> type, more_bits_type, embedding_type, output_type;
   std::optional<int> layers, hidden, heads, kv_heads, head_dim, ffn, vocab, context, parts;
+  std::optional<int> experts, experts_used, expert_ffn;
+  std::optional<std::string> family;
   bool tied = false, untied = false;
   std::optional<uint64_t> seed;
   std::optional<uint32_t> alignment;
@@ -92,7 +120,8 @@ struct Wishes {
 
 void add_flags(CLI::App& app, Wishes& w) {
   app.add_option("-o,--output", w.output, "file to write")->required();
-  app.add_option("--shape", w.shape, "1b, 7b, 8b, 13b, 70b, smollm2, tiny, golden-*; the flags below change it")
+  app.add_option("--shape", w.shape,
+                 "1b, 7b, 8b, 13b, 70b, mixtral, qwen3-30b-a3b, smollm2, tiny, golden-*; the flags below change it")
       ->capture_default_str();
   app.add_option("--type", w.type, "of the matrices: f32, f16, bf16, q4_0 (default for real shapes), q4_k, ...");
   app.add_option("--more-bits-type", w.more_bits_type,
@@ -105,6 +134,10 @@ void add_flags(CLI::App& app, Wishes& w) {
   app.add_option("--kv-heads", w.kv_heads);
   app.add_option("--head-dim", w.head_dim);
   app.add_option("--ffn", w.ffn);
+  app.add_option("--experts", w.experts, "feed-forward parts of a layer; 0: one, dense");
+  app.add_option("--experts-used", w.experts_used, "of them for a token");
+  app.add_option("--expert-ffn", w.expert_ffn, "width of one, when it is not --ffn");
+  app.add_option("--family", w.family, "llama or qwen3moe");
   app.add_option("--vocab", w.vocab);
   app.add_option("--context", w.context);
   auto* tied = app.add_flag("--tied", w.tied, "the output matrix is the embedding");
@@ -134,6 +167,10 @@ TinyModelOptions options_of(const Wishes& w) {
   take(o.kv_heads, w.kv_heads);
   take(o.head_dim, w.head_dim);
   take(o.ffn, w.ffn);
+  take(o.experts, w.experts);
+  take(o.experts_used, w.experts_used);
+  take(o.expert_ffn, w.expert_ffn);
+  take(o.family, w.family);
   take(o.vocab, w.vocab);
   take(o.context, w.context);
   if (w.tied || w.untied) o.tied = w.tied;

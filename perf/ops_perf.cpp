@@ -140,8 +140,8 @@ class Bench {
 
   void run(const std::string& filter) {
     const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
-    std::vector<std::pair<int64_t, int64_t>> shapes = {
-        {4096, 4096}, {11008, 4096}, {4096, 11008}, {576, 576}, {1536, 576}, {1536, 768}};
+    std::vector<std::pair<int64_t, int64_t>> shapes = {{4096, 4096}, {11008, 4096}, {4096, 11008},
+                                                       {576, 576},   {1536, 576},   {1536, 768}};
     if (gpu_) shapes.insert(shapes.begin(), {{128256, 4096}, {32000, 4096}});
     for (DType type : kWeightTypes) {
       if (!wanted(fmt::format("matmul {} ", info(type).name))) continue;
@@ -154,6 +154,11 @@ class Bench {
       for (const auto& [n, k] : shapes) {
         if (k % info(type).block_elements == 0) matmul_prefill(type, n, k);
       }
+    }
+    for (DType type : {DType::q8_0, DType::q4_0, DType::q4_k}) {
+      if (!wanted(fmt::format("experts {} ", info(type).name))) continue;
+      fill_weights(type);
+      for (int64_t m : {1, 512}) experts(type, m);
     }
     if (wanted("attend")) attention();
   }
@@ -279,6 +284,38 @@ class Bench {
           stream_->synchronize();
         },
         [&] { return fma_limit(); });
+  }
+
+  // Those of a layer of Qwen 3 30B-A3B: 8 of 128 for each row. One row reads 8 of them; many rows, all.
+  void experts(DType type, int64_t m) {
+    constexpr int64_t kHidden = 2048, kInner = 768;
+    constexpr int kExperts = 128, kUsed = 8;
+    ExpertRoutes routes{nullptr, m, kExperts, kUsed};
+    const DeviceFloats table(*device_, *stream_, std::vector<float>(routes.bytes() / sizeof(float)));
+    routes.data = table.view(1).data;
+    const int64_t places = routes.places();
+    const DeviceFloats logits = on_device(m * kExperts), x = on_device(m * kHidden), rows = on_device(places * kHidden);
+    const DeviceFloats gate = on_device(places * kInner), up = on_device(places * kInner);
+    const auto shape = [&](int64_t n, int64_t k) { return View::dense(nullptr, type, n, k); };
+    const auto layer = [&] {
+      std::vector<ExpertData> data(kExperts);
+      for (ExpertData& one : data) {
+        one = {{weight(type, kInner, kHidden).data, weight(type, kInner, kHidden).data,
+                weight(type, kHidden, kInner).data}};
+      }
+      Ops& ops = device_->ops();
+      ops.route(*stream_, logits.view(m), x.view(m), true, routes, rows.view(places));
+      ops.experts(*stream_, Activation::silu, routes,
+                  {shape(kInner, kHidden), shape(kInner, kHidden), shape(kHidden, kInner), data}, rows.view(places),
+                  gate.view(places), up.view(places));
+      ops.combine(*stream_, routes, rows.view(places), x.view(m));
+      stream_->synchronize();
+    };
+    const std::string name = fmt::format("experts {} m {} [8 of 128]", info(type).name, m);
+    const double elements = 3.0 * kHidden * kInner;
+    if (m > 1) return measure(name, "GFLOP/s", 2 * elements * places, layer, [&] { return fma_limit(); });
+    const uint64_t bytes = kUsed * 3 * kInner * row_bytes(type, kHidden);
+    measure(name, "GB/s", static_cast<double>(bytes), layer, [&] { return read_limit(); });
   }
 
   void attention() {

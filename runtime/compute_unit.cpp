@@ -2,6 +2,7 @@
 
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "memory/kv/layout.h"
@@ -19,6 +20,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
   Workspace::cut(spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
   device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
   place_weights(parts);
+  place_experts(parts);
   place_kv(parts);
   small = parts.device_arena.take("norms and biases", plan.small_bytes);
   vectors = ModelVectors::cut(spec, small.data());
@@ -28,8 +30,22 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
   kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get());
   Arena& inputs = device.host_addressable() ? parts.device_arena : parts.host_arena;
   host_inputs = inputs.take("host inputs", plan.host_input_bytes);
-  pass = std::make_unique<Pass>(PassParts{spec, parts.model.checkpoint, device.ops(), *compute, home, *weight_feed, *kv,
-                                          *kv_feed, workspace, vectors, plan.context, host_inputs, plan.first_layer});
+  pass = std::make_unique<Pass>(PassParts{.spec = spec,
+                                          .checkpoint = parts.model.checkpoint,
+                                          .ops = device.ops(),
+                                          .compute = *compute,
+                                          .weights = home,
+                                          .weight_feed = *weight_feed,
+                                          .experts = expert_feed.get(),
+                                          .kv = *kv,
+                                          .kv_feed = *kv_feed,
+                                          .workspace = workspace,
+                                          .vectors = vectors,
+                                          .context = plan.context,
+                                          .host_inputs = host_inputs,
+                                          .traffic = parts.traffic,
+                                          .far = !device.host_addressable(),
+                                          .first_layer = plan.first_layer});
 }
 
 void ComputeUnit::make_lanes(const ComputeUnitParts& parts) {
@@ -44,6 +60,11 @@ void ComputeUnit::make_lanes(const ComputeUnitParts& parts) {
   if (plan.streams_weights() || plan.staged) weight_lane = lane("weights");
   if (plan.spills_kv() || plan.staged) fetch_lane = lane("kv fetch");
   if (plan.spills_kv() || plan.staged) spill_lane = lane("kv spill");
+  if (plan.expert_units.empty()) return;
+  if (plan.moves_experts() || plan.staged) expert_lane = lane("experts");
+  if (plan.expert_host_slots == 0) return;
+  expert_host_lane = std::make_unique<CopyLane>(parts.name + "experts to host", device, parts.disk, parts.traffic,
+                                                std::span<std::byte>{}, plan.staging, 0);
 }
 
 void ComputeUnit::place_weights(const ComputeUnitParts& parts) {
@@ -55,6 +76,29 @@ void ComputeUnit::place_weights(const ComputeUnitParts& parts) {
     if (place.tier == Tier::host) place.data = parts.host_arena.take("weights", plan.units[i].bytes).data();
     home.places.push_back(place);
   }
+}
+
+void ComputeUnit::place_experts(const ComputeUnitParts& parts) {
+  const Plan& plan = parts.plan;
+  if (plan.expert_units.empty()) return;
+  experts.units = plan.expert_units;
+  for (const WeightUnit& unit : experts.units) {
+    WeightPlace place{plan.expert_tier, nullptr};
+    if (place.tier == Tier::device) place.data = parts.device_arena.take("experts", unit.bytes).data();
+    if (place.tier == Tier::host) place.data = parts.host_arena.take("experts", unit.bytes).data();
+    experts.places.push_back(place);
+  }
+  const auto slots = [&](Arena& arena, int count) {
+    return ExpertSlots{arena.take("slots of experts", count * plan.expert_slot_bytes).data(), count,
+                       plan.expert_slot_bytes};
+  };
+  expert_feed =
+      std::make_unique<ExpertFeed>(ExpertFeedParts{.home = experts,
+                                                   .experts = spec.shape.experts,
+                                                   .device = slots(parts.device_arena, plan.expert_device_slots),
+                                                   .host = slots(parts.host_arena, plan.expert_host_slots),
+                                                   .lane = expert_lane.get(),
+                                                   .host_lane = expert_host_lane.get()});
 }
 
 void ComputeUnit::place_kv(const ComputeUnitParts& parts) {
@@ -73,13 +117,15 @@ void ComputeUnit::place_kv(const ComputeUnitParts& parts) {
 
 void ComputeUnit::load(const Model& model, Traffic& traffic, const std::function<void(uint64_t read)>& progress) {
   WeightLoader loader(device, model.checkpoint, load_staging, traffic);
-  for (size_t i = 0; i < home.units.size(); ++i) {
-    const WeightPlace& place = home.places[i];
-    if (place.data == nullptr) continue;
-    for (const WeightRun& run : home.units[i].runs) {
-      loader.load(run.extent, run.needed, place.tier, place.data + run.offset);
+  for (const auto& [weights, cause] : {std::pair(&home, Cause::weights), std::pair(&experts, Cause::experts)}) {
+    for (size_t i = 0; i < weights->units.size(); ++i) {
+      const WeightPlace& place = weights->places[i];
+      if (place.data == nullptr) continue;
+      for (const WeightRun& run : weights->units[i].runs) {
+        loader.load(run.extent, run.needed, {place.tier, place.data + run.offset}, cause);
+      }
+      if (progress) progress(weights->units[i].bytes);
     }
-    if (progress) progress(home.units[i].bytes);
   }
   std::vector<std::byte> read(small.size());
   ModelVectors::read(spec, model.checkpoint, read);
@@ -98,7 +144,7 @@ void ComputeUnit::drain() {
     compute->synchronize();
   } catch (const std::exception&) {
   }
-  for (const auto* lane : {&weight_lane, &fetch_lane, &spill_lane}) {
+  for (const auto* lane : {&weight_lane, &fetch_lane, &spill_lane, &expert_host_lane, &expert_lane}) {
     if (*lane) (*lane)->drain();
   }
 }

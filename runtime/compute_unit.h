@@ -16,6 +16,7 @@
 #include "memory/kv/cache.h"
 #include "memory/weight_home.h"
 #include "prefetch/copy_engine.h"
+#include "prefetch/expert_feed.h"
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
 #include "runtime/model.h"
@@ -45,15 +46,17 @@ struct ComputeUnit {
   const ModelSpec spec;  // of its layers alone
   Device& device;
   std::unique_ptr<Stream> compute;
-  std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane;  // null where the plan moves nothing
+  // Null where the plan moves nothing. The last one brings experts from disk to host memory.
+  std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane, expert_lane, expert_host_lane;
   std::span<std::byte> load_staging;  // of the first lane: the lanes move nothing before the weights are there
   Workspace workspace;
-  WeightHome home;
+  WeightHome home, experts;
   std::span<std::byte> small;  // the place of the norms and biases
   ModelVectors vectors;
   std::unique_ptr<KvCache> kv;
   std::unique_ptr<WeightFeed> weight_feed;
   std::unique_ptr<KvFeed> kv_feed;
+  std::unique_ptr<ExpertFeed> expert_feed;  // null where there are no experts
   std::span<std::byte> host_inputs;
   std::unique_ptr<Pass> pass;
 
@@ -72,6 +75,7 @@ struct ComputeUnit {
  private:
   void make_lanes(const ComputeUnitParts& parts);
   void place_weights(const ComputeUnitParts& parts);
+  void place_experts(const ComputeUnitParts& parts);
   void place_kv(const ComputeUnitParts& parts);
 };
 

@@ -90,7 +90,11 @@ Engine::Engine(const Model& model, const Options& options, Plan plan, const Engi
     : plan_(std::move(plan)),
       parts_(std::make_unique<Parts>(model, options, plan_, devices.device, devices.cpu, traffic_)) {
   uint64_t done = 0, total = 0;
-  for (const auto& unit : parts_->units) total += unit->home.bytes_in(Tier::device) + unit->home.bytes_in(Tier::host);
+  for (const auto& unit : parts_->units) {
+    for (const WeightHome* home : {&unit->home, &unit->experts}) {
+      total += home->bytes_in(Tier::device) + home->bytes_in(Tier::host);
+    }
+  }
   for (const auto& unit : parts_->units) {
     unit->load(model, traffic_, [&](uint64_t read) {
       done += read;
@@ -242,5 +246,13 @@ std::string Engine::disk_report() const {
 }
 
 DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }
+
+ExpertCounts Engine::expert_counts(bool prompt) const {
+  ExpertCounts sum;
+  for (const auto& unit : parts_->units) {
+    if (unit->expert_feed) sum += unit->expert_feed->counts(prompt);
+  }
+  return sum;
+}
 
 }  // namespace spillway

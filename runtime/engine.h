@@ -79,6 +79,8 @@ class Engine {
   // One line on how the disk is read, and why not better; empty when it is not used.
   std::string disk_report() const;
   DiskStats disk_stats() const;
+  // How many experts decode steps (or prompts) have asked for, and where they were; of all units together.
+  ExpertCounts expert_counts(bool prompt) const;
 
  private:
   struct Parts;

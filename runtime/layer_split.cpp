@@ -44,7 +44,7 @@ class LayerSplit {
       std::optional<Plan> plan = at(device_layers, share);
       if (!plan) continue;
       const Plan& cpu = plan->before.front();
-      const bool settled = plan->expected.bound.empty() || (!cpu.streams_weights() && !cpu.spills_kv());
+      const bool settled = plan->expected.bound.empty() || (!cpu.streams() && !cpu.spills_kv());
       if (!best || job_seconds(plan->expected) < job_seconds(best->expected)) best = std::move(plan);
       if (settled) break;
     }
@@ -53,7 +53,7 @@ class LayerSplit {
 
   std::optional<Plan> fastest() const {
     std::optional<Plan> best = at(layers_);
-    if (best && (best->expected.bound.empty() || (!best->streams_weights() && !best->spills_kv()))) return best;
+    if (best && (best->expected.bound.empty() || (!best->streams() && !best->spills_kv()))) return best;
     const int step = std::max(1, layers_ / kCandidates);
     for (int count = layers_ - 1; count >= 0; count -= step) {
       std::optional<Plan> plan = at(count);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
@@ -92,6 +93,18 @@ std::string links_text(const Metrics& metrics, const LinkPeaks& peaks) {
   return table(rows);
 }
 
+// How often an expert was where it was wanted.
+std::string experts_text(const char* phase, const ExpertCounts& counts) {
+  if (counts.asked == 0) return {};
+  const auto percent = [&](uint64_t part) {
+    return 100.0 * static_cast<double>(part) / static_cast<double>(counts.asked);
+  };
+  std::string text =
+      fmt::format("experts  {} asked for in {}, {:.1f}% on the device", counts.asked, phase, percent(counts.on_device));
+  if (counts.on_host > 0) text += fmt::format(", {:.1f}% in host RAM", percent(counts.on_host));
+  return text + "\n";
+}
+
 std::string peaks_text(const Metrics& metrics) {
   std::string text;
   for (int t = 0; t < kTiers; ++t) {
@@ -157,12 +170,17 @@ nlohmann::json metrics_json(const Metrics& metrics) {
   for (int l = 0; l < kLinks; ++l) {
     for (int c = 0; c < kCauses; ++c) json["bytes"][kLinkNames[l]][kCauseNames[c]] = all.cells[l][c];
   }
+  for (const auto& [phase, counts] :
+       {std::pair("prefill", metrics.prefill_experts), std::pair("decode", metrics.decode_experts)}) {
+    json["experts"][phase] = {{"asked", counts.asked}, {"on_device", counts.on_device}, {"on_host", counts.on_host}};
+  }
   for (int i = 0; i < kTiers; ++i) json["peak"][kTierNames[i]] = metrics.peak[i];
   return json;
 }
 
 std::string metrics_text(const Metrics& metrics, const LinkPeaks& peaks) {
-  return times_text(metrics) + links_text(metrics, peaks) + peaks_text(metrics);
+  return times_text(metrics) + experts_text("prefill", metrics.prefill_experts) +
+         experts_text("decode", metrics.decode_experts) + links_text(metrics, peaks) + peaks_text(metrics);
 }
 
 }  // namespace spillway

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "memory/tier.h"
+#include "prefetch/expert_feed.h"
 #include "runtime/timings.h"
 
 namespace spillway {
@@ -44,13 +45,15 @@ struct Metrics {
   int64_t prompt_tokens = 0;
   int64_t decode_steps = 0;
   LinkBytes load, prefill, decode;
+  // Of a mixture of experts that has not all of them on the device; else nothing was asked for.
+  ExpertCounts prefill_experts, decode_experts;
   std::array<uint64_t, kTiers> peak{};    // bytes in use at most, by tier
   std::array<uint64_t, kTiers> budget{};  // 0: none was given
   uint64_t process_peak = 0;              // largest resident set of the process; 0: not known
 };
 
 // {"timings": {...}, "bytes": {link: {cause: n}}, "peak": {tier: bytes}}: names of the interface, all present, zeros
-// too.
+// too; {"experts": {phase: {"asked", "on_device", "on_host"}}}.
 nlohmann::json metrics_json(const Metrics& metrics);
 // The --stats block, lines ended. Links that moved nothing are left out; speeds are those of decoding, or of the
 // prefill where nothing was decoded, each with its share of the link's peak.

@@ -18,9 +18,6 @@ struct Model {
   static Model open(const std::string& path) {
     Model model{.checkpoint = open_model(path), .spec = {}, .tokenizer = nullptr};
     model.spec = read_model_spec(model.checkpoint);
-    if (model.spec.shape.experts > 0) {
-      throw Error(ErrorKind::model, path + ": a mixture of experts, which is read but not computed yet");
-    }
     model.tokenizer = make_tokenizer(model.checkpoint);
     return model;
   }

@@ -15,6 +15,10 @@ Pass::Pass(const PassParts& parts) : p_(parts), track_(Trace::track("host")) {
   for (int layer = 0; layer < parts.spec.shape.layers; ++layer) {
     layer_names_.push_back(Trace::keep("layer " + std::to_string(parts.first_layer + layer)));
   }
+  const int experts = parts.spec.shape.experts;
+  expert_data_.resize(static_cast<size_t>(experts));
+  chosen_.reserve(static_cast<size_t>(experts));
+  for (int expert = 0; expert < experts; ++expert) all_experts_.push_back({expert, nullptr});
 }
 
 Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits& on_logits) {
@@ -38,6 +42,7 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
   made_for_matmul_ = false;
+  next_expert_ = 0;
   p_.compute.wait_for(x_free_);
   load_inputs(input, first_position);
   if (from.free != nullptr) take_over(from);
@@ -81,7 +86,16 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   append(layer, input, rows);
   attend(layer, input, first_position, rows);
   contribute(Stage::attn_out, layer, attn_, v.attn_out_bias, v.attn_post_norm);
+  if (p_.spec.layers[layer].has_experts()) {
+    norm(x_, v.ffn_norm, v.ffn_norm_bias, h_);
+    return mix_experts(layer, input.decode);
+  }
   norm_for_matmul(x_, v.ffn_norm, v.ffn_norm_bias, h_);
+  feed_forward(layer);
+}
+
+void Pass::feed_forward(int layer) {
+  const LayerVectors& v = p_.vectors.layers[layer];
   project(Stage::gate_up, layer, h_, {gate_, up_}, false);
   add_bias(gate_, v.gate_bias);
   add_bias(up_, v.up_bias);
@@ -89,6 +103,65 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   p_.ops.activate_for_matmul(p_.compute, p_.spec.activation, gate_, up, gate_);
   made_for_matmul_ = true;
   contribute(Stage::down, layer, gate_, v.down_bias, v.ffn_post_norm);
+}
+
+// Each row goes to a few experts, whose results are added with the router's weights (Mixtral, arXiv 2401.04088, section
+// 2.1). Where all experts are on the device, the host need not know which.
+void Pass::mix_experts(int layer, bool decode) {
+  const View logits = p_.workspace.router.slice_rows(0, h_.rows);
+  ExpertRoutes routes = p_.workspace.routes;
+  routes.rows = h_.rows;
+  const View rows = p_.workspace.expert_rows.slice_rows(0, routes.places());
+  project(Stage::router, layer, h_, {logits}, false);
+  const TraceRange range(track_, kStageNames[static_cast<int>(Stage::experts)]);
+  p_.ops.route(p_.compute, logits, h_, p_.spec.expert_weights_norm, routes, rows);
+  if (p_.experts->resident()) {
+    for (ExpertFeed::Here& one : all_experts_) one.data = p_.experts->place(next_expert_, one.expert);
+    run_experts(layer, routes, all_experts_);
+  } else {
+    p_.experts->ask(next_expert_, choice(routes), !decode);
+    ExpertFeed::Group group;
+    while (p_.experts->next(&group)) {
+      for (const Event& event : group.ready) p_.compute.wait_for(event);
+      run_experts(layer, routes, group.experts);
+      p_.experts->give_back(p_.compute.record());
+    }
+  }
+  next_expert_ += p_.spec.shape.experts;
+  p_.ops.combine(p_.compute, routes, rows, x_);
+}
+
+void Pass::run_experts(int layer, const ExpertRoutes& routes, std::span<const ExpertFeed::Here> here) {
+  const LayerTensors& tensors = p_.spec.layers[layer];
+  const auto shape = [](const ExpertMatrix& m) { return View::dense(nullptr, m.dtype, m.rows, m.cols); };
+  std::fill(expert_data_.begin(), expert_data_.end(), ExpertData{});
+  for (const ExpertFeed::Here& one : here) {
+    const WeightUnit& unit = p_.experts->unit(next_expert_, one.expert);
+    for (size_t i = 0; i < unit.slices.size(); ++i) {
+      expert_data_[one.expert].matrix[i] = one.data + unit.slices[i].offset;
+    }
+  }
+  const Workspace& w = p_.workspace;
+  const int64_t places = routes.places();
+  p_.ops.experts(p_.compute, p_.spec.activation, routes,
+                 {shape(tensors.expert_gate), shape(tensors.expert_up), shape(tensors.expert_down), expert_data_},
+                 w.expert_rows.slice_rows(0, places), w.expert_gate.slice_rows(0, places),
+                 w.expert_up.slice_rows(0, places));
+}
+
+// The experts that any row goes to, ascending: the one thing that a pass waits for.
+std::span<const int> Pass::choice(const ExpertRoutes& routes) {
+  const TraceRange range(track_, "wait for the router");
+  std::byte* host = p_.host_inputs.data() + 2 * p_.workspace.host_half_bytes();
+  p_.compute.copy(host, routes.first(), routes.first_bytes());
+  if (p_.far) p_.traffic.add(Link::device_to_host, Cause::activations, routes.first_bytes());
+  p_.compute.record().wait();
+  const auto* first = reinterpret_cast<const int32_t*>(host);
+  chosen_.clear();
+  for (int expert = 0; expert < routes.experts; ++expert) {
+    if (first[expert + 1] > first[expert]) chosen_.push_back(expert);
+  }
+  return chosen_;
 }
 
 void Pass::norm(View x, View weight, View bias, View out) {

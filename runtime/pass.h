@@ -1,5 +1,6 @@
 // Pass: one forward pass of one sequence over all layers: a chunk of a prompt, or one decode step. Everything is
-// enqueued; nothing is waited for but the free half of the host inputs.
+// enqueued; nothing is waited for but the free half of the host inputs and, where not all experts are on the device,
+// each layer's choice of them.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include "kernels/ops.h"
 #include "kernels/trace.h"
 #include "loader/model_spec.h"
+#include "prefetch/expert_feed.h"
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
 #include "runtime/rotation.h"
@@ -25,12 +27,15 @@ struct PassParts {
   Stream& compute;
   const WeightHome& weights;
   WeightFeed& weight_feed;
+  ExpertFeed* experts;  // null where there are none
   KvCache& kv;
   KvFeed& kv_feed;
   const Workspace& workspace;
   const ModelVectors& vectors;
   int context;                       // positions planned for
-  std::span<std::byte> host_inputs;  // two halves, filled in turn
+  std::span<std::byte> host_inputs;  // two halves, filled in turn, and the device's choice of experts
+  Traffic& traffic;                  // counts that choice,
+  bool far = false;                  // where the device's memory is not the host's
   int first_layer = 0;               // of the model, where these are not all of its layers
 };
 
@@ -84,6 +89,10 @@ class Pass {
   void add_bias(View x, View bias);
   void norm_heads(View x, View weight);
   void contribute(Stage stage, int layer, View x, View bias, View post_norm);
+  void feed_forward(int layer);
+  void mix_experts(int layer, bool decode);
+  void run_experts(int layer, const ExpertRoutes& routes, std::span<const ExpertFeed::Here> here);
+  std::span<const int> choice(const ExpertRoutes& routes);
   void append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
@@ -98,6 +107,10 @@ class Pass {
   std::vector<Rotation> rotations_;
   View x_, h_, q_, k_, v_, attn_, gate_, up_;  // of this pass's rows
   uint32_t next_unit_ = 0;
+  int next_expert_ = 0;                  // the first of the next layer's among the experts' units
+  std::vector<ExpertData> expert_data_;  // of a call: those that are here
+  std::vector<ExpertFeed::Here> all_experts_;
+  std::vector<int> chosen_;
   bool made_for_matmul_ = false;  // what the next projection reads (Ops::norm_for_matmul and its like)
   int half_ = 0;
   Event half_free_[2];

@@ -55,6 +55,12 @@ struct Plan {
   std::vector<WeightUnit> units;
   std::vector<Tier> unit_tiers;  // one for each unit
   uint64_t weight_ring_bytes = 0;
+  // Experts, each a unit. All on the device, or all in host memory or on disk; then the device has slots for some of
+  // them, and where they are on disk the host may have too.
+  std::vector<WeightUnit> expert_units;
+  Tier expert_tier = Tier::device;
+  uint64_t expert_slot_bytes = 0;  // of the largest
+  int expert_device_slots = 0, expert_host_slots = 0;
   uint64_t small_bytes = 0;  // norms and biases: always on the device
 
   uint32_t kv_device_slots = 0, kv_host_slots = 0, kv_disk_slots = 0;  // page rows
@@ -72,6 +78,8 @@ struct Plan {
   // Counts another unit's bytes into the tiers.
   void take_in(Plan unit);
   bool streams_weights() const { return weight_ring_bytes > 0; }
+  bool moves_experts() const { return expert_device_slots > 0; }
+  bool streams() const { return streams_weights() || moves_experts(); }
   bool spills_kv() const { return kv_host_slots + kv_disk_slots > 0; }
 };
 

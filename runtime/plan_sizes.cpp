@@ -48,6 +48,11 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room) : layout(input.spec.shap
     all_units += one.bytes;
     largest_unit = std::max(largest_unit, one.bytes);
   }
+  expert_units = cut_expert_units(in_.spec, in_.checkpoint);
+  for (const WeightUnit& one : expert_units) {
+    all_experts += one.bytes;
+    largest_expert = std::max(largest_expert, one.bytes);
+  }
   set_shape(options.context, options.chunk);
 }
 
@@ -61,7 +66,7 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
   Workspace views;
   const WorkspaceShape shape{chunk, logit_rows, context};
   workspace_bytes = align_up(Workspace::cut(in_.spec, shape, in_.ops, nullptr, &views), kDiskAlign);
-  host_input_bytes = align_up(2 * views.host_half_bytes(), kDiskAlign);
+  host_input_bytes = align_up(2 * views.host_half_bytes() + views.host_choice_bytes(), kDiskAlign);
   const uint64_t logits = static_cast<uint64_t>(views.logits.rows) * views.logits.stride;
   host_logit_bytes = in_.device.host_addressable() ? 0 : align_up(logits, kDiskAlign);
 }

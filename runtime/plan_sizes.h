@@ -34,14 +34,17 @@ class PlanSizes {
   std::vector<WeightUnit> units;
   uint64_t all_units = 0;  // bytes
   uint64_t largest_unit = 0;
-  uint64_t small_bytes = 0;  // norms and biases
+  std::vector<WeightUnit> expert_units;
+  uint64_t all_experts = 0;     // bytes
+  uint64_t largest_expert = 0;  // and of a slot
+  uint64_t small_bytes = 0;     // norms and biases
   uint64_t workspace_bytes = 0;
   uint64_t host_input_bytes = 0;
   uint64_t host_logit_bytes = 0;
   KvLayout layout;
 
-  // Two lanes fetch, one spills; each has a staging ring of its own.
-  uint64_t staging_bytes() const { return staged ? 3 * staging.bytes() : 0; }
+  // Two lanes fetch, one spills, and one brings experts; each has a staging ring of its own.
+  uint64_t staging_bytes() const { return staged ? (expert_units.empty() ? 3 : 4) * staging.bytes() : 0; }
   // The process's own memory, or a GPU's context.
   uint64_t process_in(Tier tier) const;
   // What a tier holds before any matrix or KV.
@@ -60,8 +63,11 @@ class PlanSizes {
   int outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const;
   // A group of rows is read while the next arrives.
   uint64_t least_kv_ring() const { return kv_bytes(2ull * std::min(kPagesPerSpan, rows_per_layer())); }
-  // One unit is read while the next arrives; or all are resident.
-  uint64_t least_weights() const { return std::min(2 * largest_unit, all_units); }
+  // One unit is read while the next arrives; or all are resident. And so with experts.
+  uint64_t least_dense() const { return std::min(2 * largest_unit, all_units); }
+  uint64_t least_experts() const { return std::min(2 * largest_expert, all_experts); }
+  uint64_t least_weights() const { return least_dense() + least_experts(); }
+  uint64_t all_weights() const { return all_units + all_experts; }
   // Of the device, when host and disk have so much for KV.
   uint64_t least_kv(uint64_t host_bytes, uint64_t disk_bytes) const;
   // The budget of the device below which nothing fits.

@@ -80,6 +80,7 @@ class Planner {
     plan_.host_input_bytes = sizes_.host_input_bytes;
     plan_.host_logit_bytes = sizes_.host_logit_bytes;
     plan_.units = sizes_.units;
+    plan_.expert_units = sizes_.expert_units;
   }
 
   bool place_kv() {
@@ -87,7 +88,8 @@ class Planner {
     const uint64_t all = sizes_.all_kv();
     const uint64_t room = device_left_ > sizes_.least_weights() ? device_left_ - sizes_.least_weights() : 0;
     const uint64_t wanted = share_ == KvShare::half ? room / 2 : share_ == KvShare::most ? room : 0;
-    if (all + sizes_.all_units > device_left_ && (all > room || all > wanted) && spill_kv(room, wanted)) return true;
+    if (all + sizes_.all_weights() > device_left_ && (all > room || all > wanted) && spill_kv(room, wanted))
+      return true;
     if (all > room) return false;
     plan_.kv_device_rows_per_layer = rows;
     plan_.kv_device_slots = static_cast<uint32_t>(rows) * sizes_.layout.layers;
@@ -109,7 +111,8 @@ class Planner {
       return false;
     }
     // What all weights would leave over is the KV's in any case.
-    const uint64_t beside = device_left_ > sizes_.all_units ? device_left_ - sizes_.all_units : 0;
+    const uint64_t weights = sizes_.all_weights();
+    const uint64_t beside = device_left_ > weights ? device_left_ - weights : 0;
     const uint64_t share = std::max(wanted, std::min(beside, room));
     const uint64_t kept_rows = share > need(0) ? (share - need(0)) / sizes_.kv_bytes(layers) : 0;
     // With every sealed row kept nothing would be spilled.
@@ -126,19 +129,53 @@ class Planner {
 
   bool place_weights() {
     plan_.unit_tiers.assign(plan_.units.size(), Tier::disk);
-    if (sizes_.all_units <= device_left_) {
+    if (device_left_ < sizes_.least_weights()) return false;
+    const bool resident = sizes_.all_weights() <= device_left_;
+    const uint64_t kept = resident ? sizes_.all_experts : sizes_.least_experts();
+    place_dense(device_left_ - kept);
+    if (!sizes_.expert_units.empty()) place_experts(resident);
+    return true;
+  }
+
+  // What every token reads comes first: in `room` bytes of the device.
+  void place_dense(uint64_t room) {
+    if (sizes_.all_units <= room) {
       std::fill(plan_.unit_tiers.begin(), plan_.unit_tiers.end(), Tier::device);
       device_left_ -= sizes_.all_units;
-      return true;
+      return;
     }
-    const uint64_t least = sizes_.least_weights();
-    if (device_left_ < least) return false;
     const uint64_t wanted = std::max(4 * sizes_.largest_unit, 32 * kMiB);
-    plan_.weight_ring_bytes = std::max(least, align_down(std::min(wanted, device_left_ / 3), kDiskAlign));
-    device_left_ -= plan_.weight_ring_bytes;
-    choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device, device_left_);
+    plan_.weight_ring_bytes = std::max(sizes_.least_dense(), align_down(std::min(wanted, room / 3), kDiskAlign));
+    choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device, room - plan_.weight_ring_bytes);
     choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::host, host_left_);
-    return true;
+    device_left_ -= plan_.weight_ring_bytes + dense_in(Tier::device);
+    host_left_ -= dense_in(Tier::host);
+  }
+
+  uint64_t dense_in(Tier tier) const {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < plan_.units.size(); ++i) {
+      if (plan_.unit_tiers[i] == tier) bytes += plan_.units[i].bytes;
+    }
+    return bytes;
+  }
+
+  // Experts have the memory that is left.
+  void place_experts(bool resident) {
+    if (resident) {
+      plan_.expert_tier = Tier::device;
+      device_left_ -= sizes_.all_experts;
+      return;
+    }
+    const uint64_t slot = sizes_.largest_expert;
+    const uint64_t count = sizes_.expert_units.size();
+    plan_.expert_slot_bytes = slot;
+    plan_.expert_device_slots = static_cast<int>(std::min(count, device_left_ / slot));
+    device_left_ -= plan_.expert_device_slots * slot;
+    plan_.expert_tier = sizes_.all_experts <= host_left_ ? Tier::host : Tier::disk;
+    if (plan_.expert_tier == Tier::disk) {
+      plan_.expert_host_slots = static_cast<int>(std::min(count, host_left_ / slot));
+    }
   }
 
   void fill_tiers() {
@@ -151,13 +188,14 @@ class Planner {
     for (size_t i = 0; i < plan_.units.size(); ++i) {
       plan_.tier(plan_.unit_tiers[i]).weights += plan_.units[i].bytes;
     }
+    plan_.tier(plan_.expert_tier).weights += sizes_.all_experts;
     device.weights += plan_.small_bytes;
     device.kv = sizes_.kv_bytes(plan_.kv_device_slots);
     host.kv = sizes_.kv_bytes(plan_.kv_host_slots);
     disk.kv = sizes_.kv_bytes(plan_.kv_disk_slots);
     device.workspace = plan_.workspace_bytes;
-    device.rings = plan_.weight_ring_bytes + plan_.kv_ring_bytes;
-    host.rings = sizes_.staging_bytes();
+    device.rings = plan_.weight_ring_bytes + plan_.kv_ring_bytes + plan_.expert_device_slots * plan_.expert_slot_bytes;
+    host.rings = sizes_.staging_bytes() + plan_.expert_host_slots * plan_.expert_slot_bytes;
     device.process = sizes_.process_in(Tier::device);
     host.process = sizes_.process_in(Tier::host);
     (in_.device.host_addressable() ? device : host).workspace += plan_.host_input_bytes + plan_.host_logit_bytes;
@@ -183,7 +221,7 @@ std::optional<Plan> best_plan(const PlanInput& input, Room room) {
     std::optional<Plan> plan = Planner(input, sizes, share).run();
     if (!plan) continue;
     if (!best || plan->expected.decode_tps > best->expected.decode_tps * kWorthIt) best = std::move(plan);
-    const bool resident = !best->streams_weights() && !best->spills_kv();
+    const bool resident = !best->streams() && !best->spills_kv();
     if (resident || best->expected.bound.empty()) break;
   }
   return best;

@@ -1,6 +1,7 @@
 #include "runtime/predict.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "memory/kv/layout.h"
@@ -46,6 +47,7 @@ class Predictor {
  public:
   Predictor(const Plan& plan, const ModelShape& shape, const Limits& limits)
       : plan_(plan),
+        shape_(shape),
         limits_(limits),
         row_bytes_(KvLayout(shape).row_bytes()),
         kv_rows_(static_cast<uint64_t>(page_rows(plan.context)) * shape.layers) {}
@@ -61,6 +63,11 @@ class Predictor {
       if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
       if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
     }
+    const Experts experts = experts_of(1);
+    pass.resident_s += experts.read_bytes / limits_.weight_bytes;
+    device_read += static_cast<uint64_t>(experts.read_bytes);
+    e.disk_bytes += static_cast<uint64_t>(experts.disk_bytes);
+    e.link_bytes += static_cast<uint64_t>(experts.link_bytes);
     const double attention_s = static_cast<double>(kv_rows_ * row_bytes_) / limits_.weight_bytes;
     const uint64_t kv_disk = plan_.kv_disk_slots * row_bytes_, kv_host = plan_.kv_host_slots * row_bytes_;
     e.disk_bytes += kv_disk;
@@ -77,7 +84,7 @@ class Predictor {
 
     // KV moves on a lane of its own, in turn with the weights: both share the ways.
     const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
-    const double step = std::max({weights_s + attention_s, e.disk_s, e.link_s});
+    const double step = std::max({weights_s + attention_s + fetch_s(experts), e.disk_s, e.link_s});
     const double most = std::max({e.compute_s, e.disk_s, e.link_s});
     e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
     e.decode_tps = 1.0 / step;
@@ -95,12 +102,45 @@ class Predictor {
           unit.stage == Stage::head ? unit.weight_bytes / limits_.weight_bytes
                                     : 2 * parameters * plan_.chunk / limits_.prefill_flops);
     }
-    const double tps = plan_.chunk / steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
+    const Experts experts = experts_of(plan_.chunk);
+    pass.resident_s += experts.flops / limits_.prefill_flops;
+    // A layer's experts arrive while those before are multiplied.
+    const double seconds = std::max(steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead), fetch_s(experts));
+    const double tps = plan_.chunk / seconds;
     // Both units work at once, on chunks that follow one another.
     return before() != nullptr ? std::min(tps, before()->prefill_tps) : tps;
   }
 
  private:
+  // What `rows` rows read of the experts, and what of that has to be fetched, if any expert is as likely as another:
+  // where some are more popular, the slots hold those.
+  struct Experts {
+    double read_bytes = 0, flops = 0, disk_bytes = 0, link_bytes = 0;
+  };
+  Experts experts_of(int rows) const {
+    Experts sum;
+    if (plan_.expert_units.empty()) return sum;
+    const double chosen = shape_.experts_used / static_cast<double>(shape_.experts);  // for one row
+    const double read = 1 - std::pow(1 - chosen, rows);
+    const auto count = static_cast<double>(plan_.expert_units.size());
+    const double fetched = plan_.moves_experts() ? read * (1 - plan_.expert_device_slots / count) : 0;
+    const double from_disk = plan_.expert_tier == Tier::disk ? fetched * (1 - plan_.expert_host_slots / count) : 0;
+    for (const WeightUnit& unit : plan_.expert_units) {
+      const auto bytes = static_cast<double>(unit.bytes);
+      sum.read_bytes += read * static_cast<double>(unit.weight_bytes);
+      sum.disk_bytes += from_disk * bytes;
+      sum.link_bytes += (fetched - from_disk) * bytes;
+      for (const WeightSlice& slice : unit.slices) {
+        sum.flops += 2 * chosen * rows * static_cast<double>(slice.rows) * static_cast<double>(slice.cols);
+      }
+    }
+    return sum;
+  }
+  double fetch_s(const Experts& experts) const {
+    const double over_link = experts.link_bytes + (plan_.staged ? experts.disk_bytes : 0);
+    return std::max(experts.disk_bytes / limits_.disk_read, over_link / limits_.link);
+  }
+
   // Of the layers before these, which another unit computes.
   const Expected* before() const { return plan_.before.empty() ? nullptr : &plan_.before.front().expected; }
   void add(Pass& pass, size_t unit, double compute_s) const {
@@ -116,6 +156,7 @@ class Predictor {
   }
 
   const Plan& plan_;
+  const ModelShape& shape_;
   const Limits& limits_;
   uint64_t row_bytes_;
   uint64_t kv_rows_;  // at full context

@@ -214,6 +214,18 @@ std::string layers_of(const Plan& plan) {
   return fmt::format("layers {} to {}", plan.first_layer, plan.last_layer - 1);
 }
 
+// A line; empty where there are none.
+std::string describe_experts(const Plan& plan) {
+  if (plan.expert_units.empty()) return {};
+  const size_t count = plan.expert_units.size();
+  if (!plan.moves_experts()) return fmt::format("{} experts, all on the device\n", count);
+  std::string line = fmt::format("{} experts{}: slots of {:.2f} MiB for {} of them on the device", count,
+                                 plan.expert_tier == Tier::host ? ", all in host RAM" : " on disk",
+                                 plan.expert_slot_bytes / kMiB, plan.expert_device_slots);
+  if (plan.expert_host_slots > 0) line += fmt::format(", for {} in host RAM", plan.expert_host_slots);
+  return line + "; the least recently used give way\n";
+}
+
 std::string describe_layers(const Plan& plan) {
   return fmt::format("{} computed by the CPU in host RAM, {} and the head by the device",
                      layers_of(plan.before.front()), layers_of(plan));
@@ -227,6 +239,9 @@ std::string describe_placement(const Plan& plan) {
   std::string line = fmt::format("weights: {:.0f} MiB on the device", weights(Tier::device));
   if (weights(Tier::host) > 0) line += fmt::format(", {:.0f} MiB in host RAM", weights(Tier::host));
   if (weights(Tier::disk) > 0) line += fmt::format(", {:.0f} MiB streamed from disk", weights(Tier::disk));
+  if (plan.moves_experts()) {
+    line += fmt::format(" by way of slots for {} of {} experts", plan.expert_device_slots, plan.expert_units.size());
+  }
   line += fmt::format("; KV of {} positions: {:.0f} MiB on the device", plan.context, kv(Tier::device));
   if (kv(Tier::host) > 0) line += fmt::format(", {:.0f} MiB in host RAM", kv(Tier::host));
   if (kv(Tier::disk) > 0) line += fmt::format(", {:.0f} MiB on disk", kv(Tier::disk));
@@ -256,6 +271,7 @@ std::string describe_plan(const Plan& plan) {
   table += fmt::format("context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context,
                        plan.chunk, units, streaming);
   if (!plan.before.empty()) table += describe_layers(plan) + "\n";
+  for_each_unit(plan, [&](const Plan& unit) { table += describe_experts(unit); });
   if (e.bound.empty()) {
     return table + "expected: not known, this machine has not been measured (spillway plan --refresh does it)\n";
   }

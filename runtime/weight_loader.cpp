@@ -15,8 +15,8 @@ WeightLoader::WeightLoader(Device& device, const Checkpoint& checkpoint, std::sp
 }
 
 template <typename Fill>
-void WeightLoader::stage(uint64_t bytes, std::byte* place, const Fill& fill) {
-  traffic_.add(Link::host_to_device, Cause::weights, bytes);
+void WeightLoader::stage(uint64_t bytes, std::byte* place, Cause cause, const Fill& fill) {
+  traffic_.add(Link::host_to_device, cause, bytes);
   const uint64_t half_bytes = staging_.size() / 2;
   for (uint64_t done = 0; done < bytes;) {
     const uint64_t piece = std::min(half_bytes, bytes - done);
@@ -30,11 +30,12 @@ void WeightLoader::stage(uint64_t bytes, std::byte* place, const Fill& fill) {
   }
 }
 
-void WeightLoader::load(const Extent& extent, uint64_t bytes, Tier tier, std::byte* place) {
+void WeightLoader::load(const Extent& extent, uint64_t bytes, const WeightPlace& place, Cause cause) {
   const File& file = checkpoint_.files[extent.file];
-  traffic_.add(Link::disk_read, Cause::weights, bytes);
-  if (copies_ == nullptr || tier == Tier::host) return file.read(extent.offset, {place, bytes});
-  stage(bytes, place, [&](std::span<std::byte> into, uint64_t done) { file.read(extent.offset + done, into); });
+  traffic_.add(Link::disk_read, cause, bytes);
+  if (copies_ == nullptr || place.tier == Tier::host) return file.read(extent.offset, {place.data, bytes});
+  stage(bytes, place.data, cause,
+        [&](std::span<std::byte> into, uint64_t done) { file.read(extent.offset + done, into); });
 }
 
 void WeightLoader::put(std::span<const std::byte> bytes, std::byte* place) {
@@ -42,7 +43,7 @@ void WeightLoader::put(std::span<const std::byte> bytes, std::byte* place) {
     std::memcpy(place, bytes.data(), bytes.size());
     return;
   }
-  stage(bytes.size(), place,
+  stage(bytes.size(), place, Cause::weights,
         [&](std::span<std::byte> into, uint64_t done) { std::memcpy(into.data(), bytes.data() + done, into.size()); });
 }
 

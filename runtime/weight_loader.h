@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "loader/checkpoint.h"
 #include "memory/tier.h"
+#include "memory/weight_home.h"
 
 namespace spillway {
 
@@ -19,8 +20,8 @@ class WeightLoader {
   // staging: host memory; may be empty where the host addresses the device.
   WeightLoader(Device& device, const Checkpoint& checkpoint, std::span<std::byte> staging, Traffic& traffic);
 
-  // The first `bytes` of the extent to a place in `tier`. Throws what File::read throws.
-  void load(const Extent& extent, uint64_t bytes, Tier tier, std::byte* place);
+  // The first `bytes` of the extent to a place. Throws what File::read throws.
+  void load(const Extent& extent, uint64_t bytes, const WeightPlace& place, Cause cause);
   // Bytes of host memory to a place on the device.
   void put(std::span<const std::byte> bytes, std::byte* place);
   // Waits until all of it is there; throws what a copy met.
@@ -29,7 +30,7 @@ class WeightLoader {
  private:
   // Through staging to the device; fill(into, done) brings the bytes from `done` on.
   template <typename Fill>
-  void stage(uint64_t bytes, std::byte* place, const Fill& fill);
+  void stage(uint64_t bytes, std::byte* place, Cause cause, const Fill& fill);
 
   const Checkpoint& checkpoint_;
   std::span<std::byte> staging_;

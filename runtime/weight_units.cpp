@@ -70,7 +70,29 @@ void cut_stage(std::vector<WeightUnit>& units, Stage stage, int layer, const std
   }
 }
 
+WeightUnit expert_unit(const LayerTensors& layer, int number, int expert, const Checkpoint& checkpoint) {
+  WeightUnit unit{.stage = Stage::experts, .layer = number, .expert = expert, .slices = {}, .runs = {}};
+  std::vector<SliceExtent> slices;
+  for (const ExpertMatrix* matrix : {&layer.expert_gate, &layer.expert_up, &layer.expert_down}) {
+    const WeightSlice slice{static_cast<int>(slices.size()), matrix->dtype, 0, matrix->rows, matrix->cols, 0};
+    slices.push_back({slice, matrix->extents[static_cast<size_t>(expert)]});
+  }
+  lay_out(unit, std::move(slices), checkpoint);
+  return unit;
+}
+
 }  // namespace
+
+std::vector<WeightUnit> cut_expert_units(const ModelSpec& spec, const Checkpoint& checkpoint) {
+  std::vector<WeightUnit> units;
+  for (size_t i = 0; i < spec.layers.size(); ++i) {
+    if (!spec.layers[i].has_experts()) continue;
+    for (int expert = 0; expert < spec.shape.experts; ++expert) {
+      units.push_back(expert_unit(spec.layers[i], static_cast<int>(i), expert, checkpoint));
+    }
+  }
+  return units;
+}
 
 std::vector<WeightUnit> cut_weight_units(const ModelSpec& spec, const Checkpoint& checkpoint, uint64_t unit_bytes) {
   std::vector<WeightUnit> units;
@@ -79,6 +101,10 @@ std::vector<WeightUnit> cut_weight_units(const ModelSpec& spec, const Checkpoint
     const int number = static_cast<int>(i);
     cut_stage(units, Stage::qkv, number, {&layer.q, &layer.k, &layer.v}, checkpoint, unit_bytes);
     cut_stage(units, Stage::attn_out, number, {&layer.attn_out}, checkpoint, unit_bytes);
+    if (layer.has_experts()) {
+      cut_stage(units, Stage::router, number, {&layer.router}, checkpoint, unit_bytes);
+      continue;
+    }
     std::vector<const TensorInfo*> gate_up{&layer.gate};
     if (layer.up.cols > 0) gate_up.push_back(&layer.up);
     cut_stage(units, Stage::gate_up, number, gate_up, checkpoint, unit_bytes);

@@ -24,8 +24,21 @@ uint64_t Workspace::cut(const ModelSpec& spec, const WorkspaceShape& size, const
   w.k = matrix(DType::f32, size.chunk, shape.kv_width());
   w.v = matrix(DType::f32, size.chunk, shape.kv_width());
   w.attn = matrix(DType::f32, size.chunk, shape.q_width());
-  w.gate = matrix(DType::f32, size.chunk, shape.ffn);
-  w.up = matrix(DType::f32, size.chunk, shape.ffn);
+  const int64_t places = int64_t{size.chunk} * shape.experts_used;
+  const auto inner = [&](View* dense, View* of_experts) {
+    const uint64_t dense_bytes = row_bytes(DType::f32, shape.ffn) * size.chunk;
+    std::byte* piece = take(std::max(dense_bytes, row_bytes(DType::f32, shape.expert_ffn) * places));
+    *dense = View::dense(piece, DType::f32, size.chunk, shape.ffn);
+    *of_experts = View::dense(piece, DType::f32, places, shape.expert_ffn);
+  };
+  inner(&w.gate, &w.expert_gate);
+  inner(&w.up, &w.expert_up);
+  if (shape.experts > 0) {
+    w.router = matrix(DType::f32, size.chunk, shape.experts);
+    w.expert_rows = matrix(DType::f32, places, shape.hidden);
+    w.routes = {.data = nullptr, .rows = size.chunk, .experts = shape.experts, .used = shape.experts_used};
+    w.routes.data = take(w.routes.bytes());
+  }
   w.states = matrix(DType::f32, std::max(size.chunk, spans), shape.heads * attn_state_floats(shape.head_dim));
   w.rope = matrix(DType::f32, int64_t{shape.rope_tables} * size.chunk, shape.rope_dims);
   if (spec.has_embedding()) w.rows = matrix(spec.token_embedding.dtype, size.chunk, shape.hidden);

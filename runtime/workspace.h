@@ -18,17 +18,21 @@ struct WorkspaceShape {
 
 // All views are f32 but `rows`. m: rows of the pass.
 struct Workspace {
-  View x;          // [chunk x hidden] residual stream
-  View h;          // [chunk x hidden] normalised
-  View q, k, v;    // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
-  View attn;       // [chunk x heads * head_dim]
-  View gate, up;   // [chunk x ffn]
-  View states;     // [max(chunk, spans) x heads * attn_state_floats]
-  View rope;       // [rope_tables * chunk x rope_dims] cos and sin, a table after the other
-  View rows;       // [chunk x hidden] embedding rows in the file's type; no rows where others embed
-  View positions;  // [chunk x hidden] rows of learned positions in the file's type; no rows where there are none
-  View logits;     // [logit_rows x vocab]; no rows, and none of chosen, where others have the head
-  View chosen;     // [logit_rows x candidate_floats(most)]
+  View x;         // [chunk x hidden] residual stream
+  View h;         // [chunk x hidden] normalised
+  View q, k, v;   // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
+  View attn;      // [chunk x heads * head_dim]
+  View gate, up;  // [chunk x ffn]
+  // Where experts are: logits of the router [chunk x experts], rows in the experts' places [chunk * experts_used x
+  // hidden], and, in the memory of gate and up, their inner rows [chunk * experts_used x expert_ffn].
+  View router, expert_rows, expert_gate, expert_up;
+  ExpertRoutes routes;  // of `chunk` rows
+  View states;          // [max(chunk, spans) x heads * attn_state_floats]
+  View rope;            // [rope_tables * chunk x rope_dims] cos and sin, a table after the other
+  View rows;            // [chunk x hidden] embedding rows in the file's type; no rows where others embed
+  View positions;       // [chunk x hidden] rows of learned positions in the file's type; no rows where there are none
+  View logits;          // [logit_rows x vocab]; no rows, and none of chosen, where others have the head
+  View chosen;          // [logit_rows x candidate_floats(most)]
   std::byte* scratch = nullptr;
   uint64_t scratch_bytes = 0;
 
@@ -39,6 +43,8 @@ struct Workspace {
   // Host memory through which a pass's embedding rows and angles reach the device: two halves, filled in turn.
   uint64_t positions_offset() const { return align_up(rows.stride * rows.rows, 64); }
   uint64_t rope_offset() const { return align_up(positions_offset() + positions.stride * positions.rows, 64); }
+  // And through which the device's choice of experts reaches the host.
+  uint64_t host_choice_bytes() const { return routes.experts == 0 ? 0 : align_up(routes.first_bytes(), 64); }
   uint64_t host_half_bytes() const { return align_up(rope_offset() + rope.stride * rope.rows, 64); }
 };
 

@@ -70,6 +70,18 @@ def llama_tensors(kind="F32", hidden=16, ffn=8):
     }
 
 
+def experts_tensors(apart, hidden=16, ffn=8, count=3):
+    dense = llama_tensors("F32", hidden, ffn)
+    tensors = {name: tensor for name, tensor in dense.items() if "ffn_" not in name or "norm" in name}
+    tensors["blk.0.ffn_gate_inp.weight"] = ("F32", [hidden, count])
+    for part, shape in (("gate", [hidden, ffn]), ("up", [hidden, ffn]), ("down", [ffn, hidden])):
+        if apart:
+            tensors |= {f"blk.0.ffn_{part}.{e}.weight": ("F16", shape) for e in range(count)}
+        else:
+            tensors[f"blk.0.ffn_{part}_exps.weight"] = ("F32", shape + [count])
+    return tensors
+
+
 def seeds():
     plain = gguf(llama_keys(), llama_tensors())
     yield "llama_v3", plain
@@ -82,6 +94,9 @@ def seeds():
                               "llama.rope.scaling.factor": (F32, 1.0), "llama.rope.dimension_count": (U32, 4),
                               "tokenizer.ggml.bos_token_id": (U32, 1), "tokenizer.ggml.add_bos_token": (BOOL, True)}
     yield "llama_aligned", gguf(aligned, llama_tensors(), alignment=64)
+    experts = llama_keys() | {"llama.expert_count": (U32, 3), "llama.expert_used_count": (U32, 2)}
+    yield "llama_experts", gguf(experts, experts_tensors(False))
+    yield "llama_experts_apart", gguf(experts | {"llama.expert_weights_norm": (BOOL, False)}, experts_tensors(True))
     parts = {"split.no": (U16, 0), "split.count": (U16, 2), "split.tensors.count": (I32, 11)}
     yield "part_1_of_2", gguf(llama_keys() | parts, llama_tensors())
     yield "split_of_one", gguf(llama_keys() | parts | {"split.count": (U16, 1)}, llama_tensors())

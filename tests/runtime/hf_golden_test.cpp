@@ -70,7 +70,7 @@ class HfGolden : public ::testing::TestWithParam<const char*> {
         const PlacedRun spread = run_placed(*model_, device, options_, work);
         budget = tried;
         EXPECT_TRUE(spread.covered.layer_kv_in_two_tiers || spread.covered.layer_from_disk ||
-                    spread.covered.weights_from_host);
+                    spread.covered.weights_from_host || spread.covered.experts_move);
         EXPECT_TRUE(spread.logits == whole.logits) << "with a budget of " << budget;
       } catch (const Error& error) {
         ASSERT_EQ(error.kind(), ErrorKind::fit) << error.what();
@@ -119,7 +119,7 @@ TEST_P(HfGolden, WhereverTheBytesOfTheCudaKernelsLie) {
 
 INSTANTIATE_TEST_SUITE_P(Families, HfGolden,
                          ::testing::Values("llama", "llama-llama3", "llama-yarn", "llama-linear", "mistral", "qwen2",
-                                           "qwen3", "phi3", "gemma3", "opt"),
+                                           "qwen3", "qwen3moe", "qwen3moe-sparse", "mixtral", "phi3", "gemma3", "opt"),
                          [](const auto& case_) {
                            std::string name = case_.param;
                            for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';

@@ -62,14 +62,24 @@ TEST(MetricsTest, TextWithoutDecodeOrTraffic) {
   EXPECT_EQ(metrics_text({}, {}), "load     0.00 s\nmoved    nothing\n");
 }
 
+TEST(MetricsTest, ExpertsWhereTheyMove) {
+  Metrics m = example();
+  m.prefill_experts = {.asked = 200, .on_device = 50, .on_host = 0};
+  m.decode_experts = {.asked = 1000, .on_device = 900, .on_host = 64};
+  EXPECT_NE(metrics_text(m, {}).find("experts  200 asked for in prefill, 25.0% on the device\n"
+                                     "experts  1000 asked for in decode, 90.0% on the device, 6.4% in host RAM\n"),
+            std::string::npos);
+  EXPECT_EQ(metrics_json(m)["experts"]["decode"]["on_host"], 64);
+}
+
 TEST(MetricsTest, JsonHasTheNamesOfTheInterface) {
   const nlohmann::json json = metrics_json(example());
   EXPECT_EQ(json["bytes"]["disk_read"]["weights"], 1400 * kMiB);
   EXPECT_EQ(json["bytes"]["device_to_host"]["kv_spill"], 8 * kMiB);
   ASSERT_EQ(json["bytes"].size(), 4u);
   for (const char* link : {"disk_read", "disk_write", "host_to_device", "device_to_host"}) {
-    ASSERT_EQ(json["bytes"][link].size(), 5u) << link;
-    for (const char* cause : {"weights", "kv_fetch", "kv_repair", "kv_spill", "activations"}) {
+    ASSERT_EQ(json["bytes"][link].size(), 6u) << link;
+    for (const char* cause : {"weights", "experts", "kv_fetch", "kv_repair", "kv_spill", "activations"}) {
       EXPECT_TRUE(json["bytes"][link][cause].is_number_unsigned()) << link << " " << cause;
     }
   }
@@ -79,7 +89,10 @@ TEST(MetricsTest, JsonHasTheNamesOfTheInterface) {
   }
   EXPECT_EQ(json["timings"]["ttft_s"], 3.14);
   EXPECT_EQ(json["peak"], (nlohmann::json{{"device", 60 * kMiB}, {"host", 31 * kMiB}, {"disk", 0}}));
-  EXPECT_EQ(json.size(), 3u);
+  for (const char* phase : {"prefill", "decode"}) {
+    EXPECT_EQ(json["experts"][phase], (nlohmann::json{{"asked", 0}, {"on_device", 0}, {"on_host", 0}}));
+  }
+  EXPECT_EQ(json.size(), 4u);
 }
 
 }  // namespace

@@ -229,9 +229,10 @@ std::vector<std::byte> GgufWriter::header(int part) const {
   for (size_t i = begin; i < end; ++i) {
     const GgufTensor& tensor = tensors_[i];
     out.text(tensor.name);
-    out.put<uint32_t>(tensor.vector ? 1 : 2);
+    out.put<uint32_t>(tensor.vector ? 1 : tensor.stacked > 1 ? 3 : 2);
     out.put<uint64_t>(static_cast<uint64_t>(tensor.cols));
-    if (!tensor.vector) out.put<uint64_t>(static_cast<uint64_t>(tensor.rows));
+    if (!tensor.vector) out.put<uint64_t>(static_cast<uint64_t>(tensor.rows / tensor.stacked));
+    if (tensor.stacked > 1) out.put<uint64_t>(static_cast<uint64_t>(tensor.stacked));
     out.put<uint32_t>(ggml_type(tensor.dtype));
     out.put<uint64_t>(offset);
     offset += align_up(tensor.bytes(), options_.alignment);

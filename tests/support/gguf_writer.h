@@ -22,6 +22,7 @@ struct GgufTensor {
   DType dtype = DType::f32;
   int64_t rows = 1;     // output features
   int64_t cols = 0;     // input features, contiguous
+  int64_t stacked = 1;  // matrices that share the rows evenly; above 1: a dimension of its own in the file
   bool vector = false;  // one dimension in the file instead of two; rows is 1
 
   uint64_t bytes() const { return static_cast<uint64_t>(rows) * row_bytes(dtype, cols); }

@@ -31,6 +31,8 @@ Covered cover(const Plan& plan, int positions) {
   covered.kv_on_host = plan.kv_host_slots > 0;
   covered.kv_on_disk = plan.kv_disk_slots > 0;
   covered.layer_kv_in_two_tiers = plan.spills_kv() && plan.kv_device_rows_per_layer * kPageTokens < positions;
+  covered.experts_move = plan.moves_experts();
+  covered.experts_from_host = plan.expert_host_slots > 0 || (plan.moves_experts() && plan.expert_tier == Tier::host);
   covered.layers_on_cpu = plan.first_layer > 0;
   for (const Plan& cpu : plan.before) {
     const Covered of_cpu = cover(cpu, positions);
@@ -39,6 +41,7 @@ Covered cover(const Plan& plan, int positions) {
     covered.kv_on_disk |= of_cpu.kv_on_disk;
     covered.layer_kv_in_two_tiers |= of_cpu.layer_kv_in_two_tiers;
     covered.layer_from_disk |= of_cpu.layer_from_disk;
+    covered.experts_move |= of_cpu.experts_move;
   }
   for (size_t i = 0; i < plan.units.size(); ++i) {
     covered.layer_from_disk |= plan.unit_tiers[i] == Tier::disk && plan.units[i].stage != Stage::head;

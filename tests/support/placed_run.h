@@ -20,7 +20,9 @@ struct Covered {
   bool kv_on_disk = false;
   bool layer_from_disk = false;  // some weights of a layer were streamed from disk
   bool weights_from_host = false;
-  bool layers_on_cpu = false;  // the CPU beside the device computed some
+  bool experts_move = false;       // not all experts were on the device
+  bool experts_from_host = false;  // some were kept in host memory
+  bool layers_on_cpu = false;      // the CPU beside the device computed some
   int spans = 0;
 };
 

@@ -17,6 +17,13 @@ class Extents {
     end_ = align_up(end_ + info.extent.bytes, 32);
     return info;
   }
+  ExpertMatrix stack(DType dtype, int experts, int64_t rows, int64_t cols) {
+    const Extent all = tensor("experts", dtype, experts * rows, cols).extent;
+    ExpertMatrix matrix{.dtype = dtype, .rows = rows, .cols = cols, .extents = {}};
+    const uint64_t each = all.bytes / static_cast<uint64_t>(experts);
+    for (int e = 0; e < experts; ++e) matrix.extents.push_back({all.file, all.offset + each * e, each});
+    return matrix;
+  }
   uint64_t end() const { return end_; }
 
  private:
@@ -34,6 +41,11 @@ SpecModel::SpecModel(const TinyModelOptions& o, const std::string& path) {
                 .kv_heads = o.kv_heads,
                 .head_dim = o.head_dim,
                 .ffn = o.ffn,
+                .experts = o.experts,
+                .experts_used = o.experts > 0 ? o.experts_used : 0,
+                .expert_ffn = o.experts == 0     ? 0
+                              : o.expert_ffn > 0 ? o.expert_ffn
+                                                 : o.ffn,
                 .vocab = o.vocab,
                 .context = o.context,
                 .norm_eps = o.norm_eps,
@@ -49,9 +61,16 @@ SpecModel::SpecModel(const TinyModelOptions& o, const std::string& path) {
     layer.v = at.tensor("attn_v", o.type, s.kv_width(), s.hidden);
     layer.attn_out = at.tensor("attn_output", o.type, s.hidden, s.q_width());
     layer.ffn_norm = at.tensor("ffn_norm", DType::f32, 1, s.hidden);
-    layer.gate = at.tensor("ffn_gate", o.type, s.ffn, s.hidden);
-    layer.up = at.tensor("ffn_up", o.type, s.ffn, s.hidden);
-    layer.down = at.tensor("ffn_down", o.type, s.hidden, s.ffn);
+    if (s.experts > 0) {
+      layer.router = at.tensor("ffn_gate_inp", DType::f32, s.experts, s.hidden);
+      layer.expert_gate = at.stack(o.type, s.experts, s.expert_ffn, s.hidden);
+      layer.expert_up = at.stack(o.type, s.experts, s.expert_ffn, s.hidden);
+      layer.expert_down = at.stack(o.type, s.experts, s.hidden, s.expert_ffn);
+    } else {
+      layer.gate = at.tensor("ffn_gate", o.type, s.ffn, s.hidden);
+      layer.up = at.tensor("ffn_up", o.type, s.ffn, s.hidden);
+      layer.down = at.tensor("ffn_down", o.type, s.hidden, s.ffn);
+    }
     spec.layers.push_back(layer);
   }
   spec.output_norm = at.tensor("output_norm", DType::f32, 1, s.hidden);

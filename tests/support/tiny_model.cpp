@@ -18,6 +18,7 @@ namespace {
 // instead of averaging all; logits spread by a few nats.
 constexpr double kQueryKeyGain = 1.5;
 constexpr double kLogitDeviation = 2.5;
+constexpr double kRouterDeviation = 2.0;
 
 constexpr const char* kChatTemplate =
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
@@ -107,30 +108,42 @@ class ModelFile {
       throw Error(ErrorKind::usage, fmt::format("vocab is {}: the bytes and the special tokens alone are {}", o.vocab,
                                                 SyntheticVocab::kSmallest));
     }
+    if (o.family != "llama" && o.family != "qwen3moe") {
+      throw Error(ErrorKind::usage, fmt::format("{} is no family that is written", o.family));
+    }
+    if (o.experts > 0 ? o.experts_used < 1 || o.experts_used > o.experts : o.family == "qwen3moe") {
+      throw Error(ErrorKind::usage, fmt::format("{} of {} experts cannot be used", o.experts_used, o.experts));
+    }
     if (o.tied && o.output_type) throw Error(ErrorKind::usage, "a tied model has no output matrix of its own type");
   }
 
   void set_facts() {
     const TinyModelOptions& o = options_;
-    auto count = [this](const char* key, int value) { writer_.set(key, static_cast<uint32_t>(value)); };
-    writer_.set("general.architecture", std::string("llama"));
+    const auto key = [&o](const char* name) { return o.family + "." + name; };
+    auto count = [&](const char* name, int value) { writer_.set(key(name), static_cast<uint32_t>(value)); };
+    writer_.set("general.architecture", o.family);
     writer_.set("general.name", o.name);
     writer_.set("general.file_type", file_type(o.type));
     writer_.set("general.quantization_version", uint32_t{2});
-    count("llama.block_count", o.layers);
-    count("llama.context_length", o.context);
-    count("llama.embedding_length", o.hidden);
-    count("llama.feed_forward_length", o.ffn);
-    count("llama.attention.head_count", o.heads);
-    count("llama.attention.head_count_kv", o.kv_heads);
-    writer_.set("llama.attention.layer_norm_rms_epsilon", o.norm_eps);
+    count("block_count", o.layers);
+    count("context_length", o.context);
+    count("embedding_length", o.hidden);
+    // Mixtral's files say of each expert what others say of the one part there is.
+    count("feed_forward_length", o.experts > 0 && o.family == "llama" ? expert_ffn() : o.ffn);
+    count("attention.head_count", o.heads);
+    count("attention.head_count_kv", o.kv_heads);
+    writer_.set(key("attention.layer_norm_rms_epsilon"), o.norm_eps);
     if (o.head_dim * o.heads != o.hidden) {  // as the converters do: only where the default does not hold
-      count("llama.attention.key_length", o.head_dim);
-      count("llama.attention.value_length", o.head_dim);
+      count("attention.key_length", o.head_dim);
+      count("attention.value_length", o.head_dim);
     }
-    count("llama.rope.dimension_count", o.head_dim);
-    writer_.set("llama.rope.freq_base", o.rope_base);
-    count("llama.vocab_size", o.vocab);
+    count("rope.dimension_count", o.head_dim);
+    writer_.set(key("rope.freq_base"), o.rope_base);
+    count("vocab_size", o.vocab);
+    if (o.experts == 0) return;
+    count("expert_count", o.experts);
+    count("expert_used_count", o.experts_used);
+    if (o.family == "qwen3moe") count("expert_feed_forward_length", expert_ffn());
   }
 
   void set_vocabulary() {
@@ -148,19 +161,46 @@ class ModelFile {
   }
 
   void matrix(const std::string& name, DType dtype, int rows, int cols, double deviation) {
-    writer_.add({name, dtype, rows, cols, false});
+    writer_.add({.name = name, .dtype = dtype, .rows = rows, .cols = cols});
     deviations_[name] = deviation;
+  }
+  int expert_ffn() const { return options_.expert_ffn > 0 ? options_.expert_ffn : options_.ffn; }
+  // The same matrix of all experts.
+  void stack(const std::string& name, DType dtype, int rows, int cols) {
+    const int count = options_.experts;
+    writer_.add({.name = name, .dtype = dtype, .rows = int64_t{count} * rows, .cols = cols, .stacked = count});
+    deviations_[name] = 1.0 / std::sqrt(static_cast<double>(cols));
   }
   // Deviation 1 / sqrt(cols), so that outputs are as large as inputs.
   void projection(const std::string& name, int rows, int cols, double gain = 1.0) {
     matrix(name, options_.type, rows, cols, gain / std::sqrt(static_cast<double>(cols)));
   }
-  void sensitive_projection(int layer, const std::string& name, int rows, int cols) {
+  DType sensitive_type(int layer) const {
     const bool more = options_.more_bits_type && takes_more_bits(layer, options_.layers);
-    matrix(name, more ? *options_.more_bits_type : options_.type, rows, cols,
-           1.0 / std::sqrt(static_cast<double>(cols)));
+    return more ? *options_.more_bits_type : options_.type;
   }
-  void vector(const std::string& name, int cols) { writer_.add({name, DType::f32, 1, cols, true}); }
+  void sensitive_projection(int layer, const std::string& name, int rows, int cols) {
+    matrix(name, sensitive_type(layer), rows, cols, 1.0 / std::sqrt(static_cast<double>(cols)));
+  }
+  void vector(const std::string& name, int cols) {
+    writer_.add({.name = name, .dtype = DType::f32, .rows = 1, .cols = cols, .vector = true});
+  }
+
+  void add_feed_forward(int layer, const std::string& block) {
+    const TinyModelOptions& o = options_;
+    if (o.experts == 0) {
+      projection(block + "ffn_gate.weight", o.ffn, o.hidden);
+      projection(block + "ffn_up.weight", o.ffn, o.hidden);
+      sensitive_projection(layer, block + "ffn_down.weight", o.hidden, o.ffn);
+      return;
+    }
+    // Choices that differ from token to token, none of them close.
+    matrix(block + "ffn_gate_inp.weight", DType::f32, o.experts, o.hidden,
+           kRouterDeviation / std::sqrt(static_cast<double>(o.hidden)));
+    stack(block + "ffn_gate_exps.weight", o.type, expert_ffn(), o.hidden);
+    stack(block + "ffn_up_exps.weight", o.type, expert_ffn(), o.hidden);
+    stack(block + "ffn_down_exps.weight", sensitive_type(layer), o.hidden, expert_ffn());
+  }
 
   void add_tensors() {
     const TinyModelOptions& o = options_;
@@ -174,10 +214,12 @@ class ModelFile {
       projection(block + "attn_k.weight", o.kv_heads * o.head_dim, o.hidden, kQueryKeyGain);
       sensitive_projection(layer, block + "attn_v.weight", o.kv_heads * o.head_dim, o.hidden);
       projection(block + "attn_output.weight", o.hidden, o.heads * o.head_dim);
+      if (o.family == "qwen3moe") {
+        vector(block + "attn_q_norm.weight", o.head_dim);
+        vector(block + "attn_k_norm.weight", o.head_dim);
+      }
       vector(block + "ffn_norm.weight", o.hidden);
-      projection(block + "ffn_gate.weight", o.ffn, o.hidden);
-      projection(block + "ffn_up.weight", o.ffn, o.hidden);
-      sensitive_projection(layer, block + "ffn_down.weight", o.hidden, o.ffn);
+      add_feed_forward(layer, block);
     }
     vector("output_norm.weight", o.hidden);
     if (!o.tied) matrix("output.weight", o.output_type.value_or(o.type), o.vocab, o.hidden, head_deviation);

@@ -20,9 +20,13 @@ struct TinyModelOptions {
   int kv_heads = 2;
   int head_dim = 64;
   int ffn = 160;
-  int vocab = 320;  // at least SyntheticVocab::kSmallest
+  int experts = 0;       // above 0: feed-forward parts of a layer (llama: Mixtral)
+  int experts_used = 2;  // for a token
+  int expert_ffn = 0;    // width of one; 0: ffn
+  int vocab = 320;       // at least SyntheticVocab::kSmallest
   int context = 4096;
-  DType type = DType::f32;                   // of every matrix; norms are f32
+  std::string family = "llama";              // or qwen3moe: with norms of the heads
+  DType type = DType::f32;                   // of every matrix; norms and routers are f32
   std::optional<DType> more_bits_type = {};  // of attn_v and ffn_down in half of the layers, as in llama.cpp's mixtures
   std::optional<DType> embedding_type = {};  // of token_embd.weight, when it differs
   std::optional<DType> output_type = {};     // of output.weight, when it differs; not for tied models
