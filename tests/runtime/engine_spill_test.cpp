@@ -87,7 +87,9 @@ void cut_again_and_again(const Model& model, Options options, Tier spilled_to) {
     ASSERT_LE(left, cut);
     ASSERT_GT(left, cut - kPageTokens);
     ASSERT_EQ(engine.tokens(sequence), left);
-    if (left < 700) EXPECT_LT(outside(engine), before);
+    if (left < 700) {
+      EXPECT_LT(outside(engine), before);
+    }
     text.resize(left);
     const auto tail = random_ids(80 + cut, 70, model.spec.shape.vocab);
     text.insert(text.end(), tail.begin(), tail.end());
