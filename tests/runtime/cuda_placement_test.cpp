@@ -61,7 +61,7 @@ Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t
   Case made;
   Options& options = made.options;
   options.disk_directory = ::testing::TempDir();
-  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (codec == KvCodec::f16 ? 1 << 20 : 128 << 10);
+  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (codec == KvCodec::f16 ? 1 << 20 : 64 << 10);
   options.host_bytes = kStaging + (random() % 3 == 0 ? 0 : share(random() % 2 == 0 ? kv / 2 : weights + kv));
   options.disk_bytes = random() % 4 == 0 ? share(kv) : 2 * kv;
   options.lookahead = static_cast<int>(random() % 4);
@@ -206,8 +206,14 @@ TEST_F(CudaPlacement, NeverChangesTheLogitsOfPackedKv) {
     run_cases(codec == KvCodec::q8 ? wide : tiny(2), kShortPrompt, (kCasesPerModel + 1) / 2, codec);
   }
   run_cases(tiny(0), kLongPrompt, (kCasesPerModel + 1) / 2, KvCodec::kivi4);
+  // More KV than weights, so that some of it leaves the device.
+  wide.ffn = 32;
+  wide.vocab = 320;
+  wide.name = "cuda_placement_packed_long";
+  run_cases(wide, kLongPrompt, kCasesPerModel, KvCodec::kivi4);
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
-  EXPECT_GE(counts_["a layer's KV in two tiers"], kCasesPerModel / 2);
+  EXPECT_GE(counts_["KV on host"], kCasesPerModel / 2);
+  EXPECT_GE(counts_["a layer's KV in two tiers"], 1);
 }
 
 // The block formats that the models above have not, on a model whose rows are one of their blocks.
