@@ -106,7 +106,7 @@ class Bench {
  private:
   std::vector<int32_t> random_tokens(int count) {
     std::vector<int32_t> tokens(count);
-    for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % running_.tokenizer().vocab());
+    for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % running_.model().spec.shape.vocab);
     return tokens;
   }
 
@@ -253,7 +253,7 @@ Command add_bench(CLI::App& app) {
   return [flags] {
     if (flags->run.json) flags->output = "json";
     const int positions = positions_of(*flags);
-    Running running(flags->run);
+    Running running(flags->run, {.text = false});
     return Bench(*flags, running).run(positions);
   };
 }

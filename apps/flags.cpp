@@ -259,6 +259,7 @@ void SamplingFlags::add(CLI::App& command) {
       ->group(group);
   add_flag(command, "--ignore-eos", ignore_end, "Go on past the model's end tokens")->group(group);
   add_option(command, "--stop", stops, "Stop before this text (repeatable)")
+      ->allow_extra_args(false)
       ->check(CLI::Validator(
           [](const std::string& text) { return text.empty() ? "an empty text would stop at once" : std::string(); },
           ""))

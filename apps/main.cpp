@@ -61,11 +61,26 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, const std
   return fmt::format("{} (spillway {} --help)", what, command.get_name());
 }
 
+// CLI11 takes the word after "--flag=" for its value.
+void refuse_missing_values(const CLI::App& app, const std::vector<std::string>& words) {
+  for (const std::string& word : words) {
+    if (!word.starts_with("--") || word.find('=') != word.size() - 1) continue;
+    const std::string name = word.substr(2, word.size() - 3);
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+      if (command->get_name() != words.front()) continue;
+      for (const CLI::Option* option : command->get_options()) {
+        if (option->check_lname(name)) throw Error(ErrorKind::usage, "--" + name + ": no value after the =");
+      }
+    }
+  }
+}
+
 // Parses and runs.
 int run(int argc, char** argv) {
   CommandLine line(SPILLWAY_VERSION);
   CLI::App& app = line.app;
   const std::vector<std::string> words = words_of(argc, argv);
+  refuse_missing_values(app, words);
   try {
     app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
   } catch (const CLI::ParseError& error) {

@@ -15,7 +15,7 @@ Command add_plan(CLI::App& app) {
       app.add_subcommand("plan", "Show the placement that would be chosen and the speed to expect; reserves nothing");
   flags->add(*command, Runs::nothing);
   return [flags] {
-    Running running(*flags, {.only_planned = true});
+    Running running(*flags, {.only_planned = true, .text = false});
     const Plan plan = running.plan(flags->options.context, true);
     if (flags->json) {
       put(plan_json(plan).dump() + "\n");

@@ -38,7 +38,7 @@ std::string machine_cache() {
 Running::Running(const RunFlags& flags, const RunOptions& wishes)
     : flags_(flags),
       options_(flags.resolve()),
-      model_(Model::open(options_.model_path)),
+      model_(Model::open(options_.model_path, wishes.text)),
       device_(choose_device(options_, model_.spec.shape)) {
   for (const std::string& line : flags.resolve_budgets(options_, *device_.device)) say(line);
   device_.cpu = cpu_beside(options_, model_.spec.shape, *device_.device);

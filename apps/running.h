@@ -18,6 +18,7 @@ namespace spillway {
 struct RunOptions {
   int logit_rows = 1;         // rows of logits wanted at once
   bool only_planned = false;  // nothing will run
+  bool text = true;           // false: ids alone; the model need not bring a tokenizer
 };
 
 class Running {

@@ -105,12 +105,11 @@ class Scorer {
 
  private:
   Windows prepare() {
-    const int vocab = running_.tokenizer().vocab();
     const int context = flags_.run.options.context;
     if (flags_.tokens) {
       if (flags_.text.given())
         throw Error(ErrorKind::usage, "--tokens takes the place of a text: no -p and no -f beside it");
-      Windows windows{.tokens = {parse_tokens(*flags_.tokens, vocab)}, .first_scored = 1};
+      Windows windows{.tokens = {parse_tokens(*flags_.tokens, running_.model().spec.shape.vocab)}, .first_scored = 1};
       const int count = static_cast<int>(windows.tokens.front().size());
       if (count < 2) throw Error(ErrorKind::usage, "--tokens: at least two are needed, the first is not scored");
       if (context > 0 && count > context)
@@ -196,7 +195,7 @@ class Scorer {
 int run_score(const ScoreFlags& flags) {
   if (flags.last > 0 && flags.logits.empty())
     throw Error(ErrorKind::usage, "--last keeps rows of --logits, which is not given");
-  Running running(flags.run, RunOptions{.logit_rows = 512});
+  Running running(flags.run, RunOptions{.logit_rows = 512, .text = !flags.tokens});
   return Scorer(flags, running).run();
 }
 

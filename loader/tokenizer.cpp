@@ -10,6 +10,13 @@
 #include "loader/text/spm_tokenizer.h"
 
 namespace spillway {
+namespace {
+
+std::filesystem::path folder_of(const Checkpoint& checkpoint) {
+  return std::filesystem::path(checkpoint.path()).parent_path();
+}
+
+}  // namespace
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool special) const {
   std::string text;
@@ -18,14 +25,18 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool special) const 
   return text;
 }
 
+bool has_tokenizer(const Checkpoint& checkpoint) {
+  return checkpoint.meta.contains("tokenizer.ggml.model") || has_json_tokenizer(folder_of(checkpoint));
+}
+
 std::unique_ptr<Tokenizer> make_tokenizer(const Checkpoint& checkpoint) {
   if (!checkpoint.meta.contains("tokenizer.ggml.model")) {
-    const std::filesystem::path folder = std::filesystem::path(checkpoint.path()).parent_path();
-    if (has_json_tokenizer(folder)) return read_json_tokenizer(folder);
-    throw Error(ErrorKind::model,
-                fmt::format("{}: the model brings no tokenizer: neither tokenizer.ggml.model in it, nor tokenizer.json (or "
-                            "vocab.json with merges.txt) beside it",
-                            checkpoint.path()));
+    if (has_json_tokenizer(folder_of(checkpoint))) return read_json_tokenizer(folder_of(checkpoint));
+    throw Error(
+        ErrorKind::model,
+        fmt::format("{}: the model brings no tokenizer: neither tokenizer.ggml.model in it, nor tokenizer.json (or "
+                    "vocab.json with merges.txt) beside it",
+                    checkpoint.path()));
   }
   const std::string model = checkpoint.text("tokenizer.ggml.model");
   if (model == "gpt2") return make_bpe_tokenizer(checkpoint);

@@ -32,6 +32,9 @@ class Tokenizer {
   virtual bool writes_space_first() const { return false; }
 };
 
+// Whether the model brings one.
+bool has_tokenizer(const Checkpoint& checkpoint);
+
 // Out of the GGUF's own keys, or, for a checkpoint without them, from the tokenizer.json beside its first file.
 // Error(model) names an unknown model, pre-tokenizer or part with the list of known ones.
 std::unique_ptr<Tokenizer> make_tokenizer(const Checkpoint& checkpoint);

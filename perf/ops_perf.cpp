@@ -1,7 +1,7 @@
 // Speed of a device's operations beside the machine's own limits, measured in turns in the same run:
 //   decode shapes beside a plain read of memory (on a GPU: a copy within its memory, bytes read and written),
-//   prefill shapes beside fused multiply-adds in registers (on a GPU: beside nothing; the peak that they belong to is
-//   cuBLAS's, which the limits of perf/gpu measure).
+//   prefill shapes beside multiply-adds in registers: of floats, or of bytes where weights are quantised (on a GPU:
+//   beside nothing; the peak that they belong to is cuBLAS's, which the limits of perf/gpu measure).
 #include <fmt/format.h>
 #include <immintrin.h>
 
@@ -13,9 +13,11 @@
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -59,31 +61,66 @@ __attribute__((target("avx2"))) uint64_t read_bytes(const std::byte* data, uint6
   return static_cast<uint64_t>(_mm256_extract_epi64(all, 0));
 }
 
-// Multiply-adds of 14 chains: floating-point operations done.
-__attribute__((target("avx2,fma"))) double fma_256(int64_t rounds, float* sink) {
+// Twelve chains of multiply-adds in registers, which the compiler may not see through: operations done.
+__attribute__((target("avx2,fma"))) double fma_256(int64_t rounds) {
   __m256 a[12];
+#pragma GCC unroll 12
   for (int i = 0; i < 12; i++) a[i] = _mm256_set1_ps(static_cast<float>(i));
   const __m256 x = _mm256_set1_ps(0.5f);
   for (int64_t r = 0; r < rounds; r++) {
-    for (int i = 0; i < 12; i++) a[i] = _mm256_fmadd_ps(a[i], x, x);
-    asm volatile("" : "+x"(a[0]));
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++) {
+      a[i] = _mm256_fmadd_ps(a[i], x, x);
+      asm volatile("" : "+x"(a[i]));
+    }
   }
-  for (int i = 1; i < 12; i++) a[0] = _mm256_add_ps(a[0], a[i]);
-  *sink = _mm256_cvtss_f32(a[0]);
   return static_cast<double>(rounds) * 12 * 8 * 2;
 }
 
-__attribute__((target("avx512f"))) double fma_512(int64_t rounds, float* sink) {
+__attribute__((target("avx512f"))) double fma_512(int64_t rounds) {
   __m512 a[12];
+#pragma GCC unroll 12
   for (int i = 0; i < 12; i++) a[i] = _mm512_set1_ps(static_cast<float>(i));
   const __m512 x = _mm512_set1_ps(0.5f);
   for (int64_t r = 0; r < rounds; r++) {
-    for (int i = 0; i < 12; i++) a[i] = _mm512_fmadd_ps(a[i], x, x);
-    asm volatile("" : "+v"(a[0]));
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++) {
+      a[i] = _mm512_fmadd_ps(a[i], x, x);
+      asm volatile("" : "+v"(a[i]));
+    }
   }
-  for (int i = 1; i < 12; i++) a[0] = _mm512_add_ps(a[0], a[i]);
-  *sink = _mm512_cvtss_f32(a[0]);
   return static_cast<double>(rounds) * 12 * 16 * 2;
+}
+
+// AVX2 multiplies bytes to sums in 16 bits; adding those up comes on top.
+__attribute__((target("avx2"))) double bytes_256(int64_t rounds) {
+  __m256i a[12];
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; i++) a[i] = _mm256_set1_epi8(static_cast<char>(i));
+  const __m256i x = _mm256_set1_epi8(1);
+  for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++) {
+      a[i] = _mm256_maddubs_epi16(a[i], x);
+      asm volatile("" : "+x"(a[i]));
+    }
+  }
+  return static_cast<double>(rounds) * 12 * 32 * 2;
+}
+
+__attribute__((target("avx512f,avx512vnni"))) double bytes_512(int64_t rounds) {
+  __m512i a[12];
+#pragma GCC unroll 12
+  for (int i = 0; i < 12; i++) a[i] = _mm512_set1_epi32(i);
+  const __m512i x = _mm512_set1_epi32(0x01010101);
+  for (int64_t r = 0; r < rounds; r++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; i++) {
+      a[i] = _mm512_dpbusd_epi32(a[i], x, x);
+      asm volatile("" : "+v"(a[i]));
+    }
+  }
+  return static_cast<double>(rounds) * 12 * 64 * 2;
 }
 
 struct Row {
@@ -138,10 +175,11 @@ class Bench {
     device_->release(pool_, pool_bytes_);
   }
 
-  void run(const std::string& filter) {
+  void run(const std::string& filter, bool brief) {
     const auto wanted = [&](const std::string& name) { return name.find(filter) != std::string::npos; };
     std::vector<std::pair<int64_t, int64_t>> shapes = {{4096, 4096}, {11008, 4096}, {4096, 11008},
                                                        {576, 576},   {1536, 576},   {1536, 768}};
+    if (brief) shapes.resize(1);
     if (gpu_) shapes.insert(shapes.begin(), {{128256, 4096}, {32000, 4096}});
     for (DType type : kWeightTypes) {
       if (!wanted(fmt::format("matmul {} ", info(type).name))) continue;
@@ -177,7 +215,13 @@ class Bench {
       const double seconds = seconds_of(work);
       own.push_back(amount / seconds / 1e9);
       spent += seconds;
-      if (own.size() % 4 == 1 && limits.size() < 24) limits.push_back(limit() / 1e9);
+      if (own.size() % 4 == 1 && limits.size() < 24) {
+        // On a thread of its own, with a core of its own, as the device's stream has: this one is wherever it is.
+        std::thread([&] {
+          team_.bind_caller();
+          limits.push_back(limit() / 1e9);
+        }).join();
+      }
     }
     rows_.push_back({name, unit, median(own), median(limits)});
     const Row& r = rows_.back();
@@ -205,18 +249,14 @@ class Bench {
     return kChunks * kChunk / seconds;
   }
 
-  double fma_limit() {
+  double multiply_limit(bool quantised) {
     if (gpu_) return 0;
     const bool wide = isa_ == CpuIsa::avx512 || (isa_ == CpuIsa::best && widest_isa() == CpuIsa::avx512);
+    const auto chains = quantised ? (wide ? bytes_512 : bytes_256) : (wide ? fma_512 : fma_256);
     std::vector<double> done(16 * team_.workers());
-    std::vector<float> sinks(done.size());
-    const double seconds = seconds_of([&] {
-      team_.run(static_cast<int64_t>(done.size()),
-                [&](int64_t i, int) { done[i] = wide ? fma_512(20000, &sinks[i]) : fma_256(20000, &sinks[i]); });
-    });
-    double sum = 0;
-    for (double d : done) sum += d;
-    return sum / seconds;
+    const double seconds = seconds_of(
+        [&] { team_.run(static_cast<int64_t>(done.size()), [&](int64_t i, int) { done[i] = chains(20000); }); });
+    return std::accumulate(done.begin(), done.end(), 0.0) / seconds;
   }
 
   // A pattern of valid elements, repeated: subnormal or infinite ones would cost other time.
@@ -283,7 +323,7 @@ class Bench {
           matmul(type, x.view(m), out.view(m));
           stream_->synchronize();
         },
-        [&] { return fma_limit(); });
+        [&] { return multiply_limit(is_quantised(type)); });
   }
 
   // Those of a layer of Qwen 3 30B-A3B: 8 of 128 for each row. One row reads 8 of them; many rows, all.
@@ -313,7 +353,8 @@ class Bench {
     };
     const std::string name = fmt::format("experts {} m {} [8 of 128]", info(type).name, m);
     const double elements = 3.0 * kHidden * kInner;
-    if (m > 1) return measure(name, "GFLOP/s", 2 * elements * places, layer, [&] { return fma_limit(); });
+    if (m > 1)
+      return measure(name, "GFLOP/s", 2 * elements * places, layer, [&] { return multiply_limit(is_quantised(type)); });
     const uint64_t bytes = kUsed * 3 * kInner * row_bytes(type, kHidden);
     measure(name, "GB/s", static_cast<double>(bytes), layer, [&] { return read_limit(); });
   }
@@ -385,7 +426,7 @@ class Bench {
           device_->ops().attend_chunk(*stream_, q.view(m), (count - 1) * kSpanTokens, shape, kv, states.view(m), true);
           stream_->synchronize();
         },
-        [&] { return fma_limit(); });
+        [&] { return multiply_limit(false); });
   }
 
   CpuIsa isa_;
@@ -410,11 +451,13 @@ int run(int argc, char** argv) {
   std::string json_file;
   int threads = 0;
   double seconds = 0.3;
+  bool brief = false;
   app.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--isa", isa, "best, scalar, avx2 or avx512")
       ->check(CLI::IsMember({"best", "scalar", "avx2", "avx512"}));
   app.add_option("-t,--threads", threads, "workers; 0: one for each core");
   app.add_option("--filter", filter, "only names that contain this, like 'matmul Q4_0' or 'attend'");
+  app.add_flag("--brief", brief, "matrices of 4096 x 4096 alone");
   app.add_option("--seconds", seconds, "least time for each row");
   app.add_option("--json", json_file, "also writes the rows here");
   CLI11_PARSE(app, argc, argv);
@@ -425,7 +468,7 @@ int run(int argc, char** argv) {
   auto chosen_device = device_named(device, {.threads = threads, .isa = chosen});
   const std::string name = chosen_device->name();
   Bench bench(std::move(chosen_device), chosen, threads, seconds);
-  bench.run(filter);
+  bench.run(filter, brief);
   if (json_file.empty()) return 0;
   auto rows = nlohmann::json::array();
   for (const auto& r : bench.rows())

@@ -10,10 +10,12 @@ namespace spillway {
 // A third of the ring for a group: one is read while the next arrives and the one after is under way.
 constexpr uint64_t kGroupsInRing = 3;
 
-KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane)
+KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane,
+               std::vector<int> windows)
     : cache_(cache),
       fetch_lane_(fetch_lane),
       spill_lane_(spill_lane),
+      windows_(std::move(windows)),
       group_bytes_(ring.size() / kGroupsInRing),
       feed_(ring, lookahead, [this](uint32_t item, std::byte* place, std::vector<Event> after) {
         return start(item, place, std::move(after));
@@ -27,11 +29,18 @@ void KvFeed::begin_pass(SequenceId sequence) {
   for (int layer = 0; layer < cache_.layout().layers; ++layer) plan_layer(sequence, layer);
 }
 
+// The span of the oldest position that the pass's first query sees: later ones see less far back.
+int KvFeed::first_span(SequenceId sequence, int layer) const {
+  const int window = windows_[layer];
+  return window == 0 ? 0 : std::max(0, cache_.tokens(sequence) + 1 - window) / kSpanTokens;
+}
+
 void KvFeed::plan_layer(SequenceId sequence, int layer) {
   const uint64_t row_bytes = cache_.layout().row_bytes();
   const int rows = cache_.rows(sequence, layer);
   const int spans = (rows + kPagesPerSpan - 1) / kPagesPerSpan;
-  PlannedGroup group{.layer = layer};
+  const int first = first_span(sequence, layer);
+  PlannedGroup group{.layer = layer, .first_span = first, .last_span = 0, .rows = {}, .last = false};
   const auto close = [&](int next_span, bool last) {
     group.last_span = next_span;
     group.last = last;
@@ -41,7 +50,7 @@ void KvFeed::plan_layer(SequenceId sequence, int layer) {
     group = {.layer = layer, .first_span = next_span, .last_span = 0, .rows = {}, .last = false};
     if (bytes > 0) feed_.plan(item, bytes);
   };
-  for (int span = 0; span < spans; ++span) {
+  for (int span = first; span < spans; ++span) {
     std::vector<int> outside;
     for (int row = span * kPagesPerSpan; row < std::min(rows, (span + 1) * kPagesPerSpan); ++row) {
       if (cache_.place(sequence, layer, row).tier != Tier::device) outside.push_back(row);

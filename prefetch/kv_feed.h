@@ -25,13 +25,15 @@ struct KvGroup {
 
 class KvFeed {
  public:
-  // Lanes may be null when every row stays on the device.
-  KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane);
+  // Lanes may be null when every row stays on the device. windows: for each layer, how many positions a query sees, its
+  // own among them (0: all); spans that all queries of a pass have passed are not fetched, nor given.
+  KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane,
+         std::vector<int> windows);
 
   // A pass of `sequence` over all layers follows. May be called ahead, when the pass before has settled its last layer:
   // its first fetches then run while that pass ends.
   void begin_pass(SequenceId sequence);
-  // The layer's groups in position order, `tokens` positions in all; each released before the next is taken. Layers in
+  // The layer's groups in position order, up to `tokens` positions; each released before the next is taken. Layers in
   // order.
   int groups(int layer) const;
   KvGroup next(int layer, int tokens);
@@ -53,11 +55,13 @@ class KvFeed {
     bool last = false;
   };
   void plan_layer(SequenceId sequence, int layer);
+  int first_span(SequenceId sequence, int layer) const;
   Event start(uint32_t item, std::byte* place, std::vector<Event> after);
 
   KvCache& cache_;
   CopyLane* fetch_lane_;
   CopyLane* spill_lane_;
+  std::vector<int> windows_;
   uint64_t group_bytes_;  // at most, of rows outside the device
   RingFeed feed_;
   SequenceId sequence_ = -1;

@@ -27,7 +27,9 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
   const auto weight_ring = parts.device_arena.take("weight ring", plan.weight_ring_bytes);
   const auto kv_ring = parts.device_arena.take("KV ring", plan.kv_ring_bytes);
   weight_feed = std::make_unique<WeightFeed>(home, weight_ring, plan.lookahead, weight_lane.get());
-  kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get());
+  std::vector<int> windows;
+  for (const LayerTensors& layer : spec.layers) windows.push_back(layer.window);
+  kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get(), windows);
   Arena& inputs = device.host_addressable() ? parts.device_arena : parts.host_arena;
   host_inputs = inputs.take("host inputs", plan.host_input_bytes);
   pass = std::make_unique<Pass>(PassParts{.spec = spec,

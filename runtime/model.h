@@ -13,12 +13,12 @@ namespace spillway {
 struct Model {
   Checkpoint checkpoint;
   ModelSpec spec;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;  // null where there is none and no text was asked for
 
-  static Model open(const std::string& path) {
+  static Model open(const std::string& path, bool text = true) {
     Model model{.checkpoint = open_model(path), .spec = {}, .tokenizer = nullptr};
     model.spec = read_model_spec(model.checkpoint);
-    model.tokenizer = make_tokenizer(model.checkpoint);
+    if (text || has_tokenizer(model.checkpoint)) model.tokenizer = make_tokenizer(model.checkpoint);
     return model;
   }
 };

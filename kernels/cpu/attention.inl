@@ -213,6 +213,18 @@ inline void tile_scores(const AttentionTile& a, const KvSpan& span, const TileSc
   }
 }
 
+// The tokens of the page that begins with token t of the span that a row sees, counted from t.
+struct SeenPart {
+  int first;
+  int end;
+  bool operator==(const SeenPart&) const = default;
+};
+
+inline SeenPart seen_part(const AttentionTile& a, const KvSpan& span, int row, int t, int tokens) {
+  const auto in_page = [&](int token) { return token < t ? 0 : token > t + tokens ? tokens : token - t; };
+  return {in_page(hidden_tokens(a, span, row)), in_page(visible_tokens(a, span, row))};
+}
+
 inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
   const int64_t padded = padded_head(a.head_dim);
   const int most = visible_tokens(a, span, a.rows - 1);
@@ -223,9 +235,9 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
     const std::byte* values = page_of(a, span, t) + page_values(a.head_dim);
     const std::byte* ahead = page_of(a, span, next) + page_values(a.head_dim);
     if (a.rows == 1 && a.head_dim % kLanes == 0) {  // read once: widened on the way
-      const int seen = most - t < tokens ? most - t : tokens;
-      for (int j = 0; j < seen; j += kLanes) {
-        const int count = seen - j < kLanes ? seen - j : kLanes;
+      const SeenPart seen = seen_part(a, span, 0, t, tokens);
+      for (int j = seen.first; j < seen.end; j += kLanes) {
+        const int count = seen.end - j < kLanes ? seen.end - j : kLanes;
         for (int i = j; i < j + count; i++) ask_ahead(ahead, i, 2 * a.head_dim);
         broadcast_product(s.scores + t + j, kSpanTokens, a.heads,
                           reinterpret_cast<const uint16_t*>(values) + int64_t{j} * a.head_dim, a.head_dim, count,
@@ -235,13 +247,15 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
     }
     widen(values, tokens, a.head_dim, ahead, s.values);
     for (int row = 0; row < a.rows;) {  // rows that see the same part of the page go together
-      int seen = visible_tokens(a, span, row) - t;
-      seen = seen < 0 ? 0 : seen > tokens ? tokens : seen;
+      const SeenPart seen = seen_part(a, span, row, t, tokens);
       int end = row + 1;
-      while (end < a.rows && (seen == tokens || visible_tokens(a, span, end) - t == seen)) end++;
+      while (end < a.rows && seen_part(a, span, end, t, tokens) == seen) end++;
       const int64_t first = int64_t{row} * a.heads;
-      broadcast_product(s.scores + first * kSpanTokens + t, kSpanTokens, (end - row) * a.heads, s.values, padded, seen,
-                        s.sums + first * padded, padded, padded, false);
+      if (seen.first < seen.end) {
+        broadcast_product(s.scores + first * kSpanTokens + t + seen.first, kSpanTokens, (end - row) * a.heads,
+                          s.values + seen.first * padded, padded, seen.end - seen.first, s.sums + first * padded,
+                          padded, padded, false);
+      }
       row = end;
     }
   }
@@ -254,8 +268,6 @@ inline void tile_span(const AttentionTile& a, const KvSpan& span, const TileScra
     const int row = i / a.heads, hidden = hidden_tokens(a, span, row);
     const int seen = visible_tokens(a, span, row) - hidden;
     float* scores = s.scores + i * int64_t{kSpanTokens};
-    // What a row does not see of the tile's pages has no weight.
-    for (int t = first_page(a, span); t < hidden; t++) scores[t] = 0.0f;
     if (seen > 0) softmax_part(scores + hidden, seen, a.scale, &s.largest[i], &s.total[i]);
   }
   tile_values(a, span, s);

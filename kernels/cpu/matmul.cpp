@@ -79,9 +79,10 @@ class Call {
     if (!is_quantised(part.weight.dtype) && m_ >= kLeastBlockRows) {
       c.rows_per_chunk = kFloatCols;
       c.rows_per_block = kFloatRows;
-    } else if (m_ <= kInPlaceGroup) {  // bound by reading the weights: enough chunks that the workers end together
+    } else if (m_ <= kInPlaceGroup) {  // bound by reading the weights: enough chunks that the workers end together, but
+      // the first tile of a chunk is one that nothing asked for ahead
       const int64_t fair = weight_rows / (workers * 6);
-      c.rows_per_chunk = std::clamp<int64_t>(div_up(fair, kTileRows) * kTileRows, 32, 256);
+      c.rows_per_chunk = std::clamp<int64_t>(div_up(fair, kTileRows) * kTileRows, 32, 512);
       c.rows_per_block = m_;
     } else {
       c.rows_per_chunk = kRowsPerPackedTask;

@@ -6,7 +6,7 @@
 namespace spillway {
 namespace {
 
-inline __m256i four_codes(const ActBlock& x, int g) {
+SPILLWAY_INLINE __m256i four_codes(const ActBlock& x, int g) {
   int32_t codes;
   __builtin_memcpy(&codes, x.codes + 4 * g, sizeof codes);
   return _mm256_set1_epi32(codes);
@@ -14,7 +14,7 @@ inline __m256i four_codes(const ActBlock& x, int g) {
 
 // dots[i] = the dot products of groups [first, first + count) of 4 elements with row i of activations.
 template <Codes kCodes, int M>
-inline void dot_groups(const Words* codes, const ActBlock* x, int first, int count, __m256i (&dots)[M]) {
+SPILLWAY_INLINE void dot_groups(const Words* codes, const ActBlock* x, int first, int count, __m256i (&dots)[M]) {
   const __m256i ones = _mm256_set1_epi16(1);
   for (int i = 0; i < M; i++) dots[i] = _mm256_setzero_si256();
   if constexpr (kCodes.is_signed) {
@@ -43,7 +43,7 @@ inline void dot_groups(const Words* codes, const ActBlock* x, int first, int cou
 
 // Minus the offset of the codes times the sum of the activations.
 template <Codes kCodes>
-inline __m256i minus_offsets(const ActBlock& x, int half) {
+SPILLWAY_INLINE __m256i minus_offsets(const ActBlock& x, int half) {
   if constexpr (kCodes.halves) {
     static_assert(kCodes.offset == 0 || kCodes.offset == 4 || kCodes.offset == 32);
     const __m256i fours = _mm256_set1_epi32(x.minus_4_halves[half]);
@@ -57,7 +57,7 @@ inline __m256i minus_offsets(const ActBlock& x, int half) {
 
 // Adds one block of M rows of activations.
 template <Codes kCodes, int M>
-inline void add_block(const RowsBlock& b, const ActBlock* x, __m256 (&sums)[M]) {
+SPILLWAY_INLINE void add_block(const RowsBlock& b, const ActBlock* x, __m256 (&sums)[M]) {
   constexpr int kParts = kCodes.halves ? 2 : 1;
   for (int part = 0; part < kParts; part++) {
     __m256i dots[M];
@@ -92,24 +92,28 @@ template <typename Format, int M>
 void in_place(const QuantProduct& p) {
   constexpr int kBytes = kFormatBytes<Format>;
   constexpr int kBlocks = kFormatBlocks<Format>;
+  constexpr int kStep = kBlocks < 4 ? kBlocks : 4;  // blocks that share what is loaded once
+  constexpr int kAhead = kRowLanes * kBytes * kStep / kBlocks;
   const auto stride = static_cast<int64_t>(p.weight_stride);
   for (int64_t n = 0; n < p.rows; n += kRowLanes) {
     const Rows rows(p.weight + n * stride, stride);
     // Rows are read side by side, in streams too short for the hardware's prefetcher: the next ones are asked for front
-    // to back while these are computed.
-    const std::byte* ahead = rows.base + kRowLanes * stride;
+    // to back while these are computed. What follows the last ones is another worker's.
+    const std::byte* ahead = n + kRowLanes < p.rows ? rows.base + kRowLanes * stride : rows.base;
     Format format;
     __m256 sums[M];
     for (int i = 0; i < M; i++) sums[i] = _mm256_setzero_ps();
     const ActBlock* x = p.x;
-    for (int64_t at = 0; at < p.blocks / kBlocks * kBytes; at += kBytes, ahead += kRowLanes * kBytes) {
+    for (int64_t at = 0; at < p.blocks / kBlocks * kBytes; at += kBytes) {
       format.begin(rows, at);
-      int asked = 0;
-      for (int b = 0; b < kBlocks; b++, x += M) {
-        for (; asked < (b + 1) * kRowLanes * kBytes / kBlocks; asked += 64) _mm_prefetch(ahead + asked, _MM_HINT_T1);
-        RowsBlock block;
-        format.block(rows, at, b, &block);
-        add_block<Format::kCodes, M>(block, x, sums);
+      for (int b = 0; b < kBlocks; b += kStep, ahead += kAhead) {
+        for (int asked = 0; asked < kAhead; asked += 64) _mm_prefetch(ahead + asked, _MM_HINT_T1);
+#pragma GCC unroll 4
+        for (int j = 0; j < kStep; j++, x += M) {
+          RowsBlock block;
+          format.block(rows, at, b + j, &block);
+          add_block<Format::kCodes, M>(block, x, sums);
+        }
       }
     }
     store_half<M>(p, 0, n, kRowLanes, sums);

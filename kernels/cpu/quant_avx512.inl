@@ -11,7 +11,7 @@ template <Codes kCodes>
 constexpr int kOffset = kCodes.is_signed ? 128 : kCodes.offset;
 
 template <typename Format>
-inline void load_unsigned(Format& format, const Rows& rows, int64_t at, int b, RowsBlock* block) {
+SPILLWAY_INLINE void load_unsigned(Format& format, const Rows& rows, int64_t at, int b, RowsBlock* block) {
   format.block(rows, at, b, block);
   if constexpr (Format::kCodes.is_signed) {
     for (Words& codes : block->codes) codes = _mm512_xor_si512(codes, _mm512_set1_epi8(static_cast<char>(0x80)));
@@ -20,7 +20,7 @@ inline void load_unsigned(Format& format, const Rows& rows, int64_t at, int b, R
 
 // What a dot product with unsigned codes starts from: minus the offset times the sum of the activations.
 template <Codes kCodes>
-inline __m512i minus_offsets(const ActBlock& x, int half) {
+SPILLWAY_INLINE __m512i minus_offsets(const ActBlock& x, int half) {
   if constexpr (kCodes.halves) {
     const __m512i fours = _mm512_set1_epi32(x.minus_4_halves[half]);
     return kOffset<kCodes> == 0 ? _mm512_setzero_si512() : kOffset<kCodes> == 4 ? fours : _mm512_slli_epi32(fours, 3);
@@ -33,7 +33,7 @@ inline __m512i minus_offsets(const ActBlock& x, int half) {
 
 // Adds one block of one row of activations.
 template <Codes kCodes>
-inline __m512 add_block(const RowsBlock& b, const ActBlock& x, __m512 sum) {
+SPILLWAY_INLINE __m512 add_block(const RowsBlock& b, const ActBlock& x, __m512 sum) {
   static_assert(kCodes.halves
                     ? kOffset<kCodes> == 0 || kOffset<kCodes> == 4 || kOffset<kCodes> == 32
                     : kOffset<kCodes> == 0 || kOffset<kCodes> == 8 || kOffset<kCodes> == 16 || kOffset<kCodes> == 128);
@@ -74,25 +74,29 @@ template <typename Format, int M>
 void in_place(const QuantProduct& p) {
   constexpr int kBytes = kFormatBytes<Format>;
   constexpr int kBlocks = kFormatBlocks<Format>;
+  constexpr int kStep = kBlocks < 4 ? kBlocks : 4;  // blocks that share what is loaded once
+  constexpr int kAhead = kTileRows * kBytes * kStep / kBlocks;
   const auto stride = static_cast<int64_t>(p.weight_stride);
   for (int64_t n = 0; n < p.rows; n += kTileRows) {
     const std::byte* tile = p.weight + n * stride;
     // Rows are read side by side, sixteen streams too short for the hardware's prefetcher: the next tile is asked for
-    // front to back while this one is computed.
-    const std::byte* ahead = tile + kTileRows * stride;
+    // front to back while this one is computed. What follows the last one is another worker's.
+    const std::byte* ahead = n + kTileRows < p.rows ? tile + kTileRows * stride : tile;
     const Rows rows(tile, stride);
     Format format;
     __m512 sums[M];
     for (int i = 0; i < M; i++) sums[i] = _mm512_setzero_ps();
     const ActBlock* x = p.x;
-    for (int64_t at = 0; at < p.blocks / kBlocks * kBytes; at += kBytes, ahead += kTileRows * kBytes) {
+    for (int64_t at = 0; at < p.blocks / kBlocks * kBytes; at += kBytes) {
       format.begin(rows, at);
-      int asked = 0;
-      for (int b = 0; b < kBlocks; b++, x += M) {
-        for (; asked < (b + 1) * kTileRows * kBytes / kBlocks; asked += 64) _mm_prefetch(ahead + asked, _MM_HINT_T1);
-        RowsBlock block;
-        load_unsigned(format, rows, at, b, &block);
-        for (int i = 0; i < M; i++) sums[i] = add_block<Format::kCodes>(block, x[i], sums[i]);
+      for (int b = 0; b < kBlocks; b += kStep, ahead += kAhead) {
+        for (int asked = 0; asked < kAhead; asked += 64) _mm_prefetch(ahead + asked, _MM_HINT_T1);
+#pragma GCC unroll 4
+        for (int j = 0; j < kStep; j++, x += M) {
+          RowsBlock block;
+          load_unsigned(format, rows, at, b + j, &block);
+          for (int i = 0; i < M; i++) sums[i] = add_block<Format::kCodes>(block, x[i], sums[i]);
+        }
       }
     }
     store_tile<M>(p, n, kTileRows, sums);

@@ -23,7 +23,7 @@ struct RowsBlock {
 };
 
 // codes[0 .. 4) are the low nibbles of raw[0 .. 4), codes[4 .. 8) the high ones.
-inline void split_nibbles(const Words* raw, Words* codes) {
+SPILLWAY_INLINE void split_nibbles(const Words* raw, Words* codes) {
   const Words low = splat(0x0f0f0f0f);
   for (int c = 0; c < 4; c++) {
     codes[c] = both(raw[c], low);
@@ -32,7 +32,7 @@ inline void split_nibbles(const Words* raw, Words* codes) {
 }
 
 // Bit i of the word becomes bit 4 of code i.
-inline void add_fifth_bits(Words bits, Words* codes) {
+SPILLWAY_INLINE void add_fifth_bits(Words bits, Words* codes) {
   for (int pair = 0; pair < 4; pair++) {
     const Words eight = repeat_byte(bits, pair);
     codes[2 * pair] = add_where(codes[2 * pair], eight, splat(0x08040201), splat(0x10101010));
@@ -40,21 +40,23 @@ inline void add_fifth_bits(Words bits, Words* codes) {
   }
 }
 
-inline void load_32_bytes(const Rows& rows, int64_t at, Words* out) {
+SPILLWAY_INLINE void load_32_bytes(const Rows& rows, int64_t at, Words* out) {
   load_16_bytes(rows, at, out);
   load_16_bytes(rows, at + 16, out + 4);
 }
 
-inline Floats byte_of(Words a, int i) { return to_float(both(shift_right(a, 8 * i), splat(255))); }
+// The word between two: the high half of the first, then the low half of the second.
+SPILLWAY_INLINE Words halves_between(Words a, Words b) { return either(shift_right(a, 16), shift_left(b, 16)); }
+
+SPILLWAY_INLINE Floats byte_of(Words a, int i) { return to_float(both(shift_right(a, 8 * i), splat(255))); }
 
 // Each format: begin() at the start of a block, then block() for its 32s of elements in order. `at` is where the block
 // starts, in bytes from the start of the rows.
-
 struct FormatQ8_0 {
   static constexpr DType kType = DType::q8_0;
   static constexpr Codes kCodes{.most = 127, .is_signed = true};
-  void begin(const Rows&, int64_t) {}
-  void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
+  SPILLWAY_INLINE void begin(const Rows&, int64_t) {}
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
     out->d[0] = f16_low(load_word(rows, at));
     load_32_bytes(rows, at + 2, out->codes);
   }
@@ -63,8 +65,8 @@ struct FormatQ8_0 {
 struct FormatQ4_0 {
   static constexpr DType kType = DType::q4_0;
   static constexpr Codes kCodes{.most = 15, .offset = 8};
-  void begin(const Rows&, int64_t) {}
-  void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
+  SPILLWAY_INLINE void begin(const Rows&, int64_t) {}
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
     Words raw[4];
     out->d[0] = f16_low(load_word(rows, at));
     load_16_bytes(rows, at + 2, raw);
@@ -75,8 +77,8 @@ struct FormatQ4_0 {
 struct FormatQ4_1 {
   static constexpr DType kType = DType::q4_1;
   static constexpr Codes kCodes{.most = 15, .affine = true};
-  void begin(const Rows&, int64_t) {}
-  void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
+  SPILLWAY_INLINE void begin(const Rows&, int64_t) {}
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
     Words raw[4];
     const Words scales = load_word(rows, at);
     out->d[0] = f16_low(scales);
@@ -89,36 +91,37 @@ struct FormatQ4_1 {
 struct FormatQ5_0 {
   static constexpr DType kType = DType::q5_0;
   static constexpr Codes kCodes{.most = 31, .offset = 16};
-  void begin(const Rows&, int64_t) {}
-  void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
-    Words raw[4];
-    out->d[0] = f16_low(load_word(rows, at));
+  SPILLWAY_INLINE void begin(const Rows&, int64_t) {}
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
+    Words raw[4], head[4];
+    load_16_bytes(rows, at, head);
+    out->d[0] = f16_low(head[0]);
     load_16_bytes(rows, at + 6, raw);
     split_nibbles(raw, out->codes);
-    add_fifth_bits(load_word(rows, at + 2), out->codes);
+    add_fifth_bits(halves_between(head[0], head[1]), out->codes);
   }
 };
 
 struct FormatQ5_1 {
   static constexpr DType kType = DType::q5_1;
   static constexpr Codes kCodes{.most = 31, .affine = true};
-  void begin(const Rows&, int64_t) {}
-  void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
-    Words raw[4];
-    const Words scales = load_word(rows, at);
-    out->d[0] = f16_low(scales);
-    out->m[0] = f16_high(scales);
+  SPILLWAY_INLINE void begin(const Rows&, int64_t) {}
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
+    Words raw[4], head[4];
+    load_16_bytes(rows, at, head);
+    out->d[0] = f16_low(head[0]);
+    out->m[0] = f16_high(head[0]);
     load_16_bytes(rows, at + 8, raw);
     split_nibbles(raw, out->codes);
-    add_fifth_bits(load_word(rows, at + 4), out->codes);
+    add_fifth_bits(head[1], out->codes);
   }
 };
 
 struct FormatIQ4_NL {
   static constexpr DType kType = DType::iq4_nl;
   static constexpr Codes kCodes{.most = 127, .is_signed = true};
-  void begin(const Rows&, int64_t) {}
-  void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
+  SPILLWAY_INLINE void begin(const Rows&, int64_t) {}
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int, RowsBlock* out) {
     Words raw[4];
     out->d[0] = f16_low(load_word(rows, at));
     load_16_bytes(rows, at + 2, raw);
@@ -134,7 +137,7 @@ struct FormatQ2_K {
   Floats m[16];
   Words raw[8];
 
-  void begin(const Rows& rows, int64_t at) {
+  SPILLWAY_INLINE void begin(const Rows& rows, int64_t at) {
     Words scales[4];
     load_16_bytes(rows, at, scales);
     const Words both_d = load_word(rows, at + 80);
@@ -146,7 +149,7 @@ struct FormatQ2_K {
       m[s] = mul(offset, to_float(both(shift_right(byte, 4), splat(15))));
     }
   }
-  void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
     if (b % 4 == 0) load_32_bytes(rows, at + 16 + 8 * b, raw);
     for (int g = 0; g < 8; g++) out->codes[g] = both(shift_right(raw[g], b % 4 * 2), splat(0x03030303));
     for (int half = 0; half < 2; half++) {
@@ -163,11 +166,13 @@ struct FormatQ3_K {
   Words third[8];
   Words raw[8];
 
-  void begin(const Rows& rows, int64_t at) {
+  SPILLWAY_INLINE void begin(const Rows& rows, int64_t at) {
     load_32_bytes(rows, at, third);
-    const Words low[2] = {load_word(rows, at + 96), load_word(rows, at + 100)};
-    const Words high = load_word(rows, at + 104);
-    const Floats scale = f16_high(load_word(rows, at + 106));  // d ends the block
+    Words end[4];  // the block's last 16 bytes: two of codes, the scales, d
+    load_16_bytes(rows, at + 94, end);
+    const Words low[2] = {halves_between(end[0], end[1]), halves_between(end[1], end[2])};
+    const Words high = halves_between(end[2], end[3]);
+    const Floats scale = f16_high(end[3]);
     for (int i = 0; i < 4; i++) {
       const Words nibbles = both(shift_right(low[i % 2], i / 2 * 4), splat(0x0f0f0f0f));
       const Words four = either(nibbles, shift_left(both(shift_right(high, 2 * i), splat(0x03030303)), 4));
@@ -177,7 +182,7 @@ struct FormatQ3_K {
       }
     }
   }
-  void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
     if (b % 4 == 0) load_32_bytes(rows, at + 32 + 8 * b, raw);
     const Words bit = splat(0x01010101u << b);
     for (int g = 0; g < 8; g++) {
@@ -193,13 +198,12 @@ struct SixBitScales {
   Floats d[8];
   Floats m[8];
 
-  void load(const Rows& rows, int64_t at) {
-    const Words both_d = load_word(rows, at);
-    const Floats scale = f16_low(both_d);
-    const Floats offset = negated(f16_high(both_d));
-    const Words a = load_word(rows, at + 4);
-    const Words b = load_word(rows, at + 8);
-    const Words c = load_word(rows, at + 12);
+  SPILLWAY_INLINE void load(const Rows& rows, int64_t at) {
+    Words head[4];
+    load_16_bytes(rows, at, head);
+    const Floats scale = f16_low(head[0]);
+    const Floats offset = negated(f16_high(head[0]));
+    const Words a = head[1], b = head[2], c = head[3];
     const Words six = splat(0x3f3f3f3f);
     const Words four = splat(0x0f0f0f0f);
     const Words high = splat(0x30303030);
@@ -218,8 +222,8 @@ struct FormatQ4_K {
   SixBitScales scales;
   Words raw[8];
 
-  void begin(const Rows& rows, int64_t at) { scales.load(rows, at); }
-  void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
+  SPILLWAY_INLINE void begin(const Rows& rows, int64_t at) { scales.load(rows, at); }
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
     if (b % 2 == 0) load_32_bytes(rows, at + 16 + 16 * b, raw);
     for (int g = 0; g < 8; g++) out->codes[g] = both(shift_right(raw[g], b % 2 * 4), splat(0x0f0f0f0f));
     out->d[0] = scales.d[b];
@@ -234,11 +238,11 @@ struct FormatQ5_K {
   Words fifth[8];
   Words raw[8];
 
-  void begin(const Rows& rows, int64_t at) {
+  SPILLWAY_INLINE void begin(const Rows& rows, int64_t at) {
     scales.load(rows, at);
     load_32_bytes(rows, at + 16, fifth);
   }
-  void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
     if (b % 2 == 0) load_32_bytes(rows, at + 48 + 16 * b, raw);
     const Words bit = splat(0x01010101u << b);
     for (int g = 0; g < 8; g++) {
@@ -257,13 +261,13 @@ struct FormatQ6_K {
   Words low[16];
   Words high[8];
 
-  void begin(const Rows& rows, int64_t at) {
+  SPILLWAY_INLINE void begin(const Rows& rows, int64_t at) {
     Words scales[4];
     load_16_bytes(rows, at + 192, scales);
     const Floats scale = f16_high(load_word(rows, at + 206));  // d ends the block
     for (int s = 0; s < 16; s++) d[s] = mul(scale, signed_byte(scales[s / 4], s % 4));
   }
-  void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
     const int j = b % 4;
     if (j == 0) {
       load_32_bytes(rows, at + 16 * b, low);
@@ -284,9 +288,11 @@ struct FormatIQ4_XS {
   static constexpr Codes kCodes{.most = 127, .is_signed = true};
   Floats d[8];
 
-  void begin(const Rows& rows, int64_t at) {
-    const Words first = load_word(rows, at);  // d, and the high bits of the scales
-    const Words low = load_word(rows, at + 4);
+  SPILLWAY_INLINE void begin(const Rows& rows, int64_t at) {
+    Words head[4];
+    load_16_bytes(rows, at, head);
+    const Words first = head[0];  // d, and the high bits of the scales
+    const Words low = head[1];
     const Floats scale = f16_low(first);
     for (int s = 0; s < 8; s++) {
       const Words four = both(shift_right(low, 4 * s), splat(15));
@@ -294,7 +300,7 @@ struct FormatIQ4_XS {
       d[s] = mul(scale, to_float(minus(six, splat(32))));
     }
   }
-  void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
+  SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
     Words raw[4];
     load_16_bytes(rows, at + 8 + 16 * b, raw);
     split_nibbles(raw, out->codes);
@@ -304,7 +310,7 @@ struct FormatIQ4_XS {
 };
 
 // scale, and the sums of an activation block's halves, in the forms that the products want.
-inline void set_sums(float scale, int first, int second, ActBlock* out) {
+SPILLWAY_INLINE void set_sums(float scale, int first, int second, ActBlock* out) {
   const int sum = first + second;
   out->scale = scale;
   out->scaled_sum = scale * static_cast<float>(sum);

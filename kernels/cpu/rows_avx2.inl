@@ -15,7 +15,7 @@ struct Rows {
 };
 
 // Four bytes of each row, `at` bytes from its start. The gather instruction is slower on many.
-inline Words load_word(const Rows& rows, int64_t at) {
+SPILLWAY_INLINE Words load_word(const Rows& rows, int64_t at) {
   const auto row = [&](int i) {
     int32_t bits;
     __builtin_memcpy(&bits, rows.base + at + i * rows.stride, sizeof bits);
@@ -31,7 +31,7 @@ inline Words load_word(const Rows& rows, int64_t at) {
 }
 
 // 16 bytes of each row: out[c] holds bytes 4c .. 4c+3.
-inline void load_16_bytes(const Rows& rows, int64_t at, Words* out) {
+SPILLWAY_INLINE void load_16_bytes(const Rows& rows, int64_t at, Words* out) {
   __m256i z[4];  // row i, row i + 4
   for (int i = 0; i < 4; i++) {
     const std::byte* row = rows.base + at + i * rows.stride;
@@ -49,39 +49,39 @@ inline void load_16_bytes(const Rows& rows, int64_t at, Words* out) {
   out[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
-inline Words splat(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
-inline Words both(Words a, Words b) { return _mm256_and_si256(a, b); }
-inline Words either(Words a, Words b) { return _mm256_or_si256(a, b); }
-inline Words minus(Words a, Words b) { return _mm256_sub_epi32(a, b); }
-inline Words shift_right(Words a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
-inline Words shift_left(Words a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+SPILLWAY_INLINE Words splat(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }
+SPILLWAY_INLINE Words both(Words a, Words b) { return _mm256_and_si256(a, b); }
+SPILLWAY_INLINE Words either(Words a, Words b) { return _mm256_or_si256(a, b); }
+SPILLWAY_INLINE Words minus(Words a, Words b) { return _mm256_sub_epi32(a, b); }
+SPILLWAY_INLINE Words shift_right(Words a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
+SPILLWAY_INLINE Words shift_left(Words a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
 // Byte i of each word, four times.
-inline Words repeat_byte(Words a, int i) {
+SPILLWAY_INLINE Words repeat_byte(Words a, int i) {
   const __m256i first = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
   return _mm256_shuffle_epi8(a, _mm256_add_epi8(first, _mm256_set1_epi8(static_cast<char>(i))));
 }
 // Bytes: a + value where flags & mask, a single bit, is not zero.
-inline Words add_where(Words a, Words flags, Words mask, Words value) {
+SPILLWAY_INLINE Words add_where(Words a, Words flags, Words mask, Words value) {
   return _mm256_add_epi8(a, _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(flags, mask), mask), value));
 }
 // Bytes: the one of 16 (low then high) that each code below 16 names.
-inline Words look_up(uint64_t low, uint64_t high, Words codes) {
+SPILLWAY_INLINE Words look_up(uint64_t low, uint64_t high, Words codes) {
   const __m128i table = _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low));
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes);
 }
 
 // Halves of words as f16; words, and bytes of them, as integers.
-inline Floats f16_low(Words a) {
+SPILLWAY_INLINE Floats f16_low(Words a) {
   const __m256i halves = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
   return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
-inline Floats f16_high(Words a) { return f16_low(_mm256_srli_epi32(a, 16)); }
-inline Floats to_float(Words a) { return _mm256_cvtepi32_ps(a); }
-inline Floats signed_byte(Words a, int i) {
+SPILLWAY_INLINE Floats f16_high(Words a) { return f16_low(_mm256_srli_epi32(a, 16)); }
+SPILLWAY_INLINE Floats to_float(Words a) { return _mm256_cvtepi32_ps(a); }
+SPILLWAY_INLINE Floats signed_byte(Words a, int i) {
   return to_float(_mm256_srai_epi32(_mm256_sll_epi32(a, _mm_cvtsi32_si128(24 - 8 * i)), 24));
 }
-inline Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
-inline Floats negated(Floats a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
+SPILLWAY_INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+SPILLWAY_INLINE Floats negated(Floats a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
 
 }  // namespace
 }  // namespace spillway

@@ -65,6 +65,9 @@ Value join(Context& context, const Value& of, const Arguments& arguments) {
   return Value(std::move(out));
 }
 
+// What map and the choosing filters go over: nothing that is no list gives nothing, as in Jinja.
+List items_or_none(Context& context, const Value& of) { return of.truth() ? context.items_of(of) : List{}; }
+
 Value map(Context& context, const Value& of, const Arguments& arguments) {
   List made;
   const Value* path = argument(arguments, arguments.positional.size(), "attribute");
@@ -75,7 +78,7 @@ Value map(Context& context, const Value& of, const Arguments& arguments) {
     rest.positional.assign(arguments.positional.begin() + 1, arguments.positional.end());
     rest.named = arguments.named;
   }
-  for (const Value& item : context.items_of(of)) {
+  for (const Value& item : items_or_none(context, of)) {
     if (path) {
       Value found = dotted(context, item, *path);
       made.push_back(found.is_undefined() && other ? *other : std::move(found));
@@ -95,7 +98,7 @@ Value chosen(Context& context, const Value& of, const Arguments& arguments) {
   const bool tested = given.size() > skip;
   const List rest(given.begin() + static_cast<ptrdiff_t>(std::min(given.size(), skip + 1)), given.end());
   List made;
-  for (const Value& item : context.items_of(of)) {
+  for (const Value& item : items_or_none(context, of)) {
     const Value asked = by_attribute ? dotted(context, item, given[0]) : item;
     const bool holds = tested ? context.test(need_text(context, given[skip], "a test"), asked, rest) : asked.truth();
     if (holds == wanted) made.push_back(item);

@@ -7,6 +7,7 @@
 
 #include "loader/jinja/context.h"
 #include "loader/jinja/python_text.h"
+#include "loader/printable.h"
 
 namespace spillway::jinja {
 namespace {
@@ -126,6 +127,46 @@ Value split_into_lines(Context& context, const std::string& of, const Arguments&
   return texts(context, split_lines(of, keep && keep->truth()));
 }
 
+bool is_number(std::string_view text) {
+  return !text.empty() && text.size() < 10 && std::all_of(text.begin(), text.end(), is_digit);
+}
+
+// The argument that a field of format() names: {}, {0} or {name}. `taken` counts those without a number.
+const Value& field(Context& context, const std::string& name, const Arguments& arguments, size_t* taken) {
+  if (name.find_first_of("!:.[{") != std::string::npos) {
+    context.unknown(fmt::format("format with the field {{{}}}", printable(name)));
+  }
+  if (name.empty() || is_number(name)) {
+    const size_t index = name.empty() ? (*taken)++ : std::stoul(name);
+    if (index >= arguments.positional.size()) context.fail("format has too few arguments for its fields");
+    return arguments.positional[index];
+  }
+  const Value* named = argument(arguments, arguments.positional.size(), name.c_str());
+  if (!named) context.fail(fmt::format("format without the argument {}", printable(name)));
+  return *named;
+}
+
+Value format(Context& context, const std::string& of, const Arguments& arguments) {
+  std::string out;
+  size_t taken = 0;
+  for (size_t i = 0; i < of.size(); ++i) {
+    if (of[i] != '{' && of[i] != '}') {
+      out += of[i];
+    } else if (i + 1 < of.size() && of[i + 1] == of[i]) {
+      out += of[i++];
+    } else {
+      const size_t end = of.find('}', i);
+      if (of[i] == '}' || end == std::string::npos) context.fail("format of a text with a single brace");
+      const std::string text = to_text(field(context, of.substr(i + 1, end - i - 1), arguments, &taken));
+      context.charge(static_cast<int64_t>(text.size()));
+      out += text;
+      i = end;
+    }
+  }
+  context.charge(static_cast<int64_t>(of.size()));
+  return context.text(std::move(out));
+}
+
 const std::map<std::string, TextMethod>& text_methods() {
   static const std::map<std::string, TextMethod> known{
       {"strip", strip<true, true>},
@@ -142,6 +183,7 @@ const std::map<std::string, TextMethod>& text_methods() {
       {"rfind", find_text<true>},
       {"replace", replace},
       {"join", join},
+      {"format", format},
       {"count", count},
       {"upper", changed<upper>},
       {"lower", changed<lower>},

@@ -52,6 +52,7 @@ def main():
     parser.add_argument("-o", "--out", type=pathlib.Path, help="all figures as JSON")
     args = parser.parse_args()
 
+    _, read = common.model_bytes(args.model)
     shared = ["-m", args.model, "-p", args.prompt, "-n", args.gen, "-t", args.threads, "-r", 1, "-o", "json"]
     commands = {
         "spillway": [args.spillway, "bench", *shared, *args.spillway_args.split()],
@@ -71,7 +72,6 @@ def main():
             for kind in wanted:
                 samples[name][kind].append(found[kind])
 
-    _, read = common.model_bytes(args.model)
     parameters = next((row["model_n_params"] for row in first_rows["llama"] if "model_n_params" in row), 0)
     kinds = [kind for kind in ("pp", "tg") if samples["llama"][kind]]
     result = {name: {kind: common.summary(samples[name][kind]) for kind in kinds} for name in commands}

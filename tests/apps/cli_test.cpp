@@ -122,6 +122,18 @@ TEST_F(Cli, ScorePrefillAndDecodeAgree) {
   EXPECT_NEAR(nll({}), nll({"--device", "reference"}), 2.0);
 }
 
+TEST_F(Cli, IdsNeedNoTokenizer) {
+  const std::string folder =
+      (fs::path(SPILLWAY_TEST_DATA).parent_path().parent_path() / "runtime/data/hf/qwen2").string();
+  const Result scored = run({"score", "-m", folder, "--tokens", "1,2,3,4,5", "--json"});
+  ASSERT_EQ(scored.exit_code, 0) << scored.err;
+  EXPECT_EQ(nlohmann::json::parse(scored.out)["tokens"], 4);
+  EXPECT_EQ(run({"plan", "-m", folder}).exit_code, 0);
+  const Result text = run({"score", "-m", folder, "-p", "some text"});
+  EXPECT_EQ(text.exit_code, 3);
+  EXPECT_THAT(text.err, HasSubstr("the model brings no tokenizer"));
+}
+
 TEST_F(Cli, LogitsGoToAnNpyFile) {
   const std::string npy = (folder_ / "logits.npy").string();
   const Result result = run({"score", "-m", model_, "--tokens", "1,2,3,4,5", "--logits", npy, "--last", "2"});

@@ -229,6 +229,9 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
   };
   refused({"generate", "-p", "x", "--stop", ""}, "--stop: an empty text");
   refused({"generate", "-p", "x", "--stop", "a", "--stop", ""}, "--stop: an empty text");
+  refused({"generate", "-p", "x", "--stop", "a", "b"}, "not expected: b");
+  refused({"generate", "-p", "x", "--stop=", "a"}, "--stop: no value after the =");
+  refused({"generate", "-p", "x", "--top-k=", "3"}, "--top-k: no value after the =");
   refused({"generate", "-p", "x", "--top-k", "-3"}, "--top-k: -3 is less than 0");
   refused({"generate", "-p", "x", "--bogus", "1"}, "not expected: --bogus 1");
   setenv("SPILLWAY_TEMP", "abc", 1);

@@ -21,7 +21,6 @@ Backend cuda(const char* name, std::shared_ptr<const void> owner, const Spillway
   backend.name = name;
   backend.make = [owner = std::move(owner), &table](int) { return std::make_unique<CudaDevice>(owner, table, 0); };
   backend.decodes_as_prefill = false;
-  backend.leaves_out_the_past = true;
   backend.attends_in_halves = true;
   return backend;
 }

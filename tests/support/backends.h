@@ -40,8 +40,6 @@ struct Backend {
   bool quantises_activations = true;
   // A decode step takes the very steps of prefill, so that the two agree to the bit.
   bool decodes_as_prefill = true;
-  // Neither does what has left a query's window reach it; else it weighs nothing, and what is no number shows.
-  bool leaves_out_the_past = false;
   // Prefill attention rounds queries and weights to halves.
   bool attends_in_halves = false;
   bool emulated = false;  // slow: fewer cases of the large sizes
