@@ -38,7 +38,7 @@ Model tiny(const char* name, int layers, int head_dim) {
                                          .head_dim = head_dim,
                                          .ffn = 256,
                                          .vocab = 640,
-                                         .type = DType::q8_0,
+                                         .type = head_dim % 8 == 0 ? DType::q8_0 : DType::f32,
                                          .seed = 9,
                                          .name = name},
                                         ::testing::TempDir()));
