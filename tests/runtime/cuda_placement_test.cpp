@@ -56,12 +56,12 @@ struct Case {
 };
 
 // Budgets between nothing and everything. A host that has nothing but staging leaves the rest to the disk.
-Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t kv) {
+Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t kv, KvCodec codec) {
   const auto share = [&](uint64_t of) { return of * (random() % 1000) / 1000; };
   Case made;
   Options& options = made.options;
   options.disk_directory = ::testing::TempDir();
-  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (1 << 20);
+  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (codec == KvCodec::f16 ? 1 << 20 : 128 << 10);
   options.host_bytes = kStaging + (random() % 3 == 0 ? 0 : share(random() % 2 == 0 ? kv / 2 : weights + kv));
   options.disk_bytes = random() % 4 == 0 ? share(kv) : 2 * kv;
   options.lookahead = static_cast<int>(random() % 4);
@@ -152,7 +152,7 @@ class CudaPlacement : public testing::Test {
     const uint64_t kv = 4ull * shape.kv_width() * prompt * shape.layers;
     std::mt19937_64 random(wanted.seed);
     for (int i = 0; i < cases; ++i) {
-      Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv);
+      Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv, codec);
       one.options.kv_codec = codec;
       one.options.kv_edge_layers = 0;
       if (!testing_a_gpu()) emulation::restart(one.order);

@@ -61,7 +61,7 @@ class HfGolden : public ::testing::TestWithParam<const char*> {
     const PlacedRun whole = run_placed(*model_, device, options_, work);
     options_.disk_directory = ::testing::TempDir();
     options_.disk_bytes = 64ull << 20;
-    options_.host_bytes = 8ull << 20;
+    options_.host_bytes = 12ull << 20;
     uint64_t budget = 0;
     for (uint64_t tried = 1ull << 17; budget == 0; tried += 1ull << 15) {  // the least that fits
       ASSERT_LT(tried, 1ull << 24);

@@ -30,7 +30,7 @@ constexpr int kCases = 2;
 constexpr int kCases = 10;
 #endif
 
-Model tiny(const char* name, int layers, int head_dim) {
+Model tiny(const char* name, int layers, int head_dim, DType type = DType::q8_0) {
   return open_for_test(write_tiny_model({.layers = layers,
                                          .hidden = 96,
                                          .heads = 4,
@@ -38,7 +38,7 @@ Model tiny(const char* name, int layers, int head_dim) {
                                          .head_dim = head_dim,
                                          .ffn = 256,
                                          .vocab = 640,
-                                         .type = head_dim % 8 == 0 ? DType::q8_0 : DType::f32,
+                                         .type = type,
                                          .seed = 9,
                                          .name = name},
                                         ::testing::TempDir()));
@@ -178,7 +178,7 @@ TEST(KvCodecs, ACutIsAsIfNothingHadBeenThere) {
 }
 
 TEST(KvCodecs, HeadsThatCannotBePackedAreRefused) {
-  const Model model = tiny("codecs_odd", 2, 12);
+  const Model model = tiny("codecs_odd", 2, 12, DType::f16);
   const auto device = make_cpu_device({.threads = 1});
   const Options options = resident(KvCodec::kivi4, 0);
   try {
