@@ -178,7 +178,8 @@ TEST(KvCodecs, ACutIsAsIfNothingHadBeenThere) {
 }
 
 TEST(KvCodecs, HeadsThatCannotBePackedAreRefused) {
-  const Model model = tiny("codecs_odd", 2, 12, DType::f16);
+  Model model = tiny("codecs_odd", 2, 16, DType::f16);
+  model.spec.shape.head_dim = 12;
   const auto device = make_cpu_device({.threads = 1});
   const Options options = resident(KvCodec::kivi4, 0);
   try {
