@@ -17,6 +17,8 @@
 namespace spillway {
 namespace {
 
+constexpr double kMiB = 1 << 20;
+
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
@@ -148,11 +150,15 @@ Engine& Running::start(int positions, bool at_least) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }
   if (flags_.verbosity > 0) say(describe_plan(plan));
+  const uint64_t needed = plan.tier(Tier::device).total();
   try {
     load(std::move(plan));
   } catch (const Error& error) {
     // Others use a GPU too. A budget that was asked for is kept to; one of our own is drawn up again, once.
-    if (error.kind() != ErrorKind::fit || flags_.device_mem || device_.device->host_addressable()) throw;
+    if (error.kind() != ErrorKind::fit || device_.device->host_addressable()) throw;
+    const uint64_t there = device_.device->free_bytes() + device_.device->overhead_bytes();
+    if (flags_.device_mem && there >= needed) throw;  // it was the host's memory
+    if (flags_.device_mem) refuse_given_budget(error, there);
     say(fmt::format("{}: less is left than when it was planned; planning again", error.what()));
     plan = this->plan(positions, at_least);
     say(describe_placement(plan));
@@ -164,6 +170,13 @@ Engine& Running::start(int positions, bool at_least) {
   load_s_ = now() - begin;
   load_bytes_ = LinkBytes::of(engine_->traffic());
   return *engine_;
+}
+
+void Running::refuse_given_budget(const Error& error, uint64_t there) const {
+  throw Error(ErrorKind::fit,
+              fmt::format("does not fit any more: {}; less is left than when it was planned; nearest fit: --device-mem "
+                          "{}MiB, or none, for a plan within what is free",
+                          error.what(), there / static_cast<uint64_t>(kMiB)));
 }
 
 void Running::load(Plan plan) {

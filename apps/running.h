@@ -68,6 +68,8 @@ class Running {
   std::string more_with_smaller_chunks(const Plan& plan, int most) const;
   void say_what_changes_nothing(const Plan& plan) const;
   void load(Plan plan);
+  // For memory that went between plan and reservation: the budget that would fit now.
+  [[noreturn]] void refuse_given_budget(const Error& error, uint64_t there) const;
   // How the work was handed to the device, where -v or --stats asks.
   void report_layers() const;
   // What does not depend on what was run: the load, and the peaks.

@@ -7,6 +7,7 @@
 #include <span>
 #include <type_traits>
 
+#include "kernels/blocks.h"
 #include "kernels/check.h"
 #include "kernels/cuda_replay.h"
 #include "kernels/cuda_stream.h"
@@ -74,9 +75,10 @@ class CudaOps final : public Ops {
   }
 
   void norm(Stream& stream, View x, View weight, float eps, View out) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols) && is_f32(weight, 1, x.cols));
-    const CudaNorm arguments = {.x = x, .weight = weight, .out = out, .eps = eps};
-    enqueue(stream, "norm", table_.norm, arguments);
+    norm(stream, {.x = x, .weight = weight, .out = out, .eps = eps});
+  }
+  void norm_for_matmul(Stream& stream, View x, View weight, float eps, View out) override {
+    norm(stream, {.x = x, .weight = weight, .out = out, .eps = eps, .codes = room_for_codes(out)});
   }
 
   void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
@@ -200,24 +202,21 @@ class CudaOps final : public Ops {
 
   void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
              View out) override {
-    check_attention(out, shape, states);
-    for (const MergeTask& task : tasks) {
-      SPILLWAY_CHECK(task.row >= 0 && task.row < out.rows && task.count >= 0 && task.first_slot >= 0);
-      SPILLWAY_CHECK(int64_t{task.first_slot} + task.count <= states.rows);
-    }
-    CudaMerge arguments = {.states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0, .out = out};
-    in_pieces(stream, tasks, [&](const MergeTask* there, int32_t count, size_t) {
-      arguments.tasks = there;
-      arguments.tasks_count = count;
-      enqueue(stream, "merge", table_.merge, arguments);
-    });
+    merge(stream, tasks, {.states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0, .out = out});
+  }
+  // A head of no multiple of 32 shares a block of 32 with the next.
+  void merge_for_matmul(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
+                        View out) override {
+    std::byte* codes = room_for_codes(shape.format.head_dim % kBlockElements == 0 ? out : View{});
+    merge(stream, tasks,
+          {.states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0, .out = out, .codes = codes});
   }
 
   void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
-    SPILLWAY_CHECK(up.rows == 0 || is_f32(up, out.rows, out.cols));
-    const CudaActivate arguments = {.kind = kind, .gate = gate, .up = up, .out = out};
-    enqueue(stream, "activate", table_.activate, arguments);
+    activate(stream, {.kind = kind, .gate = gate, .up = up, .out = out});
+  }
+  void activate_for_matmul(Stream& stream, Activation kind, View gate, View up, View out) override {
+    activate(stream, {.kind = kind, .gate = gate, .up = up, .out = out, .codes = room_for_codes(out)});
   }
 
   void route(Stream& stream, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) override {
@@ -298,6 +297,31 @@ class CudaOps final : public Ops {
     static_cast<CudaDeviceStream&>(stream).enqueue(what, function, &arguments);
   }
 
+  void norm(Stream& stream, const CudaNorm& a) {
+    SPILLWAY_CHECK(is_f32(a.x, a.x.rows, a.x.cols) && is_f32(a.out, a.x.rows, a.x.cols));
+    SPILLWAY_CHECK(is_f32(a.weight, 1, a.x.cols));
+    enqueue(stream, "norm", table_.norm, a);
+  }
+
+  void activate(Stream& stream, const CudaActivate& a) {
+    SPILLWAY_CHECK(is_f32(a.gate, a.out.rows, a.out.cols) && is_f32(a.out, a.out.rows, a.out.cols));
+    SPILLWAY_CHECK(a.up.rows == 0 || is_f32(a.up, a.out.rows, a.out.cols));
+    enqueue(stream, "activate", table_.activate, a);
+  }
+
+  void merge(Stream& stream, std::span<const MergeTask> tasks, CudaMerge arguments) {
+    check_attention(arguments.out, arguments.shape, arguments.states);
+    for (const MergeTask& task : tasks) {
+      SPILLWAY_CHECK(task.row >= 0 && task.row < arguments.out.rows && task.count >= 0 && task.first_slot >= 0);
+      SPILLWAY_CHECK(int64_t{task.first_slot} + task.count <= arguments.states.rows);
+    }
+    in_pieces(stream, tasks, [&](const MergeTask* there, int32_t count, size_t) {
+      arguments.tasks = there;
+      arguments.tasks_count = count;
+      enqueue(stream, "merge", table_.merge, arguments);
+    });
+  }
+
   // A place in the ring. It is written again in the stream's order, after its readers: so one stream at a time
   // computes.
   std::byte* room(Stream& stream, uint64_t bytes) {
@@ -372,10 +396,20 @@ class CudaOps final : public Ops {
     return coded_.data != nullptr && coded_.data == x.data && coded_.rows == x.rows && coded_.cols == x.cols &&
            coded_.stride == x.stride;
   }
+  // For the codes of what a product reads next; null where none are to be made.
+  std::byte* room_for_codes(const View& out) {
+    coded_ = {};
+    if (!reads_codes_ || out.data == nullptr || out.cols % kBlockElements != 0) return nullptr;
+    if (product_bytes_ < cuda_matvec_scratch_bytes(out.rows, out.cols)) return nullptr;
+    coded_ = out;
+    return product_;
+  }
   // Products of quantised weights leave the codes of x in the scratch; F16 and BF16 on tensor cores take their place.
   void note_codes(const View& x, std::span<const MatmulPart> parts) {
     for (const MatmulPart& part : parts) {
-      if (info(part.weight.dtype).block_elements > 1 && part.weight.rows > 0) coded_ = x;
+      if (info(part.weight.dtype).block_elements == 1 || part.weight.rows == 0) continue;
+      coded_ = x;
+      reads_codes_ = true;
     }
     if (x.rows <= few_rows()) return;
     for (const MatmulPart& part : parts) {
@@ -389,6 +423,7 @@ class CudaOps final : public Ops {
   uint64_t ring_used_ = 0;
   std::byte* product_ = nullptr;  // scratch of the matrix products
   View coded_;                    // what x its codes are of; no data: of none
+  bool reads_codes_ = false;      // some weight so far was quantised
   uint64_t product_bytes_ = 0;
   CudaReplay replay_;
 };

@@ -18,11 +18,13 @@ CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name) : con
   context_.table().name_stream(stream_, name_.c_str());
   events_.resize(kEvents);
   for (CudaEvent& event : events_) must(context_.ask(context_.table().make_event, &event));
+  if (Trace::on()) timeline_ = std::make_unique<CudaTimeline>(context_, stream_, name_);
 }
 
 CudaDeviceStream::~CudaDeviceStream() {
   const SpillwayCudaTable& table = context_.table();
   context_.ask(table.synchronize, stream_);
+  timeline_.reset();
   for (CudaEvent event : events_) context_.ask(table.end_event, event);
   context_.ask(table.end_stream, stream_);
 }
@@ -33,11 +35,20 @@ void CudaDeviceStream::copy(void* destination, const void* source, uint64_t byte
   const auto* from = static_cast<const std::byte*>(source);
   while (bytes > 0) {
     const uint64_t run = context_.run_length(from, context_.run_length(to, bytes));
-    enqueue("copy", context_.table().copy, to, from, run);
+    enqueue_bytes("copy", run, context_.table().copy, to, from, run);
     to += run;
     from += run;
     bytes -= run;
   }
+}
+
+// As parameters of a kernel: the copy engine has megabytes of weights before it.
+void CudaDeviceStream::copy_few(void* destination, const void* source, uint64_t bytes) {
+  constexpr uint64_t kFew = 16 << 10;
+  constexpr uint64_t kWord = sizeof(uint32_t);
+  const bool words = bytes % kWord == 0 && reinterpret_cast<uintptr_t>(destination) % kWord == 0;
+  if (bytes > kFew || !words) return copy(destination, source, bytes);
+  enqueue_bytes("copy", bytes, context_.table().put, destination, source, bytes);
 }
 
 CudaDeviceStream* CudaDeviceStream::sibling(const Event& event) const {
@@ -57,7 +68,8 @@ void CudaDeviceStream::wait_for(const Event& event) {
   const CudaDeviceStream* other = sibling(submitted);
   if (other == nullptr) return submitted.wait();
   if (!other->known_done(submitted.ticket)) {
-    enqueue("wait", context_.table().wait_for, other->event_of(submitted.ticket));
+    changed_ = true;
+    context_.call("wait", context_.table().wait_for, stream_, other->event_of(submitted.ticket));
   }
 }
 
@@ -77,6 +89,7 @@ void CudaDeviceStream::synchronize() {
   const CudaProblem problem = context_.ask(context_.table().synchronize, stream_);  // whatever failed before
   context_.note("synchronize", problem);
   raise_done(recorded_);
+  if (timeline_) timeline_->collect();
   context_.throw_failure();
 }
 

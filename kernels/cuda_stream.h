@@ -9,11 +9,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/cuda_context.h"
+#include "kernels/cuda_timeline.h"
 #include "kernels/device.h"
 
 namespace spillway {
@@ -37,9 +39,7 @@ class CudaDeviceStream final : public Stream {
   // For operations: enqueues a call of the table whose first argument is the stream.
   template <typename... Parameters, typename... Arguments>
   void enqueue(const char* what, CudaProblem (*function)(CudaStream, Parameters...), Arguments... arguments) {
-    enqueue_held();
-    changed_ = true;
-    context_.call(what, function, stream_, arguments...);
+    enqueue_bytes(what, 0, function, arguments...);
   }
   // The same, with the problem as the result, which nobody else hears of.
   template <typename... Parameters, typename... Arguments>
@@ -56,6 +56,7 @@ class CudaDeviceStream final : public Stream {
 
   const std::string& name() const override { return name_; }
   void copy(void* destination, const void* source, uint64_t bytes) override;
+  void copy_few(void* destination, const void* source, uint64_t bytes) override;
   void wait_for(const Event& event) override;
   bool orders(const Event& event) const override;
   Event record() override;
@@ -64,6 +65,16 @@ class CudaDeviceStream final : public Stream {
   void wait(uint64_t ticket) override;
 
  private:
+  template <typename... Parameters, typename... Arguments>
+  void enqueue_bytes(const char* what, uint64_t bytes, CudaProblem (*function)(CudaStream, Parameters...),
+                     Arguments... arguments) {
+    enqueue_held();
+    changed_ = true;
+    if (timeline_) timeline_->begin(what, bytes);
+    context_.call(what, function, stream_, arguments...);
+    if (timeline_) timeline_->end();
+  }
+
   // Behind so many steps the host waits. A ticket's CUDA event is used again only when the ticket is done.
   static constexpr uint64_t kEvents = 1024;
 
@@ -76,6 +87,7 @@ class CudaDeviceStream final : public Stream {
   std::string name_;
   HeldWork* held_ = nullptr;
   CudaStream stream_ = nullptr;
+  std::unique_ptr<CudaTimeline> timeline_;  // where a record was under way when the stream was made
   std::vector<CudaEvent> events_;
   uint64_t recorded_ = 0;          // the newest ticket
   bool changed_ = false;           // something has been enqueued since

@@ -47,6 +47,9 @@ class Stream : public Timeline {
   virtual const std::string& name() const = 0;
   // Copies between any two memories the device can address (device memory, pinned host memory).
   virtual void copy(void* destination, const void* source, uint64_t bytes) = 0;
+  // The same of a few bytes from the host, which are there already, to the device: it may take them past the copies of
+  // other streams that are queued.
+  virtual void copy_few(void* destination, const void* source, uint64_t bytes) { copy(destination, source, bytes); }
   // What is enqueued later starts after `event` is done.
   virtual void wait_for(const Event& event) = 0;
   // Whether the device itself puts what is enqueued here after `event`, so that nothing of the host waits.

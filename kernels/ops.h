@@ -87,8 +87,8 @@ class Ops {
   virtual void scale(Stream&, View x, float factor) = 0;
   // Up to 4 parts share x [m x k] f32. out rows may not overlap x.
   virtual void matmul(Stream&, View x, std::span<const MatmulPart> parts) = 0;
-  // The same with the x of the matmul or matmul_more before, which nothing has written since: what was made of it then
-  // is used again.
+  // The same with the x of the matmul or matmul_more before, or the out of the norm_for_matmul, activate_for_matmul or
+  // merge_for_matmul before, which nothing has written since: what was made of it then is used again.
   virtual void matmul_more(Stream& stream, View x, std::span<const MatmulPart> parts) { matmul(stream, x, parts); }
   // Rotates, in place, the first 2 * pairs elements of each head of x [m x heads * head_dim] f32. table [m x 2 * pairs]
   // f32: row i holds cos of pair 0, sin of pair 0, cos of pair 1, ... at row i's position (runtime/rotation.h).
@@ -130,6 +130,19 @@ class Ops {
   // The likeliest tokens: out [m x candidate_floats(k)] f32 of logits [m x n] f32, after a repetition penalty (arXiv
   // 1909.05858) that stays in `logits`.
   virtual void candidates(Stream&, View logits, const CandidateChoice&, View out) = 0;
+
+  // norm, activate and merge of what matmul_more reads as x next: a device may make of it on the way what its products
+  // want. Their out is the same.
+  virtual void norm_for_matmul(Stream& stream, View x, View weight, float eps, View out) {
+    norm(stream, x, weight, eps, out);
+  }
+  virtual void activate_for_matmul(Stream& stream, Activation kind, View gate, View up, View out) {
+    activate(stream, kind, gate, up, out);
+  }
+  virtual void merge_for_matmul(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
+                                View out) {
+    merge(stream, states, shape, tasks, out);
+  }
 
   // Layer `layer` of a decode step follows. Its calls come again with every step, and differ in nothing but
   // descriptors: a device may hold them back, until anything else is asked of the stream or the layers end, and enqueue

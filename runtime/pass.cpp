@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -40,6 +41,7 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
                             another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
+  made_for_matmul_ = false;
   next_expert_ = 0;
   p_.compute.wait_for(x_free_);
   load_inputs(input, first_position);
@@ -74,7 +76,7 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   const LayerVectors& v = p_.vectors.layers[layer];
   const int rows = static_cast<int>(x_.rows);
-  norm(x_, v.attn_norm, v.attn_norm_bias, h_);
+  norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
   add_bias(q_, v.q_bias);
   add_bias(k_, v.k_bias);
@@ -84,8 +86,11 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   append(layer, input, rows);
   attend(layer, input, first_position, rows);
   contribute(Stage::attn_out, layer, attn_, v.attn_out_bias, v.attn_post_norm);
-  norm(x_, v.ffn_norm, v.ffn_norm_bias, h_);
-  if (p_.spec.layers[layer].has_experts()) return mix_experts(layer, input.decode);
+  if (p_.spec.layers[layer].has_experts()) {
+    norm(x_, v.ffn_norm, v.ffn_norm_bias, h_);
+    return mix_experts(layer, input.decode);
+  }
+  norm_for_matmul(x_, v.ffn_norm, v.ffn_norm_bias, h_);
   feed_forward(layer);
 }
 
@@ -94,7 +99,9 @@ void Pass::feed_forward(int layer) {
   project(Stage::gate_up, layer, h_, {gate_, up_}, false);
   add_bias(gate_, v.gate_bias);
   add_bias(up_, v.up_bias);
-  p_.ops.activate(p_.compute, p_.spec.activation, gate_, p_.spec.layers[layer].up.cols > 0 ? up_ : View{}, gate_);
+  const View up = p_.spec.layers[layer].up.cols > 0 ? up_ : View{};
+  p_.ops.activate_for_matmul(p_.compute, p_.spec.activation, gate_, up, gate_);
+  made_for_matmul_ = true;
   contribute(Stage::down, layer, gate_, v.down_bias, v.ffn_post_norm);
 }
 
@@ -165,6 +172,13 @@ void Pass::norm(View x, View weight, View bias, View out) {
   }
 }
 
+// What the projection that follows reads.
+void Pass::norm_for_matmul(View x, View weight, View bias, View out) {
+  if (p_.spec.norm == NormKind::layer) return norm(x, weight, bias, out);
+  p_.ops.norm_for_matmul(p_.compute, x, weight, p_.spec.shape.norm_eps, out);
+  made_for_matmul_ = true;
+}
+
 void Pass::add_bias(View x, View bias) {
   if (bias.data != nullptr) p_.ops.add(p_.compute, x, bias);
 }
@@ -192,7 +206,7 @@ void Pass::contribute(Stage stage, int layer, View x, View bias, View post_norm)
 // outs (+)= x . weight^T, unit by unit as the weights arrive.
 void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add) {
   const TraceRange range(track_, kStageNames[static_cast<int>(stage)]);
-  bool more = false;
+  bool more = std::exchange(made_for_matmul_, false);
   for (; next_unit_ < p_.weights.units.size(); ++next_unit_) {
     const WeightUnit& unit = p_.weights.units[next_unit_];
     if (unit.stage != stage || unit.layer != layer) break;
@@ -277,7 +291,8 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   } else {
     for (int row = 0; row < rows; ++row) merges.push_back({row, row, 1});
   }
-  p_.ops.merge(p_.compute, p_.workspace.states, attend, merges, attn_);
+  p_.ops.merge_for_matmul(p_.compute, p_.workspace.states, attend, merges, attn_);
+  made_for_matmul_ = true;
   p_.kv_feed.settle(layer, p_.compute);
 }
 
@@ -306,8 +321,8 @@ void Pass::embed(const PassInput& input, int first_position, std::byte* host) {
     if (w.positions.rows == 0) continue;
     rows_of(p_.spec.position_embedding, row, first_position + row + p_.spec.position_offset, w.positions, positions);
   }
-  p_.compute.copy(w.rows.data, host, rows * w.rows.stride);
-  if (w.positions.rows > 0) p_.compute.copy(w.positions.data, positions, rows * w.positions.stride);
+  p_.compute.copy_few(w.rows.data, host, rows * w.rows.stride);
+  if (w.positions.rows > 0) p_.compute.copy_few(w.positions.data, positions, rows * w.positions.stride);
   p_.ops.dequantize(p_.compute, w.rows.slice_rows(0, rows), x_);
   if (p_.spec.embedding_scale != 1.0f) p_.ops.scale(p_.compute, x_, p_.spec.embedding_scale);
   if (w.positions.rows == 0) return;
@@ -322,7 +337,7 @@ void Pass::copy_angles(int first_position, int rows, std::byte* host) {
     const View table = tables.slice_rows(tables.rows / static_cast<int64_t>(rotations_.size()) * i, rows);
     std::byte* at = host + (table.data - tables.data);
     rotations_[i].fill(first_position, rows, reinterpret_cast<float*>(at));
-    p_.compute.copy(table.data, at, rows * table.stride);
+    p_.compute.copy_few(table.data, at, rows * table.stride);
   }
 }
 

@@ -85,6 +85,7 @@ class Pass {
   void blocks(const PassInput& input, int first_position);
   void block(int layer, const PassInput& input, int first_position);
   void norm(View x, View weight, View bias, View out);
+  void norm_for_matmul(View x, View weight, View bias, View out);
   void add_bias(View x, View bias);
   void norm_heads(View x, View weight);
   void contribute(Stage stage, int layer, View x, View bias, View post_norm);
@@ -110,6 +111,7 @@ class Pass {
   std::vector<ExpertData> expert_data_;  // of a call: those that are here
   std::vector<ExpertFeed::Here> all_experts_;
   std::vector<int> chosen_;
+  bool made_for_matmul_ = false;  // what the next projection reads (Ops::norm_for_matmul and its like)
   int half_ = 0;
   Event half_free_[2];
   Event x_free_;  // the stretch that follows has copied it

@@ -1,6 +1,8 @@
-// Activation functions, alone or gated (SwiGLU, GeGLU, arXiv 2002.05202), a thread to four elements.
+// Activation functions, alone or gated (SwiGLU, GeGLU, arXiv 2002.05202), a thread to four elements. Where a product
+// reads the rows next, they are quantised for it on the way.
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/quantize.cuh"
 
 namespace spillway::cuda {
 namespace {
@@ -15,6 +17,7 @@ struct ActivateRows {
   uint64_t up_stride;
   uint64_t out_stride;
   int cols;
+  CodesOfRows codes;
 };
 
 // Block (row, b): elements [4 * kThreads * b, ...) of the row. Not through the read-only cache: out may be gate or up.
@@ -25,15 +28,25 @@ __global__ void __launch_bounds__(kThreads) activate_rows(ActivateRows rows) {
   const float* up = reinterpret_cast<const float*>(rows.up + blockIdx.x * rows.up_stride) + first;
   float* out = reinterpret_cast<float*>(rows.out + blockIdx.x * rows.out_stride) + first;
   const bool gated = rows.up != nullptr;
+  float4 y = {0.0f, 0.0f, 0.0f, 0.0f};
   if (kAligned && first + 4 <= rows.cols) {
     const float4 g = *reinterpret_cast<const float4*>(gate);
     float4 u = {1.0f, 1.0f, 1.0f, 1.0f};
     if (gated) u = *reinterpret_cast<const float4*>(up);
-    store_floats(out, {activated<kKind>(g.x) * u.x, activated<kKind>(g.y) * u.y, activated<kKind>(g.z) * u.z,
-                       activated<kKind>(g.w) * u.w});
-    return;
+    y = {activated<kKind>(g.x) * u.x, activated<kKind>(g.y) * u.y, activated<kKind>(g.z) * u.z,
+         activated<kKind>(g.w) * u.w};
+    store_floats(out, y);
+  } else {
+    const auto element = [&](int i) {
+      if (first + i >= rows.cols) return 0.0f;
+      return out[i] = activated<kKind>(gate[i]) * (gated ? up[i] : 1.0f);
+    };
+    y.x = element(0);
+    y.y = element(1);
+    y.z = element(2);
+    y.w = element(3);
   }
-  for (int i = 0; i < 4 && first + i < rows.cols; i++) out[i] = activated<kKind>(gate[i]) * (gated ? up[i] : 1.0f);
+  if (rows.codes.codes != nullptr) rows.codes.write_four(static_cast<int>(blockIdx.x), first, y);
 }
 
 template <Activation kKind>
@@ -50,6 +63,7 @@ cudaError_t launch_activate(cudaStream_t stream, const CudaActivate& a) {
   SPILLWAY_CHECK(a.gate.dtype == DType::f32 && a.out.dtype == DType::f32);
   SPILLWAY_CHECK(!gated || (a.up.dtype == DType::f32 && a.up.rows == a.gate.rows && a.up.cols == a.gate.cols));
   SPILLWAY_CHECK(a.out.rows == a.gate.rows && a.out.cols == a.gate.cols);
+  SPILLWAY_CHECK(a.codes == nullptr || a.out.cols % kBlockElements == 0);
   if (a.gate.rows == 0 || a.gate.cols == 0) return cudaSuccess;
   const ActivateRows rows = {.gate = a.gate.data,
                              .up = gated ? a.up.data : nullptr,
@@ -57,7 +71,8 @@ cudaError_t launch_activate(cudaStream_t stream, const CudaActivate& a) {
                              .gate_stride = a.gate.stride,
                              .up_stride = gated ? a.up.stride : 0,
                              .out_stride = a.out.stride,
-                             .cols = static_cast<int>(a.gate.cols)};
+                             .cols = static_cast<int>(a.gate.cols),
+                             .codes = CodesOfRows::in(a.codes, a.out)};
   const bool aligned = aligned16(a.gate) && (!gated || aligned16(a.up)) && aligned16(a.out);
   switch (a.kind) {
     case Activation::silu:

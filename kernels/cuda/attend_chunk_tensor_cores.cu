@@ -33,11 +33,11 @@ struct HalvesBf16 {
   }
 };
 
-// Keys or values of a page, or of half a one where heads are wide, in shared memory, token by token, in pieces of 16
-// bytes. Eight tokens' pieces of one number lie in different banks.
+// Keys or values of a page, or of a quarter of one where heads are wide, in shared memory, token by token, in pieces of
+// 16 bytes. Eight tokens' pieces of one number lie in different banks.
 template <int kDim>
 struct Tile {
-  static constexpr int kTokens = kDim <= 128 ? kPageTokens : kPageTokens / 2;
+  static constexpr int kTokens = kDim <= 128 ? kPageTokens : kPageTokens / 4;
   static constexpr int kPieces = kDim <= 64 ? 8 : kDim <= 128 ? 16 : 32;  // a token's place
   static constexpr int kWords = kTokens * kPieces * 4;
   static constexpr int kCopied = kPieces < 16 ? kPieces : 16;  // pieces of a token that threads copy side by side
@@ -48,6 +48,17 @@ struct Tile {
   __device__ __forceinline__ static int word(int row, int tokens, int odd, int pieces) {
     return row * kPieces * 4 + ((odd ^ row % 8) ^ pieces) * 4 + tokens * kPieces * 4;
   }
+};
+
+// The queries of a thread block: the first kHeld pieces of 16 elements stay in registers. Where heads are so wide that
+// those would not suffice beside the sums, the others lie in shared memory, and each warp reads its own.
+template <int kDim>
+struct QueryTile {
+  static constexpr int kHeld = kDim <= 128 ? kDim / 16 : 6;
+  static constexpr int kPieces = 2 * (kDim / 16 - kHeld) + 1;  // of 16 bytes, of a query; odd: rows in different banks
+  static constexpr int kWords = kHeld < kDim / 16 ? kQueries * kPieces * 4 : 4;
+
+  __device__ __forceinline__ static int word(int query, int piece) { return (query * kPieces + piece) * 4; }
 };
 
 template <int kDim>
@@ -106,7 +117,7 @@ __device__ __forceinline__ void start_tile(const std::byte* from, int tokens, in
 // neighbours do, and elements 8 j + 2 t, 8 j + 2 t + 1 of the sums over values (values[j][0 .. 1] and [2 .. 3]).
 template <int kDim>
 struct WarpState {
-  uint32_t queries[kDim / 16][4];
+  uint32_t queries[QueryTile<kDim>::kHeld][4];
   float values[kDim / 8][4];
   float max[2];
   float sum[2];
@@ -115,7 +126,7 @@ struct WarpState {
 // A query past the last row is zero and has an empty state.
 template <typename Halves, int kDim>
 __device__ __forceinline__ void load_state(const ChunkLaunch& a, int kv_head, int first, int lane,
-                                           WarpState<kDim>& state) {
+                                           Shared<uint32_t> queries, WarpState<kDim>& state) {
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const QueryPlace place(a, kv_head, first + lane / 4 + 8 * h);
@@ -127,8 +138,13 @@ __device__ __forceinline__ void load_state(const ChunkLaunch& a, int kv_head, in
     for (int j = 0; j < kDim / 8; j++) {
       const int d = 8 * j + 2 * (lane % 4);
       const bool in_head = there && d < a.head_dim;
-      state.queries[j / 2][h + 2 * (j % 2)] =
-          Halves::pack(in_head ? query[d] * a.scale : 0.0f, in_head ? query[d + 1] * a.scale : 0.0f);
+      const uint32_t pair = Halves::pack(in_head ? query[d] * a.scale : 0.0f, in_head ? query[d + 1] * a.scale : 0.0f);
+      if (j / 2 < QueryTile<kDim>::kHeld) {
+        state.queries[j / 2][h + 2 * (j % 2)] = pair;
+      } else {
+        const int row = warp_index() * kWarpQueries + lane / 4 + 8 * h;
+        queries[QueryTile<kDim>::word(row, j - 2 * QueryTile<kDim>::kHeld) + lane % 4] = pair;
+      }
       state.values[j][2 * h] = state.values[j][2 * h + 1] = 0.0f;
     }
     if (a.fresh || !there) continue;
@@ -169,16 +185,25 @@ __device__ __forceinline__ void store_state(const ChunkLaunch& a, int kv_head, i
 
 // scores[j]: of tokens 8 j + 2 t, 8 j + 2 t + 1 (lane 4 g + t) with queries g and g + 8, as WarpState's values.
 template <typename Halves, int kDim>
-__device__ __forceinline__ void score_tile(const WarpState<kDim>& state, Shared<uint32_t> keys, int lane,
-                                           Scores<kDim>& scores) {
+__device__ __forceinline__ void score_tile(const WarpState<kDim>& state, Shared<uint32_t> queries,
+                                           Shared<uint32_t> keys, int lane, Scores<kDim>& scores) {
+  constexpr int kHeld = QueryTile<kDim>::kHeld;
 #pragma unroll
-  for (int n = 0; n < Tile<kDim>::kTokens / 16; n++) {
+  for (int k = 0; k < kDim / 16; k++) {
+    uint32_t q[4];
+    if (k < kHeld) {
 #pragma unroll
-    for (int k = 0; k < kDim / 16; k++) {
+      for (int i = 0; i < 4; i++) q[i] = state.queries[k][i];
+    } else {
+      load_matrices(q, queries,
+                    QueryTile<kDim>::word(warp_index() * kWarpQueries + lane % 16, 2 * (k - kHeld) + lane / 16));
+    }
+#pragma unroll
+    for (int n = 0; n < Tile<kDim>::kTokens / 16; n++) {
       uint32_t b[4];  // tokens 16 n .. and 16 n + 8 .., each in two pieces
       load_matrices(b, keys, Tile<kDim>::word(lane / 16 * 8 + lane % 8, 16 * n, lane / 8 % 2, 2 * k));
-      Halves::multiply(scores[2 * n], state.queries[k], b[0], b[1]);
-      Halves::multiply(scores[2 * n + 1], state.queries[k], b[2], b[3]);
+      Halves::multiply(scores[2 * n], q, b[0], b[1]);
+      Halves::multiply(scores[2 * n + 1], q, b[2], b[3]);
     }
   }
 }
@@ -294,7 +319,7 @@ template <typename Halves, int kDim>
 __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(ChunkLaunch a) {
   SPILLWAY_SHARED(uint32_t, keys, Tile<kDim>::kWords);
   SPILLWAY_SHARED(uint32_t, values, Tile<kDim>::kWords);
-  SPILLWAY_SHARED(uint32_t, not_finite, kWarps);
+  SPILLWAY_SHARED(uint32_t, queries, QueryTile<kDim>::kWords);
   const int query_tile = static_cast<int>(gridDim.x - 1 - blockIdx.x);
   const int kv_head = static_cast<int>(blockIdx.y);
   const int lane = lane_index();
@@ -305,7 +330,8 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
   const int end = end_position(a, (query_tile + 1) * kQueries);
   const int warp_end = end_position(a, first + kWarpQueries);
   WarpState<kDim> state;
-  load_state<Halves>(a, kv_head, first, lane, state);
+  load_state<Halves>(a, kv_head, first, lane, queries, state);
+  __syncwarp();  // a warp reads the queries that it wrote
   TileCursor<Tile<kDim>::kTokens> tile;
   tile.next(a, kv_head, begin, end);
   if (tile.keys != nullptr) start_tile<kDim>(tile.keys, tile.tokens, a.head_dim, keys);
@@ -315,7 +341,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
     wait_for_copies<0>();
     __syncthreads();  // the keys are there, and the last tile's values have been read
     start_tile<kDim>(tile.keys + a.page_bytes / 2, tile.tokens, a.head_dim, values);
-    if (sees) score_tile<Halves>(state, keys, lane, scores);
+    if (sees) score_tile<Halves>(state, queries, keys, lane, scores);
     auto next = tile;
     next.next(a, kv_head, begin, end);
     wait_for_copies<0>();
@@ -323,11 +349,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
     if (next.keys != nullptr) start_tile<kDim>(next.keys, next.tokens, a.head_dim, keys);
     bool cleared = false;
     if (hides_some(a, tile, first_row, end)) {
-      const bool found = __any_sync(kAllLanes, clear_not_finite<Halves, kDim>(values)) != 0;
-      if (lane == 0) not_finite[warp_index()] = found ? 1 : 0;
-      __syncthreads();
-#pragma unroll
-      for (int w = 0; w < kWarps; w++) cleared = not_finite[w] != 0 || cleared;
+      cleared = __syncthreads_or(clear_not_finite<Halves, kDim>(values)) != 0;  // in whatever warp
     }
     if (sees) {
       float factor[2];

@@ -87,22 +87,20 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> rows, Shared<uin
       if constexpr (Weight::kHalves) {
         const uint32_t low[4] = {a[0], a[1], 0, 0};
         const uint32_t high[4] = {0, 0, a[2], a[3]};
-        int dots[2][4] = {{kExactZero, kExactZero, kExactZero, kExactZero},
-                          {kExactZero, kExactZero, kExactZero, kExactZero}};
-        mma_s8(dots[0], low, x[2 * n], 0);
-        mma_s8(dots[1], high, 0, x[2 * n + 1]);
+        // Sum by sum, for registers are few.
+        const auto half = [&](const float(&of_rows)[2], const uint32_t(&rows_of_codes)[4], uint32_t x0, uint32_t x1) {
+          int dot[4] = {kExactZero, kExactZero, kExactZero, kExactZero};
+          mma_s8(dot, rows_of_codes, x0, x1);
+          add_scaled(of_rows, x_scale, dot, acc[j + n]);
+        };
         if constexpr (Weight::kHasOffset) {
           const uint32_t ones_low[4] = {kOnes, kOnes, 0, 0};
           const uint32_t ones_high[4] = {0, 0, kOnes, kOnes};
-          int sums[2][4] = {{kExactZero, kExactZero, kExactZero, kExactZero},
-                            {kExactZero, kExactZero, kExactZero, kExactZero}};
-          mma_s8(sums[0], ones_low, x[2 * n], 0);
-          mma_s8(sums[1], ones_high, 0, x[2 * n + 1]);
-          add_scaled(offset[0], x_scale, sums[0], acc[j + n]);
-          add_scaled(offset[1], x_scale, sums[1], acc[j + n]);
+          half(offset[0], ones_low, x[2 * n], 0);
+          half(offset[1], ones_high, 0, x[2 * n + 1]);
         }
-        add_scaled(scale[0], x_scale, dots[0], acc[j + n]);
-        add_scaled(scale[1], x_scale, dots[1], acc[j + n]);
+        half(scale[0], low, x[2 * n], 0);
+        half(scale[1], high, 0, x[2 * n + 1]);
       } else {
         int dot[4] = {kExactZero, kExactZero, kExactZero, kExactZero};
         mma_s8(dot, a, x[2 * n], x[2 * n + 1]);
@@ -120,12 +118,12 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> rows, Shared<uin
 // Rows [kX * blockIdx.x, ...) of x with the rows of the weights that blockIdx.y stands for.
 template <typename Weight, int kX, int kWarps>
 __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
-    matmul_blocks(MatvecWeights weights, TiledX x) {
+    matmul_blocks(const __grid_constant__ MatvecWeights weights, TiledX x) {
   using Place = StagedX<kX, 0>;
   constexpr int kUnits = info(Weight::kType).block_elements / kBlockElements;  // 32s of a block of the format
   SPILLWAY_SHARED(uint32_t, stages, kStages * Place::kEnd);
   SPILLWAY_SHARED(uint32_t, unpacked, kWarps * kRowsOfWarp * kRowWords);
-  const MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.y));
+  const MatvecWeight& weight = weights.of_block(static_cast<int>(blockIdx.y));
   const int first_row =
       (static_cast<int>(blockIdx.y) - weight.first_block) * kWarps * kRowsOfWarp + warp_index() * kRowsOfWarp;
   const int first_x = static_cast<int>(blockIdx.x) * kX;

@@ -172,10 +172,11 @@ __device__ __forceinline__ void multiply_step(Shared<uint32_t> stage, int warp_r
 
 // Rows [Tile::kX * blockIdx.x, ...) of x with the rows of the weights that blockIdx.y stands for.
 template <typename Half, typename Tile>
-__global__ void __launch_bounds__(Tile::kThreads) matmul_half(MatvecWeights weights, MatvecShape shape) {
+__global__ void __launch_bounds__(Tile::kThreads)
+    matmul_half(const __grid_constant__ MatvecWeights weights, MatvecShape shape) {
   SPILLWAY_SHARED(uint32_t, stages, Tile::kStages * Tile::kWords);
   const float* scales = reinterpret_cast<const float*>(shape.scratch);
-  const MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.y));
+  const MatvecWeight& weight = weights.of_block(static_cast<int>(blockIdx.y));
   const int first_row = (static_cast<int>(blockIdx.y) - weight.first_block) * Tile::kRows;
   const int first_x = static_cast<int>(blockIdx.x) * Tile::kX;
   const int warp_row = warp_index() % Tile::kRowWarps * Tile::kTiles * 16;

@@ -154,10 +154,10 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> stage, int b, co
 // by side share a piece of the weight.
 template <typename Weight, int kX, int kWarps, int kStages>
 __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
-    matmul_quantized(MatvecWeights weights, TiledX x) {
+    matmul_quantized(const __grid_constant__ MatvecWeights weights, TiledX x) {
   using Place = Stage<Weight, kX, kWarps>;
   SPILLWAY_SHARED(uint32_t, stages, kStages * Place::kWords);
-  const MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.y));
+  const MatvecWeight& weight = weights.of_block(static_cast<int>(blockIdx.y));
   const int first_row =
       (static_cast<int>(blockIdx.y) - weight.first_block) * kWarps * kRowsOfWarp + warp_index() * kRowsOfWarp;
   const int first_x = static_cast<int>(blockIdx.x) * kX;

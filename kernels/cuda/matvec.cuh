@@ -44,13 +44,15 @@ struct MatvecWeights {
   int count;
   int grid_blocks;
 
-  __device__ __forceinline__ MatvecWeight of_block(int block) const {
-    MatvecWeight weight = part[0];
+  // In the launch's parameters, which lie in constant memory: what is wanted at the end is read there, and takes no
+  // register until then.
+  __device__ __forceinline__ const MatvecWeight& of_block(int block) const {
+    int index = 0;
 #pragma unroll
     for (int p = 1; p < kMatvecParts; p++) {
-      if (p < count && block >= part[p].first_block) weight = part[p];
+      if (p < count && block >= part[p].first_block) index = p;
     }
-    return weight;
+    return part[index];
   }
 };
 

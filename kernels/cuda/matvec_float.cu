@@ -29,7 +29,8 @@ __device__ __forceinline__ void load_x(const float* x, int count, bool aligned, 
 
 // The rows of x that blockIdx.y stands for with the rows of the weights that blockIdx.x does.
 template <typename Weight, int kX, typename Rows>
-__global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights weights, MatvecShape shape, Rows rows) {
+__global__ void __launch_bounds__(kMatvecThreads)
+    matvec_float(const __grid_constant__ MatvecWeights weights, MatvecShape shape, Rows rows) {
   constexpr int kElements = Weight::kCount;
   constexpr int kElementBytes = 16 / kElements;
   constexpr int kRows = matvec_step(Weight::kType).rows;
@@ -39,7 +40,8 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights wei
   const int lane = lane_index();
   const int warp = warp_index();
   const int cols = shape.x.cols;
-  MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
+  const MatvecWeight& part = weights.of_block(static_cast<int>(blockIdx.x));
+  MatvecWeight weight = part;
   const RowRange range = rows.template of_block<kX>(weight);
   if (range.first >= range.end) return;
   const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / shape.splits) * kRows;
@@ -80,7 +82,7 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_float(MatvecWeights wei
   lane_sums<kRows * kX, 16>(acc, lane);
   if (writes_sum<kRows * kX, 16>(lane)) partial[warp * kRows * kX + summed_index<kRows * kX, 16>(lane)] = acc[0];
   __syncthreads();
-  write_results<kRows, kX>(weight, partial, shape.splits, first_row, first_x, range.end);
+  write_results<kRows, kX>(part, partial, shape.splits, first_row, first_x, range.end);
 }
 
 template <typename Weight, int kX>

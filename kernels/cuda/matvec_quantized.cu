@@ -165,14 +165,15 @@ struct Chunks {
 // The rows of x that blockIdx.y stands for with the rows of the weights that blockIdx.x does.
 template <typename Weight, int kX, typename Rows>
 __global__ void __launch_bounds__(kMatvecThreads)
-    matvec_quantized(MatvecWeights weights, QuantizedX x, int splits, Rows rows) {
+    matvec_quantized(const __grid_constant__ MatvecWeights weights, QuantizedX x, int splits, Rows rows) {
   constexpr int kRows = Weight::kRows;
   using Pieces = Chunks<Weight>;
   SPILLWAY_SHARED(uint32_t, staged, kMatvecWarps * kStages * Pieces::kWords);
   SPILLWAY_SHARED(float, partial, kMatvecWarps* kRows* kX);
   const int lane = lane_index();
   const int warp = warp_index();
-  MatvecWeight weight = weights.of_block(static_cast<int>(blockIdx.x));
+  const MatvecWeight& part = weights.of_block(static_cast<int>(blockIdx.x));
+  MatvecWeight weight = part;
   const RowRange range = rows.template of_block<kX>(weight);
   if (range.first >= range.end) return;
   const int first_row = (static_cast<int>(blockIdx.x) - weight.first_block) * (kMatvecWarps / splits) * kRows;
@@ -228,7 +229,7 @@ __global__ void __launch_bounds__(kMatvecThreads)
   lane_sums<kRows * kX, 16>(acc, lane);
   if (writes_sum<kRows * kX, 16>(lane)) partial[warp * kRows * kX + summed_index<kRows * kX, 16>(lane)] = acc[0];
   __syncthreads();
-  write_results<kRows, kX>(weight, partial, splits, first_row, first_x, range.end);
+  write_results<kRows, kX>(part, partial, splits, first_row, first_x, range.end);
 }
 
 template <typename Weight, int kX>

@@ -1,7 +1,9 @@
 // Partial softmax states (kernels/kv_span.h) into attention's result: a block of threads to 128
-// elements of a head of a row. The largest maximum first, then every state scaled to it, in ascending order.
+// elements of a head of a row. The largest maximum first, then every state scaled to it, in ascending order. Where a
+// product reads the rows next, they are quantised for it on the way.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/quantize.cuh"
 
 namespace spillway::cuda {
 namespace {
@@ -17,6 +19,7 @@ struct MergeLaunch {
   uint64_t states_stride;
   uint64_t out_stride;
   int head_dim;
+  CodesOfRows codes;
 };
 
 // Block (task, head, elements [kThreads * z, ...) of it).
@@ -60,7 +63,10 @@ __global__ void __launch_bounds__(kThreads) merge_states(MergeLaunch a) {
     __syncthreads();
   }
   float* out = reinterpret_cast<float*>(a.out + task.row * a.out_stride) + head * a.head_dim;
-  if (mine) out[element] = sum == 0.0f ? 0.0f : result / sum;
+  const float value = sum == 0.0f ? 0.0f : result / sum;
+  if (mine) out[element] = value;
+  // Heads are whole blocks of 32 then: a warp has one, or nothing.
+  if (mine && a.codes.codes != nullptr) a.codes.write_one(task.row, head * a.head_dim + element, value);
 }
 
 }  // namespace
@@ -71,13 +77,15 @@ cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& args) {
   SPILLWAY_CHECK(args.states.dtype == DType::f32 && args.out.dtype == DType::f32);
   SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(heads) * attn_state_floats(format.head_dim));
   SPILLWAY_CHECK(args.out.cols == static_cast<int64_t>(heads) * format.head_dim);
+  SPILLWAY_CHECK(args.codes == nullptr || format.head_dim % kBlockElements == 0);
   if (args.tasks_count == 0) return cudaSuccess;
   const MergeLaunch a = {.tasks = args.tasks,
                          .states = args.states.data,
                          .out = args.out.data,
                          .states_stride = args.states.stride,
                          .out_stride = args.out.stride,
-                         .head_dim = format.head_dim};
+                         .head_dim = format.head_dim,
+                         .codes = CodesOfRows::in(args.codes, args.out)};
   const dim3 grid(static_cast<uint32_t>(args.tasks_count), static_cast<uint32_t>(heads),
                   static_cast<uint32_t>(ceil_div(format.head_dim, kThreads)));
   return launch(merge_states, grid, dim3(kThreads), 0, stream, a);

@@ -102,11 +102,16 @@ CudaProblem make_stream(CudaStream* stream) {
 CudaProblem end_stream(CudaStream stream) { return problem_of(cudaStreamDestroy(stream_of(stream))); }
 CudaProblem synchronize(CudaStream stream) { return problem_of(cudaStreamSynchronize(stream_of(stream))); }
 
-CudaProblem make_event(CudaEvent* event) {
+CudaProblem make_event_with(unsigned flags, CudaEvent* event) {
   cudaEvent_t made = nullptr;
-  const CudaProblem problem = problem_of(cudaEventCreateWithFlags(&made, cudaEventDisableTiming));
+  const CudaProblem problem = problem_of(cudaEventCreateWithFlags(&made, flags));
   *event = made;
   return problem;
+}
+CudaProblem make_event(CudaEvent* event) { return make_event_with(cudaEventDisableTiming, event); }
+CudaProblem make_timed_event(CudaEvent* event) { return make_event_with(cudaEventDefault, event); }
+CudaProblem elapsed(CudaEvent from, CudaEvent to, float* milliseconds) {
+  return problem_of(cudaEventElapsedTime(milliseconds, event_of(from), event_of(to)));
 }
 
 CudaProblem end_event(CudaEvent event) { return problem_of(cudaEventDestroy(event_of(event))); }
@@ -238,6 +243,8 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .event_done = event_done,
                                           .event_wait = event_wait,
                                           .copy = copy,
+                                          .make_timed_event = make_timed_event,
+                                          .elapsed = elapsed,
                                           .put = put,
                                           .begin_capture = begin_capture,
                                           .end_capture = end_capture,

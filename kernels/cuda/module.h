@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 9;
+inline constexpr uint32_t kCudaTableVersion = 10;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -39,6 +39,7 @@ struct CudaNorm {
   View weight;  // [1 x k] f32
   View out;     // [m x k] f32; may be x
   float eps;
+  std::byte* codes = nullptr;  // of out (cuda_matvec_scratch_bytes)
 
   bool operator==(const CudaNorm&) const = default;
 };
@@ -59,7 +60,7 @@ struct CudaMatvec {
   int32_t parts_count;
   std::byte* scratch;  // cuda_matvec_scratch_bytes(m, k), aligned to 16; in use until the call's kernels have run
   uint64_t scratch_bytes;
-  bool x_is_ready = false;  // scratch holds the codes of x: the last call quantised it, and read no F16 or BF16
+  bool x_is_ready = false;  // scratch holds the codes of x: the last call made them, and read no F16 or BF16
 
   bool operator==(const CudaMatvec&) const = default;
 };
@@ -70,7 +71,9 @@ struct CudaMatvec {
 using CudaMatmul = CudaMatvec;
 inline constexpr int kCudaMatvecRows = 8;  // up to so many rows of x `matvec` reads the weight once, and is faster
 
-// Codes of x, then for each block of 32 its scale and the sum of its codes; or a scale for each row.
+// Codes of x, then for each block of 32 its scale and the sum of its codes; or a scale for each row. An operation that
+// is given such a scratch as the `codes` of its `out`, [m x k] with k a multiple of 32, leaves there what the product
+// that reads `out` next would make of it: `matvec` of up to kCudaMatvecRows rows, `matmul` of more.
 constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
   const int64_t row = cols / 32 * (32 + 8);
   return static_cast<uint64_t>(rows) * static_cast<uint64_t>(row > 4 ? row : 4);
@@ -132,7 +135,8 @@ struct CudaMerge {
   AttendShape shape;
   const MergeTask* tasks;
   int32_t tasks_count;
-  View out;  // [m x heads * head_dim] f32
+  View out;                    // [m x heads * head_dim] f32
+  std::byte* codes = nullptr;  // of out (cuda_matvec_scratch_bytes); for heads of a multiple of 32
 
   bool operator==(const CudaMerge&) const = default;
 };
@@ -160,8 +164,9 @@ struct CudaScale {
 
 struct CudaActivate {
   Activation kind;
-  View gate, up;  // [m x n] f32; up may have no rows
-  View out;       // [m x n] f32; may be gate or up
+  View gate, up;               // [m x n] f32; up may have no rows
+  View out;                    // [m x n] f32; may be gate or up
+  std::byte* codes = nullptr;  // of out (cuda_matvec_scratch_bytes)
 
   bool operator==(const CudaActivate&) const = default;
 };
@@ -256,6 +261,9 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*event_done)(spillway::CudaEvent event, bool* done);
   spillway::CudaProblem (*event_wait)(spillway::CudaEvent event);
   spillway::CudaProblem (*copy)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+  // Events of which `elapsed` knows the time between: of two that are done, from the first to the second.
+  spillway::CudaProblem (*make_timed_event)(spillway::CudaEvent* event);
+  spillway::CudaProblem (*elapsed)(spillway::CudaEvent from, spillway::CudaEvent to, float* milliseconds);
   // A few bytes of any host memory, taken before the call returns, to device memory; past the copies that are queued.
   // All multiples of 4.
   spillway::CudaProblem (*put)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);

@@ -14,8 +14,7 @@ __device__ __forceinline__ void note_scale(const TiledX& out, int row, int block
   out.scales[static_cast<int64_t>(block) * out.rows + row] = {scale, scale * static_cast<float>(sum)};
 }
 
-// A thread to 4 elements, 8 threads to a block of 32. The scale is the largest magnitude / 127; one that is not finite
-// stays so, and makes the result so.
+// A thread to 4 elements.
 template <bool kAligned, typename Out, typename Which>
 __global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out, Which which) {
   const int first = 4 * static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
@@ -30,33 +29,10 @@ __global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out,
       v = {source[first], source[first + 1], source[first + 2], source[first + 3]};
     }
   }
-  // Magnitudes compare as integers, NaN above all.
-  uint32_t largest = 0;
-  for (const float e : {v.x, v.y, v.z, v.w}) {
-    const uint32_t magnitude = float_bits(e) & 0x7fffffffu;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-#pragma unroll
-  for (int offset = 4; offset >= 1; offset /= 2) {
-    const uint32_t other = __shfl_xor_sync(kAllLanes, largest, offset);
-    largest = other > largest ? other : largest;
-  }
-  const float scale = float_from_bits(largest) / 127.0f;
-  const float inverse = scale != 0.0f ? 1.0f / scale : 0.0f;
-  uint32_t codes = 0;
-  int sum = 0;
-  int shift = 0;
-  for (const float e : {v.x, v.y, v.z, v.w}) {
-    const int code = clamped_code(rintf(e * inverse), -127.0f, 127.0f);
-    codes |= (static_cast<uint32_t>(code) & 0xffu) << shift;
-    sum += code;
-    shift += 8;
-  }
-#pragma unroll
-  for (int offset = 4; offset >= 1; offset /= 2) sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  const CodedFour coded(v);
   if (first >= x.cols) return;
-  reinterpret_cast<uint32_t*>(out.codes)[(static_cast<int64_t>(row) * x.cols + first) / 4] = codes;
-  if (first % kBlockElements == 0) note_scale(out, row, first / kBlockElements, scale, sum);
+  reinterpret_cast<uint32_t*>(out.codes)[(static_cast<int64_t>(row) * x.cols + first) / 4] = coded.codes;
+  if (first % kBlockElements == 0) note_scale(out, row, first / kBlockElements, coded.scale, coded.sum);
 }
 
 struct RowInTurn {

@@ -24,7 +24,8 @@ def make(record, context, name, *flags, limit=240):
 
 
 def spillway(context, *words):
-    return [context.places.program("spillway"), *words, "--device", context.device]
+    """All layers on the device: what does not fit streams. Layers on the CPU would be another device, with other bits."""
+    return [context.places.program("spillway"), *words, "--device", context.device, "-ngl", "all"]
 
 
 def plan(record, context, model, positions, *budgets, part=None):

@@ -6,6 +6,7 @@ lies there, the rest in host memory (and, with --disk-dir, on disk). JSON on sta
 """
 
 import argparse
+import inspect
 import json
 import statistics
 import sys
@@ -70,12 +71,14 @@ def main():
     device = "cuda" if args.gpu_bytes else "cpu"
     wait = torch.cuda.synchronize if args.gpu_bytes else lambda: None
     model, placing = placed_model(args, torch, transformers, accelerate)
+    # Called so from some version on.
+    cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     def step(ids, past):
         wait()
         begin = time.perf_counter()
         with torch.inference_mode():
-            out = model(input_ids=ids, past_key_values=past, use_cache=True)
+            out = model(input_ids=ids, use_cache=True, **{cache: past})
         wait()
         return time.perf_counter() - begin, out
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "tests/support/cuda_emulation/runtime.h"
 #include "tests/support/cuda_emulation/tensor_cores.h"
@@ -77,6 +78,7 @@ void Block::start(const std::function<void()>& kernel, size_t dynamic_bytes) {
   at_barrier_ = 0;
   ended_ = 0;
   epoch_ = 1;
+  vote_ = false;
   shared_.reset(dynamic_bytes);
   threads_.assign(count_, {});
   meetings_.fill({});
@@ -105,12 +107,14 @@ void Block::enter(void* block) {
 
 void Block::wait() { fibers_[running_]->suspend(); }
 
-void Block::barrier(const std::source_location& where) {
+bool Block::barrier(const std::source_location& where, bool vote) {
   Thread& thread = threads_[running_];
   thread.state = State::at_barrier;
   thread.where = where;
+  vote_ = vote_ || vote;
   if (++at_barrier_ == count_) {
     at_barrier_ = 0;
+    voted_ = std::exchange(vote_, false);
     epoch_++;
     for (uint32_t t = 0; t < count_; t++) {
       threads_[t].state = State::ready;
@@ -118,6 +122,7 @@ void Block::barrier(const std::source_location& where) {
     }
   }
   wait();
+  return voted_;
 }
 
 uint64_t Block::warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t operand,

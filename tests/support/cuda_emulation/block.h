@@ -64,7 +64,8 @@ class Block {
   dim3 block_size() const { return size_; }
   dim3 grid_size() const { return grid_; }
 
-  void barrier(const std::source_location& where);
+  // Whether some thread voted.
+  bool barrier(const std::source_location& where, bool vote = false);
   // Returns what the verb gives this lane: a value from another lane, or the ballot.
   uint64_t warp(WarpVerb verb, uint32_t mask, uint64_t value, uint32_t operand, const std::source_location& where);
   // All lanes of the warp bring their operands (tensor_cores.h); whoever comes last computes for all of them.
@@ -136,6 +137,8 @@ class Block {
   uint32_t at_barrier_ = 0;
   uint32_t ended_ = 0;
   uint32_t epoch_ = 1;
+  bool vote_ = false;   // of those that wait at the barrier
+  bool voted_ = false;  // at the one before
 };
 
 template <typename T>

@@ -49,6 +49,10 @@ struct alignas(16) uint4 {
 using Where = std::source_location;
 
 inline void __syncthreads(const Where& where = Where::current()) { Block::current().barrier(where); }
+// Whether any thread of the block votes so; a barrier as __syncthreads is.
+inline int __syncthreads_or(int vote, const Where& where = Where::current()) {
+  return Block::current().barrier(where, vote != 0);
+}
 inline void __syncwarp(uint32_t mask = ~0u, const Where& where = Where::current()) {
   Block::current().warp(WarpVerb::sync, mask, 0, 0, where);
 }

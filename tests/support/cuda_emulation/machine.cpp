@@ -41,7 +41,9 @@ Machine& machine() {
 cudaError_t Machine::reserve(void** block, size_t bytes, bool device) {
   *block = nullptr;
   if (bytes == 0) return cudaSuccess;
-  if (device && bytes > device_room()) return cudaErrorMemoryAllocation;
+  const size_t left = device ? std::exchange(left_at_next_reservation, SIZE_MAX) : SIZE_MAX;
+  if (left < device_free()) taken += device_free() - left;
+  if (device && bytes > device_free()) return cudaErrorMemoryAllocation;
   const size_t total = (bytes + 3 * kGuardBytes - 1) / kGuardBytes * kGuardBytes;
   auto* raw = static_cast<std::byte*>(std::aligned_alloc(kGuardBytes, total));
   if (raw == nullptr) return cudaErrorMemoryAllocation;

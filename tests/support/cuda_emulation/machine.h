@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -25,6 +26,8 @@ struct EventState {
   uint64_t recorded = 0;
   uint64_t completed = 0;
   uint64_t captured = 0;  // number of the capture it was recorded in last, if it was in one
+  bool timed = false;
+  std::chrono::steady_clock::time_point completed_at;
 };
 
 // Work, or a wait where `work` is empty.
@@ -86,9 +89,11 @@ class Machine {
   bool refuses_graphs = false;
   size_t most_pinned = SIZE_MAX;
   size_t taken = 0;  // of the device, by others
+  size_t left_at_next_reservation = SIZE_MAX;
   bool context = false;
 
   size_t device_room() const { return kDeviceBytes - std::min(kDeviceBytes, reserved() + taken); }
+  size_t device_free() const { return device_room() - std::min(device_room(), kContextBytes); }
   cudaError_t reserve(void** block, size_t bytes, bool device);
   cudaError_t release(void* block, bool device);
   cudaError_t pin(void* block, size_t bytes);

@@ -21,6 +21,7 @@ void restart(uint64_t seed) {
   machine().likeness = {};
   machine().most_pinned = SIZE_MAX;
   machine().taken = 0;
+  machine().left_at_next_reservation = SIZE_MAX;
 }
 
 void abandon() {
@@ -56,6 +57,11 @@ HostCalls host_calls() {
 void take_device_memory(size_t bytes) {
   Lock lock(machine().mutex);
   machine().taken = bytes;
+}
+
+void leave_at_next_reservation(size_t bytes) {
+  Lock lock(machine().mutex);
+  machine().left_at_next_reservation = bytes;
 }
 
 void check_addressable(const void* data, size_t bytes) {
@@ -154,7 +160,7 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   Lock lock(machine().mutex);
   *total = kDeviceBytes;
-  *available = machine().device_room() - std::min(machine().device_room(), kContextBytes);
+  *available = machine().device_free();
   return cudaSuccess;
 }
 

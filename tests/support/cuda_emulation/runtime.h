@@ -50,6 +50,8 @@ struct HostCalls {
 HostCalls host_calls();
 // From now on so much of the device is taken by others.
 void take_device_memory(size_t bytes);
+// When device memory is next reserved, others have just taken all but so much of what was free.
+void leave_at_next_reservation(size_t bytes);
 // A Fault unless [data, data + bytes) lies in one reserved block, of device memory or pinned.
 void check_addressable(const void* data, size_t bytes);
 
@@ -106,6 +108,7 @@ struct FakeEvent;
 using cudaStream_t = FakeStream*;
 using cudaEvent_t = FakeEvent*;
 inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline constexpr unsigned cudaEventDefault = 0;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 enum cudaMemcpyKind : int { cudaMemcpyDefault = 4 };
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
@@ -117,6 +120,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+// By this machine's clock.
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to);
 cudaError_t cudaMemcpyAsync(void* destination, const void* source, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream);
 

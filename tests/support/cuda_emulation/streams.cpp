@@ -46,9 +46,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   return cudaSuccess;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   Lock lock(machine().mutex);
   auto made = std::make_unique<FakeEvent>();
+  made->state->timed = (flags & cudaEventDisableTiming) == 0;
   *event = made.get();
   machine().events[made.get()] = std::move(made);
   return cudaSuccess;
@@ -68,8 +69,23 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   state->captured = recording.capture != nullptr ? recording.capture->number : 0;
   if (recording.capture != nullptr) return cudaSuccess;
   const uint64_t ticket = ++state->recorded;
-  machine().enqueue(recording,
-                    {[state, ticket] { state->completed = std::max(state->completed, ticket); }, nullptr, 0});
+  const auto complete = [state, ticket] {
+    state->completed = std::max(state->completed, ticket);
+    if (state->timed) state->completed_at = std::chrono::steady_clock::now();
+  };
+  machine().enqueue(recording, {complete, nullptr, 0});
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  Lock lock(machine().mutex);
+  const EventState& first = *existing(from).state;
+  const EventState& second = *existing(to).state;
+  for (const EventState* state : {&first, &second}) {
+    if (!state->timed || state->recorded == 0) return cudaErrorInvalidValue;
+    if (state->completed < state->recorded) return cudaErrorNotReady;
+  }
+  *milliseconds = std::chrono::duration<float, std::milli>(second.completed_at - first.completed_at).count();
   return cudaSuccess;
 }
 
