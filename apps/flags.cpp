@@ -105,6 +105,14 @@ void RunFlags::add(CLI::App& command, Runs runs) {
            "Replay the layers of decode steps as CUDA graphs (default: on)")
       ->group(running);
   add_option(command, "--isa", isa, "CPU kernels: auto, scalar, avx2, avx512")->capture_default_str()->group(running);
+  add_option(command, "--kv-type", kv_type, "Bytes of full pages of KV: fp16, q8, q4, kivi4, kivi2")
+      ->capture_default_str()
+      ->group(running);
+  add_option(command, "--kv-edge-layers", options.kv_edge_layers,
+             "First and last layers whose KV stays fp16, so many of each")
+      ->check(within(0, kMostContext))
+      ->capture_default_str()
+      ->group(running);
   add_option(
       command, "--gpu-layers,--ngl", gpu_layers,
       "Layers that the device computes, the last ones (-ngl); the CPU computes the others in host memory: a number, "
@@ -206,6 +214,9 @@ Options RunFlags::resolve() const {
   result.isa = one_of<CpuIsa>(
       "--isa", isa,
       {{"auto", CpuIsa::best}, {"scalar", CpuIsa::scalar}, {"avx2", CpuIsa::avx2}, {"avx512", CpuIsa::avx512}});
+  std::map<std::string, KvCodec> codecs;
+  for (const KvCodec codec : kAllKvCodecs) codecs[info(codec).name] = codec;
+  result.kv_codec = one_of<KvCodec>("--kv-type", kv_type, codecs);
   if (result.link_bytes_per_second > 0 && !host_mem) {
     throw Error(ErrorKind::usage, "--link-gbps emulates the link between host and device memory: it needs --host-mem");
   }

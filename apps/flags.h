@@ -20,6 +20,7 @@ struct RunFlags {
   std::optional<std::string> model, device_mem, host_mem, disk_mem;
   std::string device = "auto";
   std::string isa = "auto";
+  std::string kv_type = "fp16";
   std::string gpu_layers = "auto";
   double link_gbps = 0;
   int verbosity = 0;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "runtime/kv_sizes.h"
+
 namespace spillway {
 
 namespace {
@@ -45,12 +47,19 @@ nlohmann::json plan_json(const Plan& plan) {
   nlohmann::json tensors = nlohmann::json::array();
   for (const Plan& cpu : plan.before) add_tensors(cpu, "cpu", tensors);
   add_tensors(plan, "device", tensors);
+  const KvSaved kv = kv_saved(plan);
   const Expected& e = plan.expected;
   // null: the machine's limits are not known.
   const auto known = [&](double value) { return e.bound.empty() ? nlohmann::json() : nlohmann::json(value); };
   return {{"context", plan.context},
           {"chunk", plan.chunk},
           {"emulated_link", plan.emulated_link},
+          {"kv",
+           {{"type", info(kv.codec).name},
+            {"packed_layers", kv.packed_layers},
+            {"layers", kv.layers},
+            {"bytes", kv.bytes},
+            {"fp16_bytes", kv.fp16_bytes}}},
           {"tiers", std::move(tiers)},
           {"cpu_layers", plan.first_layer},
           {"device_layers", plan.last_layer - plan.first_layer},

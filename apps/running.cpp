@@ -12,6 +12,7 @@
 #include "apps/output.h"
 #include "apps/reports.h"
 #include "kernels/trace.h"
+#include "runtime/kv_sizes.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
@@ -124,6 +125,10 @@ Plan Running::plan(int positions, bool at_least) {
 
 // Of the flags that were given, those that this plan has no use for.
 void Running::say_what_changes_nothing(const Plan& plan) const {
+  if (options_.kv_codec != KvCodec::f16 && kv_saved(plan).packed_layers == 0) {
+    say(fmt::format("--kv-type {} changes nothing: all {} layers are first or last ones (--kv-edge-layers {})",
+                    info(options_.kv_codec).name, model_.spec.shape.layers, options_.kv_edge_layers));
+  }
   if (options_.device_layers && *options_.device_layers < model_.spec.shape.layers && plan.before.empty()) {
     say("-ngl changes nothing: the CPU is the device, and computes all layers (--host-mem emulates a GPU's tiers)");
   }

@@ -27,7 +27,8 @@ bool is_f32(const View& v, int64_t rows, int64_t cols) {
 
 // What a decode step's layers are made of.
 template <typename Arguments>
-constexpr bool kMayBeHeld = !std::is_same_v<Arguments, CudaAttendChunk> && !std::is_same_v<Arguments, CudaCandidates>;
+constexpr bool kMayBeHeld = !std::is_same_v<Arguments, CudaAttendChunk> && !std::is_same_v<Arguments, CudaCandidates> &&
+                            !std::is_same_v<Arguments, CudaSeal>;
 
 class CudaOps final : public Ops {
  public:
@@ -163,10 +164,20 @@ class CudaOps final : public Ops {
     });
   }
 
+  void seal(Stream& stream, const KvFormat& format, std::span<const SealRun> runs) override {
+    SPILLWAY_CHECK(format.packs() && format.dtype == DType::f16 && can_pack(format.head_dim));
+    CudaSeal arguments = {.format = format, .runs = nullptr, .runs_count = 0};
+    in_pieces(stream, runs, [&](const SealRun* there, int32_t count, size_t) {
+      arguments.runs = there;
+      arguments.runs_count = count;
+      enqueue(stream, "seal", table_.seal, arguments);
+    });
+  }
+
   void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
     check_attention(q, shape, states);
     for (const SpanTask& task : tasks) {
-      check_span(task.span);
+      check_span(task.span, shape.format);
       SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
       SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
     }
@@ -183,7 +194,7 @@ class CudaOps final : public Ops {
                     View states, bool fresh) override {
     check_attention(q, shape, states);
     SPILLWAY_CHECK(states.rows == q.rows);
-    for (const KvSpan& span : spans) check_span(span);
+    for (const KvSpan& span : spans) check_span(span, shape.format);
     CudaAttendChunk arguments = {.q = q,
                                  .states = states,
                                  .shape = shape,
@@ -387,9 +398,11 @@ class CudaOps final : public Ops {
     SPILLWAY_CHECK(is_f32(states, states.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
   }
 
-  static void check_span(const KvSpan& span) {
+  static void check_span(const KvSpan& span, const KvFormat& format) {
     SPILLWAY_CHECK(span.tokens >= 0 && span.tokens <= kSpanTokens);
     for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
+    SPILLWAY_CHECK(span.packed >> span.tokens / kPageTokens == 0);  // packed rows are full ones
+    SPILLWAY_CHECK(span.packed == 0 || (format.packs() && format.dtype == DType::f16));
   }
 
   bool is_coded(const View& x) const {

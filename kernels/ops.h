@@ -102,6 +102,9 @@ class Ops {
     rotate(stream, tokens.k, format.head_dim, tokens.style, tokens.table);
     append(stream, tokens.k, tokens.v, format, runs);
   }
+  // Packs full page rows by the format's codec, which is one that packs; head_dim is a multiple of 8. The bytes are the
+  // same on every device (kernels/kv_codec.h).
+  virtual void seal(Stream&, const KvFormat&, std::span<const SealRun> runs) = 0;
   // Decode: each task's query row (of q [m x heads * head_dim] f32) against all tokens of its span; the state goes to
   // its slot of states [slots x heads * attn_state_floats] f32.
   virtual void attend(Stream&, View q, const AttendShape&, std::span<const SpanTask> tasks, View states) = 0;

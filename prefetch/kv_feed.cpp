@@ -36,27 +36,32 @@ int KvFeed::first_span(SequenceId sequence, int layer) const {
 }
 
 void KvFeed::plan_layer(SequenceId sequence, int layer) {
-  const uint64_t row_bytes = cache_.layout().row_bytes();
   const int rows = cache_.rows(sequence, layer);
   const int spans = (rows + kPagesPerSpan - 1) / kPagesPerSpan;
   const int first = first_span(sequence, layer);
   PlannedGroup group{.layer = layer, .first_span = first, .last_span = 0, .rows = {}, .last = false};
+  uint64_t bytes = 0;  // of the group
   const auto close = [&](int next_span, bool last) {
     group.last_span = next_span;
     group.last = last;
-    const uint64_t bytes = group.rows.size() * row_bytes;
     planned_.push_back(std::move(group));
     const uint32_t item = first_item_ + static_cast<uint32_t>(planned_.size()) - 1;
     group = {.layer = layer, .first_span = next_span, .last_span = 0, .rows = {}, .last = false};
     if (bytes > 0) feed_.plan(item, bytes);
+    bytes = 0;
   };
   for (int span = first; span < spans; ++span) {
-    std::vector<int> outside;
+    std::vector<PlannedRow> outside;
+    uint64_t outside_bytes = 0;
     for (int row = span * kPagesPerSpan; row < std::min(rows, (span + 1) * kPagesPerSpan); ++row) {
-      if (cache_.place(sequence, layer, row).tier != Tier::device) outside.push_back(row);
+      const RowPlace place = cache_.place(sequence, layer, row);
+      if (place.tier == Tier::device) continue;
+      outside.push_back({row, outside_bytes});
+      outside_bytes += place.bytes;
     }
-    if (!group.rows.empty() && (group.rows.size() + outside.size()) * row_bytes > group_bytes_) close(span, false);
-    for (int row : outside) group.rows.push_back({row, group.rows.size() * row_bytes});
+    if (!group.rows.empty() && bytes + outside_bytes > group_bytes_) close(span, false);
+    for (const PlannedRow& row : outside) group.rows.push_back({row.row, bytes + row.offset});
+    bytes += outside_bytes;
   }
   close(spans, true);
 }
@@ -64,7 +69,6 @@ void KvFeed::plan_layer(SequenceId sequence, int layer) {
 Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
   SPILLWAY_CHECK(fetch_lane_ != nullptr);
   const PlannedGroup& group = planned_[item - first_item_];
-  const uint64_t bytes = cache_.layout().row_bytes();
   Moves moves;
   for (const PlannedRow& planned : group.rows) {
     const RowPlace row = cache_.place(sequence_, group.layer, planned.row);
@@ -72,14 +76,14 @@ Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
     if (!row.written.done()) after.push_back(row.written);
     std::byte* to = place + planned.offset;
     if (row.tier == Tier::host) {
-      moves.link.push_back({to, row.data, bytes});
+      moves.link.push_back({to, row.data, row.bytes});
       continue;
     }
     DiskMove* last = moves.disk.empty() ? nullptr : &moves.disk.back();
     if (last != nullptr && last->offset + last->bytes == row.file_offset && last->memory + last->bytes == to) {
-      last->bytes += bytes;
+      last->bytes += row.bytes;
     } else {
-      moves.disk.push_back({cache_.pools().file, row.file_offset, bytes, to, 0});
+      moves.disk.push_back({cache_.pools().file, row.file_offset, row.bytes, to, 0});
     }
   }
   const Event end = fetch_lane_->to_device(std::move(moves), std::move(after), Cause::kv_fetch);
@@ -107,11 +111,12 @@ KvGroup KvFeed::next(int layer, int tokens) {
         .rows = {}, .first_position = span * kSpanTokens, .tokens = std::min(kSpanTokens, tokens - span * kSpanTokens)};
     for (int i = 0; i < kPagesPerSpan && span * kPagesPerSpan + i < rows; ++i) {
       const int row = span * kPagesPerSpan + i;
+      const RowPlace place = cache_.place(sequence_, layer, row);
+      if (place.packed) view.packed |= 1u << i;
       if (outside != group.rows.end() && outside->row == row) {
         view.rows[i] = result.lease.data() + outside->offset;
         ++outside;
       } else {
-        const RowPlace place = cache_.place(sequence_, layer, row);
         SPILLWAY_CHECK(place.tier == Tier::device);
         view.rows[i] = place.data;
       }
@@ -126,7 +131,7 @@ void KvFeed::settle(int layer, Stream& compute) {
     SPILLWAY_CHECK(spill_lane_ != nullptr);
     std::vector<Event> starts = demotion.after;
     starts.push_back(compute.record());
-    const uint64_t bytes = cache_.layout().row_bytes();
+    const uint64_t bytes = demotion.to.bytes;
     std::byte* from = const_cast<std::byte*>(demotion.from);  // a DiskMove's memory is written by reads only
     Moves moves;
     if (demotion.to.tier == Tier::host) {

@@ -105,15 +105,15 @@ void ComputeUnit::place_experts(const ComputeUnitParts& parts) {
 
 void ComputeUnit::place_kv(const ComputeUnitParts& parts) {
   const Plan& plan = parts.plan;
-  const KvLayout layout(spec.shape);
+  const KvLayout& layout = plan.kv_layout;
   KvPools pools{.device_slots = plan.kv_device_slots,
                 .host_slots = plan.kv_host_slots,
                 .disk_slots = plan.kv_disk_slots,
                 .device_rows_per_layer = plan.kv_device_rows_per_layer,
                 .file = static_cast<uint32_t>(parts.model.checkpoint.files.size()),
                 .file_offset = parts.spill_offset};
-  pools.device = parts.device_arena.take("KV", plan.kv_device_slots * layout.row_bytes()).data();
-  pools.host = parts.host_arena.take("KV", plan.kv_host_slots * layout.row_bytes()).data();
+  pools.device = parts.device_arena.take("KV", layout.bytes(plan.kv_device_slots)).data();
+  pools.host = parts.host_arena.take("KV", layout.bytes(plan.kv_host_slots)).data();
   kv = std::make_unique<KvCache>(layout, pools);
 }
 

@@ -65,13 +65,13 @@ struct Engine::Parts {
   Tier counted_as(const ComputeUnit& unit, Tier tier) const {
     return &unit != units.back().get() && tier == Tier::device ? Tier::host : tier;
   }
-  // The sum over all units of what lies in `tier`, in bytes of page rows.
-  template <typename Slots>
-  uint64_t kv_bytes(Tier tier, const Slots& slots) const {
+  // The sum over all units of what `bytes` says of a cache and the tier of it that is counted as `tier`.
+  template <typename Bytes>
+  uint64_t kv_bytes(Tier tier, const Bytes& bytes) const {
     uint64_t sum = 0;
     for (const auto& unit : units) {
       for (const Tier own : {Tier::device, Tier::host, Tier::disk}) {
-        if (counted_as(*unit, own) == tier) sum += slots(*unit->kv, own) * unit->kv->layout().row_bytes();
+        if (counted_as(*unit, own) == tier) sum += bytes(*unit->kv, own);
       }
     }
     return sum;
@@ -231,11 +231,11 @@ void Engine::check_disk() {
 uint64_t Engine::peak(Tier tier) const {
   const TierPlan& planned = plan_.tier(tier);
   return planned.total() - planned.kv - (tier == Tier::disk ? planned.weights : 0) +
-         parts_->kv_bytes(tier, [](const KvCache& kv, Tier t) { return kv.slots_peak(t); });
+         parts_->kv_bytes(tier, [](const KvCache& kv, Tier t) { return kv.bytes_peak(t); });
 }
 
 uint64_t Engine::kv_bytes(Tier tier) const {
-  return parts_->kv_bytes(tier, [](const KvCache& kv, Tier t) { return kv.slots_used(t); });
+  return parts_->kv_bytes(tier, [](const KvCache& kv, Tier t) { return kv.bytes_used(t); });
 }
 
 std::string Engine::disk_report() const {

@@ -121,7 +121,7 @@ class NearestFit {
   std::string more_host() const {
     if (host_short() || !in_.options.host_bytes) return {};
     const uint64_t now = host_budget_ / kMiB;
-    const uint64_t all = now + whole_mib(sizes_.all_kv()) / kMiB + 1;
+    const uint64_t all = now + whole_mib(sizes_.kv.all()) / kMiB + 1;
     const auto enough = [&](uint64_t host) {
       return fits(sizes_, {device_budget_, host * kMiB, in_.options.disk_bytes});
     };
@@ -132,7 +132,7 @@ class NearestFit {
   // ", or --disk-mem N" where room for KV on disk alone would do.
   std::string more_disk() const {
     const uint64_t now = in_.options.disk_bytes / kMiB;
-    const uint64_t all = now + whole_mib(sizes_.all_kv()) / kMiB + 1;
+    const uint64_t all = now + whole_mib(sizes_.kv.all()) / kMiB + 1;
     const auto enough = [&](uint64_t disk) { return fits(sizes_, {device_budget_, host_budget_, disk * kMiB}); };
     if (!enough(all)) return {};
     const uint64_t needed = least_that_fits(now, all, enough);

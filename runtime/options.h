@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/kv_page.h"
 
 namespace spillway {
 
@@ -23,6 +24,8 @@ struct Options {
   int sequences = 1;   // open at once; they share the context's positions, and what forks have in common counts once
   int chunk = 512;     // prompt tokens computed together (-ub)
   int logit_rows = 1;  // rows of logits kept at once; a plan may give fewer
+  KvCodec kv_codec = KvCodec::f16;  // of full KV pages
+  int kv_edge_layers = 2;           // the model's first and last so many layers keep half precision
   // Layers that the device computes, the last ones; the CPU computes those before them, in host memory. Not given: what
   // is fastest beside a GPU, all where the device is a CPU itself.
   std::optional<int> device_layers;

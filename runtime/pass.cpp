@@ -41,8 +41,8 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
                             another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
   p_.kv_feed.begin_pass(input.sequence);
   next_unit_ = 0;
-  made_for_matmul_ = false;
   next_expert_ = 0;
+  made_for_matmul_ = false;
   p_.compute.wait_for(x_free_);
   load_inputs(input, first_position);
   if (from.free != nullptr) take_over(from);
@@ -245,7 +245,7 @@ void Pass::append(int layer, const PassInput& input, int rows) {
   const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
-  const KvFormat& format = p_.kv.layout().format;
+  const KvFormat format = p_.kv.layout().format_of(layer);
   if (rotations_.empty()) return p_.ops.append(p_.compute, k_, v_, format, growth.runs);
   const View& tables = p_.workspace.rope;
   const int64_t table = tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope;
@@ -259,7 +259,7 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   const TraceRange range(track_, "attend");
   const ModelShape& shape = p_.spec.shape;
   const int window = p_.spec.layers[layer].window;
-  const AttendShape attend{p_.kv.layout().format, shape.heads, p_.spec.attention_scale, window};
+  const AttendShape attend{p_.kv.layout().format_of(layer), shape.heads, p_.spec.attention_scale, window};
   const int tokens = first_position + rows;
   const int first_seen = window == 0 ? 0 : std::max(0, tokens - window);  // of a decode step
   std::vector<SpanTask> tasks;
@@ -291,9 +291,19 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   } else {
     for (int row = 0; row < rows; ++row) merges.push_back({row, row, 1});
   }
+  pack(layer);
   p_.ops.merge_for_matmul(p_.compute, p_.workspace.states, attend, merges, attn_);
   made_for_matmul_ = true;
   p_.kv_feed.settle(layer, p_.compute);
+}
+
+// Pages that this pass has filled, and read as they were written: before any byte of them leaves the device.
+void Pass::pack(int layer) {
+  const KvPacking packing = p_.kv.pack(layer);
+  if (packing.runs.empty()) return;
+  const TraceRange range(track_, "seal");
+  for (const Event& event : packing.after) p_.compute.wait_for(event);
+  p_.ops.seal(p_.compute, p_.kv.layout().format_of(layer), packing.runs);
 }
 
 // What a pass begins with: the tokens' embeddings, where these are the model's first layers, and the angles.

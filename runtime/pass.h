@@ -95,6 +95,7 @@ class Pass {
   std::span<const int> choice(const ExpertRoutes& routes);
   void append(int layer, const PassInput& input, int rows);
   void attend(int layer, const PassInput& input, int first_position, int rows);
+  void pack(int layer);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);
   void multiply(Stage stage, View x, std::span<const MatmulPart> parts, bool more);
   void head(const PassInput& input, int rows, const OnLogits& on_logits);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "memory/kv/layout.h"
 #include "memory/tier.h"
 #include "memory/weight_unit.h"
 #include "prefetch/copy_engine.h"
@@ -63,7 +64,8 @@ struct Plan {
   int expert_device_slots = 0, expert_host_slots = 0;
   uint64_t small_bytes = 0;  // norms and biases: always on the device
 
-  uint32_t kv_device_slots = 0, kv_host_slots = 0, kv_disk_slots = 0;  // page rows
+  KvLayout kv_layout;
+  KvSlots kv_device_slots, kv_host_slots, kv_disk_slots;
   int kv_device_rows_per_layer = 0;
   uint64_t kv_ring_bytes = 0;
 
@@ -80,7 +82,7 @@ struct Plan {
   bool streams_weights() const { return weight_ring_bytes > 0; }
   bool moves_experts() const { return expert_device_slots > 0; }
   bool streams() const { return streams_weights() || moves_experts(); }
-  bool spills_kv() const { return kv_host_slots + kv_disk_slots > 0; }
+  bool spills_kv() const { return kv_host_slots.rows() + kv_disk_slots.rows() > 0; }
 };
 
 }  // namespace spillway

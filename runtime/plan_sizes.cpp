@@ -27,9 +27,14 @@ uint64_t ample_piece(uint64_t host_budget) {
 
 }  // namespace
 
-PlanSizes::PlanSizes(const PlanInput& input, Room room) : layout(input.spec.shape), in_(input), room_(room) {
+PlanSizes::PlanSizes(const PlanInput& input, Room room)
+    : kv{.layout = kv_layout(input.spec, input.options), .sequences = input.options.sequences},
+      in_(input),
+      room_(room) {
   const Options& options = in_.options;
-  const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / std::max(layout.layers, 1) * kPageTokens);
+  // Layers that pack have slots of both kinds.
+  const int64_t layers = std::max(kv.layout.layers + kv.layout.packed_layers(), 1);
+  const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / layers * kPageTokens);
   if (options.context > most) {
     throw Error(ErrorKind::usage,
                 fmt::format("-c {}: this model's KV is counted up to {} positions", options.context, most));
@@ -60,6 +65,8 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
   const Options& options = in_.options;
   context = static_cast<int>(align_up(std::max(positions, 1), kPageTokens));
   chunk = std::min(prompt_chunk, context);
+  kv.context_rows = page_rows(context);
+  kv.chunk_rows = page_rows(chunk);
   logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, chunk);
   // Many rows of logits are a convenience: they may take an eighth of the budget.
   while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
@@ -87,25 +94,9 @@ uint64_t PlanSizes::host_fixed() const {
          (in_.device.host_addressable() ? 0 : host_input_bytes + host_logit_bytes);
 }
 
-int PlanSizes::rows_per_layer() const { return page_rows(context) + 2 * (in_.options.sequences - 1); }
-
-int PlanSizes::outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const {
-  if (layout.layers == 0) return 0;
-  const uint64_t rows = host_bytes / layout.row_bytes() + disk_bytes / layout.row_bytes();
-  const int sealed = rows_per_layer() - in_.options.sequences;
-  return static_cast<int>(std::min<uint64_t>(rows / layout.layers, std::max(sealed, 0)));
-}
-
-uint64_t PlanSizes::least_kv(uint64_t host_bytes, uint64_t disk_bytes) const {
-  const int outside = outside_rows(host_bytes, disk_bytes);
-  if (outside == 0) return all_kv();
-  const uint64_t kept = static_cast<uint64_t>(rows_per_layer() - outside) * layout.layers;
-  return std::min(all_kv(), least_kv_ring() + kv_bytes(kept + transient_rows()));
-}
-
 uint64_t PlanSizes::least_device(uint64_t host_budget, uint64_t disk_budget) const {
   const uint64_t host_left = host_budget > host_fixed() ? host_budget - host_fixed() : 0;
-  return device_fixed() + least_weights() + least_kv(host_left, disk_budget);
+  return device_fixed() + least_weights() + kv.least(host_left, disk_budget);
 }
 
 }  // namespace spillway

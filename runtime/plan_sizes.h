@@ -5,10 +5,10 @@
 #include <cstdint>
 #include <vector>
 
-#include "memory/kv/layout.h"
 #include "memory/tier.h"
 #include "memory/weight_unit.h"
 #include "prefetch/copy_engine.h"
+#include "runtime/kv_sizes.h"
 
 namespace spillway {
 
@@ -41,7 +41,7 @@ class PlanSizes {
   uint64_t workspace_bytes = 0;
   uint64_t host_input_bytes = 0;
   uint64_t host_logit_bytes = 0;
-  KvLayout layout;
+  KvSizes kv;
 
   // Two lanes fetch, one spills, and one brings experts; each has a staging ring of its own.
   uint64_t staging_bytes() const { return staged ? (expert_units.empty() ? 3 : 4) * staging.bytes() : 0; }
@@ -51,25 +51,11 @@ class PlanSizes {
   uint64_t device_fixed() const;
   uint64_t host_fixed() const;
 
-  // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its
-  // own: its last one, and one copied in the middle of a page where it left another sequence.
-  int rows_per_layer() const;
-  uint64_t kv_bytes(uint64_t rows) const { return rows * layout.row_bytes(); }
-  uint64_t all_kv() const { return kv_bytes(static_cast<uint64_t>(rows_per_layer()) * layout.layers); }
-  // Rows that a pass writes into one layer before they can be spilled, twice, so that spilling one layer overlaps the
-  // next.
-  int transient_rows() const { return 2 * (page_rows(chunk) + 1); }
-  // Rows of a layer that can be outside the device: the open ones cannot.
-  int outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const;
-  // A group of rows is read while the next arrives.
-  uint64_t least_kv_ring() const { return kv_bytes(2ull * std::min(kPagesPerSpan, rows_per_layer())); }
   // One unit is read while the next arrives; or all are resident. And so with experts.
   uint64_t least_dense() const { return std::min(2 * largest_unit, all_units); }
   uint64_t least_experts() const { return std::min(2 * largest_expert, all_experts); }
   uint64_t least_weights() const { return least_dense() + least_experts(); }
   uint64_t all_weights() const { return all_units + all_experts; }
-  // Of the device, when host and disk have so much for KV.
-  uint64_t least_kv(uint64_t host_bytes, uint64_t disk_bytes) const;
   // The budget of the device below which nothing fits.
   uint64_t least_device(uint64_t host_budget, uint64_t disk_budget) const;
 

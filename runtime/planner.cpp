@@ -81,31 +81,32 @@ class Planner {
     plan_.host_logit_bytes = sizes_.host_logit_bytes;
     plan_.units = sizes_.units;
     plan_.expert_units = sizes_.expert_units;
+    plan_.kv_layout = sizes_.kv.layout;
   }
 
   bool place_kv() {
-    const int rows = sizes_.rows_per_layer();
-    const uint64_t all = sizes_.all_kv();
+    const KvSizes& kv = sizes_.kv;
+    const uint64_t all = kv.all();
     const uint64_t room = device_left_ > sizes_.least_weights() ? device_left_ - sizes_.least_weights() : 0;
     const uint64_t wanted = share_ == KvShare::half ? room / 2 : share_ == KvShare::most ? room : 0;
     if (all + sizes_.all_weights() > device_left_ && (all > room || all > wanted) && spill_kv(room, wanted))
       return true;
     if (all > room) return false;
-    plan_.kv_device_rows_per_layer = rows;
-    plan_.kv_device_slots = static_cast<uint32_t>(rows) * sizes_.layout.layers;
+    plan_.kv_device_rows_per_layer = kv.rows_per_layer();
+    plan_.kv_device_slots = kv.device_slots(kv.rows_per_layer(), false);
     device_left_ -= all;
     return true;
   }
 
   // Some of the KV outside the device, the rest in about `wanted` bytes, at most `room`. False where that cannot be.
   bool spill_kv(uint64_t room, uint64_t wanted) {
-    const uint64_t row = sizes_.layout.row_bytes();
-    const int rows = sizes_.rows_per_layer(), layers = sizes_.layout.layers;
-    const int least_rows = rows - sizes_.outside_rows(host_left_, in_.options.disk_bytes);
-    const uint64_t transient = sizes_.kv_bytes(sizes_.transient_rows());
-    const auto need = [&](uint64_t kept) { return plan_.kv_ring_bytes + transient + sizes_.kv_bytes(kept * layers); };
-    plan_.kv_ring_bytes = std::max(3 * kPagesPerSpan * row, align_down(std::min(room / 16, 8 * kMiB), kDiskAlign));
-    if (plan_.kv_ring_bytes > room / 4 || need(least_rows) > room) plan_.kv_ring_bytes = sizes_.least_kv_ring();
+    const KvSizes& kv = sizes_.kv;
+    const int rows = kv.rows_per_layer();
+    const int least_rows = rows - kv.outside_rows(host_left_, in_.options.disk_bytes);
+    const auto need = [&](int kept) { return plan_.kv_ring_bytes + kv.layout.bytes(kv.device_slots(kept, true)); };
+    plan_.kv_ring_bytes =
+        std::max(3 * kPagesPerSpan * kv.largest_row(), align_down(std::min(room / 16, 8 * kMiB), kDiskAlign));
+    if (plan_.kv_ring_bytes > room / 4 || need(least_rows) > room) plan_.kv_ring_bytes = kv.least_ring();
     if (least_rows == rows || need(least_rows) > room) {
       plan_.kv_ring_bytes = 0;
       return false;
@@ -114,16 +115,24 @@ class Planner {
     const uint64_t weights = sizes_.all_weights();
     const uint64_t beside = device_left_ > weights ? device_left_ - weights : 0;
     const uint64_t share = std::max(wanted, std::min(beside, room));
-    const uint64_t kept_rows = share > need(0) ? (share - need(0)) / sizes_.kv_bytes(layers) : 0;
     // With every sealed row kept nothing would be spilled.
-    const int kept = std::max(least_rows, static_cast<int>(std::min<uint64_t>(kept_rows, rows - 1)));
+    int kept = least_rows;
+    for (int most = rows - 1; kept < most;) {
+      const int middle = kept + (most - kept + 1) / 2;
+      if (need(middle) <= share) {
+        kept = middle;
+      } else {
+        most = middle - 1;
+      }
+    }
     plan_.kv_device_rows_per_layer = kept;
-    plan_.kv_device_slots = static_cast<uint32_t>(kept) * layers + sizes_.transient_rows();
-    const uint64_t outside = static_cast<uint64_t>(rows - kept) * layers;
-    plan_.kv_host_slots = static_cast<uint32_t>(std::min<uint64_t>(outside, host_left_ / row));
-    plan_.kv_disk_slots = static_cast<uint32_t>(outside - plan_.kv_host_slots);
+    plan_.kv_device_slots = kv.device_slots(kept, true);
+    const KvSlots outside = kv.outside_slots(kept);
+    plan_.kv_host_slots = kv.fitting(outside, host_left_);
+    plan_.kv_disk_slots = {.full = outside.full - plan_.kv_host_slots.full,
+                           .packed = outside.packed - plan_.kv_host_slots.packed};
     device_left_ -= need(kept);
-    host_left_ -= sizes_.kv_bytes(plan_.kv_host_slots);
+    host_left_ -= kv.layout.bytes(plan_.kv_host_slots);
     return true;
   }
 
@@ -190,9 +199,10 @@ class Planner {
     }
     plan_.tier(plan_.expert_tier).weights += sizes_.all_experts;
     device.weights += plan_.small_bytes;
-    device.kv = sizes_.kv_bytes(plan_.kv_device_slots);
-    host.kv = sizes_.kv_bytes(plan_.kv_host_slots);
-    disk.kv = sizes_.kv_bytes(plan_.kv_disk_slots);
+    const KvLayout& layout = sizes_.kv.layout;
+    device.kv = layout.bytes(plan_.kv_device_slots);
+    host.kv = layout.bytes(plan_.kv_host_slots);
+    disk.kv = layout.bytes(plan_.kv_disk_slots);
     device.workspace = plan_.workspace_bytes;
     device.rings = plan_.weight_ring_bytes + plan_.kv_ring_bytes + plan_.expert_device_slots * plan_.expert_slot_bytes;
     host.rings = sizes_.staging_bytes() + plan_.expert_host_slots * plan_.expert_slot_bytes;

@@ -49,8 +49,7 @@ class Predictor {
       : plan_(plan),
         shape_(shape),
         limits_(limits),
-        row_bytes_(KvLayout(shape).row_bytes()),
-        kv_rows_(static_cast<uint64_t>(page_rows(plan.context)) * shape.layers) {}
+        kv_read_(plan.kv_layout.bytes(plan.kv_layout.slots_of(page_rows(plan.context)))) {}
 
   Expected decode() const {
     Expected e;
@@ -68,8 +67,9 @@ class Predictor {
     device_read += static_cast<uint64_t>(experts.read_bytes);
     e.disk_bytes += static_cast<uint64_t>(experts.disk_bytes);
     e.link_bytes += static_cast<uint64_t>(experts.link_bytes);
-    const double attention_s = static_cast<double>(kv_rows_ * row_bytes_) / limits_.weight_bytes;
-    const uint64_t kv_disk = plan_.kv_disk_slots * row_bytes_, kv_host = plan_.kv_host_slots * row_bytes_;
+    const double attention_s = static_cast<double>(kv_read_) / limits_.weight_bytes;
+    const uint64_t kv_disk = plan_.kv_layout.bytes(plan_.kv_disk_slots);
+    const uint64_t kv_host = plan_.kv_layout.bytes(plan_.kv_host_slots);
     e.disk_bytes += kv_disk;
     e.link_bytes += kv_host;
     if (plan_.staged) e.link_bytes += e.disk_bytes;
@@ -158,8 +158,7 @@ class Predictor {
   const Plan& plan_;
   const ModelShape& shape_;
   const Limits& limits_;
-  uint64_t row_bytes_;
-  uint64_t kv_rows_;  // at full context
+  uint64_t kv_read_;  // bytes, at full context
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "memory/format_bytes.h"
 #include "memory/kv/layout.h"
 #include "runtime/free_disk.h"
+#include "runtime/kv_sizes.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
@@ -250,6 +251,15 @@ std::string describe_placement(const Plan& plan) {
   return line;
 }
 
+// What packed pages save, at full context; empty where there are none.
+std::string describe_kv(const Plan& plan) {
+  const KvSaved saved = kv_saved(plan);
+  if (saved.packed_layers == 0) return {};
+  return fmt::format("KV pages are {} in {} of {} layers: {:.1f} MiB at full context, {:.1f} MiB in fp16\n",
+                     info(saved.codec).name, saved.packed_layers, saved.layers, saved.bytes / kMiB,
+                     saved.fp16_bytes / kMiB);
+}
+
 std::string describe_plan(const Plan& plan) {
   std::string table = fmt::format("{:<8}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}\n", "tier", "budget", "weights",
                                   "KV", "workspace", "rings", "process", "total");
@@ -261,6 +271,7 @@ std::string describe_plan(const Plan& plan) {
                          kTierNames[t], tier.budget / kMiB, tier.weights / kMiB, tier.kv / kMiB, tier.workspace / kMiB,
                          tier.rings / kMiB, tier.process / kMiB, (disk ? tier.kv : tier.total()) / kMiB);
   }
+  table += describe_kv(plan);
   const Expected& e = plan.expected;
   size_t units = 0, streaming = 0;
   for_each_unit(plan, [&](const Plan& unit) {

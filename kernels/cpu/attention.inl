@@ -193,8 +193,24 @@ inline int first_page(const AttentionTile& a, const KvSpan& span) {
   return hidden_tokens(a, span, 0) / kPageTokens * kPageTokens;
 }
 
-inline const std::byte* page_of(const AttentionTile& a, const KvSpan& span, int token) {
-  return span.rows[token / kPageTokens] + a.head_offset;
+inline bool is_packed(const KvSpan& span, int token) { return (span.packed >> token / kPageTokens & 1) != 0; }
+
+// Keys or values, in half precision, of the page that begins with `token`. Those of a packed page lie in the place of
+// the others of the two, until these are wanted.
+inline const std::byte* halves_of(const AttentionTile& a, const KvSpan& span, int token, bool value,
+                                  const TileScratch& s) {
+  const std::byte* row = span.rows[token / kPageTokens];
+  if (!is_packed(span, token)) return row + a.head_offset + (value ? page_values(a.head_dim) : 0);
+  auto* halves = reinterpret_cast<std::byte*>(value ? s.keys : s.values);
+  unpack(a.packed, row + a.packed_head_offset, value, kPageTokens, halves);
+  return halves;
+}
+
+// What is read next, the keys or values of the page that begins with `token`; where it is packed, what is at hand.
+inline const std::byte* asked_for(const AttentionTile& a, const KvSpan& span, int token, bool value,
+                                  const std::byte* at_hand) {
+  if (is_packed(span, token)) return at_hand;
+  return span.rows[token / kPageTokens] + a.head_offset + (value ? page_values(a.head_dim) : 0);
 }
 
 inline void tile_scores(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
@@ -203,8 +219,8 @@ inline void tile_scores(const AttentionTile& a, const KvSpan& span, const TileSc
   for (int t = first_page(a, span); t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
     const bool last = t + kPageTokens >= most;
-    const std::byte* ahead = last ? page_of(a, span, 0) + page_values(a.head_dim) : page_of(a, span, t + kPageTokens);
-    transpose_page(page_of(a, span, t), tokens, a.head_dim, ahead, s.keys);
+    const std::byte* keys = halves_of(a, span, t, false, s);
+    transpose_page(keys, tokens, a.head_dim, asked_for(a, span, last ? 0 : t + kPageTokens, last, keys), s.keys);
     int row = 0;
     while (visible_tokens(a, span, row) <= t) row++;  // ends: the last row sees more than t
     const int64_t first = int64_t{row} * a.heads;
@@ -232,8 +248,8 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
   for (int t = first_page(a, span); t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
     const int next = t + kPageTokens < most ? t + kPageTokens : t;
-    const std::byte* values = page_of(a, span, t) + page_values(a.head_dim);
-    const std::byte* ahead = page_of(a, span, next) + page_values(a.head_dim);
+    const std::byte* values = halves_of(a, span, t, true, s);
+    const std::byte* ahead = asked_for(a, span, next, true, values);
     if (a.rows == 1 && a.head_dim % kLanes == 0) {  // read once: widened on the way
       const SeenPart seen = seen_part(a, span, 0, t, tokens);
       for (int j = seen.first; j < seen.end; j += kLanes) {

@@ -10,6 +10,7 @@
 #include "kernels/cpu/expert_routes.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matmul.h"
+#include "kernels/cpu/pack_page.h"
 #include "kernels/super_blocks.h"
 
 namespace spillway {
@@ -36,7 +37,8 @@ struct Columns {
       : group(shape.heads / shape.format.kv_heads),
         piece(std::min(group, kTileQueries)),
         pieces(static_cast<int>(div_up(group, piece))),
-        count(int64_t{shape.format.kv_heads} * pieces) {}
+        count(int64_t{shape.format.kv_heads} * pieces),
+        packed(shape.format.packed_page()) {}
 
   AttentionTile tile(const AttendShape& shape, int64_t column, const View& q, const View& states,
                      float* scratch) const {
@@ -44,6 +46,8 @@ struct Columns {
     const int64_t head = kv_head * group + column % pieces * piece;
     AttentionTile t{};
     t.head_offset = kv_head * shape.format.page_bytes();
+    t.packed = packed;
+    t.packed_head_offset = kv_head * packed.bytes();
     t.head_dim = shape.format.head_dim;
     t.heads = static_cast<int>(std::min<int64_t>(piece, (kv_head + 1) * group - head));
     t.rows = static_cast<int>(q.rows);
@@ -60,6 +64,7 @@ struct Columns {
   int piece;
   int pieces;
   int64_t count;
+  PackedPage packed;
 };
 
 class CpuOps final : public Ops {
@@ -163,10 +168,23 @@ class CpuOps final : public Ops {
     });
   }
 
+  void seal(Stream& stream, const KvFormat& format, std::span<const SealRun> runs) override {
+    SPILLWAY_CHECK(format.packs() && format.dtype == DType::f16 && can_pack(format.head_dim));
+    SPILLWAY_CHECK(format.head_dim <= kMostHeadDim);
+    enqueue(stream, "seal", [=, this, copies = std::vector<SealRun>(runs.begin(), runs.end())] {
+      const PackedPage packed = format.packed_page();
+      const int64_t heads = format.kv_heads;
+      each_row(static_cast<int64_t>(copies.size()) * heads, int64_t{2} * kPageTokens * format.head_dim, [&](int64_t i) {
+        const SealRun& run = copies[i / heads];
+        pack_page(kernels_, packed, run.from + i % heads * format.page_bytes(), run.to + i % heads * packed.bytes());
+      });
+    });
+  }
+
   void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
     check_attention(q, shape, states);
     for (const SpanTask& task : tasks) {
-      check_span(task.span);
+      check_span(task.span, shape.format);
       SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
       SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
     }
@@ -191,7 +209,7 @@ class CpuOps final : public Ops {
                     View states, bool fresh) override {
     check_attention(q, shape, states);
     SPILLWAY_CHECK(states.rows == q.rows);
-    for (const KvSpan& span : spans) check_span(span);
+    for (const KvSpan& span : spans) check_span(span, shape.format);
     enqueue(stream, "attend_chunk", [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
       const std::lock_guard lock(scratch_in_use_);
       const Columns columns(shape);
@@ -374,9 +392,11 @@ class CpuOps final : public Ops {
     SPILLWAY_CHECK(team_.workers() * worker_bytes(0, shape.format.head_dim) <= scratch_bytes_);
   }
 
-  static void check_span(const KvSpan& span) {
+  static void check_span(const KvSpan& span, const KvFormat& format) {
     SPILLWAY_CHECK(span.tokens >= 0 && span.tokens <= kSpanTokens);
     for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
+    SPILLWAY_CHECK(span.packed >> span.tokens / kPageTokens == 0);  // packed rows are full ones
+    SPILLWAY_CHECK(span.packed == 0 || (format.packs() && can_pack(format.head_dim)));
   }
 
   void append_head(const View& k, const View& v, const KvFormat& format, const AppendRun& run, int head) const {

@@ -91,11 +91,13 @@ struct FloatProduct {
 };
 
 // Queries of one KV head (a group's heads, or some of them, for some rows) against spans; the head's page lies
-// head_offset bytes into each row of pages.
+// head_offset bytes into each row of pages, packed_head_offset bytes into a packed one.
 struct AttentionTile {
   const KvSpan* spans;
   int64_t span_count;
   uint64_t head_offset;
+  uint64_t packed_head_offset;
+  PackedPage packed;
   int head_dim;
   int heads;  // consecutive query heads; rows * heads <= kTileQueries
   int rows;

@@ -5,6 +5,7 @@
 #include "kernels/cpu/lanes_avx2.inl"
 #include "kernels/cpu/float_kernels.inl"
 #include "kernels/cpu/float_product.inl"
+#include "kernels/cpu/packed_page.inl"
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/rows_avx2.inl"
 #include "kernels/cpu/quant_formats.inl"

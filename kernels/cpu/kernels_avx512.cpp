@@ -6,6 +6,7 @@
 #include "kernels/cpu/lanes_avx512.inl"
 #include "kernels/cpu/float_kernels.inl"
 #include "kernels/cpu/float_product.inl"
+#include "kernels/cpu/packed_page.inl"
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/rows_avx512.inl"
 #include "kernels/cpu/quant_formats.inl"

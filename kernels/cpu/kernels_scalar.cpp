@@ -5,6 +5,7 @@
 #include "kernels/cpu/lanes_scalar.inl"
 #include "kernels/cpu/float_kernels.inl"
 #include "kernels/cpu/float_product.inl"
+#include "kernels/cpu/packed_page.inl"
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/rows_scalar.inl"
 #include "kernels/cpu/quant_formats.inl"

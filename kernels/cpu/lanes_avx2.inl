@@ -33,6 +33,28 @@ inline Lanes load_bf16(const void* p) {
   const auto* h = static_cast<const __m128i*>(p);
   return {widen_bf16(_mm_loadu_si128(h)), widen_bf16(_mm_loadu_si128(h + 1))};
 }
+// 16 codes of 2, 4 or 8 bits, packed little-endian.
+template <int kBits>
+inline Lanes load_codes(const std::byte* p) {
+  if constexpr (kBits == 2) {
+    int32_t all;
+    __builtin_memcpy(&all, p, sizeof all);
+    const __m256i codes = _mm256_set1_epi32(all), mask = _mm256_set1_epi32(3);
+    const __m256i low = _mm256_srlv_epi32(codes, _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14));
+    const __m256i high = _mm256_srlv_epi32(codes, _mm256_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30));
+    return {_mm256_cvtepi32_ps(_mm256_and_si256(low, mask)), _mm256_cvtepi32_ps(_mm256_and_si256(high, mask))};
+  } else {
+    __m128i bytes;
+    if constexpr (kBits == 4) {
+      const __m128i pairs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), mask = _mm_set1_epi8(15);
+      bytes = _mm_unpacklo_epi8(_mm_and_si128(pairs, mask), _mm_and_si128(_mm_srli_epi16(pairs, 4), mask));
+    } else {
+      bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    }
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+}
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) {
   float f[kLanes] = {};

@@ -23,6 +23,26 @@ inline Lanes load_f32(const void* p) { return _mm512_loadu_ps(p); }
 inline Lanes load_f16(const void* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
 inline Lanes widen_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
 inline Lanes load_bf16(const void* p) { return widen_bf16(_mm256_loadu_si256(static_cast<const __m256i*>(p))); }
+// 16 codes of 2, 4 or 8 bits, packed little-endian.
+template <int kBits>
+inline Lanes load_codes(const std::byte* p) {
+  if constexpr (kBits == 2) {
+    int32_t all;
+    __builtin_memcpy(&all, p, sizeof all);
+    const __m512i places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i codes = _mm512_srlv_epi32(_mm512_set1_epi32(all), places);
+    return _mm512_cvtepi32_ps(_mm512_and_si512(codes, _mm512_set1_epi32(3)));
+  } else {
+    __m128i bytes;
+    if constexpr (kBits == 4) {
+      const __m128i pairs = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), mask = _mm_set1_epi8(15);
+      bytes = _mm_unpacklo_epi8(_mm_and_si128(pairs, mask), _mm_and_si128(_mm_srli_epi16(pairs, 4), mask));
+    } else {
+      bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    }
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+  }
+}
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 inline Lanes load_f16_part(const void* p, int n) {

@@ -45,6 +45,14 @@ inline Lanes load_f16(const void* p) {
 inline Lanes load_bf16(const void* p) {
   return each([=](int i) { return bf16_to_f32(load_u16(static_cast<const std::byte*>(p) + 2 * i)); });
 }
+// 16 codes of 2, 4 or 8 bits, packed little-endian.
+template <int kBits>
+inline Lanes load_codes(const std::byte* p) {
+  return each([=](int i) {
+    const int bit = i * kBits;
+    return static_cast<float>(static_cast<int>(p[bit / 8]) >> bit % 8 & ((1 << kBits) - 1));
+  });
+}
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) {
   Lanes r = lanes_zero();

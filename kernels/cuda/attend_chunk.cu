@@ -19,12 +19,14 @@ cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& args
   SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(args.shape.heads) * attn_state_floats(format.head_dim));
   if (args.q.rows == 0) return cudaSuccess;
   if (format.head_dim % 8 != 0 || format.head_dim > kCudaMostHeadDim) return cudaErrorNotSupported;
+  if (format.packs() && format.dtype != DType::f16) return cudaErrorNotSupported;
   const ChunkLaunch a = {.spans = args.spans,
                          .q = args.q.data,
                          .states = args.states.data,
                          .q_stride = args.q.stride,
                          .states_stride = args.states.stride,
                          .page_bytes = static_cast<int64_t>(format.page_bytes()),
+                         .packed = format.packed_page(),
                          .spans_count = args.spans_count,
                          .first_position = args.first_position,
                          .window = args.shape.window,

@@ -17,6 +17,7 @@ struct ChunkLaunch {
   uint64_t q_stride;
   uint64_t states_stride;
   int64_t page_bytes;
+  PackedPage packed;  // of packed page rows; no bits: there are none
   int spans_count;
   int first_position;
   int window;  // 0: none

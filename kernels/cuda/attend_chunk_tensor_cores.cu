@@ -5,6 +5,7 @@
 // Queries, times the scale of scores, and weights are rounded to the type of the pages; products are summed in 32 bits.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/attend_chunk.cuh"
+#include "kernels/cuda/packed_page.cuh"
 
 namespace spillway::cuda {
 namespace {
@@ -65,14 +66,17 @@ template <int kDim>
 using Scores = float[Tile<kDim>::kTokens / 8][4];
 
 // The tiles that some row of a thread block sees, in order.
-template <int kTokens>
+template <int kTokens, bool kPacks>
 struct TileCursor {
   static constexpr int kTilesPerPage = kPageTokens / kTokens;
-  const std::byte* keys = nullptr;  // null: there is no further one
-  int position = 0;                 // of the first token
+  const std::byte* keys = nullptr;  // null: there is no further one; of a packed page: where it begins
+  bool packed = false;
+  int position = 0;  // of the first token
   int tokens = 0;
   int span = 0;
   int tile = -1;
+
+  __device__ __forceinline__ int first_token() const { return tile % kTilesPerPage * kTokens; }  // in its page
 
   // `begin` and `end`: the first position that any row sees, and the last one plus one.
   __device__ __forceinline__ void next(const ChunkLaunch& a, int kv_head, int begin, int end) {
@@ -84,7 +88,10 @@ struct TileCursor {
       const int visible = end - s.first_position < s.tokens ? end - s.first_position : s.tokens;
       const int left = visible - tile * kTokens;
       if (left <= 0) continue;
-      keys = s.rows[tile / kTilesPerPage] + kv_head * a.page_bytes + tile % kTilesPerPage * kTokens * 2 * a.head_dim;
+      const int row = tile / kTilesPerPage;
+      packed = kPacks && s.is_packed(row);
+      keys = packed ? s.rows[row] + kv_head * a.packed.bytes()
+                    : s.rows[row] + kv_head * a.page_bytes + tile % kTilesPerPage * kTokens * 2 * a.head_dim;
       position = s.first_position + tile * kTokens;
       tokens = left < kTokens ? left : kTokens;
       return;
@@ -111,6 +118,47 @@ __device__ __forceinline__ void start_tile(const std::byte* from, int tokens, in
     }
   }
   commit_copies();
+}
+
+// The same of a packed page's tokens from `first` on: their codes become the halves that they stand for, here and now.
+template <int kDim, bool kPerChannel>
+__device__ __forceinline__ void unpack_tile(const PackedPage& p, const std::byte* page, bool value, int first,
+                                            int tokens, Shared<uint32_t> tile) {
+  using T = Tile<kDim>;
+  const int piece = static_cast<int>(threadIdx.x) % T::kCopied;
+  const int token = static_cast<int>(threadIdx.x) / T::kCopied;
+  if (piece >= kDim / 8) return;
+#pragma unroll
+  for (int at = 0; at < T::kPieces; at += T::kCopied) {
+    const int channel = 8 * (piece + at);
+    PieceScales<kPerChannel> scales;
+    if constexpr (kPerChannel) {
+      if (channel < p.head_dim) scales.load_channels(page, channel);
+    }
+#pragma unroll 4
+    for (int i = 0; i < T::kTokens / T::kStep; i++) {
+      const bool there = channel < p.head_dim && token + i * T::kStep < tokens;
+      PackedPiece<kPerChannel> held;
+      held.load(p, page, first + token + i * T::kStep, value, channel, there);
+      store_words(tile, T::word(token, i * T::kStep, piece, at),
+                  there ? held.halves(p.bits, scales) : uint4{0, 0, 0, 0});
+    }
+  }
+}
+
+// Starts the keys or values of a tile on their way. kPacks: whether there are packed pages at all.
+template <int kDim, bool kPacks>
+__device__ __forceinline__ void start_part(const ChunkLaunch& a, const TileCursor<Tile<kDim>::kTokens, kPacks>& from,
+                                           bool value, Shared<uint32_t> tile) {
+  if constexpr (kPacks) {
+    if (from.packed && !value && a.packed.header_bytes > 0) {
+      return unpack_tile<kDim, true>(a.packed, from.keys, value, from.first_token(), from.tokens, tile);
+    }
+    if (from.packed) {
+      return unpack_tile<kDim, false>(a.packed, from.keys, value, from.first_token(), from.tokens, tile);
+    }
+  }
+  start_tile<kDim>(from.keys + (value ? a.page_bytes / 2 : 0), from.tokens, a.head_dim, tile);
 }
 
 // What a warp holds of its 16 queries. Lane 4 g + t has of queries g and g + 8: their max and sum, as its three
@@ -263,8 +311,8 @@ __device__ __forceinline__ void sum_tile(const Scores<kDim>& weights, Shared<uin
 }
 
 // Whether some row of a thread block, from `first_row` on, does not see some token of the tile.
-template <int kTokens>
-__device__ __forceinline__ bool hides_some(const ChunkLaunch& a, const TileCursor<kTokens>& tile, int first_row,
+template <int kTokens, bool kPacks>
+__device__ __forceinline__ bool hides_some(const ChunkLaunch& a, const TileCursor<kTokens, kPacks>& tile, int first_row,
                                            int end) {
   return a.first_position + first_row + 1 < tile.position + tile.tokens ||
          hidden_tokens(a, end - 1 - a.first_position, tile.position) > 0;
@@ -296,17 +344,36 @@ __device__ __forceinline__ bool clear_not_finite(Shared<uint32_t> values) {
   return found;
 }
 
+// Values 8 j + 2 t, 8 j + 2 t + 1 of a token, t = lane % 4, as halves.
+template <int kDim, bool kPacks>
+__device__ __forceinline__ uint32_t value_pair(const ChunkLaunch& a,
+                                               const TileCursor<Tile<kDim>::kTokens, kPacks>& tile, int token, int j,
+                                               int lane) {
+  if constexpr (kPacks) {
+    if (tile.packed) {
+      PackedPiece<false> piece;
+      piece.load(a.packed, tile.keys, tile.first_token() + token, true, 8 * j, true);
+      const uint4 halves = piece.halves(a.packed.bits, {});
+      const uint32_t low = lane % 2 == 0 ? halves.x : halves.y;
+      const uint32_t high = lane % 2 == 0 ? halves.z : halves.w;
+      return lane % 4 < 2 ? low : high;
+    }
+  }
+  const std::byte* values = tile.keys + a.page_bytes / 2;
+  return reinterpret_cast<const uint32_t*>(values + 2 * token * a.head_dim)[4 * j + lane % 4];
+}
+
 // Adds what was cleared to the sums of query h of the lane's two, of tokens [hidden, seen).
-template <typename Halves, int kDim>
-__device__ __forceinline__ void add_not_finite(const ChunkLaunch& a, const std::byte* values, int h, int hidden,
+template <typename Halves, int kDim, bool kPacks>
+__device__ __forceinline__ void add_not_finite(const ChunkLaunch& a,
+                                               const TileCursor<Tile<kDim>::kTokens, kPacks>& tile, int h, int hidden,
                                                int seen, int lane, WarpState<kDim>& state) {
 #pragma unroll 1
   for (int token = hidden > 0 ? hidden : 0; token < seen; token++) {
-    const uint32_t* pairs = reinterpret_cast<const uint32_t*>(values + 2 * token * a.head_dim);
 #pragma unroll
     for (int j = 0; j < kDim / 8; j++) {
       if (8 * j >= a.head_dim) continue;
-      const uint32_t pair = pairs[4 * j + lane % 4];
+      const uint32_t pair = value_pair<kDim, kPacks>(a, tile, token, j, lane);
       if ((pair & Halves::kInfinity) == Halves::kInfinity) state.values[j][2 * h] += Halves::value(pair & 0xffff);
       if ((pair >> 16 & Halves::kInfinity) == Halves::kInfinity)
         state.values[j][2 * h + 1] += Halves::value(pair >> 16);
@@ -315,7 +382,7 @@ __device__ __forceinline__ void add_not_finite(const ChunkLaunch& a, const std::
 }
 
 // Block (kQueries queries of a group, KV head); those that see most come first.
-template <typename Halves, int kDim>
+template <typename Halves, int kDim, bool kPacks>
 __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(ChunkLaunch a) {
   SPILLWAY_SHARED(uint32_t, keys, Tile<kDim>::kWords);
   SPILLWAY_SHARED(uint32_t, values, Tile<kDim>::kWords);
@@ -332,21 +399,21 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
   WarpState<kDim> state;
   load_state<Halves>(a, kv_head, first, lane, queries, state);
   __syncwarp();  // a warp reads the queries that it wrote
-  TileCursor<Tile<kDim>::kTokens> tile;
+  TileCursor<Tile<kDim>::kTokens, kPacks> tile;
   tile.next(a, kv_head, begin, end);
-  if (tile.keys != nullptr) start_tile<kDim>(tile.keys, tile.tokens, a.head_dim, keys);
+  if (tile.keys != nullptr) start_part<kDim, kPacks>(a, tile, false, keys);
   while (tile.keys != nullptr) {
     const bool sees = has_rows && warp_end > tile.position;
     Scores<kDim> scores = {};
     wait_for_copies<0>();
     __syncthreads();  // the keys are there, and the last tile's values have been read
-    start_tile<kDim>(tile.keys + a.page_bytes / 2, tile.tokens, a.head_dim, values);
+    start_part<kDim, kPacks>(a, tile, true, values);
     if (sees) score_tile<Halves>(state, queries, keys, lane, scores);
     auto next = tile;
     next.next(a, kv_head, begin, end);
     wait_for_copies<0>();
     __syncthreads();  // the values are there, and the keys have been read
-    if (next.keys != nullptr) start_tile<kDim>(next.keys, next.tokens, a.head_dim, keys);
+    if (next.keys != nullptr) start_part<kDim, kPacks>(a, next, false, keys);
     bool cleared = false;
     if (hides_some(a, tile, first_row, end)) {
       cleared = __syncthreads_or(clear_not_finite<Halves, kDim>(values)) != 0;  // in whatever warp
@@ -374,7 +441,7 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
       if (cleared) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-          add_not_finite<Halves>(a, tile.keys + a.page_bytes / 2, h, hidden[h], seen[h], lane, state);
+          add_not_finite<Halves, kDim, kPacks>(a, tile, h, hidden[h], seen[h], lane, state);
         }
       }
     }
@@ -383,15 +450,15 @@ __global__ void __launch_bounds__(kThreads, kDim <= 64 ? 3 : 2) attend_rows(Chun
   store_state(a, kv_head, first, lane, state);
 }
 
-template <typename Halves>
+template <typename Halves, bool kPacks>
 cudaError_t launch_halves(cudaStream_t stream, const ChunkLaunch& a, int kv_heads) {
   const dim3 grid(static_cast<uint32_t>(ceil_div(int64_t{a.rows} * a.group, kQueries)),
                   static_cast<uint32_t>(kv_heads));
   const auto run = [&](void (*kernel)(ChunkLaunch)) { return launch(kernel, grid, dim3(kThreads), 0, stream, a); };
-  if (a.head_dim <= 64) return run(attend_rows<Halves, 64>);
-  if (a.head_dim <= 96) return run(attend_rows<Halves, 96>);
-  if (a.head_dim <= 128) return run(attend_rows<Halves, 128>);
-  return run(attend_rows<Halves, kCudaMostHeadDim>);
+  if (a.head_dim <= 64) return run(attend_rows<Halves, 64, kPacks>);
+  if (a.head_dim <= 96) return run(attend_rows<Halves, 96, kPacks>);
+  if (a.head_dim <= 128) return run(attend_rows<Halves, 128, kPacks>);
+  return run(attend_rows<Halves, kCudaMostHeadDim, kPacks>);
 }
 
 }  // namespace
@@ -399,9 +466,10 @@ cudaError_t launch_halves(cudaStream_t stream, const ChunkLaunch& a, int kv_head
 cudaError_t launch_chunk_on_tensor_cores(cudaStream_t stream, DType type, const ChunkLaunch& launch, int kv_heads) {
   switch (type) {
     case DType::f16:
-      return launch_halves<HalvesF16>(stream, launch, kv_heads);
+      if (launch.packed.bits > 0) return launch_halves<HalvesF16, true>(stream, launch, kv_heads);
+      return launch_halves<HalvesF16, false>(stream, launch, kv_heads);
     case DType::bf16:
-      return launch_halves<HalvesBf16>(stream, launch, kv_heads);
+      return launch_halves<HalvesBf16, false>(stream, launch, kv_heads);
     default:
       return cudaErrorNotSupported;
   }

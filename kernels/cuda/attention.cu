@@ -7,6 +7,7 @@
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/packed_page.cuh"
 
 namespace spillway::cuda {
 namespace {
@@ -23,6 +24,7 @@ struct AttendLaunch {
   uint64_t q_stride;
   uint64_t states_stride;
   int64_t page_bytes;
+  PackedPage packed;  // of packed page rows
   int head_dim;
   int group;
   int state_floats;
@@ -57,8 +59,14 @@ struct LanePlace {
 // page of 64 tokens is a chain of few round trips to memory. Many query heads need the registers.
 constexpr int loads_in_flight(int heads, int sixteens) { return (heads <= 4 ? 8 : 4) / sixteens; }
 
+// One head's page of a span's row: as it is, or packed.
+struct PageOfHead {
+  const std::byte* bytes;
+  bool packed;
+};
+
 // Calls visit(token, values) for this lane's tokens of [0, tokens rounded up), in order; those before `hidden`, absent
-// tokens and absent elements are zero.
+// tokens and absent elements are zero. `rows`: keys or values.
 template <typename Kv, int kLanes, int kInFlight, typename Visit>
 __device__ __forceinline__ void for_each_token(const std::byte* rows, const LanePlace<Kv, kLanes>& place, int hidden,
                                                int tokens, int head_dim, const Visit& visit) {
@@ -82,9 +90,66 @@ __device__ __forceinline__ void for_each_token(const std::byte* rows, const Lane
   }
 }
 
+// The same of a packed page: codes are loaded together, and become the halves that they stand for.
+template <typename Kv, int kLanes, int kInFlight, bool kPerChannel, typename Visit>
+__device__ __forceinline__ void for_each_packed_token(const PackedPage& packed, const std::byte* page, bool value,
+                                                      const LanePlace<Kv, kLanes>& place, int hidden, int tokens,
+                                                      const Visit& visit) {
+  constexpr int kTokens = kWarpLanes / kLanes;
+  PieceScales<kPerChannel> scales[Kv::kSixteens];
+  if constexpr (kPerChannel) {
+#pragma unroll
+    for (int l = 0; l < Kv::kSixteens; l++) {
+      if (place.in_head) scales[l].load_channels(page, place.piece + 8 * l);
+    }
+  }
+  for (int first = 0; first < tokens; first += kTokens * kInFlight) {
+    PackedPiece<kPerChannel> held[kInFlight][Kv::kSixteens];
+#pragma unroll
+    for (int i = 0; i < kInFlight; i++) {
+      const int token = first + i * kTokens + place.token;
+      const bool there = token >= hidden && token < tokens && place.in_head;
+#pragma unroll
+      for (int l = 0; l < Kv::kSixteens; l++) held[i][l].load(packed, page, token, value, place.piece + 8 * l, there);
+    }
+#pragma unroll
+    for (int i = 0; i < kInFlight; i++) {
+      const int token = first + i * kTokens + place.token;
+      const bool there = token >= hidden && token < tokens && place.in_head;
+      uint4 halves[Kv::kSixteens];
+#pragma unroll
+      for (int l = 0; l < Kv::kSixteens; l++) {
+        halves[l] = there ? held[i][l].halves(packed.bits, scales[l]) : uint4{0, 0, 0, 0};
+      }
+      float values[Kv::kCount];
+      Kv::unpack(halves, values);
+      visit(token, values);
+    }
+  }
+}
+
+// The same of either. kPacks: whether there are packed pages at all.
+template <typename Kv, int kLanes, int kInFlight, bool kPacks, typename Visit>
+__device__ __forceinline__ void for_each_token(const AttendLaunch& a, const PageOfHead& page, bool value,
+                                               const LanePlace<Kv, kLanes>& place, int hidden, int tokens,
+                                               const Visit& visit) {
+  if constexpr (kPacks) {
+    if (page.packed && !value && a.packed.header_bytes > 0) {
+      return for_each_packed_token<Kv, kLanes, kInFlight, true>(a.packed, page.bytes, value, place, hidden, tokens,
+                                                                visit);
+    }
+    if (page.packed) {
+      return for_each_packed_token<Kv, kLanes, kInFlight, false>(a.packed, page.bytes, value, place, hidden, tokens,
+                                                                 visit);
+    }
+  }
+  for_each_token<Kv, kLanes, kInFlight>(page.bytes + (value ? a.page_bytes / 2 : 0), place, hidden, tokens, a.head_dim,
+                                        visit);
+}
+
 // scores[g * kPageTokens + t] = scale * q[g] . k[t] for the page's tokens.
-template <typename Kv, int kLanes, int kHeads>
-__device__ __forceinline__ void score_page(const AttendLaunch& a, const float* q, int heads, const std::byte* keys,
+template <typename Kv, int kLanes, int kHeads, bool kPacks>
+__device__ __forceinline__ void score_page(const AttendLaunch& a, const float* q, int heads, const PageOfHead& page,
                                            int tokens, Shared<float> scores, int lane) {
   const LanePlace<Kv, kLanes> place(lane, a.head_dim);
   float query[kHeads][Kv::kCount];
@@ -95,8 +160,8 @@ __device__ __forceinline__ void score_page(const AttendLaunch& a, const float* q
       query[g][e] = g < heads && place.in_head ? q[g * a.head_dim + place.piece + e] : 0.0f;
     }
   }
-  for_each_token<Kv, kLanes, loads_in_flight(kHeads, Kv::kSixteens)>(
-      keys, place, 0, tokens, a.head_dim, [&](int token, const float* k) {
+  for_each_token<Kv, kLanes, loads_in_flight(kHeads, Kv::kSixteens), kPacks>(
+      a, page, false, place, 0, tokens, [&](int token, const float* k) {
         float dot[kHeads] = {};
 #pragma unroll
         for (int g = 0; g < kHeads; g++) {
@@ -140,14 +205,14 @@ __device__ __forceinline__ void weigh_page(int hidden, int tokens, Shared<float>
 }
 
 // sums[g * head_dim + d] = sum over the page's tokens [hidden, tokens) of weight * v; takes the place of the weights.
-template <typename Kv, int kLanes, int kHeads>
-__device__ __forceinline__ void sum_page(const AttendLaunch& a, const std::byte* values, int hidden, int tokens,
+template <typename Kv, int kLanes, int kHeads, bool kPacks>
+__device__ __forceinline__ void sum_page(const AttendLaunch& a, const PageOfHead& page, int hidden, int tokens,
                                          Shared<float> weights, int lane) {
   const LanePlace<Kv, kLanes> place(lane, a.head_dim);
   constexpr int kSums = kHeads * Kv::kCount;
   float acc[kSums] = {};
-  for_each_token<Kv, kLanes, loads_in_flight(kHeads, Kv::kSixteens)>(
-      values, place, hidden, tokens, a.head_dim, [&](int token, const float* v) {
+  for_each_token<Kv, kLanes, loads_in_flight(kHeads, Kv::kSixteens), kPacks>(
+      a, page, true, place, hidden, tokens, [&](int token, const float* v) {
 #pragma unroll
         for (int g = 0; g < kHeads; g++) {
           const float weight = weights[g * kPageTokens + token];
@@ -187,7 +252,7 @@ __device__ __forceinline__ void fold_pages(const AttendLaunch& a, int first_page
 }
 
 // Block (task, KV head, kHeads of its group).
-template <typename Kv, int kLanes, int kHeads>
+template <typename Kv, int kLanes, int kHeads, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
   if (a.there != nullptr && static_cast<int>(blockIdx.x) >= *a.there) return;
   const Shared<float> regions = dynamic_shared<float>(0, kWarps * a.region);
@@ -205,14 +270,15 @@ __global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
   const int tokens = left < kPageTokens ? left : kPageTokens;
   const int hidden = task.first_token - warp * kPageTokens;
   if (tokens > 0 && tokens > hidden) {
-    const std::byte* keys = task.span.rows[warp] + kv_head * a.page_bytes;
+    const bool packed = kPacks && task.span.is_packed(warp);
+    const PageOfHead page = {task.span.rows[warp] + kv_head * (packed ? a.packed.bytes() : a.page_bytes), packed};
     const float* q = reinterpret_cast<const float*>(a.q + task.row * a.q_stride) + head * a.head_dim;
     const Shared<float> mine = regions + warp * a.region;
-    score_page<Kv, kLanes, kHeads>(a, q, heads, keys, tokens, mine, lane);
+    score_page<Kv, kLanes, kHeads, kPacks>(a, q, heads, page, tokens, mine, lane);
     __syncwarp();
     weigh_page<kHeads>(hidden, tokens, mine, max_of + warp * kHeads, sum_of + warp * kHeads, lane);
     __syncwarp();
-    sum_page<Kv, kLanes, kHeads>(a, keys + a.page_bytes / 2, hidden, tokens, mine, lane);
+    sum_page<Kv, kLanes, kHeads, kPacks>(a, page, hidden, tokens, mine, lane);
   }
   __syncthreads();
   const int first_page = task.first_token / kPageTokens;
@@ -221,34 +287,34 @@ __global__ void __launch_bounds__(kThreads, 2) attend_span(AttendLaunch a) {
   fold_pages<kHeads>(a, first_page, pages, heads, regions, max_of, sum_of, states);
 }
 
-template <typename Kv, int kLanes, int kHeads>
+template <typename Kv, int kLanes, int kHeads, bool kPacks>
 cudaError_t launch_heads(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
   const dim3 grid(static_cast<uint32_t>(tasks), static_cast<uint32_t>(kv_heads),
                   static_cast<uint32_t>(ceil_div(a.group, kHeads)));
   AttendLaunch sized = a;
   sized.region = kHeads * (a.head_dim > kPageTokens ? a.head_dim : kPageTokens);
-  return launch(attend_span<Kv, kLanes, kHeads>, grid, dim3(kThreads), kWarps * sized.region * sizeof(float), stream,
-                sized);
+  return launch(attend_span<Kv, kLanes, kHeads, kPacks>, grid, dim3(kThreads), kWarps * sized.region * sizeof(float),
+                stream, sized);
 }
 
 // kMostHeads: of a group, in one thread block; the others have further ones.
-template <typename Kv, int kLanes, int kMostHeads>
+template <typename Kv, int kLanes, int kMostHeads, bool kPacks>
 cudaError_t launch_lanes(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
-  if (a.group == 1) return launch_heads<Kv, kLanes, 1>(stream, a, tasks, kv_heads);
-  if (a.group == 2) return launch_heads<Kv, kLanes, 2>(stream, a, tasks, kv_heads);
-  if (a.group <= 4) return launch_heads<Kv, kLanes, 4>(stream, a, tasks, kv_heads);
-  return launch_heads<Kv, kLanes, kMostHeads>(stream, a, tasks, kv_heads);
+  if (a.group == 1) return launch_heads<Kv, kLanes, 1, kPacks>(stream, a, tasks, kv_heads);
+  if (a.group == 2) return launch_heads<Kv, kLanes, 2, kPacks>(stream, a, tasks, kv_heads);
+  if (a.group <= 4) return launch_heads<Kv, kLanes, 4, kPacks>(stream, a, tasks, kv_heads);
+  return launch_heads<Kv, kLanes, kMostHeads, kPacks>(stream, a, tasks, kv_heads);
 }
 
 // Heads of more than 128 elements: all lanes have one token, and shared memory holds the sums of four heads.
-template <typename Elements>
+template <typename Elements, bool kPacks>
 cudaError_t launch_format(cudaStream_t stream, const AttendLaunch& a, int tasks, int kv_heads) {
   using Kv = Piece<Elements, 1>;
   constexpr int kLanes = 128 / Kv::kCount;
   using WideKv = Piece<Elements, kCudaMostHeadDim / kWarpLanes / Elements::kCount>;
-  if (a.head_dim <= 64) return launch_lanes<Kv, kLanes / 2, 8>(stream, a, tasks, kv_heads);
-  if (a.head_dim <= 128) return launch_lanes<Kv, kLanes, 8>(stream, a, tasks, kv_heads);
-  return launch_lanes<WideKv, kWarpLanes, 4>(stream, a, tasks, kv_heads);
+  if (a.head_dim <= 64) return launch_lanes<Kv, kLanes / 2, 8, kPacks>(stream, a, tasks, kv_heads);
+  if (a.head_dim <= 128) return launch_lanes<Kv, kLanes, 8, kPacks>(stream, a, tasks, kv_heads);
+  return launch_lanes<WideKv, kWarpLanes, 4, kPacks>(stream, a, tasks, kv_heads);
 }
 
 }  // namespace
@@ -261,6 +327,7 @@ cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
   SPILLWAY_CHECK(args.states.cols == static_cast<int64_t>(args.shape.heads) * attn_state_floats(format.head_dim));
   if (args.tasks_count == 0) return cudaSuccess;
   if (format.head_dim % 8 != 0 || format.head_dim > kCudaMostHeadDim) return cudaErrorNotSupported;
+  if (format.packs() && format.dtype != DType::f16) return cudaErrorNotSupported;
   const AttendLaunch a = {.tasks = args.tasks,
                           .there = args.tasks_there,
                           .q = args.q.data,
@@ -268,6 +335,7 @@ cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
                           .q_stride = args.q.stride,
                           .states_stride = args.states.stride,
                           .page_bytes = static_cast<int64_t>(format.page_bytes()),
+                          .packed = format.packed_page(),
                           .head_dim = format.head_dim,
                           .group = args.shape.heads / format.kv_heads,
                           .state_floats = attn_state_floats(format.head_dim),
@@ -275,11 +343,12 @@ cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& args) {
                           .scale = args.shape.scale};
   switch (format.dtype) {
     case DType::f16:
-      return launch_format<ElementsF16>(stream, a, args.tasks_count, format.kv_heads);
+      if (format.packs()) return launch_format<ElementsF16, true>(stream, a, args.tasks_count, format.kv_heads);
+      return launch_format<ElementsF16, false>(stream, a, args.tasks_count, format.kv_heads);
     case DType::bf16:
-      return launch_format<ElementsBf16>(stream, a, args.tasks_count, format.kv_heads);
+      return launch_format<ElementsBf16, false>(stream, a, args.tasks_count, format.kv_heads);
     case DType::f32:
-      return launch_format<ElementsF32>(stream, a, args.tasks_count, format.kv_heads);
+      return launch_format<ElementsF32, false>(stream, a, args.tasks_count, format.kv_heads);
     default:
       return cudaErrorNotSupported;
   }

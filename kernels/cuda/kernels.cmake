@@ -26,6 +26,7 @@ set(cuda_kernels
   quantize
   rotate
   route
-  rows)
+  rows
+  seal)
 list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 list(TRANSFORM cuda_kernels APPEND .cu)

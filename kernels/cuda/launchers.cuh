@@ -14,6 +14,7 @@ cudaError_t launch_matvec(cudaStream_t stream, const CudaMatvec& arguments);
 cudaError_t launch_matmul(cudaStream_t stream, const CudaMatmul& arguments);
 cudaError_t launch_append(cudaStream_t stream, const CudaAppend& arguments);
 cudaError_t launch_rotate_append(cudaStream_t stream, const CudaRotateAppend& arguments);
+cudaError_t launch_seal(cudaStream_t stream, const CudaSeal& arguments);
 cudaError_t launch_attend(cudaStream_t stream, const CudaAttend& arguments);
 cudaError_t launch_attend_chunk(cudaStream_t stream, const CudaAttendChunk& arguments);
 cudaError_t launch_merge(cudaStream_t stream, const CudaMerge& arguments);

@@ -177,6 +177,9 @@ CudaProblem append(CudaStream stream, const CudaAppend* arguments) {
 CudaProblem rotate_append(CudaStream stream, const CudaRotateAppend* arguments) {
   return problem_of(launch_rotate_append(stream_of(stream), *arguments));
 }
+CudaProblem seal(CudaStream stream, const CudaSeal* arguments) {
+  return problem_of(launch_seal(stream_of(stream), *arguments));
+}
 CudaProblem attend(CudaStream stream, const CudaAttend* arguments) {
   return problem_of(launch_attend(stream_of(stream), *arguments));
 }
@@ -262,6 +265,7 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .matmul = matmul,
                                           .append = append,
                                           .rotate_append = rotate_append,
+                                          .seal = seal,
                                           .attend = attend,
                                           .attend_chunk = attend_chunk,
                                           .merge = merge,

@@ -106,7 +106,15 @@ struct CudaRotateAppend {
 
 inline constexpr int kCudaMostHeadDim = 256;  // of the attention kernels
 
-// Pages of F32, F16 or BF16, head_dim a multiple of 8 up to kCudaMostHeadDim, each page row aligned to 16 bytes.
+// Pages of F16; head_dim as for CudaAttend.
+struct CudaSeal {
+  KvFormat format;
+  const SealRun* runs;
+  int32_t runs_count;
+};
+
+// Pages of F32, F16 or BF16, head_dim a multiple of 8 up to kCudaMostHeadDim, each page row aligned to 16 bytes. Packed
+// page rows stand for F16.
 struct CudaAttend {
   View q;  // [m x heads * head_dim] f32
   View states;
@@ -296,6 +304,7 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*matmul)(spillway::CudaStream stream, const spillway::CudaMatmul* arguments);
   spillway::CudaProblem (*append)(spillway::CudaStream stream, const spillway::CudaAppend* arguments);
   spillway::CudaProblem (*rotate_append)(spillway::CudaStream stream, const spillway::CudaRotateAppend* arguments);
+  spillway::CudaProblem (*seal)(spillway::CudaStream stream, const spillway::CudaSeal* arguments);
   spillway::CudaProblem (*attend)(spillway::CudaStream stream, const spillway::CudaAttend* arguments);
   spillway::CudaProblem (*attend_chunk)(spillway::CudaStream stream, const spillway::CudaAttendChunk* arguments);
   spillway::CudaProblem (*merge)(spillway::CudaStream stream, const spillway::CudaMerge* arguments);

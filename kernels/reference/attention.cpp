@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/reference/dequantize.h"
+#include "kernels/reference/packed_page.h"
 
 namespace spillway::reference {
 namespace {
@@ -47,12 +48,17 @@ struct State {
   }
 };
 
-// Token `token` of the span: its key of this KV head, or its value.
-const std::byte* token_row(const KvFormat& format, const KvSpan& span, int token, int kv_head, bool value) {
-  const std::byte* page_row = span.rows[token / kPageTokens];
-  SPILLWAY_CHECK(page_row != nullptr);
-  return page_row + kv_head * format.page_bytes() +
-         ((value ? kPageTokens : 0) + token % kPageTokens) * format.token_bytes();
+// values = the key of this token and KV head, or its value.
+void load_token(const KvFormat& format, const KvSpan& span, int token, int kv_head, bool value, double* values) {
+  const int row = token / kPageTokens, in_page = token % kPageTokens;
+  SPILLWAY_CHECK(span.rows[row] != nullptr);
+  if (span.is_packed(row)) {
+    const auto page_bytes = static_cast<uint64_t>(format.packed_page().bytes());
+    return load_packed(format, span.rows[row] + kv_head * page_bytes, in_page, value, values);
+  }
+  const std::byte* at =
+      span.rows[row] + kv_head * format.page_bytes() + ((value ? kPageTokens : 0) + in_page) * format.token_bytes();
+  load_row(format.dtype, at, format.head_dim, values);
 }
 
 double dot(const float* q, const std::vector<double>& key) {
@@ -71,7 +77,7 @@ std::vector<State> span_states(const AttendShape& shape, const float* q, const K
   const size_t tokens = static_cast<size_t>(range.end);
   std::vector<double> scores(group * tokens);
   for (int t = range.begin; t < range.end; t++) {
-    load_row(format.dtype, token_row(format, span, t, kv_head, false), format.head_dim, row.data());
+    load_token(format, span, t, kv_head, false, row.data());
     for (size_t g = 0; g < group; g++) {
       const double score = dot(q + g * row.size(), row) * shape.scale;
       scores[g * tokens + t] = score;
@@ -79,7 +85,7 @@ std::vector<State> span_states(const AttendShape& shape, const float* q, const K
     }
   }
   for (int t = range.begin; t < range.end; t++) {
-    load_row(format.dtype, token_row(format, span, t, kv_head, true), format.head_dim, row.data());
+    load_token(format, span, t, kv_head, true, row.data());
     for (size_t g = 0; g < group; g++) {
       const double weight = std::exp(scores[g * tokens + t] - states[g].max);
       states[g].sum += weight;

@@ -13,6 +13,7 @@
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/reference/attention.h"
 #include "kernels/reference/dequantize.h"
+#include "kernels/reference/packed_page.h"
 
 namespace spillway {
 namespace {
@@ -239,6 +240,18 @@ class ReferenceOps final : public Ops {
     }
     enqueue(stream, [k, v, format, copy = std::vector(runs.begin(), runs.end())] {
       for (const AppendRun& run : copy) append_run(k, v, format, run);
+    });
+  }
+
+  void seal(Stream& stream, const KvFormat& format, std::span<const SealRun> runs) override {
+    SPILLWAY_CHECK(format.packs() && format.dtype == DType::f16 && can_pack(format.head_dim));
+    enqueue(stream, [format, copy = std::vector(runs.begin(), runs.end())] {
+      const auto packed_bytes = static_cast<uint64_t>(format.packed_page().bytes());
+      for (const SealRun& run : copy) {
+        for (int head = 0; head < format.kv_heads; head++) {
+          reference::pack_page(format, run.from + head * format.page_bytes(), run.to + head * packed_bytes);
+        }
+      }
     });
   }
 

@@ -9,16 +9,24 @@
 namespace spillway {
 
 KvCache::KvCache(const KvLayout& layout, const KvPools& pools)
-    : layout_(layout), pools_(pools), sealed_on_device_(layout.layers), device_rows_(layout.layers, 0) {
-  capacity_[0] = pools.device_slots;
-  capacity_[1] = pools.host_slots;
-  capacity_[2] = pools.disk_slots;
-  for (int tier = 0; tier < kTiers; ++tier) {
-    for (uint32_t slot = 0; slot < capacity_[tier]; ++slot) free_[tier].push_back({slot, {}});
+    : layout_(layout),
+      pools_(pools),
+      sealed_on_device_(layout.layers),
+      to_pack_(layout.layers),
+      device_rows_(layout.layers, 0) {
+  uint32_t all = 0;
+  for (const Tier tier : {Tier::device, Tier::host, Tier::disk}) {
+    const KvSlots there = slots(tier);
+    for (uint32_t slot = 0; slot < there.full; ++slot) free(tier, false).push_back({slot, {}});
+    for (uint32_t slot = 0; slot < there.packed; ++slot) free(tier, true).push_back({slot, {}});
+    all += there.rows();
   }
-  const uint32_t all = capacity_[0] + capacity_[1] + capacity_[2];
   rows_.resize(all);
   for (uint32_t row = all; row > 0; --row) unused_rows_.push_back(row - 1);
+}
+
+KvSlots KvCache::slots(Tier tier) const {
+  return tier == Tier::device ? pools_.device_slots : tier == Tier::host ? pools_.host_slots : pools_.disk_slots;
 }
 
 KvCache::SequenceState& KvCache::state(SequenceId sequence) {
@@ -62,7 +70,8 @@ void KvCache::drop(uint32_t index, const Event& last_reader) {
   }
   // Of a row outside the device the last user is its last fetch, or the spill that brought it there.
   const bool fetched = row.last_fetch.timeline != nullptr;
-  free_slot(row.tier, row.slot, row.tier == Tier::device ? last_reader : fetched ? row.last_fetch : row.written);
+  std::erase(to_pack_[row.layer], index);
+  free_slot(row, row.slot, row.tier, row.tier == Tier::device ? last_reader : fetched ? row.last_fetch : row.written);
   unused_rows_.push_back(index);
 }
 
@@ -73,7 +82,7 @@ int KvCache::truncate(SequenceId sequence, int tokens, const Event& last_reader)
   const auto cut = static_cast<size_t>(tokens / kPageTokens);
   const auto writable = [&](const auto& layer) {
     const Row& row = rows_[layer[cut]];
-    return row.tier == Tier::device && row.references == 1;
+    return row.tier == Tier::device && row.references == 1 && !row.packed;
   };
   if (!std::all_of(s.rows.begin(), s.rows.end(), writable)) tokens = static_cast<int>(cut) * kPageTokens;
   const auto keep = static_cast<size_t>(page_rows(tokens));
@@ -90,34 +99,42 @@ int KvCache::truncate(SequenceId sequence, int tokens, const Event& last_reader)
   return tokens;
 }
 
-KvCache::FreeSlot KvCache::take_slot(Tier tier) {
-  auto& free = free_[static_cast<int>(tier)];
-  const FreeSlot slot = free.front();
-  free.pop_front();
-  peak_[static_cast<int>(tier)] = std::max(peak_[static_cast<int>(tier)], slots_used(tier));
+KvCache::FreeSlot KvCache::take_slot(Tier tier, bool packed) {
+  FreeSlots& there = free(tier, packed);
+  const FreeSlot slot = there.front();
+  there.pop_front();
+  peak_[static_cast<int>(tier)] = std::max(peak_[static_cast<int>(tier)], bytes_used(tier));
   return slot;
 }
 
-void KvCache::free_slot(Tier tier, uint32_t slot, const Event& after) {
-  free_[static_cast<int>(tier)].push_back({slot, after});
+void KvCache::free_slot(const Row& row, uint32_t slot, Tier tier, const Event& after) {
+  free(tier, row.packed).push_back({slot, after});
 }
 
-uint32_t KvCache::slots_used(Tier tier) const {
-  return capacity_[static_cast<int>(tier)] - static_cast<uint32_t>(free_[static_cast<int>(tier)].size());
+uint32_t KvCache::used(Tier tier, bool packed) const {
+  const KvSlots all = slots(tier);
+  return (packed ? all.packed : all.full) - static_cast<uint32_t>(free_[static_cast<int>(tier)][packed ? 1 : 0].size());
+}
+
+uint64_t KvCache::offset_of(Tier tier, bool packed, uint32_t slot) const {
+  const uint64_t before = packed ? slots(tier).full * layout_.row_bytes() : 0;
+  return before + slot * layout_.row_bytes(packed);
+}
+
+void KvCache::refuse_growth(const char* what, uint32_t slots) const {
+  throw Error(ErrorKind::fit, fmt::format("all {} {}page rows of the KV cache on the device are taken", slots, what));
 }
 
 uint32_t KvCache::new_row(int layer, std::vector<Event>& after) {
-  if (!has_slot(Tier::device) || unused_rows_.empty()) {
-    throw Error(ErrorKind::fit, fmt::format("all {} page rows of the KV cache on the device are taken",
-                                            capacity_[static_cast<int>(Tier::device)]));
-  }
-  const FreeSlot slot = take_slot(Tier::device);
+  if (free(Tier::device, false).empty() || unused_rows_.empty()) refuse_growth("", pools_.device_slots.full);
+  const FreeSlot slot = take_slot(Tier::device, false);
   if (!slot.after.done()) after.push_back(slot.after);
   const uint32_t index = unused_rows_.back();
   unused_rows_.pop_back();
   rows_[index] = {.references = 1,
                   .layer = layer,
                   .sealed = false,
+                  .packed = false,
                   .tier = Tier::device,
                   .slot = slot.slot,
                   .written = {},
@@ -138,23 +155,45 @@ KvGrowth KvCache::grow(SequenceId sequence, int layer, int count) {
       table.push_back(new_row(layer, growth.after));
     } else if (rows_[table[row]].references > 1) {
       const uint32_t own = new_row(layer, growth.after);
-      growth.copies.push_back({device_slot(rows_[own].slot), device_slot(rows_[table[row]].slot), layout_.row_bytes()});
+      growth.copies.push_back({on_device(rows_[own]), on_device(rows_[table[row]]), layout_.row_bytes()});
       --rows_[table[row]].references;
       table[row] = own;
     }
     const int take = std::min(kPageTokens - first, count - done);
-    growth.runs.push_back({device_slot(rows_[table[row]].slot), first, done, take});
+    growth.runs.push_back({on_device(rows_[table[row]]), first, done, take});
     done += take;
-    if (first + take == kPageTokens) seal(table[row]);
+    if (first + take == kPageTokens) seal(table[row], row);
   }
   return growth;
 }
 
-void KvCache::seal(uint32_t index) {
+void KvCache::seal(uint32_t index, int row_of_layer) {
   Row& row = rows_[index];
-  SPILLWAY_CHECK(!row.sealed && row.tier == Tier::device);
+  SPILLWAY_CHECK(!row.sealed && !row.packed && row.tier == Tier::device);
   row.sealed = true;
-  sealed_on_device_[row.layer].push_back(index);
+  if (layout_.packs(row.layer, row_of_layer)) {
+    to_pack_[row.layer].push_back(index);
+  } else if (!layout_.packs(row.layer)) {
+    sealed_on_device_[row.layer].push_back(index);
+  }
+}
+
+KvPacking KvCache::pack(int layer) {
+  KvPacking packing;
+  for (const uint32_t index : to_pack_[layer]) {
+    if (free(Tier::device, true).empty()) refuse_growth("packed ", pools_.device_slots.packed);
+    Row& row = rows_[index];
+    const std::byte* from = on_device(row);
+    const FreeSlot slot = take_slot(Tier::device, true);
+    if (!slot.after.done()) packing.after.push_back(slot.after);
+    free_slot(row, row.slot, Tier::device, {});
+    row.packed = true;
+    row.slot = slot.slot;
+    packing.runs.push_back({from, on_device(row)});
+    sealed_on_device_[layer].push_back(index);
+  }
+  to_pack_[layer].clear();
+  return packing;
 }
 
 void KvCache::advance(SequenceId sequence, int count) { state(sequence).tokens += count; }
@@ -163,19 +202,20 @@ int KvCache::tokens(SequenceId sequence) const { return state(sequence).tokens; 
 
 std::vector<Demotion> KvCache::settle(int layer) {
   std::vector<Demotion> demotions;
+  SPILLWAY_CHECK(to_pack_[layer].empty());
   auto& sealed = sealed_on_device_[layer];
   while (device_rows_[layer] > pools_.device_rows_per_layer && !sealed.empty()) {
-    const Tier to = has_slot(Tier::host) ? Tier::host : Tier::disk;
-    if (!has_slot(to)) {
+    const uint32_t index = sealed.front();
+    Row& row = rows_[index];
+    const Tier to = free(Tier::host, row.packed).empty() ? Tier::disk : Tier::host;
+    if (free(to, row.packed).empty()) {
       throw Error(ErrorKind::fit,
                   fmt::format("the KV cache is full: {} page rows on the device, {} on the host, {} on disk",
-                              capacity_[0], capacity_[1], capacity_[2]));
+                              pools_.device_slots.rows(), pools_.host_slots.rows(), pools_.disk_slots.rows()));
     }
-    const uint32_t index = sealed.front();
     sealed.pop_front();
-    Row& row = rows_[index];
-    Demotion demotion{.row = index, .from = device_slot(row.slot), .from_slot = row.slot, .to = {}, .after = {}};
-    const FreeSlot slot = take_slot(to);
+    Demotion demotion{.row = index, .from = on_device(row), .from_slot = row.slot, .to = {}, .after = {}};
+    const FreeSlot slot = take_slot(to, row.packed);
     if (!slot.after.done()) demotion.after.push_back(slot.after);
     row.tier = to;
     row.slot = slot.slot;
@@ -188,17 +228,25 @@ std::vector<Demotion> KvCache::settle(int layer) {
 }
 
 void KvCache::moved(const Demotion& demotion, const Event& end) {
-  rows_[demotion.row].written = end;
-  free_slot(Tier::device, demotion.from_slot, end);
+  Row& row = rows_[demotion.row];
+  row.written = end;
+  free_slot(row, demotion.from_slot, Tier::device, end);
 }
 
 int KvCache::rows(SequenceId sequence, int layer) const { return static_cast<int>(state(sequence).rows[layer].size()); }
 
 RowPlace KvCache::place_of(const Row& row) const {
-  RowPlace place{.tier = row.tier, .slot = row.slot, .data = nullptr, .file_offset = 0, .written = row.written};
-  if (row.tier == Tier::device) place.data = device_slot(row.slot);
-  if (row.tier == Tier::host) place.data = pools_.host + row.slot * layout_.row_bytes();
-  if (row.tier == Tier::disk) place.file_offset = pools_.file_offset + row.slot * layout_.row_bytes();
+  RowPlace place{.tier = row.tier,
+                 .slot = row.slot,
+                 .data = nullptr,
+                 .file_offset = 0,
+                 .written = row.written,
+                 .packed = row.packed,
+                 .bytes = layout_.row_bytes(row.packed)};
+  const uint64_t offset = offset_of(row.tier, row.packed, row.slot);
+  if (row.tier == Tier::device) place.data = pools_.device + offset;
+  if (row.tier == Tier::host) place.data = pools_.host + offset;
+  if (row.tier == Tier::disk) place.file_offset = pools_.file_offset + offset;
   return place;
 }
 

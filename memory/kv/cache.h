@@ -2,8 +2,12 @@
 // moves nothing: it returns the moves to make, and is told when they end.
 //
 // A page row is kPageTokens positions of one layer, all KV heads. It is open while it fills (always on the device),
-// sealed when full. Rows are counted by reference, so that sequences share a prefix; an open row that is shared is
-// copied before it is written. Used by one thread.
+// sealed when full. A sealed row of a layer that packs is packed once, on the device, after the pass that filled it has
+// read it there: so what a query reads follows from its position and its chunk, and from no placement. Rows that stay
+// full in such a layer (the sinks, the open row) stay on the device.
+//
+// Rows are counted by reference, so that sequences share a prefix; an open row that is shared is copied before it is
+// written. Used by one thread.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +30,8 @@ struct RowPlace {
   std::byte* data = nullptr;  // device and host
   uint64_t file_offset = 0;   // disk
   Event written;
+  bool packed = false;
+  uint64_t bytes = 0;
 };
 
 // What an append needs before it may write.
@@ -40,12 +46,18 @@ struct KvGrowth {
   std::vector<Copy> copies;  // device to device, before the append: a shared open row becomes one's own
 };
 
+// Rows that have filled, to be packed before anything else happens to them.
+struct KvPacking {
+  std::vector<SealRun> runs;
+  std::vector<Event> after;  // the slots' former contents have left
+};
+
 // A sealed row that leaves the device.
 struct Demotion {
   uint32_t row = 0;  // handed back to moved()
   const std::byte* from = nullptr;
   uint32_t from_slot = 0;
-  RowPlace to;
+  RowPlace to;               // and the bytes there are
   std::vector<Event> after;  // the target slot's former readers
 };
 
@@ -60,7 +72,7 @@ class KvCache {
   void close(SequenceId sequence, const Event& last_reader);
 
   // Drops all but the leading `tokens` positions, and returns how many are left: where the page of the cut is shared,
-  // or has left the device, it cannot be written again, and goes as a whole. `last_reader` as for close().
+  // is packed or has left the device, it cannot be written again, and goes as a whole. `last_reader` as for close().
   int truncate(SequenceId sequence, int tokens, const Event& last_reader);
 
   // Room for tokens [tokens, tokens + count) of one layer, on the device. Throws Error(fit) when every slot of the
@@ -69,6 +81,11 @@ class KvCache {
   // All layers have grown by `count`.
   void advance(SequenceId sequence, int count);
   int tokens(SequenceId sequence) const;
+
+  // The rows of a layer that grow() has filled since the last call and that are to be packed, after the layer has read
+  // them, by the stream that writes what grow() makes room for: their old slots are free for it at once. Throws
+  // Error(fit) as grow() does.
+  KvPacking pack(int layer);
 
   // Oldest first, the sealed rows of a layer beyond its share of the device: to the host while it has room, then to
   // disk. From now on they are there; each move must be made and reported. `last_reader` of the device's copy: the move
@@ -85,14 +102,16 @@ class KvCache {
 
   const KvLayout& layout() const { return layout_; }
   const KvPools& pools() const { return pools_; }
-  uint32_t slots_used(Tier tier) const;
-  uint32_t slots_peak(Tier tier) const { return peak_[static_cast<int>(tier)]; }
+  uint32_t slots_used(Tier tier) const { return used(tier, false) + used(tier, true); }
+  uint64_t bytes_used(Tier tier) const { return layout_.bytes({used(tier, false), used(tier, true)}); }
+  uint64_t bytes_peak(Tier tier) const { return peak_[static_cast<int>(tier)]; }  // at most at once so far
 
  private:
   struct Row {
     uint32_t references = 0;
     int32_t layer = 0;
     bool sealed = false;
+    bool packed = false;
     Tier tier = Tier::device;
     uint32_t slot = 0;
     Event written;
@@ -108,25 +127,30 @@ class KvCache {
   };
 
   uint32_t new_row(int layer, std::vector<Event>& after);
-  FreeSlot take_slot(Tier tier);
-  void free_slot(Tier tier, uint32_t slot, const Event& after);
-  bool has_slot(Tier tier) const { return !free_[static_cast<int>(tier)].empty(); }
-  void seal(uint32_t row);
+  using FreeSlots = std::deque<FreeSlot>;
+  FreeSlot take_slot(Tier tier, bool packed);
+  void free_slot(const Row& row, uint32_t slot, Tier tier, const Event& after);
+  FreeSlots& free(Tier tier, bool packed) { return free_[static_cast<int>(tier)][packed ? 1 : 0]; }
+  uint32_t used(Tier tier, bool packed) const;
+  KvSlots slots(Tier tier) const;
+  uint64_t offset_of(Tier tier, bool packed, uint32_t slot) const;
+  void seal(uint32_t index, int row_of_layer);
   // One reference less; without any its slot is free.
   void drop(uint32_t row, const Event& last_reader);
   RowPlace place_of(const Row& row) const;
-  std::byte* device_slot(uint32_t slot) const { return pools_.device + slot * layout_.row_bytes(); }
+  std::byte* on_device(const Row& row) const { return pools_.device + offset_of(Tier::device, row.packed, row.slot); }
+  [[noreturn]] void refuse_growth(const char* what, uint32_t slots) const;
   SequenceState& state(SequenceId sequence);
   const SequenceState& state(SequenceId sequence) const;
 
   KvLayout layout_;
   KvPools pools_;
-  std::deque<FreeSlot> free_[kTiers];
-  uint32_t capacity_[kTiers] = {};
-  uint32_t peak_[kTiers] = {};
+  FreeSlots free_[kTiers][2];   // full, packed
+  uint64_t peak_[kTiers] = {};  // bytes
   std::vector<Row> rows_;
   std::vector<uint32_t> unused_rows_;
-  std::vector<std::deque<uint32_t>> sealed_on_device_;  // [layer], oldest first
+  std::vector<std::deque<uint32_t>> sealed_on_device_;  // [layer], oldest first: those that may leave
+  std::vector<std::vector<uint32_t>> to_pack_;          // [layer]
   std::vector<int> device_rows_;                        // [layer]
   std::map<SequenceId, SequenceState> sequences_;
   SequenceId next_sequence_ = 0;

@@ -9,25 +9,70 @@
 
 namespace spillway {
 
-struct KvLayout {
-  KvFormat format;
-  int layers = 0;
+// Page rows by the bytes they take: as they were written, or packed by a codec (kernels/kv_page.h).
+struct KvSlots {
+  uint32_t full = 0;
+  uint32_t packed = 0;
 
-  explicit KvLayout(const ModelShape& shape)
-      : format{.dtype = DType::f16, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim}, layers(shape.layers) {}
+  bool operator==(const KvSlots&) const = default;
+  uint32_t rows() const { return full + packed; }
+};
+
+// Layers whose full pages are packed, and which of their rows stay as they are for good: the first ones, whose tokens
+// every query looks at (attention sinks, arXiv 2309.17453).
+struct KvPacked {
+  int first_layer = 0, last_layer = 0;  // one past
+  int sink_rows = 1;
+
+  bool operator==(const KvPacked&) const = default;
+  int layers() const { return last_layer - first_layer; }
+};
+
+struct KvLayout {
+  KvFormat format;  // with the codec of packed rows
+  int layers = 0;
+  KvPacked packed;  // no layers where the codec packs nothing
+
+  KvLayout() = default;
+  explicit KvLayout(const ModelShape& shape, KvCodec codec = KvCodec::f16, const KvPacked& packed_layers = {})
+      : format{.dtype = DType::f16, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim}, layers(shape.layers) {
+    if (codec == KvCodec::f16 || packed_layers.layers() <= 0) return;
+    format.codec = codec;
+    packed = packed_layers;
+  }
+
+  bool operator==(const KvLayout&) const = default;
+  bool packs(int layer) const { return layer >= packed.first_layer && layer < packed.last_layer; }
+  bool packs(int layer, int row) const { return packs(layer) && row >= packed.sink_rows; }
+  int packed_layers() const { return packed.layers(); }
+  int full_layers() const { return layers - packed.layers(); }
+  // Of one layer: the codec only where its pages are packed.
+  KvFormat format_of(int layer) const {
+    KvFormat own = format;
+    if (!packs(layer)) own.codec = KvCodec::f16;
+    return own;
+  }
   // Bytes of one page row, padded so that any row is one aligned disk transfer.
-  uint64_t row_bytes() const { return align_up(format.row_of_pages_bytes(), kDiskAlign); }
+  uint64_t row_bytes(bool is_packed = false) const {
+    return align_up(is_packed ? format.packed_row_bytes() : format.row_of_pages_bytes(), kDiskAlign);
+  }
+  // What `rows` rows of every layer are at most, the last of them open.
+  KvSlots slots_of(int rows) const {
+    const int stay = rows < packed.sink_rows + 1 ? rows : packed.sink_rows + 1;
+    return {.full = static_cast<uint32_t>(rows * full_layers() + stay * packed_layers()),
+            .packed = static_cast<uint32_t>((rows - stay) * packed_layers())};
+  }
+  uint64_t bytes(const KvSlots& slots) const { return slots.full * row_bytes() + slots.packed * row_bytes(true); }
 };
 
 // Rows of pages for `tokens` positions of one layer.
 constexpr int page_rows(int64_t tokens) { return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens); }
 
 // Each tier's slots for page rows. A layer keeps at most `device_rows_per_layer` rows on the device between passes; the
-// slots beyond layers * device_rows_per_layer take what a pass writes before it is spilled.
+// slots beyond layers * device_rows_per_layer take what a pass writes before it is packed or spilled. In each tier the
+// slots of packed rows follow those of full ones.
 struct KvPools {
-  uint32_t device_slots = 0;
-  uint32_t host_slots = 0;
-  uint32_t disk_slots = 0;
+  KvSlots device_slots, host_slots, disk_slots;
   int device_rows_per_layer = 0;
   std::byte* device = nullptr;
   std::byte* host = nullptr;

@@ -29,7 +29,10 @@ struct Memory {
   KvPools pools;
 
   Memory(int layers, uint32_t device_slots, uint32_t host_slots, uint32_t disk_slots, int per_layer)
-      : layout(shape_of(layers)), device(device_slots * layout.row_bytes()), host(host_slots * layout.row_bytes()) {
+      : Memory(KvLayout(shape_of(layers)), {device_slots, 0}, {host_slots, 0}, {disk_slots, 0}, per_layer) {}
+  Memory(const KvLayout& layout_, const KvSlots& device_slots, const KvSlots& host_slots, const KvSlots& disk_slots,
+         int per_layer)
+      : layout(layout_), device(layout.bytes(device_slots)), host(layout.bytes(host_slots)) {
     pools = {device_slots, host_slots, disk_slots, per_layer, device.data(), host.data(), 0};
   }
 };
@@ -37,6 +40,7 @@ struct Memory {
 void grow_all(KvCache& cache, SequenceId sequence, int count) {
   for (int layer = 0; layer < cache.layout().layers; ++layer) {
     cache.grow(sequence, layer, count);
+    cache.pack(layer);
     for (const Demotion& demotion : cache.settle(layer)) cache.moved(demotion, {});
   }
   cache.advance(sequence, count);
@@ -232,7 +236,10 @@ TEST(KvCache, AClosedSequencesSlotsAreFreeAfterTheirLastUser) {
 TEST(KvCache, RandomLifeKeepsEveryRowInOnePlace) {
   std::mt19937_64 random(11);
   for (int round = 0; round < 50; ++round) {
-    Memory memory(2, 2 * 12 + 6, 20, 200, 12);
+    const bool packs = round % 2 == 1;
+    const KvPacked packed{.first_layer = 1, .last_layer = packs ? 2 : 1};
+    Memory memory(KvLayout(shape_of(2), KvCodec::kivi2, packed), {2 * 12 + 6, packs ? 12u + 6 : 0},
+                  {20, packs ? 8u : 0}, {200, packs ? 200u : 0}, 12);
     KvCache cache(memory.layout, memory.pools);
     std::set<SequenceId> open;
     for (int step = 0; step < 60; ++step) {
@@ -255,7 +262,7 @@ TEST(KvCache, RandomLifeKeepsEveryRowInOnePlace) {
         for (int layer = 0; layer < 2; ++layer) {
           for (int row = 0; row < cache.rows(sequence, layer); ++row) {
             const RowPlace place = cache.place(sequence, layer, row);
-            const std::pair<int, uint32_t> slot{static_cast<int>(place.tier), place.slot};
+            const std::pair<int, uint32_t> slot{2 * static_cast<int>(place.tier) + place.packed, place.slot};
             slots.insert(slot);
             const auto [found, fresh] = owner.insert({slot, {layer, row}});
             ASSERT_TRUE(fresh || found->second == std::make_pair(layer, row)) << "two rows in one slot";
@@ -267,6 +274,95 @@ TEST(KvCache, RandomLifeKeepsEveryRowInOnePlace) {
       ASSERT_EQ(used, slots.size()) << "a slot is lost or held for nobody";
     }
   }
+}
+
+// ---- packed rows
+
+// Three layers, the middle one of which packs.
+KvLayout packing_layout() { return KvLayout(shape_of(3), KvCodec::kivi4, {.first_layer = 1, .last_layer = 2}); }
+
+TEST(KvCache, PackedRowsTakeTheirOwnBytes) {
+  const KvLayout layout = packing_layout();
+  EXPECT_EQ(layout.row_bytes(), align_up(layout.format.row_of_pages_bytes(), kDiskAlign));
+  EXPECT_EQ(layout.row_bytes(true), align_up(2u * PackedPage::of(KvCodec::kivi4, 16).bytes(), kDiskAlign));
+  EXPECT_LT(layout.row_bytes(true), layout.row_bytes());
+  EXPECT_EQ(layout.bytes({2, 3}), 2 * layout.row_bytes() + 3 * layout.row_bytes(true));
+  EXPECT_EQ(layout.format_of(1).codec, KvCodec::kivi4);
+  EXPECT_EQ(layout.format_of(2).codec, KvCodec::f16);
+  EXPECT_EQ(KvLayout(shape_of(3), KvCodec::kivi4).packed_layers(), 0);
+  EXPECT_EQ(KvLayout(shape_of(3), KvCodec::f16, {.first_layer = 0, .last_layer = 3}), KvLayout(shape_of(3)));
+}
+
+TEST(KvCache, FullRowsArePackedOnceTheyWereRead) {
+  Memory memory(packing_layout(), {3 * 4, 8}, {}, {}, 100);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  for (int layer = 0; layer < 3; ++layer) cache.grow(sequence, layer, 3 * kPageTokens + 7);
+  EXPECT_FALSE(cache.place(sequence, 1, 1).packed) << "the pass that fills a row reads it as it is";
+  const std::byte* before = cache.place(sequence, 1, 1).data;
+  EXPECT_TRUE(cache.pack(0).runs.empty());
+  EXPECT_TRUE(cache.pack(2).runs.empty());
+  const KvPacking packing = cache.pack(1);
+  ASSERT_EQ(packing.runs.size(), 2u);
+  EXPECT_EQ(packing.runs[0].from, before);
+  EXPECT_TRUE(cache.pack(1).runs.empty()) << "once";
+  cache.advance(sequence, 3 * kPageTokens + 7);
+  std::vector<bool> packed;
+  for (int row = 0; row < 4; ++row) packed.push_back(cache.place(sequence, 1, row).packed);
+  EXPECT_EQ(packed, (std::vector<bool>{false, true, true, false})) << "the sinks and the open row stay as they are";
+  EXPECT_EQ(cache.place(sequence, 1, 1).data, packing.runs[0].to);
+  EXPECT_EQ(cache.place(sequence, 1, 1).bytes, memory.layout.row_bytes(true));
+  EXPECT_EQ(cache.bytes_used(Tier::device), memory.layout.bytes({10, 2}));
+  EXPECT_EQ(cache.grow(sequence, 1, kPageTokens).runs.back().page_row, before) << "the slot is free at once";
+}
+
+TEST(KvCache, PackedRowsSpillAndSinksStay) {
+  Memory memory(packing_layout(), {3 * 4, 4}, {2, 1}, {20, 20}, 2);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  for (int page = 0; page < 5; ++page) grow_all(cache, sequence, kPageTokens);
+  const auto tiers = [&](int layer) {
+    std::vector<Tier> list;
+    for (int row = 0; row < 5; ++row) list.push_back(cache.place(sequence, layer, row).tier);
+    return list;
+  };
+  EXPECT_EQ(tiers(1), (std::vector<Tier>{Tier::device, Tier::host, Tier::disk, Tier::disk, Tier::device}));
+  EXPECT_EQ(tiers(0), (std::vector<Tier>{Tier::host, Tier::disk, Tier::disk, Tier::device, Tier::device}));
+  const RowPlace spilled = cache.place(sequence, 1, 2);
+  EXPECT_TRUE(spilled.packed);
+  EXPECT_GE(spilled.file_offset, 20 * memory.layout.row_bytes()) << "behind the full ones";
+}
+
+TEST(KvCache, ACutInAPackedRowTakesTheWholeRow) {
+  Memory memory(packing_layout(), {3 * 5, 8}, {}, {}, 100);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId sequence = cache.open();
+  for (int page = 0; page < 4; ++page) grow_all(cache, sequence, kPageTokens);
+  grow_all(cache, sequence, 9);
+  EXPECT_EQ(cache.truncate(sequence, 4 * kPageTokens + 3, {}), 4 * kPageTokens + 3) << "the open row is written again";
+  EXPECT_EQ(cache.truncate(sequence, 2 * kPageTokens + 30, {}), 2 * kPageTokens);
+  EXPECT_EQ(cache.bytes_used(Tier::device), memory.layout.bytes({5, 1}));
+  EXPECT_EQ(cache.truncate(sequence, 30, {}), 30) << "the sinks were never packed";
+  grow_all(cache, sequence, 4 * kPageTokens);
+  EXPECT_TRUE(cache.place(sequence, 1, 1).packed);
+  EXPECT_FALSE(cache.place(sequence, 1, 0).packed);
+  cache.close(sequence, {});
+  EXPECT_EQ(cache.bytes_used(Tier::device), 0u);
+}
+
+TEST(KvCache, PackedRowsAreShared) {
+  Memory memory(packing_layout(), {3 * 8, 8}, {}, {}, 100);
+  KvCache cache(memory.layout, memory.pools);
+  const SequenceId one = cache.open();
+  for (int page = 0; page < 3; ++page) grow_all(cache, one, kPageTokens);
+  grow_all(cache, one, 5);
+  const SequenceId two = cache.fork(one);
+  const uint64_t shared = cache.bytes_used(Tier::device);
+  grow_all(cache, two, 1);
+  EXPECT_EQ(cache.place(one, 1, 1).data, cache.place(two, 1, 1).data);
+  EXPECT_EQ(cache.bytes_used(Tier::device), shared + 3 * memory.layout.row_bytes()) << "the open rows are its own";
+  cache.close(one, {});
+  EXPECT_TRUE(cache.place(two, 1, 2).packed);
 }
 
 }  // namespace

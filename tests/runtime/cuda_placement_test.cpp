@@ -56,12 +56,12 @@ struct Case {
 };
 
 // Budgets between nothing and everything. A host that has nothing but staging leaves the rest to the disk.
-Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t kv) {
+Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t kv, KvCodec codec) {
   const auto share = [&](uint64_t of) { return of * (random() % 1000) / 1000; };
   Case made;
   Options& options = made.options;
   options.disk_directory = ::testing::TempDir();
-  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (1 << 20);
+  options.device_bytes = (random() % 4 == 0 ? share(weights + kv) : 0) + (codec == KvCodec::f16 ? 1 << 20 : 64 << 10);
   options.host_bytes = kStaging + (random() % 3 == 0 ? 0 : share(random() % 2 == 0 ? kv / 2 : weights + kv));
   options.disk_bytes = random() % 4 == 0 ? share(kv) : 2 * kv;
   options.lookahead = static_cast<int>(random() % 4);
@@ -109,8 +109,8 @@ class CudaPlacement : public testing::Test {
  protected:
   void SetUp() override { begin_on_gpu_under_test(1); }
 
-  void run_cases(const TinyModelOptions& wanted, int prompt, int cases) {
-    SCOPED_TRACE(wanted.name);
+  void run_cases(const TinyModelOptions& wanted, int prompt, int cases, KvCodec codec = KvCodec::f16) {
+    SCOPED_TRACE(wanted.name + " " + info(codec).name);
     const Model model = open_for_test(write_tiny_model(wanted, ::testing::TempDir()));
     const ModelShape& shape = model.spec.shape;
     const PlacedWork work{.prompt = random_ids(7, prompt, shape.vocab),
@@ -121,14 +121,18 @@ class CudaPlacement : public testing::Test {
     everything.host_bytes = kPlenty;
     everything.context = prompt + kDecoded;
     everything.chunk = 96;
+    everything.kv_codec = codec;
+    everything.kv_edge_layers = 0;
     const PlacedRun expected = run_raised(model, everything, work, false);
     ASSERT_EQ(expected.logits.size(), static_cast<size_t>(work.prompt_rows + kDecoded) * shape.vocab);
 
     const PlacedRun cpu = run_placed(model, *make_cpu_device({.threads = 1}), everything, work);
     const double error = distance(expected.logits, cpu.logits);
-    std::printf("%s: %.2g off the CPU's logits\n", wanted.name.c_str(), error);
+    std::printf("%s %s: %.2g off the CPU's logits\n", wanted.name.c_str(), info(codec).name, error);
     // Where weights are quantised, both round activations to int8, after sums in different orders: a code may differ.
-    const double tolerance = wanted.type == DType::f16 || wanted.type == DType::bf16 ? 0.002 : 0.04;
+    // So may the code of a key or value.
+    const bool exact = (wanted.type == DType::f16 || wanted.type == DType::bf16) && codec == KvCodec::f16;
+    const double tolerance = exact ? 0.002 : 0.04;
     EXPECT_LT(error, tolerance);
 
     if (!testing_a_gpu()) emulation::restart(wanted.seed);
@@ -148,7 +152,9 @@ class CudaPlacement : public testing::Test {
     const uint64_t kv = 4ull * shape.kv_width() * prompt * shape.layers;
     std::mt19937_64 random(wanted.seed);
     for (int i = 0; i < cases; ++i) {
-      Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv);
+      Case one = random_case(random, prompt, model.checkpoint.weight_bytes(), kv, codec);
+      one.options.kv_codec = codec;
+      one.options.kv_edge_layers = 0;
       if (!testing_a_gpu()) emulation::restart(one.order);
       const bool divide = random() % 3 == 0;
       if (divide) one.options.device_layers = device_layers;
@@ -190,6 +196,24 @@ TEST_F(CudaPlacement, NeverChangesTheLogits) {
     EXPECT_GE(counts_["layers replayed as graphs"], kCasesPerModel / 2);
     EXPECT_LT(counts_["layers replayed as graphs"], counts_["cases"]);
   }
+}
+
+TEST_F(CudaPlacement, NeverChangesTheLogitsOfPackedKv) {
+  TinyModelOptions wide = tiny(2);
+  wide.head_dim = 80;
+  wide.name = "cuda_placement_packed";
+  for (const KvCodec codec : {KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCodec::kivi2}) {
+    run_cases(codec == KvCodec::q8 ? wide : tiny(2), kShortPrompt, (kCasesPerModel + 1) / 2, codec);
+  }
+  run_cases(tiny(0), kLongPrompt, (kCasesPerModel + 1) / 2, KvCodec::kivi4);
+  // More KV than weights, so that some of it leaves the device.
+  wide.ffn = 32;
+  wide.vocab = 320;
+  wide.name = "cuda_placement_packed_long";
+  run_cases(wide, kLongPrompt, kCasesPerModel, KvCodec::kivi4);
+  for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
+  EXPECT_GE(counts_["KV on host"], kCasesPerModel / 2);
+  EXPECT_GE(counts_["a layer's KV in two tiers"], 1);
 }
 
 // The block formats that the models above have not, on a model whose rows are one of their blocks.

@@ -62,7 +62,9 @@ TEST_F(ExpertPlan, BudgetsArePromises) {
       continue;
     }
     ASSERT_LE(made->tier(Tier::device).total(), device);
-    if (options_.host_bytes) ASSERT_LE(made->tier(Tier::host).total(), host);
+    if (options_.host_bytes) {
+      ASSERT_LE(made->tier(Tier::host).total(), host);
+    }
     ASSERT_EQ(made->expert_units.size(), 96u);
     const bool dense =
         std::all_of(made->unit_tiers.begin(), made->unit_tiers.end(), [](Tier tier) { return tier == Tier::device; });
@@ -77,7 +79,9 @@ TEST_F(ExpertPlan, BudgetsArePromises) {
     ASSERT_GE(made->expert_device_slots, 2);
     ASSERT_LE(made->expert_device_slots, 96);
     ASSERT_NE(made->expert_tier, Tier::device);
-    if (made->expert_device_slots > 4) ASSERT_TRUE(dense) << "experts have what everything else leaves";
+    if (made->expert_device_slots > 4) {
+      ASSERT_TRUE(dense) << "experts have what everything else leaves";
+    }
     for (const WeightUnit& unit : made->expert_units) ASSERT_LE(unit.bytes, made->expert_slot_bytes);
     ASSERT_LT(device - made->tier(Tier::device).total(), dense ? made->expert_slot_bytes : device) << "room unused";
   }

@@ -34,9 +34,11 @@ std::string facts(const Plan& plan) {
   for (size_t i = 0; i < plan.units.size(); ++i) {
     text += fmt::format(" {}:{}", plan.units[i].bytes, static_cast<int>(plan.unit_tiers[i]));
   }
-  text += fmt::format(" | {} {} {} {} {} {} {} {}", plan.weight_ring_bytes, plan.small_bytes, plan.kv_device_slots,
-                      plan.kv_host_slots, plan.kv_disk_slots, plan.kv_device_rows_per_layer, plan.kv_ring_bytes,
-                      plan.staging.bytes());
+  text += fmt::format(" | {} {} {} {} {}", plan.weight_ring_bytes, plan.small_bytes, plan.kv_device_rows_per_layer,
+                      plan.kv_ring_bytes, plan.staging.bytes());
+  for (const KvSlots& slots : {plan.kv_device_slots, plan.kv_host_slots, plan.kv_disk_slots}) {
+    text += fmt::format(" {}+{}", slots.full, slots.packed);
+  }
   return text + fmt::format(" | {} {} {}", plan.expected.decode_tps, plan.expected.prefill_tps, plan.expected.bound);
 }
 
@@ -112,6 +114,8 @@ class PlannerTest : public ::testing::Test {
     if (upto(2) == 0) c.limits.disk_read = 0;  // not measured: nothing to choose by
     if (upto(4) == 0) o.sequences = 1 + static_cast<int>(upto(6));
     if (upto(4) == 0) o.unit_bytes = 1 + upto(kMiB);
+    if (upto(3) == 0) o.kv_codec = kAllKvCodecs[upto(std::size(kAllKvCodecs))];
+    o.kv_edge_layers = static_cast<int>(upto(4));
     if (upto(2) == 0) c.process_bytes = upto(64 * kMiB);
     const uint64_t all = c.model.weight_bytes() + c.model.kv_bytes(o.context) + 64 * kMiB;
     // A share of all there is, small ones often.
@@ -175,8 +179,12 @@ void check_units(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan
 }
 
 void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
-  const uint64_t layers = static_cast<uint64_t>(spec.shape.layers);
-  const uint64_t row = KvLayout(spec.shape).row_bytes();
+  const auto full_layers = static_cast<uint64_t>(plan.kv_layout.full_layers());
+  const auto packed_layers = static_cast<uint64_t>(plan.kv_layout.packed_layers());
+  ASSERT_EQ(full_layers + packed_layers, static_cast<uint64_t>(spec.shape.layers));
+  ASSERT_EQ(packed_layers, options.kv_codec == KvCodec::f16
+                               ? 0u
+                               : static_cast<uint64_t>(std::max(0, spec.shape.layers - 2 * options.kv_edge_layers)));
   ASSERT_GE(plan.context, std::max(options.context, 1));
   ASSERT_LT(plan.context, std::max(options.context, 1) + kPageTokens);
   const uint64_t rows = page_rows(plan.context) + 2 * (options.sequences - 1);
@@ -184,20 +192,31 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
   ASSERT_LE(kept, rows);
   ASSERT_GE(kept, static_cast<uint64_t>(options.sequences)) << "open rows never leave the device";
   // A layer's rows beyond its share are outside, and there is a place for each of them.
-  ASSERT_GE(plan.kv_host_slots + plan.kv_disk_slots, (rows - kept) * layers);
+  ASSERT_GE(plan.kv_host_slots.full + plan.kv_disk_slots.full, (rows - kept) * full_layers);
+  ASSERT_GE(plan.kv_host_slots.packed + plan.kv_disk_slots.packed, (rows - kept) * packed_layers);
+  const KvSlots device = plan.kv_device_slots;
+  const uint64_t written = page_rows(plan.chunk) + 1;
+  // In layers that pack, the sinks and the open row of every sequence, and what a chunk fills before it is packed.
+  const uint64_t stay =
+      packed_layers == 0 ? 0 : packed_layers * std::min<uint64_t>(rows, 2 * options.sequences) + written;
   if (plan.spills_kv()) {
-    ASSERT_GE(plan.kv_device_slots, kept * layers + page_rows(plan.chunk) + 1)
+    ASSERT_GE(device.full, kept * full_layers + stay + (full_layers > 0 ? written : 0))
         << "a chunk is written before it is spilled";
-    ASSERT_GE(plan.kv_ring_bytes, 2 * std::min<uint64_t>(kPagesPerSpan, rows) * row)
+    if (packed_layers > 0) {
+      ASSERT_GE(kept, 2u * options.sequences) << "sinks never leave the device";
+      ASSERT_GE(device.packed, (kept - 1) * packed_layers + written);
+    }
+    ASSERT_GE(plan.kv_ring_bytes,
+              2 * std::min<uint64_t>(kPagesPerSpan, rows) * plan.kv_layout.row_bytes(full_layers == 0))
         << "a span is read, the next arrives";
   } else {
-    ASSERT_EQ(plan.kv_device_slots, rows * layers);
+    ASSERT_EQ(device.full, rows * full_layers + stay);
+    ASSERT_EQ(device.packed, (rows - 1) * packed_layers);
     ASSERT_EQ(plan.kv_ring_bytes, 0u);
   }
 }
 
-void check_tiers(const ModelSpec& spec, const Options& options, const Plan& plan) {
-  const uint64_t row = KvLayout(spec.shape).row_bytes();
+void check_tiers(const Options& options, const Plan& plan) {
   uint64_t weights[kTiers] = {plan.small_bytes, 0, 0}, largest_streamed = 0;
   for (size_t i = 0; i < plan.units.size(); ++i) {
     weights[static_cast<int>(plan.unit_tiers[i])] += plan.units[i].bytes;
@@ -205,9 +224,9 @@ void check_tiers(const ModelSpec& spec, const Options& options, const Plan& plan
   }
   for (int t = 0; t < kTiers; ++t) ASSERT_EQ(plan.tiers[t].weights, weights[t]);
   const TierPlan &device = plan.tier(Tier::device), &host = plan.tier(Tier::host), &disk = plan.tier(Tier::disk);
-  ASSERT_EQ(device.kv, plan.kv_device_slots * row);
-  ASSERT_EQ(host.kv, plan.kv_host_slots * row);
-  ASSERT_EQ(disk.kv, plan.kv_disk_slots * row);
+  ASSERT_EQ(device.kv, plan.kv_layout.bytes(plan.kv_device_slots));
+  ASSERT_EQ(host.kv, plan.kv_layout.bytes(plan.kv_host_slots));
+  ASSERT_EQ(disk.kv, plan.kv_layout.bytes(plan.kv_disk_slots));
   ASSERT_EQ(device.rings, plan.weight_ring_bytes + plan.kv_ring_bytes);
   ASSERT_EQ(device.budget, *options.device_bytes);
   ASSERT_LE(device.total(), *options.device_bytes);
@@ -224,7 +243,7 @@ void check_tiers(const ModelSpec& spec, const Options& options, const Plan& plan
 void PlannerTest::check_plan(const Case& c, const Options& options, const Plan& plan) const {
   check_units(c.model.spec, c.model.checkpoint, plan);
   check_kv(c.model.spec, options, plan);
-  check_tiers(c.model.spec, options, plan);
+  check_tiers(options, plan);
   ASSERT_EQ(plan.tier(c.far ? Tier::host : Tier::device).process, c.process_bytes);
   ASSERT_GE(plan.chunk, 1);
   ASSERT_EQ(plan.chunk, std::min(options.chunk, plan.context)) << "chunks do not derive from budgets";
@@ -348,9 +367,11 @@ void PlannerTest::count(const Case& c, const Plan& plan) {
   counts_["planned: weights from disk"] += from_disk;
   counts_["planned: weights from host"] += from_host;
   counts_["planned: weights from host and disk"] += from_host && from_disk;
-  counts_["planned: KV on host"] += plan.kv_host_slots > 0;
-  counts_["planned: KV on disk"] += plan.kv_disk_slots > 0;
-  counts_["planned: KV in three tiers"] += plan.kv_host_slots > 0 && plan.kv_disk_slots > 0;
+  const bool kv_on_host = plan.kv_host_slots.rows() > 0, kv_on_disk = plan.kv_disk_slots.rows() > 0;
+  counts_["planned: KV on host"] += kv_on_host;
+  counts_["planned: KV on disk"] += kv_on_disk;
+  counts_["planned: KV in three tiers"] += kv_on_host && kv_on_disk;
+  counts_["planned: packed KV spills"] += plan.kv_layout.packed_layers() > 0 && plan.spills_kv();
   counts_["planned: weights stream and KV spills"] += plan.streams_weights() && plan.spills_kv();
   counts_["planned: a device out of the host's reach"] += c.far;
   counts_["planned: an emulated link"] += plan.emulated_link;
@@ -398,7 +419,7 @@ TEST_F(PlannerTest, MorePositionsThanCanBeCountedAreAMatterOfTheFlag) {
     }
   }
   c.options.context = 274'877'000;  // the last that 2^32 page rows hold
-  EXPECT_EQ(make_plan(input(c, c.options)).kv_device_slots, 1000u * page_rows(c.options.context));
+  EXPECT_EQ(make_plan(input(c, c.options)).kv_device_slots.full, 1000u * page_rows(c.options.context));
 }
 
 }  // namespace

@@ -74,8 +74,8 @@ Alone decode_alone(const Plan& plan, const ModelShape& shape, const Limits& limi
   }
   const double row = static_cast<double>(KvLayout(shape).row_bytes());
   alone.compute += row * page_rows(plan.context) * shape.layers / limits.weight_bytes;
-  add_streamed(alone, plan, limits, Tier::host, row * plan.kv_host_slots);
-  add_streamed(alone, plan, limits, Tier::disk, row * plan.kv_disk_slots);
+  add_streamed(alone, plan, limits, Tier::host, row * plan.kv_host_slots.full);
+  add_streamed(alone, plan, limits, Tier::disk, row * plan.kv_disk_slots.full);
   return alone;
 }
 

@@ -28,8 +28,8 @@ namespace {
 Covered cover(const Plan& plan, int positions) {
   Covered covered;
   covered.spans = (positions + kSpanTokens - 1) / kSpanTokens;
-  covered.kv_on_host = plan.kv_host_slots > 0;
-  covered.kv_on_disk = plan.kv_disk_slots > 0;
+  covered.kv_on_host = plan.kv_host_slots.rows() > 0;
+  covered.kv_on_disk = plan.kv_disk_slots.rows() > 0;
   covered.layer_kv_in_two_tiers = plan.spills_kv() && plan.kv_device_rows_per_layer * kPageTokens < positions;
   covered.experts_move = plan.moves_experts();
   covered.experts_from_host = plan.expert_host_slots > 0 || (plan.moves_experts() && plan.expert_tier == Tier::host);

@@ -1,4 +1,7 @@
-// KV pages that have left the device: where layers have windows, what these have passed stays where it is.
+// Pages that have left the device. Cut back, whatever goes, what stays answers as the same text does that never was
+// longer, to the bit, and the places of what went are free. Where layers have windows, what these have passed stays
+// where it is.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -50,6 +53,76 @@ Engine tight_engine(const Model& model, Device& device, Options options) {
       options.device_bytes = *options.device_bytes + *options.device_bytes / 16;
     }
   }
+}
+
+// Logits of the last two tokens, then of one decode step.
+std::vector<float> logits_after(Engine& engine, SequenceId sequence, std::span<const int32_t> tokens) {
+  std::vector<float> rows;
+  const auto keep = [&](int, std::span<const float> row) { rows.insert(rows.end(), row.begin(), row.end()); };
+  engine.prefill(sequence, tokens, 2, true, keep);
+  keep(0, engine.decode(sequence, 7, false));
+  return rows;
+}
+
+uint64_t outside(const Engine& engine) { return engine.kv_bytes(Tier::host) + engine.kv_bytes(Tier::disk); }
+
+void cut_again_and_again(const Model& model, Options options, Tier spilled_to) {
+  const auto device = make_cpu_device({.threads = 2});
+  Options plenty;
+  plenty.device_bytes = 1ull << 30;
+  plenty.context = options.context = kPositions;
+  options.disk_directory = ::testing::TempDir();
+  options.device_bytes = 256 << 10;
+  Engine engine = tight_engine(model, *device, options);
+  const SequenceId sequence = engine.open_sequence();
+  std::vector<int32_t> text;
+  for (const int cut : {1399, 1024, 700, 321, 64, 1, 0}) {
+    SCOPED_TRACE(fmt::format("cut to {}", cut));
+    const auto more = random_ids(40 + cut, 1480 - static_cast<int>(text.size()), model.spec.shape.vocab);
+    engine.prefill(sequence, more, 0, false, [](int, std::span<const float>) {});
+    text.insert(text.end(), more.begin(), more.end());
+    ASSERT_GT(engine.kv_bytes(spilled_to), 0u) << "nothing has left the device";
+    const uint64_t before = outside(engine);
+    const int left = engine.truncate_sequence(sequence, cut);
+    ASSERT_LE(left, cut);
+    ASSERT_GT(left, cut - kPageTokens);
+    ASSERT_EQ(engine.tokens(sequence), left);
+    if (left < 700) {
+      EXPECT_LT(outside(engine), before);
+    }
+    text.resize(left);
+    const auto tail = random_ids(80 + cut, 70, model.spec.shape.vocab);
+    text.insert(text.end(), tail.begin(), tail.end());
+    const std::vector<float> after = logits_after(engine, sequence, tail);
+    const auto other = make_cpu_device({.threads = 1});  // two engines may not share one
+    Engine fresh = engine_of(model, *other, plenty);
+    const std::vector<float> expected = logits_after(fresh, fresh.open_sequence(), text);
+    ASSERT_EQ(after.size(), expected.size());
+    ASSERT_EQ(std::memcmp(after.data(), expected.data(), after.size() * sizeof(float)), 0);
+    text.push_back(7);
+  }
+  engine.close_sequence(sequence);
+  EXPECT_EQ(outside(engine) + engine.kv_bytes(Tier::device), 0u) << "a page is held for nobody";
+}
+
+TEST(EngineCut, SpilledPagesGoAndTheRestAnswersAsBefore) {
+  const Model model = open_for_test(write_tiny_model(tiny("cut"), ::testing::TempDir()));
+  const uint64_t kv = 4ull * model.spec.shape.kv_width() * kPositions * model.spec.shape.layers;
+  Options host, disk, both;
+  host.host_bytes = (6ull << 20) + 2 * kv;
+  disk.disk_bytes = 2 * kv;
+  both.host_bytes = (6ull << 20) + kv / 3;
+  both.disk_bytes = 2 * kv;
+  {
+    SCOPED_TRACE("to host memory");
+    cut_again_and_again(model, host, Tier::host);
+  }
+  {
+    SCOPED_TRACE("to disk");
+    cut_again_and_again(model, disk, Tier::disk);
+  }
+  SCOPED_TRACE("to both");
+  cut_again_and_again(model, both, Tier::disk);
 }
 
 // KV bytes that a decode step after 1400 tokens reads from disk; its logits.

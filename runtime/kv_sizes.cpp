@@ -1,0 +1,102 @@
+#include "runtime/kv_sizes.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "kernels/check.h"
+
+namespace spillway {
+
+KvLayout kv_layout(const ModelSpec& spec, const Options& options) {
+  if (options.kv_codec == KvCodec::f16) return KvLayout(spec.shape);
+  if (!can_pack(spec.shape.head_dim)) {
+    throw Error(ErrorKind::usage,
+                fmt::format("--kv-type {}: packed pages take heads of a multiple of 8 elements, this model's have {}",
+                            info(options.kv_codec).name, spec.shape.head_dim));
+  }
+  KvPacked packed;
+  for (int layer = 0; layer < spec.shape.layers; ++layer) {
+    if (spec.layers[layer].from_end < options.kv_edge_layers) continue;
+    if (packed.layers() == 0) packed.first_layer = layer;
+    packed.last_layer = layer + 1;
+  }
+  return KvLayout(spec.shape, options.kv_codec, packed);
+}
+
+KvSaved kv_saved(const Plan& plan) {
+  KvSaved all;
+  const auto add = [&](const Plan& unit) {
+    const KvLayout& layout = unit.kv_layout;
+    const int rows = page_rows(unit.context);
+    if (layout.packed_layers() > 0) all.codec = layout.format.codec;
+    all.packed_layers += layout.packed_layers();
+    all.layers += layout.layers;
+    all.bytes += layout.bytes(layout.slots_of(rows));
+    all.fp16_bytes += static_cast<uint64_t>(rows) * static_cast<uint64_t>(layout.layers) * layout.row_bytes();
+  };
+  for (const Plan& unit : plan.before) add(unit);
+  add(plan);
+  return all;
+}
+
+KvSlots KvSizes::device_slots(int kept, bool spills) const {
+  const auto full_layers = static_cast<uint32_t>(layout.full_layers());
+  const auto packed_layers = static_cast<uint32_t>(layout.packed_layers());
+  const uint32_t transient = spills ? static_cast<uint32_t>(transient_rows()) : 0;
+  KvSlots slots{.full = static_cast<uint32_t>(kept) * full_layers, .packed = 0};
+  if (full_layers > 0) slots.full += transient;
+  if (packed_layers == 0) return slots;
+  // Of each sequence the sinks and the open row; and what a pass fills in one layer before it is packed.
+  const int stay = std::min(rows_per_layer(), (layout.packed.sink_rows + 1) * sequences);
+  slots.full += static_cast<uint32_t>(stay) * packed_layers + static_cast<uint32_t>(chunk_rows + 1);
+  slots.packed = static_cast<uint32_t>(std::max(0, kept - layout.packed.sink_rows)) * packed_layers + transient;
+  return slots;
+}
+
+KvSlots KvSizes::outside_slots(int kept) const {
+  const auto rows = static_cast<uint32_t>(rows_per_layer() - kept);
+  return {.full = rows * static_cast<uint32_t>(layout.full_layers()),
+          .packed = rows * static_cast<uint32_t>(layout.packed_layers())};
+}
+
+KvSlots KvSizes::fitting(const KvSlots& wanted, uint64_t bytes) const {
+  KvSlots slots;
+  slots.full = static_cast<uint32_t>(std::min<uint64_t>(wanted.full, bytes / layout.row_bytes()));
+  if (wanted.packed == 0) return slots;
+  bytes -= slots.full * layout.row_bytes();
+  slots.packed = static_cast<uint32_t>(std::min<uint64_t>(wanted.packed, bytes / layout.row_bytes(true)));
+  return slots;
+}
+
+int KvSizes::outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const {
+  const int stay = layout.packed_layers() > 0 ? (layout.packed.sink_rows + 1) * sequences : sequences;
+  const auto fits = [&](int rows) {
+    const KvSlots all = outside_slots(rows_per_layer() - rows);
+    const KvSlots host = fitting(all, host_bytes);
+    const KvSlots rest{.full = all.full - host.full, .packed = all.packed - host.packed};
+    return fitting(rest, disk_bytes) == rest;
+  };
+  int least = 0, most = layout.layers == 0 ? 0 : std::max(rows_per_layer() - stay, 0);
+  while (least < most) {
+    const int middle = least + (most - least + 1) / 2;
+    if (fits(middle)) {
+      least = middle;
+    } else {
+      most = middle - 1;
+    }
+  }
+  return least;
+}
+
+uint64_t KvSizes::least_ring() const {
+  return 2 * static_cast<uint64_t>(std::min(kPagesPerSpan, rows_per_layer())) * largest_row();
+}
+
+uint64_t KvSizes::least(uint64_t host_bytes, uint64_t disk_bytes) const {
+  const int outside = outside_rows(host_bytes, disk_bytes);
+  if (outside == 0) return all();
+  return std::min(all(), least_ring() + layout.bytes(device_slots(rows_per_layer() - outside, true)));
+}
+
+}  // namespace spillway

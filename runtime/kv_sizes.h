@@ -1,0 +1,56 @@
+// KvSizes: what the KV cache of one unit takes, whatever lies where. A layer keeps the same number of rows on the
+// device whether or not its pages are packed; packed ones take fewer bytes in every tier.
+#pragma once
+
+#include <cstdint>
+
+#include "loader/model_spec.h"
+#include "memory/kv/layout.h"
+#include "runtime/options.h"
+#include "runtime/plan.h"
+
+namespace spillway {
+
+// Pages are packed in all layers but the model's first and last few (Options::kv_edge_layers). Throws Error(usage)
+// where the model's heads cannot be packed.
+KvLayout kv_layout(const ModelSpec& spec, const Options& options);
+
+// KV of one full context at rest, over all units that compute, and what it would be in half precision.
+struct KvSaved {
+  KvCodec codec = KvCodec::f16;
+  int packed_layers = 0, layers = 0;
+  uint64_t bytes = 0, fp16_bytes = 0;
+};
+KvSaved kv_saved(const Plan& plan);
+
+struct KvSizes {
+  KvLayout layout;
+  int sequences = 1;
+  int context_rows = 0;  // page rows of one layer that the context fills
+  int chunk_rows = 0;    // that a chunk of the prompt fills
+
+  // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its
+  // own: its last one, and one copied in the middle of a page where it left another sequence.
+  int rows_per_layer() const { return context_rows + 2 * (sequences - 1); }
+  // Rows that a pass writes into one layer before they can be spilled, twice, so that spilling one layer overlaps the
+  // next.
+  int transient_rows() const { return 2 * (chunk_rows + 1); }
+  // Slots of the device with which each layer keeps `kept` rows there; spills: the others leave it.
+  KvSlots device_slots(int kept, bool spills) const;
+  // Of the rows that are not kept: those for which `bytes` suffice, full ones first.
+  KvSlots outside_slots(int kept) const;
+  KvSlots fitting(const KvSlots& wanted, uint64_t bytes) const;
+  // Rows of each layer that can be outside the device, where host and disk have so much room: neither the open ones,
+  // nor the sinks of layers that pack.
+  int outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const;
+  // All on the device.
+  uint64_t all() const { return layout.bytes(device_slots(rows_per_layer(), false)); }
+  // A group of rows is read while the next arrives.
+  uint64_t least_ring() const;
+  // Of the device, with its ring, when host and disk have so much room.
+  uint64_t least(uint64_t host_bytes, uint64_t disk_bytes) const;
+  // Bytes of the larger kind of row that can be outside the device.
+  uint64_t largest_row() const { return layout.row_bytes(layout.full_layers() == 0 && layout.packed_layers() > 0); }
+};
+
+}  // namespace spillway
