@@ -1,6 +1,7 @@
 // KvLayout and KvPools: how the KV cache is cut, and what each tier holds of it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/kv_span.h"
@@ -58,9 +59,9 @@ struct KvLayout {
   }
   // What `rows` rows of every layer are at most, the last of them open.
   KvSlots slots_of(int rows) const {
-    const int stay = rows < packed.sink_rows + 1 ? rows : packed.sink_rows + 1;
-    return {.full = static_cast<uint32_t>(rows * full_layers() + stay * packed_layers()),
-            .packed = static_cast<uint32_t>((rows - stay) * packed_layers())};
+    const auto all = static_cast<uint32_t>(rows);
+    const uint32_t stay = std::min(all, static_cast<uint32_t>(packed.sink_rows + 1));
+    return {.full = all * full_layers() + stay * packed_layers(), .packed = (all - stay) * packed_layers()};
   }
   uint64_t bytes(const KvSlots& slots) const { return slots.full * row_bytes() + slots.packed * row_bytes(true); }
 };

@@ -99,7 +99,7 @@ TEST(KvCodecs, PlacementNeverChangesTheLogits) {
     }
   }
   for (const auto& [what, count] : counts) std::printf("  %5d  %s\n", count, what.c_str());
-  EXPECT_GE(2 * counts["a layer's KV in two tiers"], counts["cases"]);
+  EXPECT_GE(3 * counts["a layer's KV in two tiers"], counts["cases"]);
 }
 
 Engine engine_of(const Model& model, const Options& options, Device& device) {
