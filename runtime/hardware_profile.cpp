@@ -1,5 +1,8 @@
 #include "runtime/hardware_profile.h"
 
+#include <fmt/format.h>
+
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 namespace spillway {
@@ -68,6 +71,13 @@ std::optional<DType> type_of(const std::string& name) {
   return std::nullopt;
 }
 
+std::optional<HeadShape> heads_of(const std::string& name) {
+  HeadShape shape;
+  int used = 0;
+  const int read = std::sscanf(name.c_str(), "%d/%d x %d%n", &shape.heads, &shape.kv_heads, &shape.head_dim, &used);
+  return read == 3 && used == static_cast<int>(name.size()) ? std::optional(shape) : std::nullopt;
+}
+
 }  // namespace
 
 json to_json(const ComputeProfile& profile) {
@@ -75,11 +85,17 @@ json to_json(const ComputeProfile& profile) {
   for (const auto& [type, speed] : profile.weights) {
     weights[info(type).name] = {{"decode_bytes", speed.decode_bytes}, {"prefill_flops", speed.prefill_flops}};
   }
+  json attention = json::object();
+  for (const auto& [shape, speed] : profile.attention) {
+    attention[fmt::format("{}/{} x {}", shape.heads, shape.kv_heads, shape.head_dim)] = speed;
+  }
   return {{"memory_read", profile.memory_read},
           {"host_to_device", profile.host_to_device},
           {"device_to_host", profile.device_to_host},
           {"device_memory", profile.device_memory},
           {"weights", weights},
+          {"attention", attention},
+          {"call_s", profile.call_s},
           {"working_set", profile.working_set}};
 }
 
@@ -99,8 +115,17 @@ std::optional<ComputeProfile> compute_profile_from(const json& from) {
   profile.device_to_host = fields.number("device_to_host", kMostPerSecond);
   profile.device_memory = fields.number("device_memory", kMostPerSecond);
   profile.working_set = fields.whole("working_set", kMostBytes);
+  profile.call_s = fields.number("call_s", 1);
   const json* weights = fields.object("weights");
+  const json* attention = fields.object("attention");
   if (!fields.good()) return std::nullopt;
+  for (const auto& [name, speed] : attention->items()) {
+    const std::optional<HeadShape> shape = heads_of(name);
+    Fields inner(*attention);
+    const double read = inner.number(name.c_str(), kMostPerSecond);
+    if (!shape || !inner.good()) return std::nullopt;
+    profile.attention[*shape] = read;
+  }
   for (const auto& [name, speed] : weights->items()) {
     const std::optional<DType> type = type_of(name);
     Fields inner(speed);

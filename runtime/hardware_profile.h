@@ -1,6 +1,7 @@
 // HardwareProfile: measured limits as values, and as JSON for the cache and for `perf/limits`.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <map>
 #include <nlohmann/json_fwd.hpp>
@@ -17,6 +18,13 @@ struct WeightSpeed {
   double prefill_flops = 0;  // operations a second with a full chunk of rows; a multiply-add counts two
 };
 
+// Heads that attend together: of queries, of keys and values, and their elements.
+struct HeadShape {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+
+  auto operator<=>(const HeadShape&) const = default;
+};
+
 // Speeds in bytes a second; 0: not measured.
 struct ComputeProfile {
   double memory_read = 0;     // host memory, read by all workers
@@ -24,6 +32,8 @@ struct ComputeProfile {
   double device_to_host = 0;
   double device_memory = 0;  // read and written by copies within a device that has memory of its own
   std::map<DType, WeightSpeed> weights;
+  std::map<HeadShape, double> attention;  // half-precision KV that decode reads; 0: no room to measure it in
+  double call_s = 0;                      // seconds of an operation on hardly any data, of many that are enqueued
   // Bytes that the reads went over: a set that a cache holds reads faster than memory.
   uint64_t working_set = 0;
 };

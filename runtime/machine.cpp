@@ -78,11 +78,13 @@ class Measuring {
     // Measured over less than can be had now, reads may have come from a cache.
     const uint64_t set = measuring_set(device_, options_.most_bytes);
     if (known.working_set < set / 10 * 9) known = {};
-    const bool all = known.memory_read > 0 && std::all_of(options_.types.begin(), options_.types.end(),
-                                                          [&](DType type) { return known.weights.contains(type); });
+    const bool attends = options_.heads.heads == 0 || known.attention.contains(options_.heads);
+    const bool all = known.memory_read > 0 && attends &&
+                     std::all_of(options_.types.begin(), options_.types.end(),
+                                 [&](DType type) { return known.weights.contains(type); });
     if (!all && options_.measure) {
       begin();
-      const ComputeWishes wishes{options_.types, options_.threads, options_.most_bytes,
+      const ComputeWishes wishes{options_.types, options_.heads, options_.threads, options_.most_bytes,
                                  kComputeShare * options_.seconds};
       known = measure_compute(device_, wishes, std::move(known), say_);
       cache_.put(key, known);
@@ -155,6 +157,11 @@ WeightSpeed Machine::weight_speed(DType type) const {
       slowest.prefill_flops = speed.prefill_flops;
   }
   return slowest;
+}
+
+double Machine::attention_speed(const HeadShape& heads) const {
+  const auto found = compute.attention.find(heads);
+  return found == compute.attention.end() ? 0 : found->second;
 }
 
 Machine measure_machine(Device& device, const MachineOptions& options) { return Measuring(device, options).run(); }

@@ -19,6 +19,7 @@ struct MachineOptions {
   std::string model_path;                    // reads of its drive are measured on this file; empty: none
   std::string disk_folder;                   // writes of its drive are measured on an unnamed file in it; empty: none
   std::vector<DType> types = {DType::q4_0};  // weight types to measure
+  HeadShape heads;                           // attention to measure; none: not measured
   int threads = 0;                           // as the device was made
   // Memory that measuring may take: it is inside the process's budget like all else. Less than twice the last cache
   // level gives reads that are too fast; ComputeProfile::working_set says what was used.
@@ -45,6 +46,8 @@ struct Machine {
 
   // Of the type; where it was not measured, of the slowest one that was.
   WeightSpeed weight_speed(DType type) const;
+  // 0: not measured.
+  double attention_speed(const HeadShape& heads) const;
 };
 
 // From the cache, and what is not there by measuring. A cache that is broken, or another machine's, is measured over;

@@ -21,6 +21,7 @@ inline double seconds_now() {
 
 struct ComputeWishes {
   std::vector<DType> types;
+  HeadShape heads;  // of attention; none: not measured
   int threads = 0;
   uint64_t most_bytes = 0;
   double seconds = 1;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -24,6 +25,7 @@ constexpr uint64_t kMiB = 1 << 20;
 constexpr uint64_t kLeastBytes = 16 * kMiB;
 constexpr int64_t kChunkRows = 256;  // of a prefill
 constexpr int64_t kRowStep = 64;
+constexpr int64_t kCallWidth = 512;  // of an operation on hardly any data
 constexpr uint64_t kReadPieceBytes = 256 << 10;
 constexpr uint64_t kMostSet = 256 * kMiB;
 // Copies within the device between two waits of the host: each is soon done.
@@ -176,6 +178,45 @@ class ComputeMeter {
     return speed;
   }
 
+  // Of the smallest of a step's operations, enqueued one behind the other.
+  double call_seconds(double seconds) {
+    constexpr int kCalls = 64;
+    const View x = View::dense(x_.data(), DType::f32, 1, kCallWidth);
+    const View weight = View::dense(out_.data(), DType::f32, 1, kCallWidth);
+    return 1 / best_rate(seconds, [&](int) {
+             for (int i = 0; i < kCalls; ++i) device_.ops().norm(*compute_, x, weight, 1e-5f, x);
+             compute_->synchronize();
+             return static_cast<double>(kCalls);
+           });
+  }
+
+  // One query over spans that follow one another through the whole block: keys and values like those of a model.
+  double attention_speed(const HeadShape& heads, double seconds) {
+    const AttendShape shape{{DType::f16, heads.kv_heads, heads.head_dim}, heads.heads, 0.1f};
+    const uint64_t row = shape.format.row_of_pages_bytes();
+    const int64_t state = int64_t{heads.heads} * attn_state_floats(heads.head_dim);
+    const auto rows = static_cast<int64_t>(block_.bytes() / row);
+    const int64_t slots = std::min<int64_t>(rows / kPagesPerSpan, static_cast<int64_t>(out_.bytes() / 4) / state);
+    if (slots == 0 || static_cast<uint64_t>(heads.heads) * heads.head_dim * 4 > x_.bytes()) return 0;
+    fill_with_halves();
+    const View q = View::dense(x_.data(), DType::f32, 1, int64_t{heads.heads} * heads.head_dim);
+    const View states = View::dense(out_.data(), DType::f32, slots, state);
+    int64_t next = 0;
+    return best_rate(seconds, [&](int) {
+      std::vector<SpanTask> tasks(static_cast<size_t>(slots));
+      for (int64_t slot = 0; slot < slots; ++slot) {
+        SpanTask& task = tasks[static_cast<size_t>(slot)];
+        task.span.first_position = static_cast<int32_t>(slot * kSpanTokens);
+        task.span.tokens = kSpanTokens;
+        task.slot = static_cast<int32_t>(slot);
+        for (auto& page_row : task.span.rows) page_row = block_.data() + static_cast<uint64_t>(next++ % rows) * row;
+      }
+      device_.ops().attend(*compute_, q, shape, tasks, states);
+      compute_->synchronize();
+      return static_cast<double>(slots * kPagesPerSpan) * static_cast<double>(row);
+    });
+  }
+
   WeightSpeed matmul_speed(DType type, double seconds) {
     const int64_t rows = place_matrices(type);
     const View x = View::dense(x_.data(), DType::f32, kChunkRows, size_.width);
@@ -213,6 +254,20 @@ class ComputeMeter {
   }
 
  private:
+  // Small numbers of half precision everywhere in the block.
+  void fill_with_halves() {
+    std::mt19937_64 random(2);
+    std::array<uint16_t, 2048> halves;
+    std::generate(halves.begin(), halves.end(), [&] { return f32_to_f16(static_cast<float>(random() % 256) / 256); });
+    for (uint64_t at = 0; at < host_.bytes(); at += sizeof halves) {
+      std::memcpy(host_.data() + at, halves.data(), std::min<uint64_t>(sizeof halves, host_.bytes() - at));
+    }
+    for (uint64_t at = 0; at < block_.bytes(); at += host_.bytes()) {
+      copies_->copy(block_.data() + at, host_.data(), std::min(host_.bytes(), block_.bytes() - at));
+    }
+    copies_->synchronize();
+  }
+
   ModelShape shape() const {
     const int width = static_cast<int>(size_.width);
     return {.layers = 1,
@@ -281,7 +336,8 @@ ComputeProfile measure_compute(Device& device, const ComputeWishes& wishes, Comp
   std::vector<DType> types = wishes.types;
   std::erase_if(types, [&](DType type) { return known.weights.contains(type); });
   const bool memory = known.memory_read == 0;
-  if (types.empty() && !memory) return known;
+  const bool attention = wishes.heads.heads > 0 && !known.attention.contains(wishes.heads);
+  if (types.empty() && !memory && !attention) return known;
 
   const double begin = seconds_now();
   const uint64_t set = measuring_set(device, wishes.most_bytes);
@@ -295,6 +351,13 @@ ComputeProfile measure_compute(Device& device, const ComputeWishes& wishes, Comp
     say(fmt::format("memory: read at {}; copies at {} to the device, {} back{}", format_speed(known.memory_read),
                     format_speed(known.host_to_device), format_speed(known.device_to_host),
                     known.device_memory > 0 ? "; the device's own at " + format_speed(known.device_memory) : ""));
+  }
+  if (known.call_s == 0) known.call_s = meter.call_seconds(wishes.seconds / 32);
+  if (attention) {
+    const double speed = meter.attention_speed(wishes.heads, wishes.seconds / 12);
+    known.attention[wishes.heads] = speed;
+    say(fmt::format("attention of {} heads on {} of {}: {} of KV in decode", wishes.heads.heads, wishes.heads.kv_heads,
+                    wishes.heads.head_dim, format_speed(speed)));
   }
   for (size_t i = 0; i < types.size(); ++i) {
     const double left = begin + wishes.seconds - seconds_now();

@@ -53,21 +53,21 @@ class Predictor {
 
   Expected decode() const {
     Expected e;
-    uint64_t device_read = 0;
     Pass pass;
+    pass.resident_s = e.compute_s = (kCalls * (plan_.last_layer - plan_.first_layer) + 2) * limits_.call_s;
     for (size_t i = 0; i < plan_.units.size(); ++i) {
       const WeightUnit& unit = plan_.units[i];
-      add(pass, i, unit.weight_bytes / limits_.weight_bytes);
-      device_read += unit.weight_bytes;
+      add(pass, i, read_s(unit));
+      e.compute_s += read_s(unit);
       if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
       if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
     }
     const Experts experts = experts_of(1);
-    pass.resident_s += experts.read_bytes / limits_.weight_bytes;
-    device_read += static_cast<uint64_t>(experts.read_bytes);
+    pass.resident_s += experts.read_s;
+    e.compute_s += experts.read_s;
     e.disk_bytes += static_cast<uint64_t>(experts.disk_bytes);
     e.link_bytes += static_cast<uint64_t>(experts.link_bytes);
-    const double attention_s = static_cast<double>(kv_read_) / limits_.weight_bytes;
+    const double attention_s = static_cast<double>(kv_read_) / limits_.kv_speed();
     const uint64_t kv_disk = plan_.kv_layout.bytes(plan_.kv_disk_slots);
     const uint64_t kv_host = plan_.kv_layout.bytes(plan_.kv_host_slots);
     e.disk_bytes += kv_disk;
@@ -80,7 +80,7 @@ class Predictor {
     }
     e.disk_s = static_cast<double>(e.disk_bytes) / limits_.disk_read;
     e.link_s = static_cast<double>(e.link_bytes) / limits_.link;
-    e.compute_s += static_cast<double>(device_read) / limits_.weight_bytes + attention_s;
+    e.compute_s += attention_s;
 
     // KV moves on a lane of its own, in turn with the weights: both share the ways.
     const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
@@ -96,26 +96,45 @@ class Predictor {
     Pass pass;
     for (size_t i = 0; i < plan_.units.size(); ++i) {
       const WeightUnit& unit = plan_.units[i];
-      double parameters = 0;
-      for (const WeightSlice& slice : unit.slices) parameters += static_cast<double>(slice.rows) * slice.cols;
-      add(pass, i,
-          unit.stage == Stage::head ? unit.weight_bytes / limits_.weight_bytes
-                                    : 2 * parameters * plan_.chunk / limits_.prefill_flops);
+      add(pass, i, unit.stage == Stage::head ? read_s(unit) : multiply_s(unit, plan_.chunk));
     }
     const Experts experts = experts_of(plan_.chunk);
-    pass.resident_s += experts.flops / limits_.prefill_flops;
+    pass.resident_s += experts.multiply_s;
     // A layer's experts arrive while those before are multiplied.
     const double seconds = std::max(steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead), fetch_s(experts));
     const double tps = plan_.chunk / seconds;
-    // Both units work at once, on chunks that follow one another.
-    return before() != nullptr ? std::min(tps, before()->prefill_tps) : tps;
+    if (before() == nullptr) return tps;
+    // Both units work at once, on chunks that follow one another; but where the device is emulated, on the same cores.
+    const double other = before()->prefill_tps;
+    return plan_.emulated_link ? 1 / (1 / tps + 1 / other) : std::min(tps, other);
   }
 
  private:
+  // A layer's operations: norms, products, biases, rotation, attention, activation.
+  static constexpr int kCalls = 10;
+
+  // Seconds that one row takes of a unit, and many.
+  double read_s(const WeightUnit& unit) const {
+    double seconds = 0;
+    for (const WeightSlice& slice : unit.slices) {
+      seconds += static_cast<double>(slice.rows) * static_cast<double>(row_bytes(slice.dtype, slice.cols)) /
+                 limits_.decode_speed(slice.dtype);
+    }
+    return seconds;
+  }
+  double multiply_s(const WeightUnit& unit, double rows) const {
+    double seconds = 0;
+    for (const WeightSlice& slice : unit.slices) {
+      seconds += 2 * rows * static_cast<double>(slice.rows) * static_cast<double>(slice.cols) /
+                 limits_.prefill_speed(slice.dtype);
+    }
+    return seconds;
+  }
+
   // What `rows` rows read of the experts, and what of that has to be fetched, if any expert is as likely as another:
   // where some are more popular, the slots hold those.
   struct Experts {
-    double read_bytes = 0, flops = 0, disk_bytes = 0, link_bytes = 0;
+    double read_s = 0, multiply_s = 0, disk_bytes = 0, link_bytes = 0;
   };
   Experts experts_of(int rows) const {
     Experts sum;
@@ -127,12 +146,10 @@ class Predictor {
     const double from_disk = plan_.expert_tier == Tier::disk ? fetched * (1 - plan_.expert_host_slots / count) : 0;
     for (const WeightUnit& unit : plan_.expert_units) {
       const auto bytes = static_cast<double>(unit.bytes);
-      sum.read_bytes += read * static_cast<double>(unit.weight_bytes);
+      sum.read_s += read * read_s(unit);
       sum.disk_bytes += from_disk * bytes;
       sum.link_bytes += (fetched - from_disk) * bytes;
-      for (const WeightSlice& slice : unit.slices) {
-        sum.flops += 2 * chosen * rows * static_cast<double>(slice.rows) * static_cast<double>(slice.cols);
-      }
+      sum.multiply_s += multiply_s(unit, chosen * rows);
     }
     return sum;
   }

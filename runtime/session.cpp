@@ -121,14 +121,36 @@ std::unique_ptr<Device> cpu_beside(const Options& options, const ModelShape& sha
 
 namespace {
 
+// Of the matrices, the first layer's first: what most of a model's weights are.
+std::vector<DType> types_of(const ModelSpec& spec) {
+  std::vector<DType> types;
+  const auto add = [&](const auto& matrix) {
+    if (matrix.cols > 0 && std::find(types.begin(), types.end(), matrix.dtype) == types.end()) {
+      types.push_back(matrix.dtype);
+    }
+  };
+  for (const LayerTensors& layer : spec.layers) {
+    for (const TensorInfo* tensor :
+         {&layer.q, &layer.k, &layer.v, &layer.attn_out, &layer.gate, &layer.up, &layer.down}) {
+      add(*tensor);
+    }
+    for (const ExpertMatrix* stack : {&layer.expert_gate, &layer.expert_up, &layer.expert_down}) add(*stack);
+  }
+  add(spec.output);
+  return types;
+}
+
 // `budget`: of the memory that the unit computes from, where one was given.
 Limits measure_unit(const Model& model, const Options& options, Device& device, std::optional<uint64_t> budget,
                     const std::string& cache_file, const std::function<void(std::string_view line)>& progress) {
   const DType type = model.spec.layers.front().q.dtype;
+  const ModelShape& shape = model.spec.shape;
+  const HeadShape heads{shape.heads, shape.kv_heads, shape.head_dim};
   MachineOptions wanted;
   wanted.model_path = model.checkpoint.path();
   if (options.disk_bytes > 0) wanted.disk_folder = options.disk_directory;
-  wanted.types = {type};
+  wanted.types = types_of(model.spec);
+  wanted.heads = heads;
   wanted.threads = options.threads;
   // The reference is for checking: its speed is of no use, and takes long to measure.
   if (options.device == DeviceChoice::reference || device.emulated()) wanted.measure = false;
@@ -153,7 +175,10 @@ Limits measure_unit(const Model& model, const Options& options, Device& device, 
   return {.disk_read = machine.model_disk.read,
           .link = options.link_bytes_per_second > 0 ? options.link_bytes_per_second : machine.compute.host_to_device,
           .weight_bytes = speed.decode_bytes,
-          .prefill_flops = speed.prefill_flops};
+          .prefill_flops = speed.prefill_flops,
+          .types = machine.compute.weights,
+          .kv_bytes = machine.attention_speed(heads),
+          .call_s = machine.compute.call_s};
 }
 
 }  // namespace

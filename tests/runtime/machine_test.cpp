@@ -119,6 +119,25 @@ TEST_F(MachineTest, OnlyWhatIsMissingIsMeasured) {
   EXPECT_TRUE(measure().kept);
 }
 
+TEST_F(MachineTest, AttentionIsMeasuredForTheHeadsOfAModel) {
+  const Machine first = measure();
+  EXPECT_EQ(first.attention_speed({4, 2, 32}), 0);
+  options_.heads = {4, 2, 32};
+  const Machine second = measure();
+  EXPECT_FALSE(second.kept);
+  EXPECT_GT(second.attention_speed({4, 2, 32}), 0);
+  EXPECT_EQ(second.attention_speed({4, 4, 32}), 0);
+  EXPECT_GT(second.compute.call_s, 0);
+  EXPECT_EQ(second.compute.memory_read, first.compute.memory_read);
+  const Machine third = measure();
+  EXPECT_TRUE(third.kept);
+  EXPECT_EQ(to_json(third.compute), to_json(second.compute));
+  // Heads that no memory of the measurement holds: said to be unknown, once.
+  options_.heads = {1 << 20, 1 << 20, 256};
+  EXPECT_EQ(measure().attention_speed(options_.heads), 0);
+  EXPECT_TRUE(measure().kept);
+}
+
 TEST_F(MachineTest, BrokenAndForeignCachesAreMeasuredOver) {
   options_.model_path.clear();
   options_.disk_folder.clear();
