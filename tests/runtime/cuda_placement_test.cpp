@@ -36,7 +36,8 @@ constexpr int kCasesPerModel = 4;
 
 TinyModelOptions tiny(int i) {
   constexpr DType kTypes[] = {DType::q4_0, DType::q8_0, DType::f16, DType::q4_1, DType::q4_0};
-  return {.layers = 2 + i % 2,
+  constexpr int kLayers[] = {4, 3, 4, 3, 2};
+  return {.layers = kLayers[i],
           .hidden = 64,
           .heads = i >= 3 ? 2 : 4,
           .kv_heads = i == 1   ? 4
@@ -54,6 +55,7 @@ TinyModelOptions tiny(int i) {
 
 struct Case {
   Options options;
+  uint64_t beyond = 0;  // on the device, beyond the least that fits
   bool graphs = true;
   uint64_t order = 0;  // seed of the order in which streams run
 };
@@ -65,9 +67,10 @@ Case random_case(std::mt19937_64& random, int prompt, uint64_t weights, uint64_t
   Options& options = made.options;
   options.disk_directory = ::testing::TempDir();
   // A GPU's context is many times a tiny model: budgets count from there.
-  options.device_bytes = context + (random() % 4 == 0 ? share(weights + kv) : 0) + kLeastDevice;
+  options.device_bytes = context + kLeastDevice;
   options.host_bytes = kStaging + (random() % 3 == 0 ? 0 : share(random() % 2 == 0 ? kv / 2 : weights + kv));
   options.disk_bytes = random() % 4 == 0 ? share(kv) : 2 * kv;
+  made.beyond = random() % 2 == 0 ? share(weights + kv) : 0;
   options.lookahead = static_cast<int>(random() % 4);
   options.unit_bytes = 1 + random() % (64 << 10);
   options.context = prompt + kDecoded + static_cast<int>(random() % 300);
@@ -145,7 +148,7 @@ class CudaPlacement : public testing::Test {
       const bool divide = random() % 3 == 0;
       if (divide) one.options.device_layers = device_layers;
       const PlacedRun& wanted_run = divide ? expected_divided : expected;
-      const PlacedRun run = run_raised(model, *gpu_under_test(one.graphs), one.options, work);
+      const PlacedRun run = run_raised(model, *gpu_under_test(one.graphs), one.options, work, one.beyond);
       cover(run.covered);
       if (!testing_a_gpu()) counts_["layers replayed as graphs"] += emulation::host_calls().graphs > 0;
       ASSERT_EQ(std::memcmp(run.logits.data(), wanted_run.logits.data(), run.logits.size() * sizeof(float)), 0)
@@ -185,14 +188,23 @@ TEST_F(CudaPlacement, NeverChangesTheLogits) {
 }
 
 TEST_F(CudaPlacement, NeverChangesTheLogitsOfPackedKv) {
-  TinyModelOptions wide = tiny(2);
+  // Layers enough that their KV is more than the ring it would come through: then some of it leaves the device.
+  TinyModelOptions deep = tiny(2);
+  deep.layers = 6;
+  deep.heads = 2;
+  deep.kv_heads = 1;
+  deep.ffn = 32;
+  deep.vocab = 320;
+  deep.name = "cuda_placement_packed";
+  TinyModelOptions wide = deep;
   wide.head_dim = 80;
-  wide.name = "cuda_placement_packed";
+  wide.name = "cuda_placement_packed_wide";
   for (const KvCodec codec : {KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCodec::kivi2}) {
     if (kSanitized && codec != KvCodec::q8 && codec != KvCodec::kivi2) continue;
-    run_cases(codec == KvCodec::q8 ? wide : tiny(2), kShortPrompt, (kCasesPerModel + 1) / 2, codec);
+    const TinyModelOptions& model = codec == KvCodec::kivi2 ? tiny(2) : codec == KvCodec::q4 ? deep : wide;
+    run_cases(model, kShortPrompt, (kCasesPerModel + 1) / 2, codec);
   }
-  if (!kSanitized) run_cases(tiny(0), kLongPrompt, (kCasesPerModel + 1) / 2, KvCodec::kivi4);
+  if (!kSanitized) run_cases(tiny(1), kLongPrompt, 1, KvCodec::kivi4);
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
   EXPECT_GE(counts_["KV on host"], kCasesPerModel / 2);
   EXPECT_GE(counts_["a layer's KV in two tiers"], kCasesPerModel / 2);

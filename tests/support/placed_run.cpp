@@ -63,13 +63,13 @@ std::unique_ptr<Device> cpu_for(const Options& options) {
 
 // What the refusal names; by little, beside what the device has taken anyway.
 void raise_budgets(Options& options, const std::string& refusal, const Device& device) {
-  constexpr uint64_t kHostStep = 64 << 10, kLeastStep = 16 << 10;
+  constexpr uint64_t kHostStep = 64 << 10, kLeastStep = 4 << 10;
   const bool host_short = refusal.find("--host-mem is") != std::string::npos;
   const bool device_short = refusal.find("--device-mem is") != std::string::npos;
   if (options.host_bytes && (host_short || !device_short)) options.host_bytes = *options.host_bytes + kHostStep;
   if (device_short || !host_short) {
     const uint64_t ours = *options.device_bytes - std::min(*options.device_bytes, device.overhead_bytes());
-    options.device_bytes = *options.device_bytes + std::max(ours / 16, kLeastStep);
+    options.device_bytes = *options.device_bytes + std::max(ours / 64, kLeastStep);
   }
 }
 
@@ -129,9 +129,11 @@ PlacedRun run_placed(const Model& model, Device& device, const Options& options,
   return run(engine, work);
 }
 
-PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work) {
+PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work, uint64_t beyond) {
   const std::unique_ptr<Device> cpu = cpu_for(options);
-  Engine engine = raised_engine(model, options, device, cpu.get());
+  raised_plan(model, options, device, cpu.get());
+  options.device_bytes = *options.device_bytes + beyond;
+  Engine engine = engine_for_test(model, options, device, cpu.get());
   return run(engine, work);
 }
 

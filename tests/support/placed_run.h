@@ -55,7 +55,7 @@ struct PlacedWork {
 
 // Layers beyond Options::device_layers are computed by a CPU device of two threads.
 PlacedRun run_placed(const Model& model, Device& device, const Options& options, const PlacedWork& work);
-// With budgets raised as by raised_plan. What was planned must then do.
-PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work);
+// With budgets raised as by raised_plan, and then by `beyond` bytes on the device. What was planned must then do.
+PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work, uint64_t beyond = 0);
 
 }  // namespace spillway
