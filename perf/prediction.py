@@ -45,8 +45,9 @@ def settings(plan, context):
 
 
 def measured(spillway, flags, wanted):
-    rows = common.rows_of(common.run([spillway, "bench", *flags, *wanted, "-r", 2, "-o", "json"])[0])
-    return max(rows[-1]["samples_ts"])
+    """The median of three: no run's luck."""
+    rows = common.rows_of(common.run([spillway, "bench", *flags, *wanted, "-r", 3, "-o", "json"])[0])
+    return common.median(rows[-1]["samples_ts"])
 
 
 def main():
@@ -74,7 +75,7 @@ def main():
             expected = plan(flags)["expected"]
             decode = measured(args.spillway, flags, ["-p", 0, "-n", STEPS, "-d", context - 2 * STEPS])
             prefill = measured(args.spillway, flags, ["-p", 512, "-n", 0])
-            rows.append({"model": name, "setting": setting, "flags": [str(flag) for flag in flags[2:]],
+            rows.append({"model": name, "context": context, "setting": setting, "flags": [str(flag) for flag in flags[2:]],
                          "bound": expected["bound"],
                          "decode": {"expected": expected["decode_tps"], "measured": decode},
                          "prefill": {"expected": expected["prefill_tps"], "measured": prefill}})
