@@ -10,6 +10,7 @@
 #include "memory/kv/layout.h"
 #include "runtime/free_disk.h"
 #include "runtime/kv_sizes.h"
+#include "runtime/measure_layers.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
@@ -154,11 +155,12 @@ Limits measure_unit(const Model& model, const Options& options, Device& device, 
   wanted.threads = options.threads;
   // The reference is for checking: its speed is of no use, and takes long to measure.
   if (options.device == DeviceChoice::reference || device.emulated()) wanted.measure = false;
+  uint64_t left = UINT64_MAX;
   if (budget && !options.only_planned) {
     // Inside the budget like all else; several buffers of that size may be alive at once.
     const uint64_t taken =
         device.host_addressable() ? process_memory().resident + kProcessMargin : device.overhead_bytes();
-    const uint64_t left = *budget > taken ? *budget - taken : 0;
+    left = *budget > taken ? *budget - taken : 0;
     wanted.most_bytes = std::min(wanted.most_bytes, left / 3);
     if (wanted.measure && wanted.most_bytes < kLeastToMeasure) {
       wanted.measure = false;
@@ -172,13 +174,22 @@ Limits measure_unit(const Model& model, const Options& options, Device& device, 
   wanted.progress = progress;
   const Machine machine = measure_machine(device, wanted);
   const WeightSpeed speed = machine.weight_speed(type);
-  return {.disk_read = machine.model_disk.read,
-          .link = options.link_bytes_per_second > 0 ? options.link_bytes_per_second : machine.compute.host_to_device,
-          .weight_bytes = speed.decode_bytes,
-          .prefill_flops = speed.prefill_flops,
-          .types = machine.compute.weights,
-          .kv_bytes = machine.attention_speed(heads),
-          .call_s = machine.compute.call_s};
+  Limits limits{
+      .disk_read = machine.model_disk.read,
+      .link = options.link_bytes_per_second > 0 ? options.link_bytes_per_second : machine.compute.host_to_device,
+      .weight_bytes = speed.decode_bytes,
+      .prefill_flops = speed.prefill_flops,
+      .types = machine.compute.weights,
+      .kv_bytes = machine.attention_speed(heads),
+      .call_s = machine.compute.call_s};
+  const auto times = layer_times(model, options, device, machine,
+                                 {.most_bytes = left,
+                                  .cache_file = cache_file,
+                                  .measure = wanted.measure,
+                                  .refresh = wanted.refresh,
+                                  .progress = progress});
+  if (times) calibrate(limits, model.spec, model.checkpoint, *times);
+  return limits;
 }
 
 }  // namespace
@@ -194,7 +205,8 @@ SessionLimits measure_session(const Model& model, const Options& options, const 
   return limits;
 }
 
-Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits) {
+Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits,
+                  const PlanFile* given) {
   const Device& device = *chosen.device;
   const int workers = device.workers() + (chosen.cpu ? chosen.cpu->workers() : 0);
   const uint64_t process =
@@ -212,14 +224,15 @@ Plan plan_session(const Model& model, Options& options, const ChosenDevice& chos
   if (options.context <= 0) options.context = model.spec.shape.context;
   std::optional<HostUnit> host;
   if (chosen.cpu) host.emplace(HostUnit{*chosen.cpu, chosen.cpu->ops(), limits.cpu});
-  Plan plan = make_plan({.options = options,
-                         .spec = model.spec,
-                         .checkpoint = model.checkpoint,
-                         .device = device,
-                         .ops = chosen.device->ops(),
-                         .limits = limits.device,
-                         .process_bytes = process,
-                         .host = host ? &*host : nullptr});
+  const PlanInput input{.options = options,
+                        .spec = model.spec,
+                        .checkpoint = model.checkpoint,
+                        .device = device,
+                        .ops = chosen.device->ops(),
+                        .limits = limits.device,
+                        .process_bytes = process + options.process_room,
+                        .host = host ? &*host : nullptr};
+  Plan plan = given != nullptr ? given->plan(input) : make_plan(input);
   check_memory(plan, device);
   check_disk(plan, options.disk_directory);
   return plan;
@@ -316,6 +329,7 @@ std::string describe_plan(const Plan& plan) {
       "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a token)\n",
       plan.emulated_link ? " (emulated link)" : "", e.decode_tps, e.prefill_tps, e.bound, 1e3 * e.disk_s,
       1e3 * e.link_s, 1e3 * e.compute_s);
+  for (const std::string& reason : plan.reasons) table += "chosen: " + reason + "\n";
   return table;
 }
 
