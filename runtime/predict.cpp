@@ -186,6 +186,7 @@ class Predictor {
     }
     const Costs::Experts experts = costs_.experts(plan_, spec_.shape, plan_.chunk);
     pass.resident_s += limits_.chunk_scale * experts.multiply_s;
+    if (plan_.head) pass.resident_s += limits_.head_scale * costs_.head_calls_s();
     // A layer's experts arrive while those before are multiplied.
     const double seconds = std::max(steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead), fetch_s(experts));
     const double tps = plan_.chunk / seconds;
