@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "memory/kv/layout.h"
+#include "prefetch/kv_feed.h"
 #include "prefetch/schedule.h"
 #include "runtime/simulate.h"
 #include "runtime/weight_units.h"
@@ -107,24 +109,26 @@ class Costs {
   const Limits& limits_;
 };
 
-// KV that a decode step at full context reads, and what of it has to be fetched.
+// KV that a decode step at full context reads, and what of it has to be fetched, in bytes.
 struct KvBytes {
   double read = 0, from_host = 0, from_disk = 0;
+  std::vector<double> fetched;  // of each layer
 };
 
 KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
   const KvLayout& layout = plan.kv_layout;
   const int rows = page_rows(plan.context);
   KvBytes sum{.read = static_cast<double>(layout.bytes(layout.slots_of(rows)))};
-  double outside = 0, fetched = 0;  // bytes
+  double outside = 0, fetched = 0;
   for (int layer = 0; layer < layout.layers; ++layer) {
     const int window = spec.layers[static_cast<size_t>(layer)].window;
-    const int seen = window > 0 ? std::min(rows, page_rows(window) + 1) : rows;
     const auto row_bytes = static_cast<double>(layout.row_bytes(layout.packs(layer)));
-    sum.read -= (rows - seen) * row_bytes;
-    // The oldest rows leave the device, and those that a window has passed do not come back.
+    if (window > 0) sum.read -= std::max(0, rows - page_rows(window)) * row_bytes;
+    // The oldest rows leave the device; spans that a window has passed do not come back: half of one is not seen.
+    const int wanted = window > 0 ? std::min(rows, page_rows(window) + kPagesPerSpan / 2) : rows;
     outside += std::max(0, rows - plan.kv_device_rows_per_layer) * row_bytes;
-    fetched += std::max(0, seen - plan.kv_device_rows_per_layer) * row_bytes;
+    sum.fetched.push_back(std::max(0, wanted - plan.kv_device_rows_per_layer) * row_bytes);
+    fetched += sum.fetched.back();
   }
   const double share = outside > 0 ? fetched / outside : 0;
   sum.from_host = share * static_cast<double>(layout.bytes(plan.kv_host_slots));
@@ -168,7 +172,8 @@ class Predictor {
 
     // KV moves on a lane of its own, in turn with the weights: both share the ways.
     const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
-    const double step = std::max({weights_s + attention_s + fetch_s(experts), e.disk_s, e.link_s});
+    const double kv_s = kv_seconds(kv, weights_s, attention_s);
+    const double step = std::max({weights_s + attention_s + fetch_s(experts), kv_s, e.disk_s, e.link_s});
     const double most = std::max({e.compute_s, e.disk_s, e.link_s});
     e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
     e.decode_tps = 1.0 / step;
@@ -207,6 +212,33 @@ class Predictor {
                costs_.layer_calls_s(plan_.last_layer - plan_.first_layer, plan_.units.size() - heads) +
            (plan_.head ? limits_.head_scale * costs_.head_calls_s() : 0);
   }
+  // Of a step whose KV comes group by group through a ring of its own, between what layers compute.
+  double kv_seconds(const KvBytes& kv, double weights_s, double attention_s) const {
+    const double all = std::accumulate(kv.fetched.begin(), kv.fetched.end(), 0.0);
+    if (all <= 0) return 0;
+    const double disk_s = kv.from_disk / limits_.disk_read;
+    const double link_s = (kv.from_host + (plan_.staged ? kv.from_disk : 0)) / limits_.link;
+    const double per_byte = std::max(disk_s, link_s) / all;
+    const auto layers = static_cast<double>(kv.fetched.size());
+    Pass pass;
+    for (size_t layer = 0; layer < kv.fetched.size(); ++layer) {
+      const double bytes = kv.fetched[layer];
+      if (bytes > 0) {
+        const uint64_t row = plan_.kv_layout.row_bytes(plan_.kv_layout.packs(static_cast<int>(layer)));
+        const uint64_t span = std::min(kPagesPerSpan, page_rows(plan_.context)) * row;
+        const uint64_t most = std::max<uint64_t>(plan_.kv_ring_bytes / KvFeed::kGroupsInRing / span, 1) * span;
+        const double groups = std::ceil(bytes / static_cast<double>(most));
+        for (double group = 0; group < groups; ++group) {
+          pass.stops.push_back({static_cast<uint64_t>(bytes / groups), per_byte * bytes / groups,
+                                kv.from_disk > 0 ? limits_.disk_latency_s : 0, attention_s / layers / groups});
+        }
+      }
+      const double rest_s = weights_s / layers + (bytes > 0 ? 0 : attention_s / layers);
+      (pass.stops.empty() ? pass.resident_s : pass.stops.back().compute_s) += rest_s;
+    }
+    return steady_seconds(pass, plan_.kv_ring_bytes, plan_.lookahead);
+  }
+
   double fetch_s(const Costs::Experts& experts) const {
     const double over_link = experts.link_bytes + (plan_.staged ? experts.disk_bytes : 0);
     return std::max(experts.disk_bytes / limits_.disk_read, over_link / limits_.link);
