@@ -79,7 +79,9 @@ std::optional<HeadShape> heads_of(const std::string& name) {
   return read == 3 && used == static_cast<int>(name.size()) ? std::optional(shape) : std::nullopt;
 }
 
-json to_json(const Conditions& conditions) { return {{"others", conditions.others}, {"tries", conditions.tries}}; }
+json to_json(const Conditions& conditions) {
+  return {{"others", conditions.others}, {"tries", static_cast<unsigned>(conditions.tries)}};
+}
 
 Conditions conditions_of(Fields& fields) {
   const json* found = fields.object("conditions");
@@ -163,8 +165,12 @@ json to_json(const DiskProfile& profile) {
 }
 
 json to_json(const LayerTimes& times) {
-  return {{"layers", times.layers}, {"chunk", times.chunk},     {"decode_s", times.decode_s},
-          {"head_s", times.head_s}, {"chunk_s", times.chunk_s}, {"conditions", to_json(times.conditions)}};
+  return {{"layers", static_cast<unsigned>(times.layers)},
+          {"chunk", static_cast<unsigned>(times.chunk)},
+          {"decode_s", times.decode_s},
+          {"head_s", times.head_s},
+          {"chunk_s", times.chunk_s},
+          {"conditions", to_json(times.conditions)}};
 }
 
 std::optional<ComputeProfile> compute_profile_from(const json& from) {

@@ -218,36 +218,36 @@ std::string ring_reason(const Plan& plan, const Plan& ample) {
                      plan.expected.decode_tps, ample.expected.decode_tps);
 }
 
+// Of one share of KV, the fastest ring.
+std::optional<Plan> best_ring(const PlanInput& input, const PlanSizes& sizes, KvShare share) {
+  // A deep ring bears a drive that stutters, which no prediction knows of.
+  constexpr double kWorthIt = 1.03;
+  std::optional<Plan> ample = Planner(input, sizes, {.kv = share}).run();
+  if (!ample || ample->expected.bound.empty() || !ample->streams_weights()) return ample;
+  Plan best = *ample;
+  for (const int depth : kRingDepths) {
+    improve(best, Planner(input, sizes, {.kv = share, .ring_units = depth}).run(), kWorthIt);
+  }
+  if (best.weight_ring_bytes != ample->weight_ring_bytes) best.reasons.push_back(ring_reason(best, *ample));
+  return best;
+}
+
 // The fastest by simulation of those that fit; where the machine's limits are not known, the first.
 std::optional<Plan> best_plan(const PlanInput& input, Room room) {
   // Speed is predicted at full context, the worst for KV that streams: until then it moves less. So a little is no
   // reason.
-  constexpr double kKvWorthIt = 1.1;
-  // A deep ring bears a drive that stutters, which no prediction knows of.
-  constexpr double kRingWorthIt = 1.03;
+  constexpr double kWorthIt = 1.08;
   const PlanSizes sizes(input, room);
-  const auto plan = [&](const Candidate& candidate) { return Planner(input, sizes, candidate).run(); };
-  std::optional<Plan> best = plan({});
-  Candidate chosen;
+  std::optional<Plan> best = best_ring(input, sizes, KvShare::half);
   for (const KvShare share : {KvShare::least, KvShare::most}) {
-    if (best && (resident(*best) || best->expected.bound.empty())) return best;
-    std::optional<Plan> other = plan({.kv = share});
+    if (best && (resident(*best) || best->expected.bound.empty())) break;
+    std::optional<Plan> other = best_ring(input, sizes, share);
     if (!best) {
       best = std::move(other);
-      chosen.kv = share;
-    } else if (const double before = best->expected.decode_tps; improve(*best, std::move(other), kKvWorthIt)) {
-      chosen.kv = share;
-      best->reasons = {kv_reason(*best, before)};
+    } else if (const double before = best->expected.decode_tps; improve(*best, std::move(other), kWorthIt)) {
+      best->reasons.push_back(kv_reason(*best, before));
     }
   }
-  if (!best || best->expected.bound.empty() || !best->streams_weights()) return best;
-  const Plan ample = *best;
-  for (const int depth : kRingDepths) {
-    improve(*best, plan({.kv = chosen.kv, .ring_units = depth}), kRingWorthIt);
-  }
-  if (best->weight_ring_bytes == ample.weight_ring_bytes) return best;
-  best->reasons = ample.reasons;
-  best->reasons.push_back(ring_reason(*best, ample));
   return best;
 }
 
