@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/selection_flags.h"
 #include "runtime/options.h"
 #include "runtime/sampler.h"
 
@@ -22,6 +23,7 @@ struct RunFlags {
   std::string isa = "auto";
   std::string kv_type = "fp16";
   std::string gpu_layers = "auto";
+  SelectionFlags selection;
   double link_gbps = 0;
   int verbosity = 0;
   bool stats = false;

@@ -21,12 +21,16 @@ KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLan
         return start(item, place, std::move(after));
       }) {}
 
-void KvFeed::begin_pass(SequenceId sequence) {
-  if (sequence == sequence_ && version_ == cache_.version() && !planned_.empty()) return;
+void KvFeed::begin_pass(SequenceId sequence, bool chooses) {
+  const bool same = sequence == sequence_ && chooses == chooses_ && version_ == cache_.version();
+  if (same && !planned_.empty()) return;
   end();
   sequence_ = sequence;
+  chooses_ = chooses;
   version_ = cache_.version();
-  for (int layer = 0; layer < cache_.layout().layers; ++layer) plan_layer(sequence, layer);
+  for (int layer = 0; layer < cache_.layout().layers; ++layer) {
+    if (!chooses || !cache_.layout().chooses(layer)) plan_layer(sequence, layer);
+  }
 }
 
 // The span of the oldest position that the pass's first query sees: later ones see less far back.

@@ -30,9 +30,9 @@ class KvFeed {
   KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane,
          std::vector<int> windows);
 
-  // A pass of `sequence` over all layers follows. May be called ahead, when the pass before has settled its last layer:
-  // its first fetches then run while that pass ends.
-  void begin_pass(SequenceId sequence);
+  // A pass of `sequence` over all layers follows, in which layers that choose are read by their ChosenFeed, or not. May
+  // be called ahead, when the pass before has settled its last layer: its first fetches then run while that pass ends.
+  void begin_pass(SequenceId sequence, bool chooses);
   // The layer's groups in position order, up to `tokens` positions; each released before the next is taken. Layers in
   // order.
   int groups(int layer) const;
@@ -65,6 +65,7 @@ class KvFeed {
   uint64_t group_bytes_;  // at most, of rows outside the device
   RingFeed feed_;
   SequenceId sequence_ = -1;
+  bool chooses_ = false;
   uint64_t version_ = 0;
   std::deque<PlannedGroup> planned_;  // groups not taken yet
   uint32_t first_item_ = 0;           // number of planned_.front()

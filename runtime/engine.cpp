@@ -155,7 +155,8 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
                           .choice = rows.choice,
                           .next_logit_rows = end < total      ? rows_wanted(end)
                                              : decode_follows ? 1
-                                                              : PassInput::kNoPass};
+                                                              : PassInput::kNoPass,
+                          .next_decodes = end == total};
     run(input, [&](int first, View logits) {
       const View here = on_host(logits);
       end_step();
@@ -246,6 +247,14 @@ std::string Engine::disk_report() const {
 }
 
 DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }
+
+ChosenCounts Engine::chosen_counts() const {
+  ChosenCounts sum;
+  for (const auto& unit : parts_->units) {
+    if (unit->chosen_feed) sum += unit->chosen_feed->counts();
+  }
+  return sum;
+}
 
 ExpertCounts Engine::expert_counts(bool prompt) const {
   ExpertCounts sum;

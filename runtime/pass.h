@@ -14,6 +14,7 @@
 #include "prefetch/expert_feed.h"
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
+#include "runtime/rehearsal.h"
 #include "runtime/rotation.h"
 #include "runtime/vectors.h"
 #include "runtime/workspace.h"
@@ -30,6 +31,7 @@ struct PassParts {
   ExpertFeed* experts;  // null where there are none
   KvCache& kv;
   KvFeed& kv_feed;
+  Rehearsal* rehearsal;  // null where decode steps read all of the KV
   const Workspace& workspace;
   const ModelVectors& vectors;
   int context;                       // positions planned for
@@ -62,6 +64,7 @@ struct PassInput {
   // expected.
   int next_logit_rows = kNoPass;
   static constexpr int kNoPass = -1;
+  bool next_decodes = true;  // that pass
 };
 
 class Pass {
@@ -93,7 +96,12 @@ class Pass {
   void mix_experts(int layer, bool decode);
   void run_experts(int layer, const ExpertRoutes& routes, std::span<const ExpertFeed::Here> here);
   std::span<const int> choice(const ExpertRoutes& routes);
+  void foretell(int layer, const PassInput& input, int tokens);
   void append(int layer, const PassInput& input, int rows);
+  View angles(int layer, int rows) const;
+  bool chooses(bool decode, int tokens) const;
+  int attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens);
+  void attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void pack(int layer);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);

@@ -4,6 +4,7 @@
 
 #include "kernels/check.h"
 #include "runtime/planner.h"
+#include "runtime/selection_workspace.h"
 #include "runtime/vectors.h"
 #include "runtime/weight_units.h"
 #include "runtime/workspace.h"
@@ -67,6 +68,7 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
   chunk = std::min(prompt_chunk, context);
   kv.context_rows = page_rows(context);
   kv.chunk_rows = page_rows(chunk);
+  size_selection();
   logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, chunk);
   // Many rows of logits are a convenience: they may take an eighth of the budget.
   while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
@@ -78,6 +80,14 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
   host_logit_bytes = in_.device.host_addressable() ? 0 : align_up(logits, kDiskAlign);
 }
 
+void PlanSizes::size_selection() {
+  selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew, context, kv.rows_per_layer());
+  spilled_selection = selection;
+  add_hot_set(spilled_selection, kv.layout, context, staged ? 0 : staging.bytes());
+  kv.beside_bytes =
+      spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
+}
+
 // On a CPU the process's own memory is the device's; staging stands in the host tier where there is one.
 uint64_t PlanSizes::process_in(Tier tier) const {
   if (in_.device.host_addressable()) return tier == Tier::device ? in_.process_bytes : 0;
@@ -85,13 +95,15 @@ uint64_t PlanSizes::process_in(Tier tier) const {
 }
 
 uint64_t PlanSizes::device_fixed() const {
-  return process_in(Tier::device) + workspace_bytes + small_bytes +
-         (in_.device.host_addressable() ? host_input_bytes : 0);
+  return process_in(Tier::device) + workspace_bytes + small_bytes + selection.fixed() +
+         (in_.device.host_addressable() ? host_input_bytes + selection.host_bytes : 0);
 }
 
 uint64_t PlanSizes::host_fixed() const {
   return process_in(Tier::host) + staging_bytes() +
-         (in_.device.host_addressable() ? 0 : host_input_bytes + host_logit_bytes);
+         (in_.device.host_addressable()
+              ? 0
+              : host_input_bytes + host_logit_bytes + selection.host_bytes + spilled_selection.lookup);
 }
 
 uint64_t PlanSizes::least_device(uint64_t host_budget, uint64_t disk_budget) const {

@@ -219,7 +219,8 @@ Plan plan_session(const Model& model, Options& options, const ChosenDevice& chos
                          .ops = chosen.device->ops(),
                          .limits = limits.device,
                          .process_bytes = process,
-                         .host = host ? &*host : nullptr});
+                         .host = host ? &*host : nullptr,
+                         .skew = model.skew.get()});
   check_memory(plan, device);
   check_disk(plan, options.disk_directory);
   return plan;
