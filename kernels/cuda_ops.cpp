@@ -223,6 +223,21 @@ class CudaOps final : public Ops {
           {.states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0, .out = out, .codes = codes});
   }
 
+  void partial_keys(Stream&, const KvFormat&, const PartialKeyFormat&, const PartialKeyBasis&,
+                    std::span<const PartialKeyRun>) override {
+    throw Error(ErrorKind::usage, "no selection on a GPU yet");
+  }
+  void score_keys(Stream&, View, const AttendShape&, const PartialKeyFormat&, const PartialKeyBasis&,
+                  std::span<const std::byte* const>, int, int, View, View) override {
+    throw Error(ErrorKind::usage, "no selection on a GPU yet");
+  }
+  void choose_granules(Stream&, View, const GranuleChoice&, View) override {
+    throw Error(ErrorKind::usage, "no selection on a GPU yet");
+  }
+  void attend_selected(Stream&, View, const AttendShape&, const SelectedKv&, View) override {
+    throw Error(ErrorKind::usage, "no selection on a GPU yet");
+  }
+
   void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
     activate(stream, {.kind = kind, .gate = gate, .up = up, .out = out});
   }

@@ -51,6 +51,10 @@ void CudaDeviceStream::copy_few(void* destination, const void* source, uint64_t 
   enqueue_bytes("copy", bytes, context_.table().put, destination, source, bytes);
 }
 
+void CudaDeviceStream::gather(std::span<const GatherRun> runs) {
+  for (const GatherRun& run : runs) copy(run.to, run.from, run.bytes);
+}
+
 CudaDeviceStream* CudaDeviceStream::sibling(const Event& event) const {
   auto* other = dynamic_cast<CudaDeviceStream*>(event.timeline);
   return other != nullptr && &other->context_ == &context_ ? other : nullptr;

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,6 +58,7 @@ class CudaDeviceStream final : public Stream {
   const std::string& name() const override { return name_; }
   void copy(void* destination, const void* source, uint64_t bytes) override;
   void copy_few(void* destination, const void* source, uint64_t bytes) override;
+  void gather(std::span<const GatherRun> runs) override;
   void wait_for(const Event& event) override;
   bool orders(const Event& event) const override;
   Event record() override;

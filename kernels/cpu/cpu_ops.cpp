@@ -11,6 +11,9 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/pack_page.h"
+#include "kernels/reference/attention.h"
+#include "kernels/reference/selection.h"
+#include "kernels/selection_checks.h"
 #include "kernels/super_blocks.h"
 
 namespace spillway {
@@ -247,6 +250,41 @@ class CpuOps final : public Ops {
         const float* first = task.count > 0 ? states.f32(task.first_slot) + head * attn_state_floats(d) : nullptr;
         kernels_.merge(first, states.stride, task.count, d, out.f32(task.row) + head * d);
       });
+    });
+  }
+
+  void partial_keys(Stream& stream, const KvFormat& kv, const PartialKeyFormat& format, const PartialKeyBasis& basis,
+                    std::span<const PartialKeyRun> runs) override {
+    check_partial_keys(kv, format, basis, runs);
+    enqueue(stream, "partial_keys", [=, copy = std::vector(runs.begin(), runs.end())] {
+      for (const PartialKeyRun& run : copy) reference::partial_keys(kv, format, basis, run);
+    });
+  }
+
+  void score_keys(Stream& stream, View q, const AttendShape& shape, const PartialKeyFormat& format,
+                  const PartialKeyBasis& basis, std::span<const std::byte* const> rows, int tokens, int granule_tokens,
+                  View scores, View weights) override {
+    check_score_keys({q, shape, format, basis, rows, tokens, granule_tokens, scores, weights});
+    enqueue(stream, "score_keys", [=, copy = std::vector(rows.begin(), rows.end())] {
+      reference::score_keys(q.f32(), shape, format, basis, copy, tokens, granule_tokens, weights);
+    });
+  }
+
+  void choose_granules(Stream& stream, View weights, const GranuleChoice& choice, View ids) override {
+    check_choose_granules(weights, choice, ids);
+    enqueue(stream, "choose_granules", [=] {
+      for (int64_t head = 0; head < ids.rows; head++) {
+        reference::choose_granules(weights.f32(head), choice, reinterpret_cast<int32_t*>(ids.row(head)));
+      }
+    });
+  }
+
+  void attend_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View states) override {
+    check_attend_selected(q, shape, kv, states);
+    enqueue(stream, "attend_selected", [=] {
+      for (int i = 0; i < kv.states(); i++) {
+        reference::attend_granules(shape, q.f32(), kv, i * kv.granules_per_state(), states.f32(i));
+      }
     });
   }
 
