@@ -179,10 +179,8 @@ struct CopyLane::State {
   // Where there is no link none is counted.
   void copy_pieces(Stream& stream, std::span<const LinkMove> moves, Cause cause) {
     uint64_t bytes = 0;
-    for (const LinkMove& move : moves) {
-      stream.copy(move.to, move.from, move.bytes);
-      bytes += move.bytes;
-    }
+    for (const LinkMove& move : moves) bytes += move.bytes;
+    stream.gather(moves);
     if (!direct()) traffic.add(Link::host_to_device, cause, bytes);
   }
 

@@ -33,11 +33,7 @@ struct DiskMove {
 };
 
 // Between host and device memory.
-struct LinkMove {
-  std::byte* to = nullptr;
-  const std::byte* from = nullptr;
-  uint64_t bytes = 0;
-};
+using LinkMove = GatherRun;
 
 struct Moves {
   std::vector<DiskMove> disk;
