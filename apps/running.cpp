@@ -195,6 +195,24 @@ void Running::load(Plan plan) {
   progress.finish();
 }
 
+CalibrateHooks Running::calibrate_hooks() {
+  CalibrateHooks hooks;
+  hooks.said = [](std::string_view line) { say(std::string(line)); };
+  hooks.on_prefill = [this](uint64_t done, uint64_t total) {
+    stop_if_interrupted();
+    if (!prefill_progress_) prefill_progress_ = progress("calibrate", total);
+    prefill_progress_->update(done);
+    if (done == total) prefill_progress_.reset();
+  };
+  return hooks;
+}
+
+CalibrationReport Running::calibrate(const CalibrationText& text, const CalibrateOptions& options,
+                                     const std::string& path) {
+  say(device_.said);
+  return spillway::calibrate({model_, options_, device_, limits_, text}, options, path, calibrate_hooks());
+}
+
 std::unique_ptr<Progress> Running::progress(const std::string& label, uint64_t total) const {
   return std::make_unique<Progress>(ProgressOutput::standard_error(flags_.no_color), label, total, ProgressUnit::items,
                                     "tokens");

@@ -76,9 +76,12 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   const LayerVectors& v = p_.vectors.layers[layer];
   const int rows = static_cast<int>(x_.rows);
+  const int number = p_.first_layer + layer;
+  if (input.observer) count_observed(input.observer->attention_input(p_.compute, number, x_));
   norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
   add_bias(q_, v.q_bias);
+  if (input.observer) count_observed(input.observer->queries(p_.compute, number, q_));
   add_bias(k_, v.k_bias);
   add_bias(v_, v.v_bias);
   norm_heads(q_, v.q_norm);
@@ -246,11 +249,28 @@ void Pass::append(int layer, const PassInput& input, int rows) {
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
   const KvFormat format = p_.kv.layout().format_of(layer);
-  if (rotations_.empty()) return p_.ops.append(p_.compute, k_, v_, format, growth.runs);
-  const View& tables = p_.workspace.rope;
-  const int64_t table = tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope;
-  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, tables.slice_rows(table, rows)}, format,
-                       growth.runs);
+  View table;
+  if (!rotations_.empty()) {
+    const View& tables = p_.workspace.rope;
+    table = tables.slice_rows(tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope, rows);
+  }
+  if (input.observer) rotate_observed(layer, *input.observer, table);
+  if (rotations_.empty() || input.observer) return p_.ops.append(p_.compute, k_, v_, format, growth.runs);
+  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, table}, format, growth.runs);
+}
+
+// Apart from the append, which leaves keys in any state.
+void Pass::rotate_observed(int layer, PassObserver& observer, View table) {
+  const ModelShape& shape = p_.spec.shape;
+  if (table.rows > 0) {
+    p_.ops.rotate(p_.compute, q_, shape.head_dim, shape.rotation, table);
+    p_.ops.rotate(p_.compute, k_, shape.head_dim, shape.rotation, table);
+  }
+  count_observed(observer.rotated(p_.compute, p_.first_layer + layer, q_, k_));
+}
+
+void Pass::count_observed(uint64_t bytes) {
+  if (p_.far) p_.traffic.add(Link::device_to_host, Cause::activations, bytes);
 }
 
 // Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
