@@ -113,7 +113,7 @@ void RunFlags::add(CLI::App& command, Runs runs) {
       ->check(within(0, kMostContext))
       ->capture_default_str()
       ->group(running);
-  selection.add(command);
+  if (runs != Runs::prompts) selection.add(command);
   add_option(
       command, "--gpu-layers,--ngl", gpu_layers,
       "Layers that the device computes, the last ones (-ngl); the CPU computes the others in host memory: a number, "

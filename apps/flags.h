@@ -13,8 +13,8 @@
 
 namespace spillway {
 
-// What a command does with the model: one that runs nothing has nothing to trace.
-enum class Runs : uint8_t { nothing, model };
+// What a command does with the model: one that runs nothing has nothing to trace, and prompts read all of the KV.
+enum class Runs : uint8_t { nothing, prompts, model };
 
 // Shared by all commands that run a model, or plan it.
 struct RunFlags {

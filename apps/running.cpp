@@ -144,9 +144,30 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
                   flags.size() == 1 ? "changes" : "change"));
 }
 
+// The skew of the model: the one that is kept, or one made now, for as many positions as will be served. Beyond what it
+// was made for, only whole keys choose well.
+void Running::prepare_rehearsal(int positions, bool at_least) {
+  if (options_.selection.selector != KvSelector::rehearsal || model_.skew) return;
+  const Plan fits = plan(positions, at_least);  // or is refused, before anything long begins
+  const CalibrationText text = own_calibration_text();
+  const CalibrateOptions wanted{.context = fits.context, .ahead = options_.selection.ahead};
+  Options prompts = options_;
+  prompts.selection = {};
+  model_.skew = std::make_unique<Skew>(load_or_calibrate({model_, prompts, device_, limits_, text}, wanted,
+                                                         xdg_of_this_user().cache(), calibrate_hooks()));
+  KvSelection& selection = options_.selection;
+  if (model_.skew->context >= fits.context || selection.rank > 0) return;
+  selection.rank = model_.spec.shape.head_dim;
+  selection.key_bits = 4;
+  say(fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of the context: partial keys are "
+                  "whole keys in 4 bits (--rank {})",
+                  model_.skew->context, fits.context, selection.rank));
+}
+
 Engine& Running::start(int positions, bool at_least) {
   const double begin = now();
   if (!flags_.trace.empty()) Trace::start(flags_.trace);  // its memory is the process's when that is planned
+  prepare_rehearsal(positions, at_least);
   Plan plan = this->plan(positions, at_least);
   say(device_.said);
   say(describe_placement(plan));
@@ -193,6 +214,24 @@ void Running::load(Plan plan) {
                                        progress.update(done);
                                      });
   progress.finish();
+}
+
+CalibrateHooks Running::calibrate_hooks() {
+  CalibrateHooks hooks;
+  hooks.said = [](std::string_view line) { say(std::string(line)); };
+  hooks.on_prefill = [this](uint64_t done, uint64_t total) {
+    stop_if_interrupted();
+    if (!prefill_progress_) prefill_progress_ = progress("calibrate", total);
+    prefill_progress_->update(done);
+    if (done == total) prefill_progress_.reset();
+  };
+  return hooks;
+}
+
+CalibrationReport Running::calibrate(const CalibrationText& text, const CalibrateOptions& options,
+                                     const std::string& path) {
+  say(device_.said);
+  return spillway::calibrate({model_, options_, device_, limits_, text}, options, path, calibrate_hooks());
 }
 
 std::unique_ptr<Progress> Running::progress(const std::string& label, uint64_t total) const {

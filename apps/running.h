@@ -9,6 +9,7 @@
 
 #include "apps/flags.h"
 #include "apps/progress.h"
+#include "runtime/calibrate.h"
 #include "runtime/generate.h"
 #include "runtime/metrics.h"
 #include "runtime/session.h"
@@ -43,6 +44,9 @@ class Running {
   // Plans, says what runs where, reserves and loads.
   Engine& start(int positions, bool at_least = false);
 
+  // Makes a skew of the model at `path` (runtime/calibrate.h), with its own plan and engine.
+  CalibrationReport calibrate(const CalibrationText& text, const CalibrateOptions& options, const std::string& path);
+
   std::unique_ptr<Progress> progress(const std::string& label, uint64_t total) const;
   GenerateHooks hooks();
   // generate() in a new sequence. An error of the model names its file.
@@ -59,6 +63,8 @@ class Running {
   void report_stats(const PhaseCost& prefill, const PhaseCost& decode) const;
 
  private:
+  CalibrateHooks calibrate_hooks();
+  void prepare_rehearsal(int positions, bool at_least);
   // Throws Error(fit).
   Plan planned(int context, int chunk) const;
   std::optional<Plan> if_it_fits(int context, int chunk) const;

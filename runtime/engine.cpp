@@ -156,7 +156,8 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
                           .next_logit_rows = end < total      ? rows_wanted(end)
                                              : decode_follows ? 1
                                                               : PassInput::kNoPass,
-                          .next_decodes = end == total};
+                          .next_decodes = end == total,
+                          .observer = observer_};
     run(input, [&](int first, View logits) {
       const View here = on_host(logits);
       end_step();
@@ -183,7 +184,8 @@ std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool a
                         .decode = true,
                         .logit_rows = 1,
                         .choice = choice,
-                        .next_logit_rows = another ? 1 : PassInput::kNoPass};
+                        .next_logit_rows = another ? 1 : PassInput::kNoPass,
+                        .observer = observer_};
   run(input, [&](int, View logits) { row = {on_host(logits).f32(), static_cast<size_t>(logits.cols)}; });
   end_step();
   return row;

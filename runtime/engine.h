@@ -48,6 +48,8 @@ class Engine {
   // shared or has left the device, it goes as a whole.
   int truncate_sequence(SequenceId sequence, int tokens);
   int tokens(SequenceId sequence) const;
+  // Sees the passes from now on; null: nobody does.
+  void set_observer(PassObserver* observer) { observer_ = observer; }
 
   // The last so many rows of logits of a call, whole or as `choice` says.
   struct LogitRows {
@@ -93,6 +95,7 @@ class Engine {
 
   Plan plan_;
   Traffic traffic_;
+  PassObserver* observer_ = nullptr;
   std::unique_ptr<Parts> parts_;
 };
 

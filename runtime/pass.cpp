@@ -85,9 +85,12 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const int tokens = first_position + rows;
   const int foretold = chooses(input.decode, tokens) ? p_.rehearsal->foretold_by(layer) : -1;
   if (foretold >= 0) foretell(foretold, input, tokens);
+  const int number = p_.first_layer + layer;
+  if (input.observer) count_observed(input.observer->attention_input(p_.compute, number, x_));
   norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, h_);
   project(Stage::qkv, layer, h_, {q_, k_, v_}, false);
   add_bias(q_, v.q_bias);
+  if (input.observer) count_observed(input.observer->queries(p_.compute, number, q_));
   add_bias(k_, v.k_bias);
   add_bias(v_, v.v_bias);
   norm_heads(q_, v.q_norm);
@@ -278,10 +281,12 @@ void Pass::append(int layer, const PassInput& input, int rows) {
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
   const KvFormat format = p_.kv.layout().format_of(layer);
-  if (rotations_.empty()) {
+  const View table = rotations_.empty() ? View{} : angles(layer, rows);
+  if (input.observer) rotate_observed(layer, *input.observer, table);
+  if (rotations_.empty() || input.observer) {
     p_.ops.append(p_.compute, k_, v_, format, growth.runs);
   } else {
-    p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, angles(layer, rows)}, format, growth.runs);
+    p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, table}, format, growth.runs);
   }
   if (p_.rehearsal != nullptr && p_.rehearsal->chooses_in(layer)) p_.rehearsal->keep_keys(layer, growth);
 }
@@ -290,6 +295,20 @@ void Pass::append(int layer, const PassInput& input, int rows) {
 View Pass::angles(int layer, int rows) const {
   const View& tables = p_.workspace.rope;
   return tables.slice_rows(tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope, rows);
+}
+
+// Apart from the append, which leaves keys in any state.
+void Pass::rotate_observed(int layer, PassObserver& observer, View table) {
+  const ModelShape& shape = p_.spec.shape;
+  if (table.rows > 0) {
+    p_.ops.rotate(p_.compute, q_, shape.head_dim, shape.rotation, table);
+    p_.ops.rotate(p_.compute, k_, shape.head_dim, shape.rotation, table);
+  }
+  count_observed(observer.rotated(p_.compute, p_.first_layer + layer, q_, k_));
+}
+
+void Pass::count_observed(uint64_t bytes) {
+  if (p_.far) p_.traffic.add(Link::device_to_host, Cause::activations, bytes);
 }
 
 // Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
