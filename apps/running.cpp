@@ -291,6 +291,7 @@ Metrics Running::metrics() const {
   metrics.process_peak = process_memory().peak;
   metrics.prefill_experts = engine_->expert_counts(true);
   metrics.decode_experts = engine_->expert_counts(false);
+  metrics.chosen = engine_->chosen_counts();
   return metrics;
 }
 

@@ -105,6 +105,17 @@ std::string experts_text(const char* phase, const ExpertCounts& counts) {
   return text + "\n";
 }
 
+// What decode steps have read of the KV, and where it was.
+std::string chosen_text(const ChosenCounts& counts) {
+  if (counts.granules == 0) return {};
+  const auto percent = [](uint64_t part, uint64_t whole) {
+    return 100.0 * static_cast<double>(part) / static_cast<double>(std::max<uint64_t>(whole, 1));
+  };
+  return fmt::format("chosen   {:.1f}% of the tokens; {:.1f}% of that was on the device, {:.1f}% of the rest in the hot set\n",
+                     percent(counts.tokens, counts.tokens_seen), percent(counts.in_place, counts.granules),
+                     percent(counts.hits, counts.granules - counts.in_place));
+}
+
 std::string peaks_text(const Metrics& metrics) {
   std::string text;
   for (int t = 0; t < kTiers; ++t) {
@@ -174,13 +185,17 @@ nlohmann::json metrics_json(const Metrics& metrics) {
        {std::pair("prefill", metrics.prefill_experts), std::pair("decode", metrics.decode_experts)}) {
     json["experts"][phase] = {{"asked", counts.asked}, {"on_device", counts.on_device}, {"on_host", counts.on_host}};
   }
+  const ChosenCounts& chosen = metrics.chosen;
+  json["selection"] = {{"tokens_read", chosen.tokens}, {"tokens_seen", chosen.tokens_seen},
+                       {"granules", chosen.granules},  {"in_place", chosen.in_place},
+                       {"hits", chosen.hits},          {"fetched", chosen.granules - chosen.in_place - chosen.hits}};
   for (int i = 0; i < kTiers; ++i) json["peak"][kTierNames[i]] = metrics.peak[i];
   return json;
 }
 
 std::string metrics_text(const Metrics& metrics, const LinkPeaks& peaks) {
   return times_text(metrics) + experts_text("prefill", metrics.prefill_experts) +
-         experts_text("decode", metrics.decode_experts) + links_text(metrics, peaks) + peaks_text(metrics);
+         experts_text("decode", metrics.decode_experts) + chosen_text(metrics.chosen) + links_text(metrics, peaks) + peaks_text(metrics);
 }
 
 }  // namespace spillway
