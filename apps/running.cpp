@@ -159,7 +159,8 @@ void Running::prepare_rehearsal(int positions, bool at_least) {
   if (model_.skew->context >= fits.context || selection.rank > 0) return;
   selection.rank = model_.spec.shape.head_dim;
   selection.key_bits = 4;
-  say(fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of the context: partial keys are "
+  say(
+      fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of the context: partial keys are "
                   "whole keys in 4 bits (--rank {})",
                   model_.skew->context, fits.context, selection.rank));
 }
@@ -292,6 +293,7 @@ Metrics Running::metrics() const {
   metrics.prefill_experts = engine_->expert_counts(true);
   metrics.decode_experts = engine_->expert_counts(false);
   metrics.chosen = engine_->chosen_counts();
+  metrics.missed = engine_->missed_mass();
   return metrics;
 }
 

@@ -75,6 +75,10 @@ void SelectionFlags::add(CLI::App& command) {
   of_selection(add_option(command, "--hot-set", hot_set,
                           "KV that the device keeps of what was chosen before, in terms of what is chosen at once"))
       ->check(within(1, 1000));
+  of_selection(add_option(command, "--check-every", check_every,
+                          "In every so many-th step one layer, in turn, reads all of its KV too, to see what share of "
+                          "the attention the choice misses; 0: never"))
+      ->check(within(0, kMostTokens));
   with_twin(command.add_flag("--exact", exact, "Refuse whatever changes the answer: packed KV, KV that is not read"))
       ->group(group);
 }
@@ -104,6 +108,7 @@ void SelectionFlags::resolve(Options& options) const {
   selection.whole_layers = first_layers == "full" ? KvSelection{}.whole_layers : 0;
   selection.ahead = ahead;
   selection.hot_slots = hot_set;
+  selection.check_every = check_every;
 }
 
 }  // namespace spillway

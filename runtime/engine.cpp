@@ -258,6 +258,16 @@ ChosenCounts Engine::chosen_counts() const {
   return sum;
 }
 
+MissedMass Engine::missed_mass() const {
+  MissedMass all;
+  for (const auto& unit : parts_->units) {
+    if (!unit->rehearsal) continue;
+    all.sum += unit->rehearsal->missed().sum;
+    all.heads += unit->rehearsal->missed().heads;
+  }
+  return all;
+}
+
 ExpertCounts Engine::expert_counts(bool prompt) const {
   ExpertCounts sum;
   for (const auto& unit : parts_->units) {

@@ -85,6 +85,8 @@ class Engine {
   ExpertCounts expert_counts(bool prompt) const;
   // What decode steps have chosen of the KV, and where it was; of all units together.
   ChosenCounts chosen_counts() const;
+  // Where that was checked (KvSelection::check_every, only_check).
+  MissedMass missed_mass() const;
 
  private:
   struct Parts;

@@ -42,6 +42,17 @@ std::vector<bool> choosing_layers(const KvSelection& selection, const ModelSpec&
   return layers;
 }
 
+int checked_layer(const KvSelection& selection, const std::vector<bool>& choosing, int tokens) {
+  if (selection.check_every == 0 || tokens % selection.check_every != 0) return -1;
+  const auto count = std::count(choosing.begin(), choosing.end(), true);
+  if (count == 0) return -1;
+  auto turn = tokens / selection.check_every % count;
+  for (size_t layer = 0; layer < choosing.size(); ++layer) {
+    if (choosing[layer] && turn-- == 0) return static_cast<int>(layer);
+  }
+  return -1;
+}
+
 PartialKeyFormat partial_key_format(const KvSelection& selection, const ModelShape& shape) {
   if (selection.selector == KvSelector::oracle) return {shape.kv_heads, shape.head_dim, 16};
   const int half = static_cast<int>(align_down(shape.head_dim / 2, 8));

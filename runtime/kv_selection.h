@@ -19,14 +19,19 @@ inline constexpr const char* kKvSelectorNames[] = {"all", "rehearsal", "oracle"}
 
 struct KvSelection {
   KvSelector selector = KvSelector::all;
-  int tokens = 0;           // to attend to; 0: `share` of those there are
-  double share = 0.1;       // but at least kLeastTokens
-  int rank = 0;             // of partial keys; 0: half of the head
-  int key_bits = 4;         // of their numbers
-  int granule_tokens = 4;   // chosen and fetched together
-  int whole_layers = 2;     // the model's first layers, whose KV is read whole
-  int ahead = 1;            // layers between the input that foretells a query and the query
-  double hot_slots = 2;     // granules that the device keeps, in terms of those chosen
+  int tokens = 0;          // to attend to; 0: `share` of those there are
+  double share = 0.1;      // but at least kLeastTokens
+  int rank = 0;            // of partial keys; 0: half of the head
+  int key_bits = 4;        // of their numbers
+  int granule_tokens = 4;  // chosen and fetched together
+  int whole_layers = 2;    // the model's first layers, whose KV is read whole
+  int ahead = 1;           // layers between the input that foretells a query and the query
+  double hot_slots = 2;    // granules that the device keeps, in terms of those chosen
+  // > 0: in every so many-th step one of the choosing layers, in turn, reads everything too, to see what share of the
+  // attention its choice misses. That changes no answer.
+  int check_every = 0;
+  // Every layer reads everything, in every step, and answers by that; what it would have chosen is only looked at.
+  bool only_check = false;
 
   bool on() const { return selector != KvSelector::all; }
 };
@@ -46,6 +51,9 @@ int most_granules(const KvSelection& selection, int context);
 // Of each layer of the model, or of a stretch of it, whether its decode steps choose: not where a window bounds what is
 // read anyhow.
 std::vector<bool> choosing_layers(const KvSelection& selection, const ModelSpec& spec);
+
+// Of the layers that choose, the one that reads everything too in a decode step over `tokens` positions; below 0: none.
+int checked_layer(const KvSelection& selection, const std::vector<bool>& choosing, int tokens);
 
 // A layer whose query nothing foretells chooses when it has the true one: the first ones of a stretch.
 constexpr bool foretold(const KvSelection& selection, int layer) {

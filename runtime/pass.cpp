@@ -13,6 +13,7 @@ namespace {
 
 // The oldest position that the query of a decode step sees, the last of `tokens`.
 int first_seen(int window, int tokens) { return window == 0 ? 0 : std::max(0, tokens - window); }
+int span_count(int tokens) { return (tokens + kSpanTokens - 1) / kSpanTokens; }
 
 }  // namespace
 
@@ -45,7 +46,7 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   const bool another = input.next_logit_rows != PassInput::kNoPass;
   p_.weight_feed.begin_pass(head_sweeps(input.logit_rows),
                             another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
-  p_.kv_feed.begin_pass(input.sequence, chooses(input.decode, first_position + rows));
+  p_.kv_feed.begin_pass(input.sequence, reading(input.decode, first_position + rows));
   next_unit_ = 0;
   next_expert_ = 0;
   made_for_matmul_ = false;
@@ -54,7 +55,7 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   if (from.free != nullptr) take_over(from);
   blocks(input, first_position);
   p_.kv.advance(input.sequence, rows);
-  if (another) p_.kv_feed.begin_pass(input.sequence, chooses(input.next_decodes, first_position + rows + 1));
+  if (another) p_.kv_feed.begin_pass(input.sequence, reading(input.next_decodes, first_position + rows + 1));
   if (!p_.spec.has_head()) return {x_, p_.compute.record(), &x_free_};
   head(input, rows, on_logits);
   return {};
@@ -110,6 +111,10 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
 
 bool Pass::chooses(bool decode, int tokens) const {
   return p_.rehearsal != nullptr && decode && p_.rehearsal->chooses(tokens);
+}
+
+KvReading Pass::reading(bool decode, int tokens) const {
+  return chooses(decode, tokens) ? p_.rehearsal->reading(tokens) : KvReading{};
 }
 
 // The query of a later layer, from this one's input: by it that layer chooses among the KV while this one computes.
@@ -323,11 +328,8 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   if (chooses(input.decode, tokens) && p_.rehearsal->chooses_in(layer)) {
     merges.push_back({0, 0, attend_chosen(layer, input, attend, tokens)});
   } else {
-    attend_spans(layer, input, attend, first_position);
-    if (input.decode) {
-      const int first_span = first_seen(attend.window, tokens) / kSpanTokens;
-      merges.push_back({0, first_span, (tokens + kSpanTokens - 1) / kSpanTokens - first_span});
-    }
+    const int first = attend_spans(layer, input, attend, first_position);
+    if (input.decode) merges.push_back({0, first, span_count(tokens) - first});
     for (int row = 0; !input.decode && row < rows; ++row) merges.push_back({row, row, 1});
   }
   pack(layer);
@@ -337,18 +339,32 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
 }
 
 // Reads what the layer has chosen; where no earlier layer could foretell its query, it chooses now. Returns the number
-// of states.
+// of states. To check what is missing everything is read too, and the last of the two readings is the answer.
 int Pass::attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens) {
   Rehearsal& r = *p_.rehearsal;
   if (!r.is_foretold(layer)) {
     r.choose(layer, input.sequence, q_, tokens, tokens);
     r.fetch(layer, input.sequence, tokens);
   }
-  return r.attend(layer, input.sequence, q_, shape, p_.workspace.states, tokens);
+  const bool checks = r.checks(layer, tokens);
+  int states = 0;
+  const auto read = [&](bool all) {
+    if (all) {
+      attend_spans(layer, input, shape, tokens - 1);
+      states = span_count(tokens);
+    } else {
+      states = r.attend(layer, input.sequence, q_, shape, p_.workspace.states, tokens);
+    }
+    if (checks) r.look_at(p_.workspace.states.slice_rows(0, states), all);
+  };
+  if (checks) read(!r.answers_by_all());
+  read(r.answers_by_all());
+  if (checks) r.count_missed();
+  return states;
 }
 
-// Reads everything that the queries see, as it arrives.
-void Pass::attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position) {
+// Reads everything that the queries see, as it arrives. Returns the first span of a decode step.
+int Pass::attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position) {
   const int rows = static_cast<int>(q_.rows);
   const int tokens = first_position + rows;
   const int first = first_seen(shape.window, tokens);
@@ -374,6 +390,7 @@ void Pass::attend_spans(int layer, const PassInput& input, const AttendShape& sh
     fresh = false;
     if (group.lease.moves()) group.lease.release(p_.compute.record());
   }
+  return first / kSpanTokens;
 }
 
 // Pages that this pass has filled, and read as they were written: before any byte of them leaves the device.

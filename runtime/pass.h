@@ -114,8 +114,9 @@ class Pass {
   void append(int layer, const PassInput& input, int rows);
   View angles(int layer, int rows) const;
   bool chooses(bool decode, int tokens) const;
+  KvReading reading(bool decode, int tokens) const;
   int attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens);
-  void attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position);
+  int attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position);
   void rotate_observed(int layer, PassObserver& observer, View table);
   void count_observed(uint64_t bytes);
   void attend(int layer, const PassInput& input, int first_position, int rows);

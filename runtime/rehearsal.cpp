@@ -1,6 +1,8 @@
 #include "runtime/rehearsal.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "kernels/check.h"
 
@@ -26,7 +28,7 @@ Rehearsal::Rehearsal(const RehearsalParts& parts) : p_(parts), track_(Trace::tra
   const KvFormat& format = layout.format;
   const int rank = layout.chosen.partial.rank;
   SelectionWorkspace::cut(parts.spec, layout, parts.plan.most, parts.context, parts.workspace.data(), &workspace_);
-  host_ = SelectionHost::of(layout, parts.plan.wishes, parts.plan.most, parts.host.data());
+  host_ = SelectionHost::of(parts.spec, parts.plan.wishes, parts.plan.most, parts.context, parts.host.data());
   chosen_.resize(static_cast<size_t>(host_.choices));
   queries_.resize(static_cast<size_t>(layout.layers));
   basis_.resize(static_cast<size_t>(layout.layers));
@@ -99,6 +101,16 @@ bool Rehearsal::chooses(int tokens) const {
   return choice.count < choice.granules;
 }
 
+KvReading Rehearsal::reading(int tokens) const {
+  if (!chooses(tokens)) return {};
+  const KvSelection& wishes = p_.plan.wishes;
+  return {true, checked_layer(wishes, p_.kv.layout().chosen.layers, tokens), wishes.only_check};
+}
+
+bool Rehearsal::checks(int layer, int tokens) const {
+  return p_.plan.wishes.only_check || layer == reading(tokens).checked_layer;
+}
+
 int Rehearsal::foretold_by(int layer) const {
   const int other = layer + p_.plan.wishes.ahead;
   return other < p_.kv.layout().layers && is_foretold(other) && chooses_in(other) ? other : -1;
@@ -144,8 +156,8 @@ void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tok
   const int size = layout.chosen.granule_tokens;
   // The new token's own granule, where it is not scored, is among the newest, which no weight decides.
   const View weights = View::dense(workspace_.weights.data, DType::f32, layout.format.kv_heads, choice.granules);
-  const View scores = View::dense(workspace_.scores.data, DType::f32, p_.spec.shape.heads,
-                                  score_columns(layout.chosen.partial, keys));
+  const View scores =
+      View::dense(workspace_.scores.data, DType::f32, p_.spec.shape.heads, score_columns(layout.chosen.partial, keys));
   p_.ops.score_keys(p_.compute, q, shape_of(layer), layout.chosen.partial, basis_[layer], rows_, keys, size, scores,
                     weights.slice_cols(0, (keys + size - 1) / size));
   const View ids = View::dense(workspace_.ids.data, DType::i32, layout.format.kv_heads, choice.count);
@@ -180,6 +192,37 @@ int Rehearsal::attend(int layer, SequenceId sequence, View q, const AttendShape&
   const SelectedKv chosen{workspace_.places, count, p_.kv.layout().chosen.granule_tokens};
   p_.ops.attend_selected(p_.compute, q, shape, chosen, states.slice_rows(0, chosen.states()));
   return chosen.states();
+}
+
+void Rehearsal::look_at(View states, bool all) {
+  const uint64_t bytes = static_cast<uint64_t>(states.rows) * states.stride;
+  SPILLWAY_CHECK(bytes <= host_.states);
+  seen_[all ? 1 : 0] = states.rows;
+  p_.compute.copy(host_.states_of(all), states.data, bytes);
+  if (p_.far) p_.traffic.add(Link::device_to_host, Cause::kv_check, bytes);
+}
+
+// Logarithms of the sums of exponentials of all scores, and of those of the chosen tokens, from the parts of each.
+void Rehearsal::count_missed() {
+  p_.compute.record().wait();
+  const ModelShape& shape = p_.spec.shape;
+  const int floats = attn_state_floats(shape.head_dim);
+  const auto log_sum = [&](bool all, int head) {
+    const auto* states = reinterpret_cast<const float*>(host_.states_of(all)) + head * floats + shape.head_dim;
+    const int64_t rows = seen_[all ? 1 : 0], stride = int64_t{shape.heads} * floats;
+    double most = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (int64_t row = 0; row < rows; ++row) most = std::max(most, static_cast<double>(states[row * stride]));
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* state = states + row * stride;
+      if (state[1] > 0) sum += state[1] * std::exp(state[0] - most);
+    }
+    return most + std::log(sum);
+  };
+  for (int head = 0; head < shape.heads; ++head) {
+    const double missed = -std::expm1(log_sum(false, head) - log_sum(true, head));
+    missed_.sum += std::clamp(missed, 0.0, 1.0);
+    ++missed_.heads;
+  }
 }
 
 }  // namespace spillway

@@ -14,6 +14,7 @@
 #include "memory/kv/cache.h"
 #include "memory/tier.h"
 #include "prefetch/chosen_feed.h"
+#include "prefetch/kv_feed.h"
 #include "runtime/plan.h"
 #include "runtime/selection_workspace.h"
 #include "runtime/skew.h"
@@ -35,6 +36,14 @@ struct RehearsalParts {
   bool far = false;  // where the device's memory is not the host's
 };
 
+// Of query heads at which everything was read beside what was chosen: the softmax mass that the choice has missed.
+struct MissedMass {
+  double sum = 0;
+  uint64_t heads = 0;
+
+  double mean() const { return heads == 0 ? 0 : sum / static_cast<double>(heads); }
+};
+
 class Rehearsal {
  public:
   explicit Rehearsal(const RehearsalParts& parts);
@@ -44,6 +53,7 @@ class Rehearsal {
 
   // Whether a decode step over `tokens` positions, its own among them, chooses; and in which layers.
   bool chooses(int tokens) const;
+  KvReading reading(int tokens) const;
   bool chooses_in(int layer) const { return p_.kv.layout().chooses(layer); }
   // The layer whose query the input of `layer` foretells; none: below 0.
   int foretold_by(int layer) const;
@@ -68,6 +78,14 @@ class Rehearsal {
   // The states of what was chosen; returns how many.
   int attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens);
 
+  // Whether a layer that chooses reads everything too in that step, and which of the two it answers by.
+  bool checks(int layer, int tokens) const;
+  bool answers_by_all() const { return p_.plan.wishes.only_check; }
+  // The states of everything, or of what was chosen, as they are now; and, when both are there, what is missing.
+  void look_at(View states, bool all);
+  void count_missed();
+  const MissedMass& missed() const { return missed_; }
+
  private:
   struct Query {
     View matrix, bias;
@@ -78,12 +96,14 @@ class Rehearsal {
   RehearsalParts p_;
   SelectionWorkspace workspace_;
   SelectionHost host_;
-  std::vector<Query> queries_;           // [layers]
-  std::vector<PartialKeyBasis> basis_;   // [layers]
-  std::vector<Event> chosen_;            // of choices on their way
+  std::vector<Query> queries_;          // [layers]
+  std::vector<PartialKeyBasis> basis_;  // [layers]
+  std::vector<Event> chosen_;           // of choices on their way
   Event table_free_[SelectionHost::kTables];
   int table_ = 0;
-  std::vector<const std::byte*> rows_;   // of the layer in turn
+  int64_t seen_[2] = {};  // rows of states looked at: of what was chosen, of everything
+  MissedMass missed_;
+  std::vector<const std::byte*> rows_;  // of the layer in turn
   std::vector<PartialKeyRun> runs_;
   std::vector<GatherRun> heads_;
   Trace::Track track_;

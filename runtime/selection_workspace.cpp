@@ -31,16 +31,22 @@ uint64_t SelectionWorkspace::cut(const ModelSpec& spec, const KvLayout& layout, 
   return used;
 }
 
-SelectionHost SelectionHost::of(const KvLayout& layout, const KvSelection& selection, int most, std::byte* memory) {
-  return {.choices = selection.ahead + 1,
-          .list = static_cast<uint64_t>(layout.format.kv_heads) * most,
-          .memory = memory};
+SelectionHost SelectionHost::of(const ModelSpec& spec, const KvSelection& selection, int most, int context,
+                                std::byte* memory) {
+  const ModelShape& shape = spec.shape;
+  SelectionHost host{
+      .choices = selection.ahead + 1, .list = static_cast<uint64_t>(shape.kv_heads) * most, .memory = memory};
+  if (selection.check_every == 0 && !selection.only_check) return host;
+  const int64_t spans = (context + kSpanTokens - 1) / kSpanTokens;
+  host.states = align_up(row_bytes(DType::f32, spans * shape.heads * attn_state_floats(shape.head_dim)), 64);
+  return host;
 }
 
 TensorInfo query_matrix(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer) {
   if (!foretold(selection, layer)) return {};
   const LayerTensors& tensors = spec.layers[layer];
-  if (skew != nullptr && skew->layers[tensors.from_start].matrix.cols > 0) return skew->layers[tensors.from_start].matrix;
+  if (skew != nullptr && skew->layers[tensors.from_start].matrix.cols > 0)
+    return skew->layers[tensors.from_start].matrix;
   return tensors.q;
 }
 
@@ -48,7 +54,8 @@ int direction_sets(const KvLayout& layout, const Skew* skew) { return skew == nu
 
 uint64_t direction_bytes(const KvLayout& layout) {
   const KvFormat& format = layout.format;
-  const uint64_t floats = static_cast<uint64_t>(format.kv_heads) * format.head_dim * (2 * layout.chosen.partial.rank + 1);
+  const uint64_t floats =
+      static_cast<uint64_t>(format.kv_heads) * format.head_dim * (2 * layout.chosen.partial.rank + 1);
   return align_up(floats * sizeof(float), 64);
 }
 
@@ -69,7 +76,7 @@ SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection
   plan.query_matrices = align_up(plan.query_matrices, kDiskAlign);
   plan.directions = align_up(static_cast<uint64_t>(direction_sets(layout, skew)) * direction_bytes(layout), kDiskAlign);
   plan.workspace = align_up(SelectionWorkspace::cut(spec, layout, plan.most, context, nullptr, nullptr), kDiskAlign);
-  plan.host_bytes = align_up(SelectionHost::of(layout, selection, plan.most, nullptr).bytes(), kDiskAlign);
+  plan.host_bytes = align_up(SelectionHost::of(spec, selection, plan.most, context, nullptr).bytes(), kDiskAlign);
   return plan;
 }
 
