@@ -31,7 +31,8 @@ uint64_t ample_piece(uint64_t host_budget) {
 PlanSizes::PlanSizes(const PlanInput& input, Room room)
     : kv{.layout = kv_layout(input.spec, input.options), .sequences = input.options.sequences},
       in_(input),
-      room_(room) {
+      room_(room),
+      choosing_(kv.layout.chosen) {
   const Options& options = in_.options;
   // Layers that pack have slots of both kinds.
   const int64_t layers = std::max(kv.layout.layers + kv.layout.packed_layers(), 1);
@@ -81,11 +82,12 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
 }
 
 void PlanSizes::size_selection() {
+  kv.layout.chosen = choosing_;
   selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew, context, kv.rows_per_layer());
+  if (!selection.on()) kv.layout.chosen = {};  // nor is anything kept beside the pages
   spilled_selection = selection;
   add_hot_set(spilled_selection, kv.layout, context, staged ? 0 : staging.bytes());
-  kv.beside_bytes =
-      spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
+  kv.beside_bytes = spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
 }
 
 // On a CPU the process's own memory is the device's; staging stands in the host tier where there is one.
@@ -94,9 +96,13 @@ uint64_t PlanSizes::process_in(Tier tier) const {
   return tier == Tier::device ? in_.device.overhead_bytes() : tier == Tier::host ? in_.process_bytes : 0;
 }
 
+uint64_t PlanSizes::selection_on_device() const {
+  return selection.fixed() + (in_.device.host_addressable() ? selection.host_bytes : 0);
+}
+
 uint64_t PlanSizes::device_fixed() const {
-  return process_in(Tier::device) + workspace_bytes + small_bytes + selection.fixed() +
-         (in_.device.host_addressable() ? host_input_bytes + selection.host_bytes : 0);
+  return process_in(Tier::device) + workspace_bytes + small_bytes + selection_on_device() +
+         (in_.device.host_addressable() ? host_input_bytes : 0);
 }
 
 uint64_t PlanSizes::host_fixed() const {

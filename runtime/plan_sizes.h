@@ -47,6 +47,8 @@ class PlanSizes {
 
   // Two lanes fetch, one spills, and one brings experts; each has a staging ring of its own.
   uint64_t staging_bytes() const { return staged ? (expert_units.empty() ? 3 : 4) * staging.bytes() : 0; }
+  // What choosing among the KV takes of the device beside pages and hot set.
+  uint64_t selection_on_device() const;
   // The process's own memory, or a GPU's context.
   uint64_t process_in(Tier tier) const;
   // What a tier holds before any matrix or KV.
@@ -66,6 +68,7 @@ class PlanSizes {
 
   const PlanInput& in_;
   Room room_;
+  KvChosen choosing_;  // where the context is long enough
 };
 
 }  // namespace spillway

@@ -146,7 +146,7 @@ uint32_t KvCache::new_row(int layer, std::vector<Event>& after) {
                   .written = {},
                   .last_fetch = {}};
   if (layout_.chooses(layer)) {
-    SPILLWAY_CHECK(!unused_sidecars_.empty());
+    if (unused_sidecars_.empty()) refuse_growth("choosing layers' ", pools_.sidecar_count);
     rows_[index].sidecar = unused_sidecars_.back();
     unused_sidecars_.pop_back();
   }
@@ -168,8 +168,7 @@ KvGrowth KvCache::grow(SequenceId sequence, int layer, int count) {
       const uint32_t own = new_row(layer, growth.after);
       growth.copies.push_back({on_device(rows_[own]), on_device(rows_[table[row]]), layout_.row_bytes()});
       if (layout_.chooses(layer)) {
-        growth.copies.push_back(
-            {sidecar_of(rows_[own]), sidecar_of(rows_[table[row]]), layout_.sidecar_bytes()});
+        growth.copies.push_back({sidecar_of(rows_[own]), sidecar_of(rows_[table[row]]), layout_.sidecar_bytes()});
       }
       --rows_[table[row]].references;
       table[row] = own;
