@@ -52,7 +52,7 @@ nlohmann::json selection_json(const Plan& plan) {
            {{"partial_keys", s.partial_keys},
             {"key_scales", s.key_scales},
             {"hot_set", s.hot_set},
-            {"landing", s.landing},
+            {"landing", s.landing.bytes()},
             {"workspace", s.workspace},
             {"directions", s.directions},
             {"query_matrices", s.query_matrices}}}};

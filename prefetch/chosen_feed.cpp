@@ -11,7 +11,7 @@ namespace {
 
 // Of one read: below any piece of staging. What lies between two needed blocks of the drive is read with them where it
 // is no more than one block.
-constexpr uint64_t kMostStretch = 128 << 10;
+constexpr uint64_t kMostStretch = 64 << 10;
 constexpr uint64_t kGap = kDiskAlign;
 
 int granules_of(int tokens, int granule_tokens) { return (tokens + granule_tokens - 1) / granule_tokens; }
@@ -81,10 +81,7 @@ void ChosenFeed::fetch(SequenceId sequence, int layer, std::span<const int32_t> 
   chosen.tokens = tokens;
   chosen.ids.assign(ids.begin(), ids.end());
   chosen.slots.assign(ids.size(), kInPlace);
-  rows_.clear();
-  for (int row = 0; row < p_.cache.rows(sequence, layer); ++row) {
-    rows_.push_back(p_.cache.place(sequence, layer, row));
-  }
+  p_.cache.places(sequence, layer, rows_);
   missing_.clear();
   for (int head = 0; head < format_.kv_heads; ++head) look_up(layer, head, chosen);
   if (!missing_.empty()) fetched_[layer] = bring(sequence, layer);
@@ -203,10 +200,8 @@ Event ChosenFeed::places(SequenceId sequence, int layer, std::span<GranulePlace>
   const KvLayout& layout = p_.cache.layout();
   const int header = format_.packed_page().header_bytes;
   const size_t count = table.size() / format_.kv_heads;
-  rows_.clear();
-  for (int row = 0; row < p_.cache.rows(sequence, layer); ++row) {
-    rows_.push_back(p_.cache.place(sequence, layer, row));
-  }
+  p_.cache.sidecars(sequence, layer, sidecars_);
+  p_.cache.places(sequence, layer, rows_);
   for (size_t i = 0; i < table.size(); ++i) {
     const int head = static_cast<int>(i / count);
     const int32_t granule = chosen.ids[i];
@@ -217,9 +212,9 @@ Event ChosenFeed::places(SequenceId sequence, int layer, std::span<GranulePlace>
       place = in_row(row, head, granule);
     } else {
       place.keys = slot(layer, head, chosen.slots[i], row.packed);
-      place.values = row.packed ? p_.cache.sidecar(sequence, layer, row_of(granule)) + layout.partial_bytes() +
-                                      static_cast<int64_t>(head) * header
-                                : place.keys + granule_tokens_ * format_.token_bytes();
+      place.values = row.packed
+                         ? sidecars_[row_of(granule)] + layout.partial_bytes() + static_cast<int64_t>(head) * header
+                         : place.keys + granule_tokens_ * format_.token_bytes();
     }
     place.packed = row.packed ? 1 : 0;
     place.tokens = std::min(granule_tokens_, chosen.tokens - granule * granule_tokens_);

@@ -84,6 +84,7 @@ class ChosenFeed {
   std::vector<Event> fetched_;        // the last fetch of a layer
   std::vector<Choice> choices_;       // those under way
   std::vector<RowPlace> rows_;        // of the layer in turn
+  std::vector<const std::byte*> sidecars_;
   std::vector<Missing> missing_;
   std::vector<int32_t> outside_, slots_, missed_;  // of the head in turn
   std::vector<StretchPiece> pieces_;               // of the row in turn

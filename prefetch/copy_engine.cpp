@@ -284,10 +284,11 @@ Event CopyLane::gather(PieceMoves moves, std::vector<Event> after, Cause cause) 
   return end;
 }
 
-void CopyLane::set_landing(std::span<std::byte> landing) {
+void CopyLane::set_landing(std::span<std::byte> landing, const StagingShape& shape) {
   State& s = *state_;
-  SPILLWAY_CHECK(s.direct() && landing.size() >= s.shape.bytes());
+  SPILLWAY_CHECK(s.direct() && landing.size() >= shape.bytes());
   s.landing = landing;
+  s.shape = shape;
   s.piece_free.assign(static_cast<size_t>(s.shape.pieces), Event{});
 }
 

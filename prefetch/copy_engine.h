@@ -83,8 +83,8 @@ class CopyLane {
   Event from_device(Moves moves, std::vector<Event> after, Cause cause);
   // What is read from the drive lands in the staging ring, or, where there is none, in `landing`.
   Event gather(PieceMoves moves, std::vector<Event> after, Cause cause);
-  // Device memory of StagingShape::bytes(), for gather() where the disk reaches device memory directly.
-  void set_landing(std::span<std::byte> landing);
+  // Device memory of shape.bytes(), for gather() where the disk reaches device memory directly.
+  void set_landing(std::span<std::byte> landing, const StagingShape& shape);
 
   // Waits until everything submitted so far has ended. Lanes whose operations start after one another's are all drained
   // before any of them is destroyed: the events of a lane die with it. Throws nothing: what fails surfaces in the step

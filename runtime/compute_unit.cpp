@@ -127,8 +127,8 @@ void ComputeUnit::place_selection(const ComputeUnitParts& parts) {
   const SelectionPlan& plan = parts.plan.selection;
   if (!plan.on()) return;
   const auto hot = parts.device_arena.take("hot set", plan.hot_set);
-  const auto landing = parts.device_arena.take("landing", plan.landing);
-  if (!landing.empty()) fetch_lane->set_landing(landing);
+  const auto landing = parts.device_arena.take("landing", plan.landing.bytes());
+  if (!landing.empty()) fetch_lane->set_landing(landing, plan.landing);
   chosen_feed = std::make_unique<ChosenFeed>(ChosenFeedParts{.cache = *kv,
                                                              .hot = hot,
                                                              .context = parts.plan.context,

@@ -48,13 +48,13 @@ struct SelectionPlan {
   uint64_t directions = 0;      // of partial keys
   uint64_t workspace = 0;       // scores, weights, ids, places
   uint64_t hot_set = 0;
-  uint64_t landing = 0;     // of reads from disk where it reaches device memory directly
-  uint64_t host_bytes = 0;  // of the tier that host inputs lie in: ids and places on their way
-  uint64_t lookup = 0;      // of the tier of the process: which granule is in which slot
+  StagingShape landing{0, 0};  // of reads from disk where it reaches device memory directly
+  uint64_t host_bytes = 0;     // of the tier that host inputs lie in: ids and places on their way
+  uint64_t lookup = 0;         // of the tier of the process: which granule is in which slot
 
   bool on() const { return most > 0; }
   uint64_t fixed() const { return partial_keys + key_scales + query_matrices + directions + workspace; }
-  uint64_t of_spilled() const { return hot_set + landing; }
+  uint64_t of_spilled() const { return hot_set + landing.bytes(); }
   uint64_t on_device() const { return fixed() + of_spilled(); }
 };
 

@@ -16,6 +16,8 @@ constexpr uint64_t kKiB = 1024;
 constexpr uint64_t kMiB = 1024 * kKiB;
 constexpr uint64_t kLeastUnit = 512 * kKiB;    // smaller ones leave the drive idle between requests
 constexpr uint64_t kLeastPiece = 256 * kKiB;   // of staging
+constexpr uint64_t kLeastLanding = 64 * kKiB;  // a piece, of granules from disk
+constexpr int kLandingPieces = 4;
 constexpr int64_t kMostPositions = 1ll << 30;  // that an int counts, with pages to spare
 
 // Units small enough that a ring of several is a small part of the budget, large enough for the drive to run at full
@@ -82,11 +84,13 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
 }
 
 void PlanSizes::size_selection() {
+  StagingShape landing{0, 0};
+  if (!staged) landing = {room_ == Room::least ? kLeastLanding : kLeastPiece, kLandingPieces};
   kv.layout.chosen = choosing_;
   selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew, context, kv.rows_per_layer());
   if (!selection.on()) kv.layout.chosen = {};  // nor is anything kept beside the pages
   spilled_selection = selection;
-  add_hot_set(spilled_selection, kv.layout, context, staged ? 0 : staging.bytes());
+  add_hot_set(spilled_selection, kv.layout, context, landing);
   kv.beside_bytes = spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
 }
 

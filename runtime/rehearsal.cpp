@@ -151,8 +151,8 @@ void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tok
   const TraceRange range(track_, "choose");
   const KvLayout& layout = p_.kv.layout();
   const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
-  rows_.clear();
-  for (int row = 0; row < page_rows(keys); ++row) rows_.push_back(p_.kv.sidecar(sequence, layer, row));
+  p_.kv.sidecars(sequence, layer, rows_);
+  rows_.resize(static_cast<size_t>(page_rows(keys)));
   const int size = layout.chosen.granule_tokens;
   // The new token's own granule, where it is not scored, is among the newest, which no weight decides.
   const View weights = View::dense(workspace_.weights.data, DType::f32, layout.format.kv_heads, choice.granules);

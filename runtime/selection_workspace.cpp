@@ -80,7 +80,7 @@ SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection
   return plan;
 }
 
-void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, uint64_t landing) {
+void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, const StagingShape& landing) {
   if (!plan.on()) return;
   const int size = layout.chosen.granule_tokens;
   const int granules = (context + size - 1) / size;

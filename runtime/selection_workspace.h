@@ -60,6 +60,6 @@ uint64_t direction_bytes(const KvLayout& layout);  // of a set
 SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection, const KvLayout& layout,
                              const Skew* skew, int context, int rows);
 // Adds what KV outside the device asks for; landing: of reads from disk.
-void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, uint64_t landing);
+void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, const StagingShape& landing);
 
 }  // namespace spillway

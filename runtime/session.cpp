@@ -305,7 +305,7 @@ std::string describe_selection(const Plan& plan) {
   item("key scales of packed pages", s.key_scales);
   item(fmt::format("hot set of {} granules a head", s.hot_slots).c_str(), s.hot_set);
   item("pages and their ring", layout.bytes(plan.kv_device_slots) + plan.kv_ring_bytes);
-  item("landing of reads", s.landing);
+  item("landing of reads", s.landing.bytes());
   item("scores and places", s.workspace);
   item("directions", s.directions);
   item("query matrices", s.query_matrices);

@@ -270,6 +270,16 @@ RowPlace KvCache::place(SequenceId sequence, int layer, int row) const {
   return place_of(rows_[state(sequence).rows[layer][row]]);
 }
 
+void KvCache::places(SequenceId sequence, int layer, std::vector<RowPlace>& places) const {
+  places.clear();
+  for (const uint32_t row : state(sequence).rows[layer]) places.push_back(place_of(rows_[row]));
+}
+
+void KvCache::sidecars(SequenceId sequence, int layer, std::vector<const std::byte*>& sidecars) const {
+  sidecars.clear();
+  for (const uint32_t row : state(sequence).rows[layer]) sidecars.push_back(sidecar_of(rows_[row]));
+}
+
 std::byte* KvCache::sidecar_of(const Row& row) const {
   return layout_.chooses(row.layer) ? pools_.sidecars + row.sidecar * layout_.sidecar_bytes() : nullptr;
 }

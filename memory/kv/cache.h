@@ -97,8 +97,11 @@ class KvCache {
 
   int rows(SequenceId sequence, int layer) const;
   RowPlace place(SequenceId sequence, int layer, int row) const;
+  // Those of all rows of the layer, in their order.
+  void places(SequenceId sequence, int layer, std::vector<RowPlace>& places) const;
   // On the device, whatever tier the row is in; null where the layer does not choose.
   std::byte* sidecar(SequenceId sequence, int layer, int row) const;
+  void sidecars(SequenceId sequence, int layer, std::vector<const std::byte*>& sidecars) const;
   // A fetch of a row outside the device ends with `event`; its slot is not reused before.
   void reading(SequenceId sequence, int layer, int row, const Event& event);
   // Changes whenever a row of any sequence changes place.

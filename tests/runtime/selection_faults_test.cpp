@@ -31,7 +31,7 @@ class SelectionFaults : public ::testing::Test {
                               .hidden = 64,
                               .heads = 4,
                               .kv_heads = 2,
-                              .head_dim = 16,
+                              .head_dim = 64,
                               .ffn = 160,
                               .vocab = 320,
                               .type = DType::q8_0,

@@ -36,6 +36,8 @@ struct Policy {
   KvSelection selection;
   KvCodec codec = KvCodec::f16;
   int head_dim = 32;
+  int device_layers =
+      5;  // fewer: the CPU beside computes the others, and the device's first ones choose for themselves
 };
 
 KvSelection rehearsal(int rank, int bits, int granule, int whole_layers, int ahead) {
@@ -59,7 +61,8 @@ std::vector<Policy> policies() {
           {"rehearsal two layers ahead", rehearsal(24, 8, 1, 1, 2)},
           {"rehearsal of packed pages", rehearsal(16, 4, 4, 1, 1), KvCodec::kivi4},
           {"rehearsal of packed pages two layers ahead", rehearsal(40, 4, 4, 0, 2), KvCodec::kivi2, 80},
-          {"oracle of packed pages", oracle(4, 0), KvCodec::q8}};
+          {"oracle of packed pages", oracle(4, 0), KvCodec::q8},
+          {"rehearsal of divided layers", rehearsal(16, 4, 4, 0, 1), KvCodec::f16, 32, 2}};
 }
 
 Model tiny(int head_dim) {
@@ -94,7 +97,6 @@ Options random_budgets(std::mt19937_64& random, Options options, uint64_t kv) {
   options.lookahead = static_cast<int>(random() % 4);
   options.unit_bytes = 1 + random() % (64 << 10);
   options.selection.hot_slots = 1 + static_cast<double>(random() % 20) / 10;
-  if (options.host_bytes && random() % 4 == 0) options.device_layers = 5;
   return options;
 }
 
@@ -122,7 +124,12 @@ TEST(SelectionPlacement, NeverChangesTheLogits) {
   for (const Policy& policy : policies()) {
     SCOPED_TRACE(policy.name);
     const Model model = tiny(policy.head_dim);
-    const PlacedRun expected = run_placed(model, *one_thread, resident(policy.selection, policy.codec), work);
+    Options plenty = resident(policy.selection, policy.codec);
+    if (policy.device_layers < 5) {
+      plenty.device_layers = policy.device_layers;
+      plenty.host_bytes = kPlenty;
+    }
+    const PlacedRun expected = run_placed(model, *one_thread, plenty, work);
     if (policy.head_dim == 32) {
       for (const auto& other : answers) EXPECT_NE(other, expected.logits) << "policies differ";
       answers.push_back(expected.logits);
@@ -130,6 +137,10 @@ TEST(SelectionPlacement, NeverChangesTheLogits) {
     const uint64_t kv = 4ull * model.spec.shape.kv_width() * kPrompt * 5;
     for (int i = 0; i < kCases; ++i) {
       Options options = random_budgets(random, resident(policy.selection, policy.codec), kv);
+      if (policy.device_layers < 5) {
+        options.device_layers = policy.device_layers;
+        if (!options.host_bytes) options.host_bytes = kStaging + kv;
+      }
       const int threads = 1 + static_cast<int>(random() % 3);
       const PlacedRun run = run_raised(model, *make_cpu_device({.threads = threads}), options, work);
       counts["cases"] += 1;
@@ -143,8 +154,8 @@ TEST(SelectionPlacement, NeverChangesTheLogits) {
     }
   }
   for (const auto& [what, count] : counts) std::printf("  %5d  %s\n", count, what.c_str());
-  EXPECT_GE(2 * counts["granules fetched from host"], counts["cases"] / 2);
-  EXPECT_GE(2 * counts["granules fetched from disk"], counts["cases"] / 2);
+  EXPECT_GE(4 * counts["granules fetched from host"], counts["cases"]);
+  EXPECT_GE(4 * counts["granules fetched from disk"], counts["cases"]);
 }
 
 double mean_distance(const PlacedRun& a, const PlacedRun& b, int rows) {
@@ -174,15 +185,22 @@ TEST(SelectionPlacement, ReadingMoreIsNearerToReadingAll) {
   }
 }
 
-Engine engine_of(const Model& model, const Options& options, Device& device) {
-  Plan plan = make_plan({.options = options,
-                         .spec = model.spec,
-                         .checkpoint = model.checkpoint,
-                         .device = device,
-                         .ops = device.ops(),
-                         .limits = {},
-                         .process_bytes = 0});
-  return Engine(model, options, std::move(plan), device, {});
+// With about the least of the device that fits: there nearly all KV is elsewhere.
+std::unique_ptr<Engine> tight_engine(const Model& model, Options options, Device& device) {
+  for (options.device_bytes = 1 << 20;; *options.device_bytes += 16 << 10) {
+    try {
+      Plan plan = make_plan({.options = options,
+                             .spec = model.spec,
+                             .checkpoint = model.checkpoint,
+                             .device = device,
+                             .ops = device.ops(),
+                             .limits = {},
+                             .process_bytes = 0});
+      return std::make_unique<Engine>(model, options, std::move(plan), EngineDevices(device), OnProgress{});
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::fit) throw;
+    }
+  }
 }
 
 // What crosses the link is what the hot set misses, granule by granule; of layers that are read whole all of it.
@@ -191,16 +209,7 @@ TEST(SelectionPlacement, OnlyWhatIsMissingMoves) {
   const auto device = make_cpu_device({.threads = 1});
   Options options = resident(oracle(4, 0));
   options.host_bytes = 64 << 20;
-  options.device_bytes = 1 << 20;
-  std::optional<Engine> engine;
-  while (!engine) {
-    try {
-      engine.emplace(engine_of(model, options, *device));
-    } catch (const Error& error) {
-      ASSERT_EQ(error.kind(), ErrorKind::fit);
-      *options.device_bytes += 16 << 10;
-    }
-  }
+  const std::unique_ptr<Engine> engine = tight_engine(model, options, *device);
   ASSERT_TRUE(engine->plan().spills_kv());
   const SequenceId sequence = engine->open_sequence();
   engine->prefill(sequence, random_ids(1, kPrompt, 640), 1, true, [](int, std::span<const float>) {});
@@ -231,16 +240,6 @@ TEST(SelectionPlacement, ACutIsAsIfNothingHadBeenThere) {
     Options options = resident(rehearsal(32, 16, 4, 0, 1), codec);
     options.chunk = kPageTokens;
     options.host_bytes = 64 << 20;
-    options.device_bytes = 1 << 20;
-    const auto engine = [&] {
-      for (;; *options.device_bytes += 16 << 10) {
-        try {
-          return std::make_unique<Engine>(engine_of(model, options, *device));
-        } catch (const Error& error) {
-          if (error.kind() != ErrorKind::fit) throw;
-        }
-      }
-    };
     const auto write = [](Engine& on, SequenceId sequence, std::span<const int32_t> tokens) {
       on.prefill(sequence, tokens, 1, true, [](int, std::span<const float>) {});
     };
@@ -252,13 +251,14 @@ TEST(SelectionPlacement, ACutIsAsIfNothingHadBeenThere) {
       }
       return rows;
     };
-    const auto cut = engine();
+    const auto cut = tight_engine(model, options, *device);
     const SequenceId sequence = cut->open_sequence();
     write(*cut, sequence, first);
     decode(*cut, sequence);
     ASSERT_EQ(cut->truncate_sequence(sequence, 130), 128);
     write(*cut, sequence, second);
-    const auto fresh = engine();
+    const auto other = make_cpu_device({.threads = 1});  // two engines may not share one
+    const auto fresh = tight_engine(model, options, *other);
     const SequenceId anew = fresh->open_sequence();
     write(*fresh, anew, {first.data(), 128});
     write(*fresh, anew, second);
