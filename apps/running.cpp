@@ -160,7 +160,7 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
 // The skew of the model: the one that is kept, or one made now, for as many positions as will be served. Beyond what it
 // was made for, only whole keys choose well.
 void Running::prepare_rehearsal(int positions, bool at_least) {
-  if (options_.selection.selector != KvSelector::rehearsal || model_.skew) return;
+  if (!options_.selection.foretells() || model_.skew) return;
   const Plan fits = plan(positions, at_least, true);  // or is refused, before anything long begins
   const CalibrationText text = own_calibration_text();
   const CalibrateOptions wanted{.context = fits.context, .ahead = options_.selection.ahead};
@@ -169,7 +169,7 @@ void Running::prepare_rehearsal(int positions, bool at_least) {
   model_.skew = std::make_unique<Skew>(load_or_calibrate({model_, prompts, device_, limits_, text}, wanted,
                                                          xdg_of_this_user().cache(), calibrate_hooks()));
   KvSelection& selection = options_.selection;
-  if (model_.skew->context >= fits.context || selection.rank > 0) return;
+  if (model_.skew->context >= fits.context || selection.rank > 0 || selection.selector == KvSelector::infinigen) return;
   selection.rank = model_.spec.shape.head_dim;
   selection.key_bits = 4;
   say(
@@ -180,7 +180,7 @@ void Running::prepare_rehearsal(int positions, bool at_least) {
 
 // For a command that runs nothing.
 void Running::use_kept_skew() {
-  if (options_.selection.selector != KvSelector::rehearsal || model_.skew) return;
+  if (!options_.selection.foretells() || model_.skew) return;
   const std::string fingerprint = model_fingerprint(model_.checkpoint);
   const std::string path = skew_path(xdg_of_this_user().cache(), fingerprint, options_.selection.ahead);
   std::error_code ignored;

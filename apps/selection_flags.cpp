@@ -16,7 +16,7 @@ constexpr double kMostTokens = 1 << 28;
 
 KvSelector selector_of(const std::string& text) {
   std::string names;
-  for (const KvSelector one : {KvSelector::all, KvSelector::rehearsal, KvSelector::oracle}) {
+  for (const KvSelector one : kKvSelectors) {
     const char* name = kKvSelectorNames[static_cast<int>(one)];
     if (text == name) return one;
     names += (names.empty() ? "" : ", ") + std::string(name);
@@ -51,8 +51,9 @@ void set_budget(const std::string& text, KvSelection& selection) {
 void SelectionFlags::add(CLI::App& command) {
   const std::string group = "Selection of KV";
   add_option(command, "--kv-select", selector,
-             "What decode steps read of the KV: all; what a rehearsal one layer earlier chooses (rehearsal); what the "
-             "true scores choose, without fetching ahead (oracle)")
+             "What decode steps read of the KV: all; what a rehearsal one layer earlier chooses (rehearsal); for "
+             "comparison, that as InfiniGen was published (infinigen), and what the true scores choose, without "
+             "fetching ahead (oracle)")
       ->capture_default_str()
       ->group(group);
   const auto of_selection = [&](CLI::Option* option) {
@@ -61,10 +62,12 @@ void SelectionFlags::add(CLI::App& command) {
   };
   of_selection(add_option(command, "--select-budget", budget,
                           "Tokens that a KV head reads in a step: a number, or a share, of at least 128"));
-  rank_option_ = of_selection(add_option(command, "--rank", rank, "Numbers of a partial key; 0: half of the head"));
+  rank_option_ = of_selection(
+      add_option(command, "--rank", rank, "Numbers of a partial key; 0: half of the head, of infinigen a quarter"));
   rank_option_->check(within(0, 4096));
-  key_bits_option_ = of_selection(add_option(command, "--key-bits", key_bits, "Bits of each: 16, 8 or 4"));
-  key_bits_option_->check(CLI::IsMember({16, 8, 4}));
+  key_bits_option_ =
+      of_selection(add_option(command, "--key-bits", key_bits, "Bits of each: 16, 8 or 4; 0: 4, of infinigen 16"));
+  key_bits_option_->check(CLI::IsMember({0, 16, 8, 4}));
   of_selection(add_option(command, "--granule", granule, "Tokens chosen and fetched together: 1, 2 or 4"))
       ->check(CLI::IsMember({1, 2, 4}));
   of_selection(add_option(command, "--first-layers", first_layers,

@@ -13,7 +13,7 @@ struct SelectionFlags {
   std::string selector = "all";
   std::string budget = "10%";
   std::string first_layers = "full";
-  int rank = 0, key_bits = 4, granule = 4, ahead = 1;
+  int rank = 0, key_bits = 0, granule = 4, ahead = 1;
   double hot_set = 2;
   int check_every = 0;
   bool exact = false;

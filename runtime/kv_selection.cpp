@@ -55,13 +55,14 @@ int checked_layer(const KvSelection& selection, const std::vector<bool>& choosin
 
 PartialKeyFormat partial_key_format(const KvSelection& selection, const ModelShape& shape) {
   if (selection.selector == KvSelector::oracle) return {shape.kv_heads, shape.head_dim, 16};
-  const int half = static_cast<int>(align_down(shape.head_dim / 2, 8));
-  const int rank = selection.rank == 0 ? std::max(half, 8) : selection.rank;
+  const bool infinigen = selection.selector == KvSelector::infinigen;
+  const int part = static_cast<int>(align_down(shape.head_dim / (infinigen ? 4 : 2), 8));
+  const int rank = selection.rank == 0 ? std::max(part, 8) : selection.rank;
   if (rank % 8 != 0 || rank > shape.head_dim) {
     throw Error(ErrorKind::usage, fmt::format("--rank {}: a multiple of 8 up to this model's head size, {}, is wanted",
                                               selection.rank, shape.head_dim));
   }
-  return {shape.kv_heads, rank, selection.key_bits};
+  return {shape.kv_heads, rank, selection.key_bits > 0 ? selection.key_bits : infinigen ? 16 : 4};
 }
 
 }  // namespace spillway

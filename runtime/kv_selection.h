@@ -12,17 +12,21 @@ namespace spillway {
 
 enum class KvSelector : uint8_t {
   all,        // everything
-  rehearsal,  // by partial keys and a query foretold from an earlier layer's input (InfiniGen, arXiv 2406.19707)
+  rehearsal,  // by partial keys and a query foretold from an earlier layer's input
+  infinigen,  // so, as it was published (arXiv 2406.19707, sections 4.2 and 4.3): the directions that carry the
+              // queries, the model's own matrix, on the earlier layer's own norm. For comparison.
   oracle,     // by all of the keys and the true query, when it is there: nothing is fetched ahead
 };
-inline constexpr const char* kKvSelectorNames[] = {"all", "rehearsal", "oracle"};
+inline constexpr KvSelector kKvSelectors[] = {KvSelector::all, KvSelector::rehearsal, KvSelector::infinigen,
+                                              KvSelector::oracle};
+inline constexpr const char* kKvSelectorNames[] = {"all", "rehearsal", "infinigen", "oracle"};
 
 struct KvSelection {
   KvSelector selector = KvSelector::all;
   int tokens = 0;          // to attend to; 0: `share` of those there are
   double share = 0.1;      // but at least kLeastTokens
-  int rank = 0;            // of partial keys; 0: half of the head
-  int key_bits = 4;        // of their numbers
+  int rank = 0;            // of partial keys; 0: half of the head, of infinigen a quarter
+  int key_bits = 0;        // of their numbers; 0: 4, of infinigen 16
   int granule_tokens = 4;  // chosen and fetched together
   int whole_layers = 2;    // the model's first layers, whose KV is read whole
   int ahead = 1;           // layers between the input that foretells a query and the query
@@ -34,6 +38,8 @@ struct KvSelection {
   bool only_check = false;
 
   bool on() const { return selector != KvSelector::all; }
+  // Queries are foretold, by what a skew knows of the model.
+  constexpr bool foretells() const { return selector == KvSelector::rehearsal || selector == KvSelector::infinigen; }
 };
 
 // Of a share of a short context little would be left.
@@ -57,7 +63,7 @@ int checked_layer(const KvSelection& selection, const std::vector<bool>& choosin
 
 // A layer whose query nothing foretells chooses when it has the true one: the first ones of a stretch.
 constexpr bool foretold(const KvSelection& selection, int layer) {
-  return selection.selector == KvSelector::rehearsal && layer >= selection.ahead;
+  return selection.foretells() && layer >= selection.ahead;
 }
 
 // Throws Error(usage) naming the flag that this model, or another flag, does not go with.

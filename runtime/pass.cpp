@@ -123,7 +123,8 @@ void Pass::foretell(int layer, const PassInput& input, int tokens) {
   Rehearsal& r = *p_.rehearsal;
   const LayerVectors& v = p_.vectors.layers[layer];
   const View q = r.query();
-  norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, r.input());
+  const LayerVectors& norm = p_.vectors.layers[r.norm_of(layer)];
+  norm_for_matmul(x_, norm.attn_norm, norm.attn_norm_bias, r.input());
   const MatmulPart part{r.matrix(layer), q};
   multiply(Stage::qkv, r.input(), {&part, 1}, std::exchange(made_for_matmul_, false));
   add_bias(q, r.bias(layer).data != nullptr ? r.bias(layer) : v.q_bias);

@@ -51,7 +51,8 @@ Rehearsal::Rehearsal(const RehearsalParts& parts) : p_(parts), track_(Trace::tra
     if (matrix.cols == 0) continue;
     queries_[layer].matrix = View::dense(at, matrix.dtype, matrix.rows, matrix.cols);
     at += align_up(matrix.extent.bytes, 64);
-    if (parts.skew != nullptr && parts.skew->layers[parts.spec.layers[layer].from_start].bias.cols > 0) {
+    const SkewLayer* kept = corrected(parts.spec, parts.plan.wishes, parts.skew, layer);
+    if (kept != nullptr && kept->bias.cols > 0) {
       queries_[layer].bias = View::dense(at, DType::f32, 1, matrix.rows);
     }
     at += align_up(row_bytes(DType::f32, matrix.rows), 64);
@@ -63,7 +64,10 @@ HostKeyBasis Rehearsal::basis_of(int layer) const {
   if (p_.skew == nullptr || p_.plan.wishes.selector == KvSelector::oracle) {
     return plain_basis(layout.format, layout.chosen.partial.rank);
   }
-  return p_.skew->basis(p_.spec.layers[layer].from_start, layout.chosen.partial.rank);
+  const int number = p_.spec.layers[layer].from_start;
+  const int rank = layout.chosen.partial.rank;
+  return p_.plan.wishes.selector == KvSelector::infinigen ? p_.skew->principal_basis(number, rank)
+                                                          : p_.skew->basis(number, rank);
 }
 
 void Rehearsal::load(Device& device, const Checkpoint& model, std::span<std::byte> staging, Traffic& traffic) {
@@ -84,7 +88,7 @@ void Rehearsal::load(Device& device, const Checkpoint& model, std::span<std::byt
     if (matrix.cols == 0) continue;
     const TensorInfo source = query_matrix(p_.spec, p_.plan.wishes, p_.skew, number);
     const int of_model = p_.spec.layers[layer].from_start;
-    if (p_.skew != nullptr && p_.skew->layers[of_model].matrix.cols > 0) {
+    if (corrected(p_.spec, p_.plan.wishes, p_.skew, number) != nullptr) {
       read.resize(source.extent.bytes);
       p_.skew->read_matrix(of_model, 0, read);
       loader.put(read, matrix.data);

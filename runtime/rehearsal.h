@@ -57,6 +57,10 @@ class Rehearsal {
   bool chooses_in(int layer) const { return p_.kv.layout().chooses(layer); }
   // The layer whose query the input of `layer` foretells; none: below 0.
   int foretold_by(int layer) const;
+  // Whose attention norm the input goes through: the foretold layer's, or the earlier one's.
+  int norm_of(int layer) const {
+    return p_.plan.wishes.selector == KvSelector::infinigen ? layer - p_.plan.wishes.ahead : layer;
+  }
   bool is_foretold(int layer) const { return foretold(p_.plan.wishes, layer); }
 
   // Places of the foretold layer's input, normalised, and of its query; the matrix between them and its bias, which has

@@ -42,12 +42,16 @@ SelectionHost SelectionHost::of(const ModelSpec& spec, const KvSelection& select
   return host;
 }
 
+const SkewLayer* corrected(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer) {
+  if (skew == nullptr || selection.selector != KvSelector::rehearsal || !foretold(selection, layer)) return nullptr;
+  const SkewLayer& kept = skew->layers[spec.layers[layer].from_start];
+  return kept.matrix.cols > 0 ? &kept : nullptr;
+}
+
 TensorInfo query_matrix(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer) {
   if (!foretold(selection, layer)) return {};
-  const LayerTensors& tensors = spec.layers[layer];
-  if (skew != nullptr && skew->layers[tensors.from_start].matrix.cols > 0)
-    return skew->layers[tensors.from_start].matrix;
-  return tensors.q;
+  const SkewLayer* kept = corrected(spec, selection, skew, layer);
+  return kept != nullptr ? kept->matrix : spec.layers[layer].q;
 }
 
 int direction_sets(const KvLayout& layout, const Skew* skew) { return skew == nullptr ? 1 : layout.choosing_layers(); }

@@ -48,6 +48,8 @@ struct SelectionHost {
   std::byte* states_of(bool all) const { return memory + bytes() - (all ? 2 : 1) * states; }
 };
 
+// The skew's layer where its matrix foretells the query of `layer`; null where the model's own does, or nothing.
+const SkewLayer* corrected(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer);
 // The matrix that foretells the query of a layer: the skew's, or the model's own. No columns where nothing foretells
 // it.
 TensorInfo query_matrix(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer);

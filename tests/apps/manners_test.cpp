@@ -234,7 +234,7 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
   refused({"generate", "-p", "x", "--top-k=", "3"}, "--top-k: no value after the =");
   refused({"generate", "-p", "x", "--top-k", "-3"}, "--top-k: -3 is less than 0");
   refused({"generate", "-p", "x", "--bogus", "1"}, "not expected: --bogus 1");
-  refused({"plan", "--kv-select", "some"}, "--kv-select: \"some\" is not one of all, rehearsal, oracle");
+  refused({"plan", "--kv-select", "some"}, "--kv-select: \"some\" is not one of all, rehearsal, infinigen, oracle");
   refused({"plan", "--rank", "16"}, "--rank means nothing where all of the KV is read (--kv-select)");
   refused({"plan", "--kv-select", "oracle", "--rank", "16"}, "--rank: the oracle scores whole keys");
   refused({"plan", "--kv-select", "oracle", "--select-budget", "half"}, "--select-budget half: a number of tokens");

@@ -89,6 +89,9 @@ TEST(KvSelection, APartialKeyIsNoLongerThanAHead) {
     selection.rank = bad;
     EXPECT_THROW(partial_key_format(selection, shape), Error) << bad;
   }
+  selection.selector = KvSelector::infinigen;
+  selection.rank = 0;
+  EXPECT_EQ(partial_key_format(selection, shape), (PartialKeyFormat{2, 16, 16}));
   selection.selector = KvSelector::oracle;
   EXPECT_EQ(partial_key_format(selection, shape), (PartialKeyFormat{2, 80, 16}));
 }
