@@ -44,6 +44,8 @@ struct PartialKeyBasis {
   View keys;     // [kv_heads * rank x head_dim]: direction j of head h is row h * rank + j
   View queries;  // [kv_heads * rank x head_dim]: of all query heads of the group
   View mean;     // [kv_heads x head_dim]
+
+  bool operator==(const PartialKeyBasis&) const = default;
 };
 
 // Tokens [first_token, first_token + count) of a page row that is not packed: their partial keys go to `partial`.

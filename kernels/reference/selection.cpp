@@ -23,7 +23,7 @@ void store_partial_key(const PartialKeyFormat& format, const std::vector<float>&
   float smallest = std::numeric_limits<float>::infinity(), largest = -smallest;
   bool finite = true;
   for (const float x : key) {
-    finite = finite && is_finite_f16(f32_to_f16(x));
+    finite = finite && fits_f16(x);
     smallest = std::min(smallest, x);
     largest = std::max(largest, x);
   }
