@@ -158,13 +158,13 @@ void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tok
   p_.kv.sidecars(sequence, layer, rows_);
   rows_.resize(static_cast<size_t>(page_rows(keys)));
   const int size = layout.chosen.granule_tokens;
-  // The new token's own granule, where it is not scored, is among the newest, which no weight decides.
-  const View weights = View::dense(workspace_.weights.data, DType::f32, layout.format.kv_heads, choice.granules);
-  const View scores =
-      View::dense(workspace_.scores.data, DType::f32, p_.spec.shape.heads, score_columns(layout.chosen.partial, keys));
+  // Views of the same memory in every step, so that the calls can be replayed. The new token's own granule, where it is
+  // not scored, is among the newest, which no weight decides.
+  const View weights = workspace_.weights.slice_cols(0, choice.granules);
+  const View scores = workspace_.scores.slice_cols(0, score_columns(layout.chosen.partial, keys));
+  const View ids = workspace_.ids.slice_cols(0, choice.count);
   p_.ops.score_keys(p_.compute, q, shape_of(layer), layout.chosen.partial, basis_[layer], rows_, keys, size, scores,
                     weights.slice_cols(0, (keys + size - 1) / size));
-  const View ids = View::dense(workspace_.ids.data, DType::i32, layout.format.kv_heads, choice.count);
   p_.ops.choose_granules(p_.compute, weights, choice, ids);
   const int slot = layer % host_.choices;
   const uint64_t bytes = static_cast<uint64_t>(ids.rows) * ids.stride;
@@ -177,8 +177,13 @@ void Rehearsal::fetch(int layer, SequenceId sequence, int tokens) {
   const TraceRange range(track_, "wait for the choice");
   const int slot = layer % host_.choices;
   chosen_[slot].wait();
-  const size_t count = static_cast<size_t>(granule_choice(p_.plan.wishes, tokens).count);
-  p_.feed.fetch(sequence, layer, {host_.ids(slot), count * p_.kv.layout().format.kv_heads}, tokens);
+  const int count = granule_choice(p_.plan.wishes, tokens).count;
+  ids_.clear();
+  for (int head = 0; head < p_.spec.shape.kv_heads; ++head) {
+    const int32_t* row = host_.ids(slot) + int64_t{head} * p_.plan.most;
+    ids_.insert(ids_.end(), row, row + count);
+  }
+  p_.feed.fetch(sequence, layer, ids_, tokens);
 }
 
 int Rehearsal::attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens) {

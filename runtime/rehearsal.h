@@ -108,6 +108,7 @@ class Rehearsal {
   int64_t seen_[2] = {};  // rows of states looked at: of what was chosen, of everything
   MissedMass missed_;
   std::vector<const std::byte*> rows_;  // of the layer in turn
+  std::vector<int32_t> ids_;
   std::vector<PartialKeyRun> runs_;
   std::vector<GatherRun> heads_;
   Trace::Track track_;
