@@ -27,7 +27,7 @@ constexpr int kCases = 3;
 
 Options common(const KvSelection& selection, KvCodec codec) {
   Options options;
-  options.context = kPrompt + kDecoded;
+  options.context = kPrompt + kDecoded + 500;  // of which most could be elsewhere
   options.chunk = 96;
   options.kv_codec = codec;
   options.kv_edge_layers = 0;
