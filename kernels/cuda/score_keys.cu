@@ -134,7 +134,7 @@ __device__ __forceinline__ void load_queries(const ScoreLaunch& a, int64_t head,
 
 // Block (kWarps page rows, KV head, kHeads of its group): a warp to a page.
 template <int kBits, int kHeads>
-__global__ void __launch_bounds__(kThreads) score_pages(ScoreLaunch a) {
+__global__ void __launch_bounds__(kThreads, 2) score_pages(ScoreLaunch a) {
   SPILLWAY_SHARED(float, sums, kHeads);
   const Shared<float> queries = dynamic_shared<float>(0, kHeads * a.rank);
   const int64_t kv_head = blockIdx.y;
