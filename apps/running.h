@@ -9,6 +9,7 @@
 
 #include "apps/flags.h"
 #include "apps/progress.h"
+#include "runtime/calibrate.h"
 #include "runtime/generate.h"
 #include "runtime/metrics.h"
 #include "runtime/session.h"
@@ -40,7 +41,7 @@ class Running {
   void check(std::span<const int32_t> prompt, const SamplingOptions& sampling) const;
   // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
   // context.
-  Plan plan(int positions, bool at_least = false);
+  Plan plan(int positions, bool at_least = false, bool quiet = false);
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
   // little, or the chunk was asked for.
   std::string chunk_advice(const Plan& plan) const;
@@ -48,6 +49,9 @@ class Running {
   void save(const Plan& plan, const std::string& path) const;
   // Plans, says what runs where, reserves and loads.
   Engine& start(int positions, bool at_least = false);
+
+  // Makes a skew of the model at `path` (runtime/calibrate.h), with its own plan and engine.
+  CalibrationReport calibrate(const CalibrationText& text, const CalibrateOptions& options, const std::string& path);
 
   std::unique_ptr<Progress> progress(const std::string& label, uint64_t total) const;
   GenerateHooks hooks();
@@ -69,6 +73,9 @@ class Running {
   void take_given_plan();
   // Of --plan, for so many positions.
   Plan given_plan(int positions) const;
+  CalibrateHooks calibrate_hooks();
+  void prepare_rehearsal(int positions, bool at_least);
+  void use_kept_skew();
   // Throws Error(fit).
   Plan planned(int context, int chunk) const;
   std::optional<Plan> if_it_fits(int context, int chunk) const;

@@ -16,8 +16,9 @@ namespace spillway {
 
 // A partial key is a key's product with a few directions that carry most of its score: `rank` numbers for a token and
 // KV head, in half precision (16 bits) or packed with a scale of their own (8 or 4, kernels/kv_codec.h).
-// Those of one page lie together: codes [kPageTokens][code_bytes], then GroupScale [kPageTokens] where packed; those of
-// a page row head by head.
+// Those of one page lie together by words of 32 bits, the same word of all tokens side by side, since they are read for
+// all tokens at once: [code_bytes / 4][kPageTokens], then GroupScale [kPageTokens] where packed. Number j of a token
+// takes bits [j * bits, (j + 1) * bits) of its words. Those of a page row lie head by head.
 struct PartialKeyFormat {
   int kv_heads = 0;
   int rank = 0;  // a multiple of 8, up to head_dim
@@ -25,10 +26,20 @@ struct PartialKeyFormat {
 
   bool operator==(const PartialKeyFormat&) const = default;
   constexpr int code_bytes() const { return rank * bits / 8; }
+  // From the start of a page.
+  constexpr int word_at(int word, int token) const { return (word * kPageTokens + token) * 4; }
+  constexpr int scale_at(int token) const { return word_at(code_bytes() / 4, token); }
   constexpr int token_bytes() const { return code_bytes() + (bits < 16 ? 4 : 0); }
   constexpr uint64_t page_bytes() const { return static_cast<uint64_t>(kPageTokens) * token_bytes(); }
   constexpr uint64_t row_bytes() const { return kv_heads * page_bytes(); }
 };
+
+// Columns of the scratch of Ops::score_keys: of each query head its partial query and its scores, by whole pages, and
+// of each page the largest and the sum.
+constexpr int64_t score_columns(const PartialKeyFormat& format, int tokens) {
+  const int64_t pages = (int64_t{tokens} + kPageTokens - 1) / kPageTokens;
+  return format.rank + pages * (kPageTokens + 2);
+}
 
 // The directions of one layer, in device memory, all f32. A partial key is (key - mean) . keys, a partial query is
 // query . queries, and their product times the scale of attention stands for the score: exactly so where rank is
@@ -37,6 +48,8 @@ struct PartialKeyBasis {
   View keys;     // [kv_heads * rank x head_dim]: direction j of head h is row h * rank + j
   View queries;  // [kv_heads * rank x head_dim]: of all query heads of the group
   View mean;     // [kv_heads x head_dim]
+
+  bool operator==(const PartialKeyBasis&) const = default;
 };
 
 // Tokens [first_token, first_token + count) of a page row that is not packed: their partial keys go to `partial`.
@@ -60,7 +73,7 @@ struct GranuleChoice {
 struct GranulePlace {
   const std::byte* keys = nullptr;    // [tokens x head_dim] half precision; or a granule of a PackedPage
   const std::byte* values = nullptr;  // [tokens x head_dim] half precision; or the head of that page: its key scales
-  int32_t tokens = 0;                 // that are written: fewer than a granule in the open page only
+  int32_t tokens = 0;                 // that are written: fewer than a granule in the last place only
   int32_t packed = 0;
 };
 

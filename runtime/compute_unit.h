@@ -15,6 +15,7 @@
 #include "memory/disk_queue.h"
 #include "memory/kv/cache.h"
 #include "memory/weight_home.h"
+#include "prefetch/chosen_feed.h"
 #include "prefetch/copy_engine.h"
 #include "prefetch/expert_feed.h"
 #include "prefetch/kv_feed.h"
@@ -23,6 +24,7 @@
 #include "runtime/options.h"
 #include "runtime/pass.h"
 #include "runtime/plan.h"
+#include "runtime/rehearsal.h"
 #include "runtime/vectors.h"
 #include "runtime/workspace.h"
 
@@ -62,6 +64,8 @@ struct ComputeUnit {
   std::unique_ptr<KvCache> kv;
   std::unique_ptr<WeightFeed> weight_feed;
   std::unique_ptr<KvFeed> kv_feed;
+  std::unique_ptr<ChosenFeed> chosen_feed;  // null, and the rehearsal too, where decode steps read all of the KV
+  std::unique_ptr<Rehearsal> rehearsal;
   std::unique_ptr<ExpertFeed> expert_feed;  // null where there are no experts
   std::span<std::byte> host_inputs;
   std::unique_ptr<Pass> pass;
@@ -83,6 +87,7 @@ struct ComputeUnit {
   void place_weights(const ComputeUnitParts& parts);
   void place_experts(const ComputeUnitParts& parts);
   void place_kv(const ComputeUnitParts& parts);
+  void place_selection(const ComputeUnitParts& parts);
 };
 
 }  // namespace spillway

@@ -155,7 +155,9 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
                           .choice = rows.choice,
                           .next_logit_rows = end < total      ? rows_wanted(end)
                                              : decode_follows ? 1
-                                                              : PassInput::kNoPass};
+                                                              : PassInput::kNoPass,
+                          .next_decodes = end == total,
+                          .observer = observer_};
     run(input, [&](int first, View logits) {
       const View here = on_host(logits);
       end_step();
@@ -182,7 +184,8 @@ std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool a
                         .decode = true,
                         .logit_rows = 1,
                         .choice = choice,
-                        .next_logit_rows = another ? 1 : PassInput::kNoPass};
+                        .next_logit_rows = another ? 1 : PassInput::kNoPass,
+                        .observer = observer_};
   run(input, [&](int, View logits) { row = {on_host(logits).f32(), static_cast<size_t>(logits.cols)}; });
   end_step();
   return row;
@@ -246,6 +249,24 @@ std::string Engine::disk_report() const {
 }
 
 DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }
+
+ChosenCounts Engine::chosen_counts() const {
+  ChosenCounts sum;
+  for (const auto& unit : parts_->units) {
+    if (unit->chosen_feed) sum += unit->chosen_feed->counts();
+  }
+  return sum;
+}
+
+MissedMass Engine::missed_mass() const {
+  MissedMass all;
+  for (const auto& unit : parts_->units) {
+    if (!unit->rehearsal) continue;
+    all.sum += unit->rehearsal->missed().sum;
+    all.heads += unit->rehearsal->missed().heads;
+  }
+  return all;
+}
 
 ExpertCounts Engine::expert_counts(bool prompt) const {
   ExpertCounts sum;

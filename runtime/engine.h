@@ -48,6 +48,8 @@ class Engine {
   // shared or has left the device, it goes as a whole.
   int truncate_sequence(SequenceId sequence, int tokens);
   int tokens(SequenceId sequence) const;
+  // Sees the passes from now on; null: nobody does.
+  void set_observer(PassObserver* observer) { observer_ = observer; }
 
   // The last so many rows of logits of a call, whole or as `choice` says.
   struct LogitRows {
@@ -81,6 +83,10 @@ class Engine {
   DiskStats disk_stats() const;
   // How many experts decode steps (or prompts) have asked for, and where they were; of all units together.
   ExpertCounts expert_counts(bool prompt) const;
+  // What decode steps have chosen of the KV, and where it was; of all units together.
+  ChosenCounts chosen_counts() const;
+  // Where that was checked (KvSelection::check_every, only_check).
+  MissedMass missed_mass() const;
 
  private:
   struct Parts;
@@ -91,6 +97,7 @@ class Engine {
 
   Plan plan_;
   Traffic traffic_;
+  PassObserver* observer_ = nullptr;
   std::unique_ptr<Parts> parts_;
 };
 

@@ -21,6 +21,7 @@ Plan sized_plan(const PlanInput& input, const PlanSizes& sizes) {
   plan.units = sizes.units;
   plan.expert_units = sizes.expert_units;
   plan.kv_layout = sizes.kv.layout;
+  plan.selection = sizes.selection;
   return plan;
 }
 
@@ -35,6 +36,9 @@ void count_tiers(Plan& plan, const PlanInput& input, const PlanSizes& sizes) {
   plan.tier(plan.expert_tier).weights += sizes.all_experts;
   device.weights += plan.small_bytes;
   const KvLayout& layout = plan.kv_layout;
+  const bool near = input.device.host_addressable();
+  device.selection = plan.selection.on_device();
+  (near ? device : host).selection += plan.selection.host_bytes;
   device.kv = layout.bytes(plan.kv_device_slots);
   host.kv = layout.bytes(plan.kv_host_slots);
   disk.kv = layout.bytes(plan.kv_disk_slots);
@@ -43,7 +47,8 @@ void count_tiers(Plan& plan, const PlanInput& input, const PlanSizes& sizes) {
   host.rings = sizes.staging_bytes() + plan.expert_host_slots * plan.expert_slot_bytes;
   device.process = sizes.process_in(Tier::device);
   host.process = sizes.process_in(Tier::host);
-  (input.device.host_addressable() ? device : host).workspace += plan.host_input_bytes + plan.host_logit_bytes;
+  (near ? device : host).process += plan.selection.lookup;
+  (near ? device : host).workspace += plan.host_input_bytes + plan.host_logit_bytes;
 }
 
 bool within_budgets(const Plan& plan) {

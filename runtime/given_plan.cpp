@@ -84,13 +84,13 @@ class GivenUnit {
     const int least = rows - kv.outside_rows(kMostSum, kMostSum);
     require(kept >= least && kept <= rows, "kv.device_rows_per_layer");
     const bool spills = kept < rows;
-    plan_.kv_device_rows_per_layer = kept;
-    plan_.kv_device_slots = kv.device_slots(kept, spills);
+    plan_.kv_device_rows_per_layer = plan_.kv_choosing_rows_per_layer = kept;
+    plan_.kv_device_slots = kv.device_slots({kept, kept}, spills);
     plan_.kv_ring_bytes = choices_.kv_ring_bytes;
     require(spills ? plan_.kv_ring_bytes >= kv.least_ring() && plan_.kv_ring_bytes % kDiskAlign == 0
                    : plan_.kv_ring_bytes == 0,
             "kv.ring_bytes");
-    const KvSlots outside = kv.outside_slots(kept), host = choices_.kv_host_slots;
+    const KvSlots outside = kv.outside_slots({kept, kept}), host = choices_.kv_host_slots;
     require(host.full <= outside.full && host.packed <= outside.packed, "kv.host_slots");
     plan_.kv_host_slots = host;
     plan_.kv_disk_slots = {.full = outside.full - host.full, .packed = outside.packed - host.packed};

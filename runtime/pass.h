@@ -14,6 +14,7 @@
 #include "prefetch/expert_feed.h"
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
+#include "runtime/rehearsal.h"
 #include "runtime/rotation.h"
 #include "runtime/vectors.h"
 #include "runtime/workspace.h"
@@ -30,6 +31,7 @@ struct PassParts {
   ExpertFeed* experts;  // null where there are none
   KvCache& kv;
   KvFeed& kv_feed;
+  Rehearsal* rehearsal;  // null where decode steps read all of the KV
   const Workspace& workspace;
   const ModelVectors& vectors;
   int context;                       // positions planned for
@@ -52,6 +54,19 @@ struct RowChoice {
   int vocab = 0;               // columns of a row that are tokens, the first ones
 };
 
+// Looks at what attention computes with, layer by layer, while it is there: each call may enqueue on the stream, and
+// wait for it; it returns how many bytes it copied to the host. Calibration looks; a run has no observer.
+class PassObserver {
+ public:
+  virtual ~PassObserver() = default;
+  // Rows of the residual stream that the layer's attention norm reads [rows x hidden].
+  virtual uint64_t attention_input(Stream&, int layer, View x) = 0;
+  // Queries with their bias, before the norm of heads and before the rotation [rows x heads * head_dim].
+  virtual uint64_t queries(Stream&, int layer, View q) = 0;
+  // Queries and keys as attention sees them; keys [rows x kv_heads * head_dim].
+  virtual uint64_t rotated(Stream&, int layer, View q, View k) = 0;
+};
+
 struct PassInput {
   SequenceId sequence = 0;
   std::span<const int32_t> tokens;
@@ -62,6 +77,8 @@ struct PassInput {
   // expected.
   int next_logit_rows = kNoPass;
   static constexpr int kNoPass = -1;
+  bool next_decodes = true;  // that pass
+  PassObserver* observer = nullptr;
 };
 
 class Pass {
@@ -93,7 +110,15 @@ class Pass {
   void mix_experts(int layer, bool decode);
   void run_experts(int layer, const ExpertRoutes& routes, std::span<const ExpertFeed::Here> here);
   std::span<const int> choice(const ExpertRoutes& routes);
+  void foretell(int layer, const PassInput& input, int tokens);
   void append(int layer, const PassInput& input, int rows);
+  View angles(int layer, int rows) const;
+  bool chooses(bool decode, int tokens) const;
+  KvReading reading(bool decode, int tokens) const;
+  int attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens);
+  int attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position);
+  void rotate_observed(int layer, PassObserver& observer, View table);
+  void count_observed(uint64_t bytes);
   void attend(int layer, const PassInput& input, int first_position, int rows);
   void pack(int layer);
   void project(Stage stage, int layer, View x, std::initializer_list<View> outs, bool add);

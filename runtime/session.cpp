@@ -228,7 +228,8 @@ Plan plan_session(const Model& model, Options& options, const ChosenDevice& chos
                         .ops = chosen.device->ops(),
                         .limits = limits.device,
                         .process_bytes = process + options.process_room,
-                        .host = host ? &*host : nullptr};
+                        .host = host ? &*host : nullptr,
+                        .skew = model.skew.get()};
   Plan plan = given != nullptr ? given->plan(input) : make_plan(input);
   check_memory(plan, device);
   check_disk(plan, options.disk_directory);

@@ -3,7 +3,7 @@
 #   scripts/install.sh [build] [test] [fuzz]      (build and test if none is named)
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-build_packages=(g++ cmake ninja-build ccache pkg-config libhwloc-dev liburing-dev libmimalloc-dev libcli11-dev
+build_packages=(g++ cmake ninja-build ccache pkg-config libhwloc-dev liburing-dev libmimalloc-dev libcli11-dev libeigen3-dev
   nlohmann-json3-dev libfmt-dev libpcre2-dev libutf8proc-dev libxxhash-dev libedit-dev python3 python3-pip)
 test_packages=(libgtest-dev libgmock-dev libboost-context-dev)
 

@@ -10,6 +10,7 @@ constexpr int kFloatTileM = 2;
 constexpr int kFloatTileN = 2;
 constexpr int kBroadcastRows = 6;
 constexpr int kBroadcastCols = 1;
+constexpr int kScoreHeads = 4;
 
 struct Lanes {
   __m256 low;
@@ -53,6 +54,28 @@ inline Lanes load_codes(const std::byte* p) {
     }
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+}
+// A word of 32 bits to each lane, and the codes or halves in them: the i-th of each word.
+struct WordLanes {
+  __m256i low;
+  __m256i high;
+};
+inline WordLanes load_words(const std::byte* p) {
+  const auto* words = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(words), _mm256_loadu_si256(words + 1)};
+}
+template <int kBits>
+inline Lanes element_of(const WordLanes& words, int i) {
+  const __m256i mask = _mm256_set1_epi32((1 << kBits) - 1);
+  const __m256i low = _mm256_and_si256(_mm256_srli_epi32(words.low, i * kBits), mask);
+  const __m256i high = _mm256_and_si256(_mm256_srli_epi32(words.high, i * kBits), mask);
+  if constexpr (kBits == 16) {
+    // Packing goes by 128 bits: the quarters 0, 2, 1, 3.
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
+  } else {
+    return {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
   }
 }
 // The first n lanes; the others are zero, and their memory is not touched.

@@ -9,6 +9,7 @@ constexpr int kFloatTileM = 2;
 constexpr int kFloatTileN = 4;
 constexpr int kBroadcastRows = 2;
 constexpr int kBroadcastCols = 2;
+constexpr int kScoreHeads = 4;
 
 struct Lanes {
   float v[kLanes];
@@ -51,6 +52,22 @@ inline Lanes load_codes(const std::byte* p) {
   return each([=](int i) {
     const int bit = i * kBits;
     return static_cast<float>(static_cast<int>(p[bit / 8]) >> bit % 8 & ((1 << kBits) - 1));
+  });
+}
+// A word of 32 bits to each lane, and the codes or halves in them: the i-th of each word.
+struct WordLanes {
+  uint32_t v[kLanes];
+};
+inline WordLanes load_words(const std::byte* p) {
+  WordLanes words;
+  __builtin_memcpy(words.v, p, sizeof words.v);
+  return words;
+}
+template <int kBits>
+inline Lanes element_of(const WordLanes& words, int i) {
+  return each([&](int lane) {
+    const uint32_t number = words.v[lane] >> i * kBits & ((1u << kBits) - 1);
+    return kBits == 16 ? f16_to_f32(static_cast<uint16_t>(number)) : static_cast<float>(number);
   });
 }
 // The first n lanes; the others are zero, and their memory is not touched.

@@ -5,7 +5,7 @@
 
 #include "loader/checkpoint.h"
 #include "tests/loader/gguf_bytes.h"
-#include "tests/support/gguf_writer.h"
+#include "loader/gguf_writer.h"
 #include "tests/support/tiny_model.h"
 
 namespace spillway {

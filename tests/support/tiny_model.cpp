@@ -7,7 +7,7 @@
 #include <map>
 #include <vector>
 
-#include "tests/support/gguf_writer.h"
+#include "loader/gguf_writer.h"
 #include "tests/support/random_blocks.h"
 #include "tests/support/synthetic_vocab.h"
 

@@ -92,6 +92,8 @@ inline int __all_sync(uint32_t mask, int vote, const Where& where = Where::curre
   return __ballot_sync(mask, vote, where) == mask;
 }
 
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+
 // Four products of signed bytes, added to c.
 inline int __dp4a(int a, int b, int c) {
   for (int shift = 0; shift < 32; shift += 8) c += static_cast<int8_t>(a >> shift) * static_cast<int8_t>(b >> shift);
@@ -135,6 +137,7 @@ T load_wide(const void* address) {
   return value;
 }
 inline uint4 load_stream(const void* address) { return load_wide<uint4>(address); }
+inline uint2 load_pair(const uint2* address) { return load_wide<uint2>(address); }
 inline uint4 load_cached(const void* address) { return load_wide<uint4>(address); }
 inline float4 load_floats(const float* address) { return load_wide<float4>(address); }
 template <typename T>

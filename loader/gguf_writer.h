@@ -1,4 +1,4 @@
-// GgufWriter: writes GGUF files (version 2 or 3, one part or several) for tests and benchmarks. Tensor bytes are asked
+// GgufWriter: writes GGUF files (version 2 or 3, one part or several). Tensor bytes are asked
 // for chunk by chunk while the file is written, by several threads, so a file may be larger than memory.
 #pragma once
 

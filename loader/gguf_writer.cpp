@@ -1,4 +1,4 @@
-#include "tests/support/gguf_writer.h"
+#include "loader/gguf_writer.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

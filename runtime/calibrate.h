@@ -1,0 +1,70 @@
+// Calibration: a model's skew from the prefill of a text (runtime/skew.h). The text is never one that quality is
+// measured on; where none is given it is the project's own prose.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "runtime/session.h"
+#include "runtime/skew.h"
+
+namespace spillway {
+
+struct CalibrationText {
+  std::string name;
+  std::string text;
+};
+// README, ARCHITECTURE and their like, as they were when this was built.
+CalibrationText own_calibration_text();
+
+struct CalibrateOptions {
+  int context = 0;  // positions of each window; 0: as many as text and model allow, at most kDefaultContext
+  int ahead = 1;
+  QueryGuess guess = QueryGuess::ridge;
+  uint64_t memory = uint64_t{2} << 30;  // for sums and solving: more layers than fit take another prefill
+
+  static constexpr int kDefaultContext = 8192;
+  static constexpr int kMostTokens = 16384;  // of the text, unless a window is longer
+};
+
+struct CalibrateParts {
+  const Model& model;  // with its tokenizer
+  const Options& options;
+  const ChosenDevice& device;
+  const SessionLimits& limits;
+  const CalibrationText& text;
+};
+
+struct CalibrateHooks {
+  // Tokens prefilled, of all passes over the text; may throw to end it.
+  OnProgress on_prefill;
+  std::function<void(std::string_view line)> said;
+};
+
+struct CalibrationReport {
+  std::string path;
+  int context = 0;
+  int tokens = 0;    // of the text
+  int prefills = 0;  // of all of it
+  float strength = 0;
+  // The mean square that is left of queries, as a share of their variance, on the half of the text that was not fitted:
+  // by the model's own matrix, and by the corrected one. Zero where the own one is taken.
+  double gain_error = 0, ridge_error = 0;
+  uint64_t memory = 0;  // of the sums
+  double prefill_s = 0, solve_s = 0;
+};
+
+// Writes the skew to `path`, whole or not at all; its folder exists. Throws Error(usage) where the text has fewer
+// tokens than a window, Error(fit) as a plan does.
+CalibrationReport calibrate(const CalibrateParts& parts, const CalibrateOptions& options, const std::string& path,
+                            const CalibrateHooks& hooks);
+
+// The skew kept for this model below `folder`; where there is none, or one of fewer positions than `options.context`,
+// it is made, of as many positions as the text has tokens for, and that is said. So the result may have been calibrated
+// for fewer positions: its context says so.
+Skew load_or_calibrate(const CalibrateParts& parts, const CalibrateOptions& options, const std::string& folder,
+                       const CalibrateHooks& hooks);
+
+}  // namespace spillway
