@@ -53,7 +53,7 @@ enum class KvShare : uint8_t { half, least, most };
 // How many units of weights the ring has room for: fewer leave more of the device to resident ones, but then less is
 // asked for ahead of what a drive's latency takes. kAmple: 4, and 32 MiB at least.
 constexpr int kAmple = 0;
-constexpr int kRingDepths[] = {2, 3, 4, 6};
+constexpr int kRingDepths[] = {3, 4, 6, 10};
 
 struct Candidate {
   KvShare kv = KvShare::half;
