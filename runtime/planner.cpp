@@ -18,15 +18,17 @@ namespace {
 constexpr uint64_t kMiB = 1024 * 1024;
 
 // Marks every n-th of the candidates so that `bytes` in all are chosen, spread evenly over the pass: what streams is
-// then spread evenly too, and the ring never has to make up for a long resident stretch.
-void choose_spread(const std::vector<WeightUnit>& units, std::vector<Tier>& tiers, Tier from, Tier to, uint64_t bytes) {
+// then spread evenly too, and the ring never has to make up for a long resident stretch. head_start: bytes by which the
+// first is chosen earlier.
+void choose_spread(const std::vector<WeightUnit>& units, std::vector<Tier>& tiers, Tier from, Tier to, uint64_t bytes,
+                   double head_start = 0) {
   uint64_t candidates = 0;
   for (size_t i = 0; i < units.size(); ++i) {
     if (tiers[i] == from) candidates += units[i].bytes;
   }
   if (candidates == 0) return;
   const double share = std::min(1.0, static_cast<double>(bytes) / static_cast<double>(candidates));
-  double due = 0;
+  double due = head_start;
   uint64_t left = bytes;
   for (size_t i = 0; i < units.size(); ++i) {
     if (tiers[i] != from) continue;
@@ -51,17 +53,18 @@ enum class KvShare : uint8_t { half, least, most };
 // How many units of weights the ring has room for: fewer leave more of the device to resident ones, but then less is
 // asked for ahead of what a drive's latency takes. kAmple: 4, and 32 MiB at least.
 constexpr int kAmple = 0;
-constexpr int kRingDepths[] = {2, 3, 6};
+constexpr int kRingDepths[] = {3, 4, 6, 10};
 
 struct Candidate {
   KvShare kv = KvShare::half;
   int ring_units = kAmple;
+  double head_start = 0;  // of the spread of what stays resident, in units of weights
 };
 
 class Planner {
  public:
   Planner(const PlanInput& input, const PlanSizes& sizes, const Candidate& candidate)
-      : in_(input), sizes_(sizes), share_(candidate.kv), ring_units_(candidate.ring_units) {}
+      : in_(input), sizes_(sizes), candidate_(candidate) {}
 
   // Nothing when a budget is too small.
   std::optional<Plan> run() {
@@ -84,7 +87,7 @@ class Planner {
     const KvSizes& kv = sizes_.kv;
     const uint64_t all = kv.all();
     const uint64_t room = device_left_ > sizes_.least_weights() ? device_left_ - sizes_.least_weights() : 0;
-    const uint64_t wanted = share_ == KvShare::half ? room / 2 : share_ == KvShare::most ? room : 0;
+    const uint64_t wanted = candidate_.kv == KvShare::half ? room / 2 : candidate_.kv == KvShare::most ? room : 0;
     if (all + sizes_.all_weights() > device_left_ && (all > room || all > wanted) && spill_kv(room, wanted))
       return true;
     if (all > room) return false;
@@ -169,10 +172,12 @@ class Planner {
       device_left_ -= sizes_.all_units;
       return;
     }
-    const uint64_t wanted = ring_units_ == kAmple ? std::max(4 * sizes_.largest_unit, 32 * kMiB)
-                                                  : static_cast<uint64_t>(ring_units_) * sizes_.largest_unit;
+    const uint64_t wanted = candidate_.ring_units == kAmple
+                                ? std::max(4 * sizes_.largest_unit, 32 * kMiB)
+                                : static_cast<uint64_t>(candidate_.ring_units) * sizes_.largest_unit;
     plan_.weight_ring_bytes = std::max(sizes_.least_dense(), align_down(std::min(wanted, room / 3), kDiskAlign));
-    choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device, room - plan_.weight_ring_bytes);
+    choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device, room - plan_.weight_ring_bytes,
+                  candidate_.head_start * static_cast<double>(sizes_.largest_unit));
     choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::host, host_left_);
     device_left_ -= plan_.weight_ring_bytes + dense_in(Tier::device);
     host_left_ -= dense_in(Tier::host);
@@ -206,8 +211,7 @@ class Planner {
 
   const PlanInput& in_;
   const PlanSizes& sizes_;
-  KvShare share_;
-  int ring_units_;
+  Candidate candidate_;
   Plan plan_;
   uint64_t device_left_ = 0;
   uint64_t host_left_ = 0;
@@ -240,13 +244,16 @@ std::string ring_reason(const Plan& plan, const Plan& ample) {
 
 // Of one share of KV, the fastest ring.
 std::optional<Plan> best_ring(const PlanInput& input, const PlanSizes& sizes, KvShare share) {
-  // A deep ring bears a drive that stutters, which no prediction knows of.
-  constexpr double kWorthIt = 1.03;
+  // An ample ring bears a drive that stutters, which no prediction knows of.
+  constexpr double kWorthIt = 1.01;
   std::optional<Plan> ample = Planner(input, sizes, {.kv = share}).run();
   if (!ample || ample->expected.bound.empty() || !ample->streams_weights()) return ample;
   Plan best = *ample;
   for (const int depth : kRingDepths) {
-    improve(best, Planner(input, sizes, {.kv = share, .ring_units = depth}).run(), kWorthIt);
+    for (const double head_start : {0.0, 0.5}) {
+      improve(best, Planner(input, sizes, {.kv = share, .ring_units = depth, .head_start = head_start}).run(),
+              kWorthIt);
+    }
   }
   if (best.weight_ring_bytes != ample->weight_ring_bytes) best.reasons.push_back(ring_reason(best, *ample));
   return best;
