@@ -42,11 +42,10 @@ class CudaOps final : public Ops {
   int few_rows() const override { return kCudaMatvecRows; }
 
   uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
-    const auto codes = [](int64_t of_rows, int64_t widest) {
-      return cuda_matvec_scratch_bytes(of_rows, static_cast<int64_t>(align(static_cast<uint64_t>(widest), 32)));
-    };
-    const uint64_t dense = codes(rows, std::max({shape.hidden, shape.q_width(), shape.ffn}));
-    const uint64_t of_experts = codes(int64_t{rows} * shape.experts_used, std::max(shape.hidden, shape.expert_ffn));
+    const auto whole = [](int64_t cols) { return static_cast<int64_t>(align(static_cast<uint64_t>(cols), 32)); };
+    const uint64_t dense = cuda_matvec_scratch_bytes(rows, whole(std::max({shape.hidden, shape.q_width(), shape.ffn})));
+    const uint64_t of_experts =
+        cuda_experts_scratch_bytes(int64_t{rows} * shape.experts_used, whole(std::max(shape.hidden, shape.expert_ffn)));
     return kScratchAlignment + kDescriptorBytes + align(std::max(dense, of_experts), kScratchAlignment);
   }
 

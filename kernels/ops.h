@@ -126,7 +126,7 @@ class Ops {
   // k] f32.
   virtual void route(Stream&, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) = 0;
   // The rows of the experts that are here, in place: down . (activation(gate . row) * (up . row)), each product as by
-  // matmul with up to few_rows() rows. Rows of experts that are not here stay as they are. gate and up: [m * used x
+  // matmul of all of the expert's rows. Rows of experts that are not here stay as they are. gate and up: [m * used x
   // ffn] f32 each, left in any state.
   virtual void experts(Stream&, Activation, const ExpertRoutes& routes, const ExpertWeights&, View rows, View gate,
                        View up) = 0;

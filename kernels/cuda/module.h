@@ -79,6 +79,11 @@ constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
   return static_cast<uint64_t>(rows) * static_cast<uint64_t>(row > 4 ? row : 4);
 }
 
+// Of rows that go to experts: each block's scale and sum twice, for either kind of product.
+constexpr uint64_t cuda_experts_scratch_bytes(int64_t rows, int64_t cols) {
+  return cuda_matvec_scratch_bytes(rows, cols) + static_cast<uint64_t>(rows * (cols / 32) * 8);
+}
+
 // Formats and pages as for CudaAttend.
 struct CudaAppend {
   View k, v;  // [m x kv_heads * head_dim] f32
@@ -197,7 +202,7 @@ struct CudaExperts {
   View gate, up;                             // [m * used x ffn] f32
   View gate_weight, up_weight, down_weight;  // type and shape of one expert's
   const ExpertData* experts;                 // [routes.experts]
-  std::byte* scratch;  // cuda_matvec_scratch_bytes(m * used, the larger of hidden and ffn), as for CudaMatvec
+  std::byte* scratch;  // cuda_experts_scratch_bytes(m * used, the larger of hidden and ffn), as for CudaMatvec
   uint64_t scratch_bytes;
 
   bool operator==(const CudaExperts&) const = default;
