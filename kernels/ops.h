@@ -70,10 +70,10 @@ class Ops {
   // 0: all agree.
   virtual int few_rows() const { return 0; }
 
-  // Scratch for calls of up to `rows` rows with this model; given before any other call, by one user at a time: the
-  // next may give its own when null has taken the last one's back.
+  // Scratch for calls of up to `rows` rows, and of decode steps of shape.context positions, with this model; given
+  // before any other call, by one user at a time: the next may give its own when null has taken the last one's back.
   virtual uint64_t scratch_bytes(const ModelShape& shape, int rows) const = 0;
-  virtual void set_scratch(std::byte* data, uint64_t bytes) = 0;
+  virtual void set_scratch(const ModelShape& shape, std::byte* data, uint64_t bytes) = 0;
 
   // out [m x k] f32 = the rows [m x k] of any type, dequantised.
   virtual void dequantize(Stream&, View rows, View out) = 0;

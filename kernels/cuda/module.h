@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 10;
+inline constexpr uint32_t kCudaTableVersion = 11;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -235,6 +235,13 @@ struct CudaGather {
   std::byte* to;       // device memory, rows side by side
 };
 
+// A word at destination + 4 * at.
+struct CudaWord {
+  uint32_t at;
+  uint32_t word;
+};
+inline constexpr int kCudaMostScattered = 480;  // parameters end at 4 KiB
+
 using CudaProblem = const char*;
 using CudaStream = void*;
 using CudaEvent = void*;
@@ -280,6 +287,9 @@ struct SpillwayCudaTable {
   // A few bytes of any host memory, taken before the call returns, to device memory; past the copies that are queued.
   // All multiples of 4.
   spillway::CudaProblem (*put)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+  // The same of scattered words, up to kCudaMostScattered.
+  spillway::CudaProblem (*put_words)(spillway::CudaStream stream, void* destination, const spillway::CudaWord* words,
+                                     int32_t count);
 
   // What one thread enqueues on the stream between these two runs nothing and becomes a graph, to be launched as one,
   // any number of times and in the order of whatever stream: kernels as they were called, with the arguments they had.

@@ -37,7 +37,7 @@ class Steps {
     const uint64_t scratch = device_.ops().scratch_bytes(shape, 1);
     block_ = device_.reserve(kBytes + scratch);
     host_ = device_.reserve_host(kBytes);
-    device_.ops().set_scratch(block_ + kBytes, scratch);
+    device_.ops().set_scratch(shape, block_ + kBytes, scratch);
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
     for (uint64_t i = 0; i < kBytes / 4; i++) reinterpret_cast<float*>(host_)[i] = normal(random);
@@ -47,7 +47,7 @@ class Steps {
   ~Steps() {
     stream_->synchronize();
     stream_.reset();
-    device_.ops().set_scratch(nullptr, 0);
+    device_.ops().set_scratch({}, nullptr, 0);
     device_.release(block_, 0);
     device_.release_host(host_, kBytes);
   }
