@@ -5,8 +5,6 @@
 
 #include <vector>
 
-#include "runtime/engine.h"
-#include "runtime/planner.h"
 #include "tests/support/gpu_under_test.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
@@ -27,14 +25,7 @@ struct Counted {
 Counted count(const Model& model, const Options& options, bool graphs) {
   begin_on_gpu_under_test(1);
   const auto device = gpu_under_test(graphs);
-  Plan plan = make_plan({.options = options,
-                         .spec = model.spec,
-                         .checkpoint = model.checkpoint,
-                         .device = *device,
-                         .ops = device->ops(),
-                         .limits = {},
-                         .process_bytes = 0});
-  Engine engine(model, options, std::move(plan), *device, {});
+  Engine engine = engine_for_test(model, options, *device);
   const SequenceId sequence = engine.open_sequence();
   engine.prefill(sequence, random_ids(1, kPrompt, model.spec.shape.vocab), 0, true, {});
   Counted counted;
@@ -94,13 +85,7 @@ TEST_F(CudaGraphs, AResidentStepIsAHandfulOfCalls) {
 
 TEST_F(CudaGraphs, WhatStandsBetweenStreamedWeightsIsReplayed) {
   const Counted expected = count(model_, options_, false);
-  Plan whole = make_plan({.options = options_,
-                          .spec = model_.spec,
-                          .checkpoint = model_.checkpoint,
-                          .device = *gpu_under_test(),
-                          .ops = gpu_under_test()->ops(),
-                          .limits = {},
-                          .process_bytes = 0});
+  const Plan whole = plan_for_test(model_, options_, *gpu_under_test());
   options_.device_bytes = whole.tier(Tier::device).total() - whole.tier(Tier::device).weights / 3;
   options_.unit_bytes = 1;
   const Counted plain = count(model_, options_, false);
