@@ -79,6 +79,7 @@ std::string model_path(const std::string& given) {
 }
 
 void RunFlags::add(CLI::App& command, Runs runs) {
+  command_ = &command;
   const std::string budgets = "Budgets", running = "Running", reports = "Reports";
   add_option(
       command, "-m,--model", model,
@@ -88,11 +89,10 @@ void RunFlags::add(CLI::App& command, Runs runs) {
              "Positions of context, in whole pages of 64; 0: what the command needs")
       ->check(within(0, kMostContext))
       ->group(running);
-  chunk_option =
-      add_option(command, "--ubatch-size,--ub,-b,--batch-size", options.chunk, "Prompt tokens computed together (-ub)")
-          ->check(within(1, kMostContext))
-          ->capture_default_str()
-          ->group(running);
+  add_option(command, "--ubatch-size,--ub,-b,--batch-size", options.chunk, "Prompt tokens computed together (-ub)")
+      ->check(within(1, kMostContext))
+      ->capture_default_str()
+      ->group(running);
   add_option(command, "-t,--threads", options.threads, "Compute threads; 0: one for each physical core")
       ->check(within(0, 4096))
       ->group(running);
@@ -133,6 +133,9 @@ void RunFlags::add(CLI::App& command, Runs runs) {
       ->group(budgets);
   add_option(command, "--link-gbps", link_gbps, "Emulate a link of so many GB/s between host and device memory")
       ->check(within(0))
+      ->group(budgets);
+  add_option(command, "--plan", plan,
+             "Take the plan in this file (spillway plan -o); refused where model, machine or budgets no longer fit it")
       ->group(budgets);
   if (runs == Runs::model) {
     add_option(command, "--trace", trace, "Write a Chrome/Perfetto trace of every stream to this file")->group(reports);
@@ -217,7 +220,7 @@ Options RunFlags::resolve() const {
   std::map<std::string, KvCodec> codecs;
   for (const KvCodec codec : kAllKvCodecs) codecs[info(codec).name] = codec;
   result.kv_codec = one_of<KvCodec>("--kv-type", kv_type, codecs);
-  if (result.link_bytes_per_second > 0 && !host_mem) {
+  if (result.link_bytes_per_second > 0 && !host_mem && plan.empty()) {
     throw Error(ErrorKind::usage, "--link-gbps emulates the link between host and device memory: it needs --host-mem");
   }
   return result;

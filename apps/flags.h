@@ -28,19 +28,21 @@ struct RunFlags {
   bool json = false;
   bool no_color = false;
   std::string trace;
+  std::string plan;  // a file, to run or show; empty: a plan of one's own
   Options options;
-  CLI::Option* chunk_option = nullptr;
 
   void add(CLI::App& command, Runs runs = Runs::model);
   // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
   // The budgets, which may be shares of what is free where the model will run. Returns a line for each that is more.
   std::vector<std::string> resolve_budgets(Options& result, const Device& on) const;
-  // Whether -ub was, by flag or environment.
-  bool chunk_given() const { return chunk_option != nullptr && chunk_option->count() > 0; }
+  // Whether the option of this name ("--lookahead") was, by flag or environment.
+  bool given(const char* name) const { return command_ != nullptr && command_->get_option(name)->count() > 0; }
 
  private:
   void resolve_disk(Options& result) const;
+
+  const CLI::App* command_ = nullptr;
 };
 
 struct SamplingFlags {

@@ -65,6 +65,7 @@ nlohmann::json plan_json(const Plan& plan) {
           {"device_layers", plan.last_layer - plan.first_layer},
           {"tensors", std::move(tensors)},
           {"experts", experts_json(plan)},
+          {"reasons", plan.reasons},
           {"expected",
            {{"prefill_tps", known(e.prefill_tps)},
             {"decode_tps", known(e.decode_tps)},

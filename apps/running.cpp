@@ -20,6 +20,8 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
+// That a process which runs a plan may be larger than the one that made it: up to 0.6 MiB were seen.
+constexpr uint64_t kProcessRoom = 2 << 20;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -40,12 +42,16 @@ std::string machine_cache() {
 Running::Running(const RunFlags& flags, const RunOptions& wishes)
     : flags_(flags),
       options_(flags.resolve()),
-      model_(Model::open(options_.model_path, wishes.text)),
-      device_(choose_device(options_, model_.spec.shape)) {
+      given_(flags.plan.empty() ? std::nullopt : std::optional(PlanFile::read(flags.plan))),
+      model_(Model::open(options_.model_path, wishes.text)) {
+  if (given_) take_given_plan();
+  device_ = choose_device(options_, model_.spec.shape);
+  if (given_) given_->check(model_.checkpoint, *device_.device);
   for (const std::string& line : flags.resolve_budgets(options_, *device_.device)) say(line);
   device_.cpu = cpu_beside(options_, model_.spec.shape, *device_.device);
   options_.logit_rows = wishes.logit_rows;
   options_.only_planned = wishes.only_planned;
+  if (wishes.for_later) options_.process_room = kProcessRoom;
   // The first line is always said: measuring takes a moment.
   bool said = false;
   limits_ = measure_session(model_, options_, device_, machine_cache(), [&](std::string_view line) {
@@ -63,6 +69,53 @@ double Running::parameters() const {
 void Running::check(std::span<const int32_t> prompt, const SamplingOptions& sampling) const {
   check_prompt(prompt, 0, options_.context > 0 ? static_cast<int>(align_up(options_.context, kPageTokens)) : INT32_MAX);
   Sampler(sampling, tokenizer().vocab());
+}
+
+// What a flag says beside the plan must be what the plan says too; a budget may be smaller, or larger.
+void Running::take_given_plan() {
+  const Options asked = options_;
+  const PlanFile& plan = *given_;
+  plan.decide(options_);
+  const auto refuse = [&](const char* flag, const std::string& what) {
+    throw Error(ErrorKind::usage, fmt::format("{}: the plan in {} {}", flag, plan.path, what));
+  };
+  const auto agree = [&](const char* name, const char* flag, bool same, const std::string& has) {
+    if (flags_.given(name) && !same) refuse(flag, fmt::format("was made for {}", has));
+  };
+  const int layers = model_.spec.shape.layers;
+  const auto on_device = [&](const std::optional<int>& count) { return std::min(count.value_or(layers), layers); };
+  agree("--ub", "-ub", std::min(asked.chunk, plan.context) == plan.chunk, std::to_string(plan.chunk));
+  agree("--lookahead", "--lookahead", asked.lookahead == options_.lookahead, std::to_string(options_.lookahead));
+  agree("--ngl", "-ngl", !asked.device_layers || on_device(asked.device_layers) == on_device(options_.device_layers),
+        std::to_string(on_device(options_.device_layers)));
+  agree("--kv-type", "--kv-type", asked.kv_codec == plan.kv_codec, info(plan.kv_codec).name);
+  agree("--kv-edge-layers", "--kv-edge-layers", asked.kv_edge_layers == plan.kv_edge_layers,
+        std::to_string(plan.kv_edge_layers));
+  agree("--link-gbps", "--link-gbps", asked.link_bytes_per_second == plan.link_bytes_per_second,
+        fmt::format("{:g}", plan.link_bytes_per_second * 1e-9));
+  if (asked.context > plan.context) refuse("-c", fmt::format("has {} positions", plan.context));
+  if (flags_.host_mem && !plan.host_bytes) refuse("--host-mem", "was made without one");
+  if (flags_.disk_mem) options_.disk_bytes = asked.disk_bytes;
+  if (options_.disk_bytes > 0 && options_.disk_directory.empty()) options_.disk_directory = xdg_of_this_user().cache();
+}
+
+Plan Running::given_plan(int positions) const {
+  if (positions > given_->context) {
+    throw Error(ErrorKind::fit, fmt::format("{} positions are needed, but the plan in {} has {}", positions,
+                                            given_->path, given_->context));
+  }
+  Options options = options_;
+  return plan_session(model_, options, device_, limits_, &*given_);
+}
+
+void Running::save(const Plan& plan, const std::string& path) const {
+  PlanFile::of(plan, {.options = options_,
+                      .spec = model_.spec,
+                      .checkpoint = model_.checkpoint,
+                      .device = *device_.device,
+                      .ops = device_.device->ops(),
+                      .limits = limits_.device})
+      .write(path, plan.expected);
 }
 
 Plan Running::planned(int context, int chunk) const {
@@ -97,7 +150,7 @@ Plan Running::longest(Plan fits, int refused, int chunk) const {
 // Empty where the chunk was asked for, or a smaller one would not help.
 std::string Running::more_with_smaller_chunks(const Plan& plan, int most) const {
   constexpr int kSmaller = 64;
-  if (flags_.chunk_given() || plan.chunk <= kSmaller || plan.context + kPageTokens >= most) return {};
+  if (flags_.given("--ub") || plan.chunk <= kSmaller || plan.context + kPageTokens >= most) return {};
   std::optional<Plan> more = if_it_fits(most, kSmaller);
   if (!more) {
     more = if_it_fits(plan.context + kPageTokens, kSmaller);
@@ -107,7 +160,25 @@ std::string Running::more_with_smaller_chunks(const Plan& plan, int most) const 
   return fmt::format(" (with -ub {}: {})", kSmaller, more->context);
 }
 
+// A chunk reads streamed weights once: a larger one reads them less often in a long prompt, and takes room for its
+// rows.
+std::string Running::chunk_advice(const Plan& plan) const {
+  constexpr double kWorthIt = 1.1;
+  if (flags_.given("--ub") || given_ || !plan.streams() || plan.expected.bound.empty()) return {};
+  std::string text;
+  double best = plan.expected.prefill_tps;
+  for (int chunk = 2 * plan.chunk; chunk <= std::min(plan.context, 4 * plan.chunk); chunk *= 2) {
+    const std::optional<Plan> larger = if_it_fits(plan.context, chunk);
+    if (!larger || larger->expected.prefill_tps < best * kWorthIt) continue;
+    best = larger->expected.prefill_tps;
+    text += fmt::format("with -ub {}: prefill {:.1f} tokens/s of prompts as long, decode {:.2f}\n", chunk, best,
+                        larger->expected.decode_tps);
+  }
+  return text;
+}
+
 Plan Running::plan(int positions, bool at_least) {
+  if (given_) return given_plan(positions);
   const int chunk = options_.chunk;
   if (options_.context > 0) return planned(options_.context, chunk);
   if (!at_least) return planned(positions, chunk);

@@ -19,6 +19,7 @@ struct RunOptions {
   int logit_rows = 1;         // rows of logits wanted at once
   bool only_planned = false;  // nothing will run
   bool text = true;           // false: ids alone; the model need not bring a tokenizer
+  bool for_later = false;     // the plan is kept for another run
 };
 
 class Running {
@@ -40,6 +41,11 @@ class Running {
   // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
   // context.
   Plan plan(int positions, bool at_least = false);
+  // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
+  // little, or the chunk was asked for.
+  std::string chunk_advice(const Plan& plan) const;
+  // As a file that --plan takes.
+  void save(const Plan& plan, const std::string& path) const;
   // Plans, says what runs where, reserves and loads.
   Engine& start(int positions, bool at_least = false);
 
@@ -59,6 +65,10 @@ class Running {
   void report_stats(const PhaseCost& prefill, const PhaseCost& decode) const;
 
  private:
+  // Reads --plan. Throws Error(usage) where another flag asks for something else.
+  void take_given_plan();
+  // Of --plan, for so many positions.
+  Plan given_plan(int positions) const;
   // Throws Error(fit).
   Plan planned(int context, int chunk) const;
   std::optional<Plan> if_it_fits(int context, int chunk) const;
@@ -78,6 +88,7 @@ class Running {
 
   const RunFlags& flags_;
   Options options_;
+  std::optional<PlanFile> given_;  // --plan
   Model model_;
   ChosenDevice device_;
   SessionLimits limits_;

@@ -45,8 +45,9 @@ def settings(plan, context):
 
 
 def measured(spillway, flags, wanted):
-    rows = common.rows_of(common.run([spillway, "bench", *flags, *wanted, "-r", 2, "-o", "json"])[0])
-    return max(rows[-1]["samples_ts"])
+    """Tokens a second, the median of three runs, and what computed."""
+    row = common.rows_of(common.run([spillway, "bench", *flags, *wanted, "-r", 3, "-o", "json"])[0])[-1]
+    return common.median(row["samples_ts"]), f"{row['cpu_info']}, {row['n_threads']} threads."
 
 
 def main():
@@ -57,7 +58,7 @@ def main():
     parser.add_argument("-o", "--out", type=pathlib.Path)
     args = parser.parse_args()
 
-    rows = []
+    rows, machine = [], ""
     for model in args.model:
         name, _, rest = model.partition("=")
         path, _, context = rest.rpartition(":")
@@ -72,16 +73,16 @@ def main():
                 continue
             flags = [*base, *budgets]
             expected = plan(flags)["expected"]
-            decode = measured(args.spillway, flags, ["-p", 0, "-n", STEPS, "-d", context - 2 * STEPS])
-            prefill = measured(args.spillway, flags, ["-p", 512, "-n", 0])
-            rows.append({"model": name, "setting": setting, "flags": [str(flag) for flag in flags[2:]],
+            decode, machine = measured(args.spillway, flags, ["-p", 0, "-n", STEPS, "-d", context - 2 * STEPS])
+            prefill, _ = measured(args.spillway, flags, ["-p", 512, "-n", 0])
+            rows.append({"model": name, "context": context, "setting": setting, "flags": [str(flag) for flag in flags[2:]],
                          "bound": expected["bound"],
                          "decode": {"expected": expected["decode_tps"], "measured": decode},
                          "prefill": {"expected": expected["prefill_tps"], "measured": prefill}})
             for kind in ("decode", "prefill"):
                 value = rows[-1][kind]
                 value["error"] = value["expected"] / value["measured"] - 1
-    result = {"prediction": rows}
+    result = {"machine": machine, "prediction": rows}
     head = ["model", "setting", "binds", "decode: expected", "measured", "off", "prefill: expected", "measured", "off"]
     print(common.table(head, [
         [row["model"], row["setting"], row["bound"]]

@@ -10,7 +10,9 @@ def section(report, files):
     for path, data in files.items():
         if not isinstance(data, dict) or "stage" in data:
             continue
-        if "ratio" in data:
+        if "prediction" in data:
+            prediction(report, path, data)
+        elif "ratio" in data:
             speed(report, path, data)
         elif "perplexity" in data:
             quality(report, path, data)
@@ -60,6 +62,55 @@ def speed(report, path, data):
             ),
         )
     report.add(common.table(["work", "Spillway tok/s", "llama.cpp tok/s", "ratio (spread)", "Spillway's rate"], rows))
+
+
+def prediction(report, path, data):
+    rows = data["prediction"]
+    kinds = ("decode", "prefill")
+    near = {kind: sum(abs(row[kind]["error"]) <= 0.15 for row in rows) for kind in kinds}
+    report.add(
+        f"## {path.stem}: what `plan` expects beside what `bench` measures",
+        f"{data.get('machine', '')} Within 15 % of what was measured: decode in {near['decode']} of {len(rows)} settings, "
+        f"prefill in {near['prefill']}.",
+    )
+    models = sorted({row["model"] for row in rows})
+    for kind in kinds:
+        report.plot(
+            f"{path.stem} {kind}",
+            svg_plot.against(
+                f"{kind.capitalize()}: expected and measured",
+                "each point is a model within budgets; the band is 15 % to either side",
+                "tokens/s",
+                {
+                    model: [
+                        (row[kind]["measured"], row[kind]["expected"], row["setting"])
+                        for row in rows
+                        if row["model"] == model
+                    ]
+                    for model in models
+                },
+                0.15,
+                ("measured", "expected"),
+            ),
+        )
+    report.add(
+        common.table(
+            ["model", "context", "setting", "binds"] + [f"{kind}: {word}" for kind in kinds for word in ("expected", "measured", "off")],
+            [
+                [row["model"], row["context"], row["setting"], row["bound"]]
+                + [
+                    text
+                    for kind in kinds
+                    for text in (
+                        f"{row[kind]['expected']:.1f}",
+                        f"{row[kind]['measured']:.1f}",
+                        f"{100 * row[kind]['error']:+.0f} %",
+                    )
+                ]
+                for row in rows
+            ],
+        )
+    )
 
 
 def quality(report, path, data):

@@ -183,3 +183,44 @@ def lines(title, subtitle, unit, xs, series, x_name, x_text=size):
                 f'{escape(f"{name}: {number(value)} {unit}")}</title></circle>'
             )
     return canvas.done()
+
+
+def against(title, subtitle, unit, series, band, names):
+    """Points in a square of two logarithmic axes, with the diagonal and a band of +-band beside it.
+
+    series: {name: [(x, y, hint)]}; names: of the two axes.
+    """
+    canvas = Canvas(title, subtitle, f"{names[1]} ({unit})")
+    canvas.legend(list(series))
+    values = [value for points in series.values() for x, y, _ in points for value in (x, y)]
+    low, high = math.floor(math.log10(min(values)) * 2) / 2, math.ceil(math.log10(max(values)) * 2) / 2
+    span = max(high - low, 0.5)
+
+    def across(x):
+        return LEFT + canvas.plot_width() * (math.log10(x) - low) / span
+
+    def up(y):
+        return HEIGHT - BOTTOM - canvas.plot_height() * (math.log10(y) - low) / span
+
+    first, last = 10**low, 10 ** (low + span)
+    edges = ((first, first), (last / (1 + band), last), (last, last), (last, last * (1 - band)), (first / (1 - band), first))
+    canvas.parts.append(
+        '<polygon points="' + " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in edges) + '" fill="#e8eef1"/>'
+    )
+    for power in range(math.floor(low), math.ceil(high) + 1):
+        for step in (1, 2, 5):
+            value = step * 10**power
+            if not first <= value <= last:
+                continue
+            canvas.line(LEFT, up(value), WIDTH - RIGHT, up(value), stroke=FAINT)
+            canvas.text(LEFT - 8, up(value) + 4, number(value), anchor="end", size=11)
+            canvas.text(across(value), HEIGHT - BOTTOM + 18, number(value), anchor="middle", size=11)
+    canvas.line(across(first), up(first), across(last), up(last), width=1.2, dash="5 4")
+    canvas.text(LEFT + canvas.plot_width() / 2, HEIGHT - 12, f"{names[0]} ({unit})", anchor="middle")
+    for s, (name, points) in enumerate(series.items()):
+        for x, y, hint in points:
+            canvas.parts.append(
+                f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="4" fill="{PALETTE[s % len(PALETTE)]}" '
+                f'fill-opacity="0.8"><title>{escape(f"{name}, {hint}: {number(x)}, {number(y)} {unit}")}</title></circle>'
+            )
+    return canvas.done()

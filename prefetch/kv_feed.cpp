@@ -7,9 +7,6 @@
 
 namespace spillway {
 
-// A third of the ring for a group: one is read while the next arrives and the one after is under way.
-constexpr uint64_t kGroupsInRing = 3;
-
 KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane,
                std::vector<int> windows)
     : cache_(cache),

@@ -25,6 +25,9 @@ struct KvGroup {
 
 class KvFeed {
  public:
+  // A third of the ring for a group: one is read while the next arrives and the one after is under way.
+  static constexpr uint64_t kGroupsInRing = 3;
+
   // Lanes may be null when every row stays on the device. windows: for each layer, how many positions a query sees, its
   // own among them (0: all); spans that all queries of a pass have passed are not fetched, nor given.
   KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane,

@@ -101,6 +101,7 @@ std::string describe_plan(const Plan& plan) {
       "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a token)\n",
       plan.emulated_link ? " (emulated link)" : "", e.decode_tps, e.prefill_tps, e.bound, 1e3 * e.disk_s,
       1e3 * e.link_s, 1e3 * e.compute_s);
+  for (const std::string& reason : plan.reasons) table += "chosen: " + reason + "\n";
   return table;
 }
 

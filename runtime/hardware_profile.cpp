@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -78,7 +79,61 @@ std::optional<HeadShape> heads_of(const std::string& name) {
   return read == 3 && used == static_cast<int>(name.size()) ? std::optional(shape) : std::nullopt;
 }
 
+json to_json(const Conditions& conditions) {
+  return {{"others", conditions.others}, {"tries", static_cast<unsigned>(conditions.tries)}};
+}
+
+Conditions conditions_of(Fields& fields) {
+  const json* found = fields.object("conditions");
+  if (found == nullptr) return {};
+  Fields inner(*found);
+  const Conditions conditions{inner.number("others", 1), static_cast<int>(inner.whole("tries", 1000))};
+  if (!inner.good()) fields.text("conditions");  // it is none
+  return conditions;
+}
+
+double faster(double a, double b) { return std::max(a, b); }
+double shorter(double a, double b) { return a > 0 && b > 0 ? std::min(a, b) : std::max(a, b); }
+
+Conditions better_of(const Conditions& a, const Conditions& b) {
+  return {std::min(a.others, b.others), a.tries + b.tries};
+}
+
 }  // namespace
+
+ComputeProfile better_of(ComputeProfile a, const ComputeProfile& b) {
+  a.memory_read = faster(a.memory_read, b.memory_read);
+  a.host_to_device = faster(a.host_to_device, b.host_to_device);
+  a.device_to_host = faster(a.device_to_host, b.device_to_host);
+  a.device_memory = faster(a.device_memory, b.device_memory);
+  a.call_s = shorter(a.call_s, b.call_s);
+  for (const auto& [type, speed] : b.weights) {
+    WeightSpeed& own = a.weights[type];
+    own.decode_bytes = faster(own.decode_bytes, speed.decode_bytes);
+    own.prefill_flops = faster(own.prefill_flops, speed.prefill_flops);
+  }
+  for (const auto& [heads, speed] : b.attention) a.attention[heads] = faster(a.attention[heads], speed);
+  a.working_set = std::min(a.working_set, b.working_set);
+  a.conditions = better_of(a.conditions, b.conditions);
+  return a;
+}
+
+DiskProfile better_of(DiskProfile a, const DiskProfile& b) {
+  a.read = faster(a.read, b.read);
+  a.write = faster(a.write, b.write);
+  a.latency_s = shorter(a.latency_s, b.latency_s);
+  a.conditions = better_of(a.conditions, b.conditions);
+  return a;
+}
+
+LayerTimes better_of(LayerTimes a, const LayerTimes& b) {
+  if (a.layers != b.layers || a.chunk != b.chunk) return b;  // of other memory: not the same
+  a.decode_s = shorter(a.decode_s, b.decode_s);
+  a.head_s = shorter(a.head_s, b.head_s);
+  a.chunk_s = shorter(a.chunk_s, b.chunk_s);
+  a.conditions = better_of(a.conditions, b.conditions);
+  return a;
+}
 
 json to_json(const ComputeProfile& profile) {
   json weights = json::object();
@@ -96,7 +151,8 @@ json to_json(const ComputeProfile& profile) {
           {"weights", weights},
           {"attention", attention},
           {"call_s", profile.call_s},
-          {"working_set", profile.working_set}};
+          {"working_set", profile.working_set},
+          {"conditions", to_json(profile.conditions)}};
 }
 
 json to_json(const DiskProfile& profile) {
@@ -104,7 +160,17 @@ json to_json(const DiskProfile& profile) {
           {"write", profile.write},
           {"latency_s", profile.latency_s},
           {"method", profile.method},
-          {"through_cache", profile.through_cache}};
+          {"through_cache", profile.through_cache},
+          {"conditions", to_json(profile.conditions)}};
+}
+
+json to_json(const LayerTimes& times) {
+  return {{"layers", static_cast<unsigned>(times.layers)},
+          {"chunk", static_cast<unsigned>(times.chunk)},
+          {"decode_s", times.decode_s},
+          {"head_s", times.head_s},
+          {"chunk_s", times.chunk_s},
+          {"conditions", to_json(times.conditions)}};
 }
 
 std::optional<ComputeProfile> compute_profile_from(const json& from) {
@@ -116,6 +182,7 @@ std::optional<ComputeProfile> compute_profile_from(const json& from) {
   profile.device_memory = fields.number("device_memory", kMostPerSecond);
   profile.working_set = fields.whole("working_set", kMostBytes);
   profile.call_s = fields.number("call_s", 1);
+  profile.conditions = conditions_of(fields);
   const json* weights = fields.object("weights");
   const json* attention = fields.object("attention");
   if (!fields.good()) return std::nullopt;
@@ -144,7 +211,22 @@ std::optional<DiskProfile> disk_profile_from(const json& from) {
   profile.latency_s = fields.number("latency_s", 1000);
   profile.method = fields.text("method");
   profile.through_cache = fields.truth("through_cache");
+  profile.conditions = conditions_of(fields);
   return fields.good() ? std::optional(profile) : std::nullopt;
+}
+
+std::optional<LayerTimes> layer_times_from(const nlohmann::json& from) {
+  constexpr double kMostSeconds = 1e4;
+  Fields fields(from);
+  LayerTimes times;
+  times.layers = static_cast<int>(fields.whole("layers", 1 << 20));
+  times.chunk = static_cast<int>(fields.whole("chunk", 1 << 20));
+  times.decode_s = fields.number("decode_s", kMostSeconds);
+  times.head_s = fields.number("head_s", kMostSeconds);
+  times.chunk_s = fields.number("chunk_s", kMostSeconds);
+  times.conditions = conditions_of(fields);
+  const bool whole = times.layers > 0 && times.chunk > 0 && times.decode_s > 0 && times.chunk_s > 0;
+  return fields.good() && whole ? std::optional(times) : std::nullopt;
 }
 
 }  // namespace spillway

@@ -12,6 +12,13 @@
 
 namespace spillway {
 
+// How something was measured: what was measured while others used the processors is too slow, and measured again at
+// later starts, a few times; the better counts.
+struct Conditions {
+  double others = 0;  // share of our processors' time that others used
+  int tries = 1;
+};
+
 // Speed of the device's own matrix product with one weight type.
 struct WeightSpeed {
   double decode_bytes = 0;   // bytes of weights a second with one row (matrix-vector)
@@ -36,6 +43,17 @@ struct ComputeProfile {
   double call_s = 0;                      // seconds of an operation on hardly any data, of many that are enqueued
   // Bytes that the reads went over: a set that a cache holds reads faster than memory.
   uint64_t working_set = 0;
+  Conditions conditions;
+};
+
+// What the first layers of a model take, through the pass that runs them, in seconds; 0 layers: not measured.
+struct LayerTimes {
+  int layers = 0;
+  int chunk = 0;        // rows
+  double decode_s = 0;  // of a step through these layers, hardly any KV being there
+  double head_s = 0;    // of the head for one row
+  double chunk_s = 0;   // of a chunk that begins a prompt, through these layers
+  Conditions conditions;
 };
 
 struct DiskProfile {
@@ -45,12 +63,20 @@ struct DiskProfile {
   std::string method;    // how the queue reads (kDiskMethodNames)
   // The page cache stands between: then these are no speeds of the drive.
   bool through_cache = false;
+  Conditions conditions;
 };
+
+// Of two measurements of the same, the faster one of each.
+ComputeProfile better_of(ComputeProfile a, const ComputeProfile& b);
+DiskProfile better_of(DiskProfile a, const DiskProfile& b);
+LayerTimes better_of(LayerTimes a, const LayerTimes& b);
 
 nlohmann::json to_json(const ComputeProfile& profile);
 nlohmann::json to_json(const DiskProfile& profile);
+nlohmann::json to_json(const LayerTimes& times);
 // Nothing when a field is missing, of another type, not finite or beyond what any machine has.
 std::optional<ComputeProfile> compute_profile_from(const nlohmann::json& json);
 std::optional<DiskProfile> disk_profile_from(const nlohmann::json& json);
+std::optional<LayerTimes> layer_times_from(const nlohmann::json& json);
 
 }  // namespace spillway

@@ -141,7 +141,7 @@ class LayerSplit {
     plan->tier(Tier::host).budget = host_budget();
     plan->tier(Tier::disk).budget = disk_budget();
     plan->take_in(std::move(*cpu));
-    plan->expected = predict(*plan, halves.device_spec.shape, in_.limits);
+    plan->expected = predict(*plan, halves.device_spec, in_.limits);
     return plan;
   }
 

@@ -82,11 +82,17 @@ class Measuring {
     const bool all = known.memory_read > 0 && attends &&
                      std::all_of(options_.types.begin(), options_.types.end(),
                                  [&](DType type) { return known.weights.contains(type); });
-    if (!all && options_.measure) {
+    const bool again = known.memory_read > 0 && doubtful(known.conditions, options_.most_others);
+    if ((!all || again) && options_.measure) {
       begin();
       const ComputeWishes wishes{options_.types, options_.heads, options_.threads, options_.most_bytes,
                                  kComputeShare * options_.seconds};
-      known = measure_compute(device_, wishes, std::move(known), say_);
+      const OtherLoad others;
+      ComputeProfile found = measure_compute(device_, wishes, again ? ComputeProfile{} : known, say_);
+      found.conditions = {.others = others.share()};
+      if (!again) found.conditions.others = std::max(found.conditions.others, known.conditions.others);
+      known = again ? better_of(std::move(known), found) : std::move(found);
+      say_conditions(known.conditions, options_.most_others, say_);
       cache_.put(key, known);
     }
     machine_.compute = std::move(known);
@@ -104,16 +110,26 @@ class Measuring {
     // A drive measured a moment ago for its reads is not measured anew for them.
     const bool keep = !options_.refresh || drive == measured_drive_;
     DiskProfile known = keep ? cache_.disk(key).value_or(DiskProfile{}) : DiskProfile{};
-    if ((writes ? known.write > 0 : known.read > 0) || !options_.measure) return known;
+    const bool again = drive != measured_drive_ && doubtful(known.conditions, options_.most_others);
+    if (((writes ? known.write > 0 : known.read > 0) && !again) || !options_.measure) return known;
     begin();
     const double seconds = kDiskShare * options_.seconds;
     const auto write = [&] { return measure_writes(device_, options_.disk_folder, seconds); };
-    const DiskProfile found = writes ? naming_disk_folder(write) : measure_reads(device_, options_.model_path, seconds);
-    // Reads of the model's own file say more than reads of what was just written.
-    if (known.read > 0) {
+    const OtherLoad others;
+    DiskProfile found = writes ? naming_disk_folder(write) : measure_reads(device_, options_.model_path, seconds);
+    found.conditions = {.others = others.share()};
+    if (again) {
+      known = better_of(known, found);
+    } else if (known.read > 0) {
+      // Reads of the model's own file say more than reads of what was just written.
       known.write = found.write;
     } else {
       known = found;
+    }
+    say_conditions(known.conditions, options_.most_others, say_);
+    if (writes && known.write == 0) {
+      say_(fmt::format("{}: no room to measure how fast it is written", options_.disk_folder));
+      return known;
     }
     say_(writes ? fmt::format("{}: written at {} ({})", options_.disk_folder, format_speed(known.write), found.method)
                 : fmt::format("{}: read at {}, {:.0f} us for a small read ({})", options_.model_path,

@@ -12,6 +12,7 @@
 
 #include "kernels/device.h"
 #include "runtime/hardware_profile.h"
+#include "runtime/other_load.h"
 
 namespace spillway {
 
@@ -24,10 +25,11 @@ struct MachineOptions {
   // Memory that measuring may take: it is inside the process's budget like all else. Less than twice the last cache
   // level gives reads that are too fast; ComputeProfile::working_set says what was used.
   uint64_t most_bytes = uint64_t{256} << 20;
-  std::string cache_file;  // empty: measured each time, kept nowhere
-  bool measure = true;     // false: only what the cache holds; the rest stays 0
-  bool refresh = false;    // measure again, whatever was kept
-  double seconds = 1.3;    // that all of it may take, about
+  std::string cache_file;            // empty: measured each time, kept nowhere
+  bool measure = true;               // false: only what the cache holds; the rest stays 0
+  bool refresh = false;              // measure again, whatever was kept
+  double seconds = 1.3;              // that all of it may take, about
+  double most_others = kMostOthers;  // what was measured with more of others' work is doubted
   std::function<void(std::string_view line)> progress;
 };
 

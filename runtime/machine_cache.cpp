@@ -12,17 +12,23 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr uintmax_t kMostFileBytes = 1 << 20;
 constexpr size_t kMostEntries = 16;  // of a kind
 constexpr const char* kCompute = "compute";
 constexpr const char* kDisks = "disks";
+constexpr const char* kLayers = "layers";
+constexpr const char* kKinds[] = {kCompute, kDisks, kLayers};
 
-json empty_cache() { return {{"format", kFormat}, {kCompute, json::object()}, {kDisks, json::object()}}; }
+json empty_cache() {
+  json cache{{"format", kFormat}};
+  for (const char* kind : kKinds) cache[kind] = json::object();
+  return cache;
+}
 
 bool is_ours(const json& file) {
   if (!file.is_object() || file.value("format", json()) != kFormat) return false;
-  for (const char* kind : {kCompute, kDisks}) {
+  for (const char* kind : kKinds) {
     if (!file.contains(kind) || !file[kind].is_object()) return false;
   }
   return true;
@@ -60,6 +66,12 @@ std::optional<DiskProfile> MachineCache::disk(const std::string& key) const {
   return found == nullptr ? std::nullopt : disk_profile_from(*found);
 }
 
+std::optional<LayerTimes> MachineCache::layers(const std::string& key) const {
+  const json* found = find(kLayers, key);
+  return found == nullptr ? std::nullopt : layer_times_from(*found);
+}
+
+void MachineCache::put(const std::string& key, const LayerTimes& times) { put(kLayers, key, to_json(times)); }
 void MachineCache::put(const std::string& key, const ComputeProfile& profile) { put(kCompute, key, to_json(profile)); }
 void MachineCache::put(const std::string& key, const DiskProfile& profile) { put(kDisks, key, to_json(profile)); }
 

@@ -17,8 +17,10 @@ class MachineCache {
   // Entries that are broken are not there.
   std::optional<ComputeProfile> compute(const std::string& key) const;
   std::optional<DiskProfile> disk(const std::string& key) const;
+  std::optional<LayerTimes> layers(const std::string& key) const;
   void put(const std::string& key, const ComputeProfile& profile);
   void put(const std::string& key, const DiskProfile& profile);
+  void put(const std::string& key, const LayerTimes& times);
   // Writes the file, whole or not at all, for this user alone; makes no folder. Throws Error(io). The oldest entries of
   // many go.
   void save();

@@ -1,7 +1,6 @@
 // Speeds of a drive, through the disk queue that will stream from it.
 #include <algorithm>
 #include <deque>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <random>
@@ -10,6 +9,7 @@
 
 #include "memory/disk_queue.h"
 #include "memory/extent.h"
+#include "runtime/free_disk.h"
 #include "runtime/measure.h"
 
 namespace spillway {
@@ -128,9 +128,9 @@ DiskProfile measure_reads(Device& device, const std::string& path, double second
 }
 
 DiskProfile measure_writes(Device& device, const std::string& folder, double seconds) {
-  std::error_code error;
-  const uint64_t room = std::filesystem::space(folder, error).available;
-  const uint64_t bytes = align_down(std::min(kWriteBytes, error ? kWriteBytes : room / 4), kBatchBytes);
+  // Where the file system does not say what is free, making the file tells.
+  const std::optional<uint64_t> free = free_disk_bytes(folder);
+  const uint64_t bytes = align_down(std::min(kWriteBytes, free ? *free / 4 : kWriteBytes), kBatchBytes);
   DiskProfile profile;
   if (bytes < kBatches * kBatchBytes) return profile;
   const File file = File::make_unnamed(folder, bytes);

@@ -37,6 +37,7 @@ struct Options {
   CpuIsa isa = CpuIsa::best;
   double link_bytes_per_second = 0;  // > 0: an emulated link between host and device memory
   bool refresh_machine = false;
+  uint64_t process_room = 0;  // that the process may have grown by when the plan is carried out
   bool only_planned = false;  // nothing will run: measuring the machine need not keep to the budgets
 };
 

@@ -13,6 +13,7 @@ void Plan::take_in(Plan unit) {
   host.rings += memory.rings;
   tier(Tier::disk).weights += unit.tier(Tier::disk).weights;
   tier(Tier::disk).kv += unit.tier(Tier::disk).kv;
+  reasons.insert(reasons.end(), unit.reasons.begin(), unit.reasons.end());
   before.push_back(std::move(unit));
 }
 

@@ -53,6 +53,7 @@ struct Plan {
   const TierPlan& tier(Tier t) const { return tiers[static_cast<int>(t)]; }
   TierPlan& tier(Tier t) { return tiers[static_cast<int>(t)]; }
 
+  uint64_t unit_bytes = 0;  // that weight units were cut to
   std::vector<WeightUnit> units;
   std::vector<Tier> unit_tiers;  // one for each unit
   uint64_t weight_ring_bytes = 0;
@@ -76,6 +77,7 @@ struct Plan {
   bool staged = false;  // bytes from disk pass through host memory
 
   Expected expected;
+  std::vector<std::string> reasons;  // for choices that speeds decided, a sentence each
 
   // Counts another unit's bytes into the tiers.
   void take_in(Plan unit);

@@ -27,10 +27,15 @@ uint64_t ample_piece(uint64_t host_budget) {
 
 }  // namespace
 
-PlanSizes::PlanSizes(const PlanInput& input, Room room)
+PlanSizes::PlanSizes(const PlanInput& input, Room room) : PlanSizes(input, room, std::nullopt) {}
+PlanSizes::PlanSizes(const PlanInput& input, const PlannedSizes& planned)
+    : PlanSizes(input, Room::ample, std::optional(planned)) {}
+
+PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned)
     : kv{.layout = kv_layout(input.spec, input.options), .sequences = input.options.sequences},
       in_(input),
-      room_(room) {
+      room_(room),
+      planned_(planned) {
   const Options& options = in_.options;
   // Layers that pack have slots of both kinds.
   const int64_t layers = std::max(kv.layout.layers + kv.layout.packed_layers(), 1);
@@ -43,12 +48,15 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room)
   const bool host_addressable = in_.device.host_addressable();
   emulated_link = host_addressable && (options.host_bytes || options.link_bytes_per_second > 0);
   staged = emulated_link || !host_addressable;
-  staging.piece_bytes = room == Room::least ? kLeastPiece : ample_piece(options.host_bytes.value_or(0));
+  staging.piece_bytes = planned               ? planned->piece_bytes
+                        : room == Room::least ? kLeastPiece
+                                              : ample_piece(options.host_bytes.value_or(0));
 
   small_bytes = align_up(ModelVectors::bytes(in_.spec), kDiskAlign);
-  uint64_t unit = room == Room::least ? kLeastUnit : ample_unit(*options.device_bytes);
-  if (options.unit_bytes > 0) unit = options.unit_bytes;
-  units = cut_weight_units(in_.spec, in_.checkpoint, unit);
+  unit_bytes = room == Room::least ? kLeastUnit : ample_unit(*options.device_bytes);
+  if (options.unit_bytes > 0) unit_bytes = options.unit_bytes;
+  if (planned) unit_bytes = planned->unit_bytes;
+  units = cut_weight_units(in_.spec, in_.checkpoint, unit_bytes);
   for (const WeightUnit& one : units) {
     all_units += one.bytes;
     largest_unit = std::max(largest_unit, one.bytes);
@@ -70,6 +78,7 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
   logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, chunk);
   // Many rows of logits are a convenience: they may take an eighth of the budget.
   while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
+  if (planned_) logit_rows = std::min(planned_->logit_rows, chunk);
   Workspace views;
   const WorkspaceShape shape{chunk, logit_rows, context};
   workspace_bytes = align_up(Workspace::cut(in_.spec, shape, in_.ops, nullptr, &views), kDiskAlign);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "memory/tier.h"
@@ -18,10 +19,18 @@ struct PlanInput;
 // anything is refused they are tried at their least, which no budget changes: so the nearest budget that fits is known.
 enum class Room : uint8_t { ample, least };
 
+// Those sizes as an earlier plan had them, whatever the budgets are now.
+struct PlannedSizes {
+  uint64_t unit_bytes = 0;   // that weight units are cut to
+  uint64_t piece_bytes = 0;  // of staging
+  int logit_rows = 1;
+};
+
 class PlanSizes {
  public:
   // Throws Error(usage) for more positions than can be counted.
   PlanSizes(const PlanInput& input, Room room);
+  PlanSizes(const PlanInput& input, const PlannedSizes& planned);
   // As if so many positions, and chunks of so many, had been asked for.
   void set_shape(int positions, int prompt_chunk);
 
@@ -31,6 +40,7 @@ class PlanSizes {
   bool emulated_link = false;
   bool staged = false;  // bytes from disk pass through host memory
   StagingShape staging;
+  uint64_t unit_bytes = 0;
   std::vector<WeightUnit> units;
   uint64_t all_units = 0;  // bytes
   uint64_t largest_unit = 0;
@@ -60,10 +70,11 @@ class PlanSizes {
   uint64_t least_device(uint64_t host_budget, uint64_t disk_budget) const;
 
  private:
-  void size_workspace();
+  PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned);
 
   const PlanInput& in_;
   Room room_;
+  std::optional<PlannedSizes> planned_;
 };
 
 }  // namespace spillway

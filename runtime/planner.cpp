@@ -1,9 +1,12 @@
 #include "runtime/planner.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 
 #include "kernels/check.h"
+#include "runtime/fill_plan.h"
 #include "runtime/layer_split.h"
 #include "runtime/nearest_fit.h"
 #include "runtime/plan_sizes.h"
@@ -45,44 +48,37 @@ void choose_spread(const std::vector<WeightUnit>& units, std::vector<Tier>& tier
 // KV is only full at the end), or as much as they can use, or as little.
 enum class KvShare : uint8_t { half, least, most };
 
+// How many units of weights the ring has room for: fewer leave more of the device to resident ones, but then less is
+// asked for ahead of what a drive's latency takes. kAmple: 4, and 32 MiB at least.
+constexpr int kAmple = 0;
+constexpr int kRingDepths[] = {2, 3, 6};
+
+struct Candidate {
+  KvShare kv = KvShare::half;
+  int ring_units = kAmple;
+};
+
 class Planner {
  public:
-  Planner(const PlanInput& input, const PlanSizes& sizes, KvShare share) : in_(input), sizes_(sizes), share_(share) {}
+  Planner(const PlanInput& input, const PlanSizes& sizes, const Candidate& candidate)
+      : in_(input), sizes_(sizes), share_(candidate.kv), ring_units_(candidate.ring_units) {}
 
   // Nothing when a budget is too small.
   std::optional<Plan> run() {
     if (sizes_.device_fixed() > device_budget() || sizes_.host_fixed() > host_budget()) return std::nullopt;
     device_left_ = device_budget() - sizes_.device_fixed();
     host_left_ = host_budget() - sizes_.host_fixed();
-    take_sizes();
+    plan_ = sized_plan(in_, sizes_);
     if (!place_kv() || !place_weights()) return std::nullopt;
-    fill_tiers();
-    plan_.expected = predict(plan_, in_.spec.shape, in_.limits);
+    count_tiers(plan_, in_, sizes_);
+    SPILLWAY_CHECK(within_budgets(plan_));
+    plan_.expected = predict(plan_, in_.spec, in_.limits);
     return std::move(plan_);
   }
 
  private:
   uint64_t device_budget() const { return *in_.options.device_bytes; }
   uint64_t host_budget() const { return in_.options.host_bytes.value_or(0); }
-
-  void take_sizes() {
-    plan_.last_layer = in_.spec.shape.layers;
-    plan_.head = in_.spec.has_head();
-    plan_.context = sizes_.context;
-    plan_.chunk = sizes_.chunk;
-    plan_.logit_rows = sizes_.logit_rows;
-    plan_.lookahead = in_.options.lookahead;
-    plan_.emulated_link = sizes_.emulated_link;
-    plan_.staged = sizes_.staged;
-    plan_.staging = sizes_.staging;
-    plan_.small_bytes = sizes_.small_bytes;
-    plan_.workspace_bytes = sizes_.workspace_bytes;
-    plan_.host_input_bytes = sizes_.host_input_bytes;
-    plan_.host_logit_bytes = sizes_.host_logit_bytes;
-    plan_.units = sizes_.units;
-    plan_.expert_units = sizes_.expert_units;
-    plan_.kv_layout = sizes_.kv.layout;
-  }
 
   bool place_kv() {
     const KvSizes& kv = sizes_.kv;
@@ -153,7 +149,8 @@ class Planner {
       device_left_ -= sizes_.all_units;
       return;
     }
-    const uint64_t wanted = std::max(4 * sizes_.largest_unit, 32 * kMiB);
+    const uint64_t wanted = ring_units_ == kAmple ? std::max(4 * sizes_.largest_unit, 32 * kMiB)
+                                                  : static_cast<uint64_t>(ring_units_) * sizes_.largest_unit;
     plan_.weight_ring_bytes = std::max(sizes_.least_dense(), align_down(std::min(wanted, room / 3), kDiskAlign));
     choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device, room - plan_.weight_ring_bytes);
     choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::host, host_left_);
@@ -187,52 +184,69 @@ class Planner {
     }
   }
 
-  void fill_tiers() {
-    TierPlan& device = plan_.tier(Tier::device);
-    TierPlan& host = plan_.tier(Tier::host);
-    TierPlan& disk = plan_.tier(Tier::disk);
-    device.budget = device_budget();
-    host.budget = host_budget();
-    disk.budget = in_.options.disk_bytes;
-    for (size_t i = 0; i < plan_.units.size(); ++i) {
-      plan_.tier(plan_.unit_tiers[i]).weights += plan_.units[i].bytes;
-    }
-    plan_.tier(plan_.expert_tier).weights += sizes_.all_experts;
-    device.weights += plan_.small_bytes;
-    const KvLayout& layout = sizes_.kv.layout;
-    device.kv = layout.bytes(plan_.kv_device_slots);
-    host.kv = layout.bytes(plan_.kv_host_slots);
-    disk.kv = layout.bytes(plan_.kv_disk_slots);
-    device.workspace = plan_.workspace_bytes;
-    device.rings = plan_.weight_ring_bytes + plan_.kv_ring_bytes + plan_.expert_device_slots * plan_.expert_slot_bytes;
-    host.rings = sizes_.staging_bytes() + plan_.expert_host_slots * plan_.expert_slot_bytes;
-    device.process = sizes_.process_in(Tier::device);
-    host.process = sizes_.process_in(Tier::host);
-    (in_.device.host_addressable() ? device : host).workspace += plan_.host_input_bytes + plan_.host_logit_bytes;
-    SPILLWAY_CHECK(device.total() <= device.budget && host.total() <= host.budget && disk.kv <= disk.budget);
-  }
-
   const PlanInput& in_;
   const PlanSizes& sizes_;
   KvShare share_;
+  int ring_units_;
   Plan plan_;
   uint64_t device_left_ = 0;
   uint64_t host_left_ = 0;
 };
 
+bool resident(const Plan& plan) { return !plan.streams() && !plan.spills_kv(); }
+
+std::string mib(uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB); }
+
+// Takes `other` in place of `best` where it is faster by more than what a prediction is worth.
+bool improve(Plan& best, std::optional<Plan> other, double worth_it) {
+  if (!other || other->expected.decode_tps <= best.expected.decode_tps * worth_it) return false;
+  best = std::move(*other);
+  return true;
+}
+
+std::string kv_reason(const Plan& plan, double before_tps) {
+  return fmt::format(
+      "{} of the KV on the device, so that {} of weights are: {:.2f} tokens/s where even shares give {:.2f}",
+      mib(plan.tier(Tier::device).kv), mib(plan.tier(Tier::device).weights), plan.expected.decode_tps, before_tps);
+}
+
+std::string ring_reason(const Plan& plan, const Plan& ample) {
+  const bool smaller = plan.weight_ring_bytes < ample.weight_ring_bytes;
+  return fmt::format("a ring of {} for weights in place of {} {}: {:.2f} tokens/s in place of {:.2f}",
+                     mib(plan.weight_ring_bytes), mib(ample.weight_ring_bytes),
+                     smaller ? "leaves room for more that stay" : "hides more of the drive's latency",
+                     plan.expected.decode_tps, ample.expected.decode_tps);
+}
+
+// Of one share of KV, the fastest ring.
+std::optional<Plan> best_ring(const PlanInput& input, const PlanSizes& sizes, KvShare share) {
+  // A deep ring bears a drive that stutters, which no prediction knows of.
+  constexpr double kWorthIt = 1.03;
+  std::optional<Plan> ample = Planner(input, sizes, {.kv = share}).run();
+  if (!ample || ample->expected.bound.empty() || !ample->streams_weights()) return ample;
+  Plan best = *ample;
+  for (const int depth : kRingDepths) {
+    improve(best, Planner(input, sizes, {.kv = share, .ring_units = depth}).run(), kWorthIt);
+  }
+  if (best.weight_ring_bytes != ample->weight_ring_bytes) best.reasons.push_back(ring_reason(best, *ample));
+  return best;
+}
+
 // The fastest by simulation of those that fit; where the machine's limits are not known, the first.
 std::optional<Plan> best_plan(const PlanInput& input, Room room) {
   // Speed is predicted at full context, the worst for KV that streams: until then it moves less. So a little is no
   // reason.
-  constexpr double kWorthIt = 1.1;
+  constexpr double kWorthIt = 1.08;
   const PlanSizes sizes(input, room);
-  std::optional<Plan> best;
-  for (KvShare share : {KvShare::half, KvShare::least, KvShare::most}) {
-    std::optional<Plan> plan = Planner(input, sizes, share).run();
-    if (!plan) continue;
-    if (!best || plan->expected.decode_tps > best->expected.decode_tps * kWorthIt) best = std::move(plan);
-    const bool resident = !best->streams() && !best->spills_kv();
-    if (resident || best->expected.bound.empty()) break;
+  std::optional<Plan> best = best_ring(input, sizes, KvShare::half);
+  for (const KvShare share : {KvShare::least, KvShare::most}) {
+    if (best && (resident(*best) || best->expected.bound.empty())) break;
+    std::optional<Plan> other = best_ring(input, sizes, share);
+    if (!best) {
+      best = std::move(other);
+    } else if (const double before = best->expected.decode_tps; improve(*best, std::move(other), kWorthIt)) {
+      best->reasons.push_back(kv_reason(*best, before));
+    }
   }
   return best;
 }

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "memory/kv/layout.h"
+#include "prefetch/kv_feed.h"
 #include "prefetch/schedule.h"
 #include "runtime/simulate.h"
+#include "runtime/weight_units.h"
 
 namespace spillway {
 namespace {
@@ -16,6 +19,7 @@ struct Pass {
   struct Stop {
     uint64_t bytes;    // of the ring
     double fetch_s;    // on the slower of the ways it takes
+    double latency_s;  // until its first byte comes
     double compute_s;  // of what reads it, and of all that is resident up to the next
   };
   std::vector<Stop> stops;
@@ -29,91 +33,27 @@ double steady_seconds(const Pass& pass, uint64_t ring_bytes, int lookahead) {
   if (pass.stops.empty()) return compute;
   RingPlanner ring(ring_bytes, lookahead);
   std::vector<Fetch> fetches;
-  std::vector<double> fetch_s, step_s;
+  std::vector<double> fetch_s, step_s, latency_s;
   for (int round = 0; round < 2; ++round) {
     ring.rewind();
     for (const Pass::Stop& stop : pass.stops) {
       fetches.push_back(ring.place(0, stop.bytes, static_cast<int64_t>(fetches.size())));
       fetch_s.push_back(stop.fetch_s);
       step_s.push_back(stop.compute_s);
+      latency_s.push_back(stop.latency_s);
     }
     step_s.back() += pass.resident_s;  // of the pass that follows
   }
-  const Simulation sim = simulate(fetches, fetch_s, step_s);
+  const Simulation sim = simulate(fetches, fetch_s, step_s, latency_s);
   return sim.seconds - sim.step_end[pass.stops.size() - 1];
 }
 
-class Predictor {
+// Seconds of compute by bytes, types and calls, as the limits have them.
+class Costs {
  public:
-  Predictor(const Plan& plan, const ModelShape& shape, const Limits& limits)
-      : plan_(plan),
-        shape_(shape),
-        limits_(limits),
-        kv_read_(plan.kv_layout.bytes(plan.kv_layout.slots_of(page_rows(plan.context)))) {}
+  explicit Costs(const Limits& limits) : limits_(limits) {}
 
-  Expected decode() const {
-    Expected e;
-    Pass pass;
-    pass.resident_s = e.compute_s = (kCalls * (plan_.last_layer - plan_.first_layer) + 2) * limits_.call_s;
-    for (size_t i = 0; i < plan_.units.size(); ++i) {
-      const WeightUnit& unit = plan_.units[i];
-      add(pass, i, read_s(unit));
-      e.compute_s += read_s(unit);
-      if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
-      if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
-    }
-    const Experts experts = experts_of(1);
-    pass.resident_s += experts.read_s;
-    e.compute_s += experts.read_s;
-    e.disk_bytes += static_cast<uint64_t>(experts.disk_bytes);
-    e.link_bytes += static_cast<uint64_t>(experts.link_bytes);
-    const double attention_s = static_cast<double>(kv_read_) / limits_.kv_speed();
-    const uint64_t kv_disk = plan_.kv_layout.bytes(plan_.kv_disk_slots);
-    const uint64_t kv_host = plan_.kv_layout.bytes(plan_.kv_host_slots);
-    e.disk_bytes += kv_disk;
-    e.link_bytes += kv_host;
-    if (plan_.staged) e.link_bytes += e.disk_bytes;
-    if (const Expected* cpu = before()) {
-      pass.resident_s += 1.0 / cpu->decode_tps;
-      e.compute_s += cpu->compute_s;
-      e.disk_bytes += cpu->disk_bytes;
-    }
-    e.disk_s = static_cast<double>(e.disk_bytes) / limits_.disk_read;
-    e.link_s = static_cast<double>(e.link_bytes) / limits_.link;
-    e.compute_s += attention_s;
-
-    // KV moves on a lane of its own, in turn with the weights: both share the ways.
-    const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
-    const double step = std::max({weights_s + attention_s + fetch_s(experts), e.disk_s, e.link_s});
-    const double most = std::max({e.compute_s, e.disk_s, e.link_s});
-    e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
-    e.decode_tps = 1.0 / step;
-    return e;
-  }
-
-  // Of one full chunk; the head is computed for its last row alone.
-  double prefill_tps() const {
-    Pass pass;
-    for (size_t i = 0; i < plan_.units.size(); ++i) {
-      const WeightUnit& unit = plan_.units[i];
-      add(pass, i, unit.stage == Stage::head ? read_s(unit) : multiply_s(unit, plan_.chunk));
-    }
-    const Experts experts = experts_of(plan_.chunk);
-    pass.resident_s += experts.multiply_s;
-    // A layer's experts arrive while those before are multiplied.
-    const double seconds = std::max(steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead), fetch_s(experts));
-    const double tps = plan_.chunk / seconds;
-    if (before() == nullptr) return tps;
-    // Both units work at once, on chunks that follow one another; but where the device is emulated, on the same cores.
-    const double other = before()->prefill_tps;
-    return plan_.emulated_link ? 1 / (1 / tps + 1 / other) : std::min(tps, other);
-  }
-
- private:
-  // A layer's operations: norms, products, biases, rotation, attention, activation.
-  static constexpr int kCalls = 10;
-
-  // Seconds that one row takes of a unit, and many.
+  // One row, and many.
   double read_s(const WeightUnit& unit) const {
     double seconds = 0;
     for (const WeightSlice& slice : unit.slices) {
@@ -130,30 +70,176 @@ class Predictor {
     }
     return seconds;
   }
+  // Beside its weights: norms, products, biases, rotation, attention, activation; each further unit of a projection is
+  // a call more.
+  double layer_calls_s(int layers, size_t units) const {
+    const int further = std::max(0, static_cast<int>(units) - kProjections * layers);
+    return (kCalls * layers + further) * limits_.call_s;
+  }
+  double head_calls_s() const { return 2 * limits_.call_s; }
 
   // What `rows` rows read of the experts, and what of that has to be fetched, if any expert is as likely as another:
   // where some are more popular, the slots hold those.
   struct Experts {
     double read_s = 0, multiply_s = 0, disk_bytes = 0, link_bytes = 0;
   };
-  Experts experts_of(int rows) const {
+  Experts experts(const Plan& plan, const ModelShape& shape, int rows) const {
     Experts sum;
-    if (plan_.expert_units.empty()) return sum;
-    const double chosen = shape_.experts_used / static_cast<double>(shape_.experts);  // for one row
+    if (plan.expert_units.empty()) return sum;
+    const double chosen = shape.experts_used / static_cast<double>(shape.experts);  // for one row
     const double read = 1 - std::pow(1 - chosen, rows);
-    const auto count = static_cast<double>(plan_.expert_units.size());
-    const double fetched = plan_.moves_experts() ? read * (1 - plan_.expert_device_slots / count) : 0;
-    const double from_disk = plan_.expert_tier == Tier::disk ? fetched * (1 - plan_.expert_host_slots / count) : 0;
-    for (const WeightUnit& unit : plan_.expert_units) {
+    const auto count = static_cast<double>(plan.expert_units.size());
+    const double fetched = plan.moves_experts() ? read * (1 - plan.expert_device_slots / count) : 0;
+    const double from_disk = plan.expert_tier == Tier::disk ? fetched * (1 - plan.expert_host_slots / count) : 0;
+    for (const WeightUnit& unit : plan.expert_units) {
       const auto bytes = static_cast<double>(unit.bytes);
       sum.read_s += read * read_s(unit);
       sum.disk_bytes += from_disk * bytes;
       sum.link_bytes += (fetched - from_disk) * bytes;
-      sum.multiply_s += multiply_s(unit, chosen * rows);
+      // Of few rows each: at least its weights are read.
+      sum.multiply_s += std::max(multiply_s(unit, chosen * rows), read * read_s(unit));
     }
     return sum;
   }
-  double fetch_s(const Experts& experts) const {
+
+ private:
+  static constexpr int kCalls = 10;
+  static constexpr int kProjections = 4;  // of a layer: units at least
+
+  const Limits& limits_;
+};
+
+// KV that a decode step at full context reads, and what of it has to be fetched, in bytes.
+struct KvBytes {
+  double read = 0, from_host = 0, from_disk = 0;
+  std::vector<double> fetched;  // of each layer
+};
+
+KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
+  const KvLayout& layout = plan.kv_layout;
+  const int rows = page_rows(plan.context);
+  KvBytes sum{.read = static_cast<double>(layout.bytes(layout.slots_of(rows)))};
+  double outside = 0, fetched = 0;
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    const int window = spec.layers[static_cast<size_t>(layer)].window;
+    const auto row_bytes = static_cast<double>(layout.row_bytes(layout.packs(layer)));
+    if (window > 0) sum.read -= std::max(0, rows - page_rows(window)) * row_bytes;
+    // The oldest rows leave the device; spans that a window has passed do not come back: half of one is not seen.
+    const int wanted = window > 0 ? std::min(rows, page_rows(window) + kPagesPerSpan / 2) : rows;
+    outside += std::max(0, rows - plan.kv_device_rows_per_layer) * row_bytes;
+    sum.fetched.push_back(std::max(0, wanted - plan.kv_device_rows_per_layer) * row_bytes);
+    fetched += sum.fetched.back();
+  }
+  const double share = outside > 0 ? fetched / outside : 0;
+  sum.from_host = share * static_cast<double>(layout.bytes(plan.kv_host_slots));
+  sum.from_disk = share * static_cast<double>(layout.bytes(plan.kv_disk_slots));
+  return sum;
+}
+
+class Predictor {
+ public:
+  Predictor(const Plan& plan, const ModelSpec& spec, const Limits& limits)
+      : plan_(plan), spec_(spec), limits_(limits), costs_(limits) {}
+
+  Expected decode() const {
+    Expected e;
+    Pass pass;
+    pass.resident_s = e.compute_s = calls_s();
+    for (size_t i = 0; i < plan_.units.size(); ++i) {
+      const WeightUnit& unit = plan_.units[i];
+      const double seconds = scale_of(unit) * costs_.read_s(unit);
+      add(pass, i, seconds);
+      e.compute_s += seconds;
+      if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
+      if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
+    }
+    const Costs::Experts experts = costs_.experts(plan_, spec_.shape, 1);
+    pass.resident_s += limits_.decode_scale * experts.read_s;
+    e.compute_s += limits_.decode_scale * experts.read_s;
+    const KvBytes kv = kv_bytes(plan_, spec_);
+    const double attention_s = kv.read / limits_.kv_speed();
+    e.disk_bytes += static_cast<uint64_t>(experts.disk_bytes + kv.from_disk);
+    e.link_bytes += static_cast<uint64_t>(experts.link_bytes + kv.from_host);
+    if (plan_.staged) e.link_bytes += e.disk_bytes;
+    if (const Expected* cpu = before()) {
+      pass.resident_s += 1.0 / cpu->decode_tps;
+      e.compute_s += cpu->compute_s;
+      e.disk_bytes += cpu->disk_bytes;
+    }
+    e.disk_s = static_cast<double>(e.disk_bytes) / limits_.disk_read;
+    e.link_s = static_cast<double>(e.link_bytes) / limits_.link;
+    e.compute_s += attention_s;
+
+    // KV moves on a lane of its own, in turn with the weights: both share the ways.
+    const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
+    const double kv_s = kv_seconds(kv, weights_s, attention_s);
+    const double step = std::max({weights_s + attention_s + fetch_s(experts), kv_s, e.disk_s, e.link_s});
+    const double most = std::max({e.compute_s, e.disk_s, e.link_s});
+    e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
+    e.decode_tps = 1.0 / step;
+    return e;
+  }
+
+  // Of one full chunk; the head is computed for its last row alone.
+  double prefill_tps() const {
+    Pass pass;
+    for (size_t i = 0; i < plan_.units.size(); ++i) {
+      const WeightUnit& unit = plan_.units[i];
+      const bool head = unit.stage == Stage::head;
+      add(pass, i,
+          head ? limits_.head_scale * costs_.read_s(unit) : limits_.chunk_scale * costs_.multiply_s(unit, plan_.chunk));
+    }
+    const Costs::Experts experts = costs_.experts(plan_, spec_.shape, plan_.chunk);
+    pass.resident_s += limits_.chunk_scale * experts.multiply_s;
+    if (plan_.head) pass.resident_s += limits_.head_scale * costs_.head_calls_s();
+    // A layer's experts arrive while those before are multiplied.
+    const double seconds = std::max(steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead), fetch_s(experts));
+    const double tps = plan_.chunk / seconds;
+    if (before() == nullptr) return tps;
+    // Both units work at once, on chunks that follow one another; but where the device is emulated, on the same cores.
+    const double other = before()->prefill_tps;
+    return plan_.emulated_link ? 1 / (1 / tps + 1 / other) : std::min(tps, other);
+  }
+
+ private:
+  double scale_of(const WeightUnit& unit) const {
+    return unit.stage == Stage::head ? limits_.head_scale : limits_.decode_scale;
+  }
+  double calls_s() const {
+    const auto heads = std::count_if(plan_.units.begin(), plan_.units.end(),
+                                     [](const WeightUnit& unit) { return unit.stage == Stage::head; });
+    return limits_.decode_scale *
+               costs_.layer_calls_s(plan_.last_layer - plan_.first_layer, plan_.units.size() - heads) +
+           (plan_.head ? limits_.head_scale * costs_.head_calls_s() : 0);
+  }
+  // Of a step whose KV comes group by group through a ring of its own, between what layers compute.
+  double kv_seconds(const KvBytes& kv, double weights_s, double attention_s) const {
+    const double all = std::accumulate(kv.fetched.begin(), kv.fetched.end(), 0.0);
+    if (all <= 0) return 0;
+    const double disk_s = kv.from_disk / limits_.disk_read;
+    const double link_s = (kv.from_host + (plan_.staged ? kv.from_disk : 0)) / limits_.link;
+    const double per_byte = std::max(disk_s, link_s) / all;
+    const auto layers = static_cast<double>(kv.fetched.size());
+    Pass pass;
+    for (size_t layer = 0; layer < kv.fetched.size(); ++layer) {
+      const double bytes = kv.fetched[layer];
+      if (bytes > 0) {
+        const uint64_t row = plan_.kv_layout.row_bytes(plan_.kv_layout.packs(static_cast<int>(layer)));
+        const uint64_t span = std::min(kPagesPerSpan, page_rows(plan_.context)) * row;
+        const uint64_t most = std::max<uint64_t>(plan_.kv_ring_bytes / KvFeed::kGroupsInRing / span, 1) * span;
+        const double groups = std::ceil(bytes / static_cast<double>(most));
+        for (double group = 0; group < groups; ++group) {
+          pass.stops.push_back({static_cast<uint64_t>(bytes / groups), per_byte * bytes / groups,
+                                kv.from_disk > 0 ? limits_.disk_latency_s : 0, attention_s / layers / groups});
+        }
+      }
+      const double rest_s = weights_s / layers + (bytes > 0 ? 0 : attention_s / layers);
+      (pass.stops.empty() ? pass.resident_s : pass.stops.back().compute_s) += rest_s;
+    }
+    return steady_seconds(pass, plan_.kv_ring_bytes, plan_.lookahead);
+  }
+
+  double fetch_s(const Costs::Experts& experts) const {
     const double over_link = experts.link_bytes + (plan_.staged ? experts.disk_bytes : 0);
     return std::max(experts.disk_bytes / limits_.disk_read, over_link / limits_.link);
   }
@@ -169,21 +255,40 @@ class Predictor {
     const bool disk = plan_.unit_tiers[unit] == Tier::disk;
     const double disk_s = disk ? static_cast<double>(bytes) / limits_.disk_read : 0;
     const double link_s = !disk || plan_.staged ? static_cast<double>(bytes) / limits_.link : 0;
-    pass.stops.push_back({bytes, std::max(disk_s, link_s), compute_s});
+    pass.stops.push_back({bytes, std::max(disk_s, link_s), disk ? limits_.disk_latency_s : 0, compute_s});
   }
 
   const Plan& plan_;
-  const ModelShape& shape_;
+  const ModelSpec& spec_;
   const Limits& limits_;
-  uint64_t kv_read_;  // bytes, at full context
+  Costs costs_;
 };
 
 }  // namespace
 
-Expected predict(const Plan& plan, const ModelShape& shape, const Limits& limits) {
+void calibrate(Limits& limits, const ModelSpec& spec, const Checkpoint& checkpoint, const LayerTimes& times) {
+  constexpr uint64_t kWhole = uint64_t{1} << 40;
+  const ModelSpec part = spec.stretch(0, times.layers, true);
+  Plan plan;  // everything on the device
+  plan.expert_units = cut_expert_units(part, checkpoint);
+  const Costs costs(limits);
+  const Costs::Experts one = costs.experts(plan, part.shape, 1), chunk = costs.experts(plan, part.shape, times.chunk);
+  double decode_s = costs.layer_calls_s(times.layers, 0) + one.read_s;
+  double head_s = costs.head_calls_s(), chunk_s = chunk.multiply_s;
+  for (const WeightUnit& unit : cut_weight_units(part, checkpoint, kWhole)) {
+    const bool head = unit.stage == Stage::head;
+    (head ? head_s : decode_s) += costs.read_s(unit);
+    if (!head) chunk_s += costs.multiply_s(unit, times.chunk);
+  }
+  if (decode_s > 0) limits.decode_scale = times.decode_s / decode_s;
+  if (head_s > 0 && times.head_s > 0) limits.head_scale = times.head_s / head_s;
+  if (chunk_s > 0) limits.chunk_scale = times.chunk_s / chunk_s;
+}
+
+Expected predict(const Plan& plan, const ModelSpec& spec, const Limits& limits) {
   if (!plan.before.empty() && plan.before.front().expected.bound.empty()) return {};
   if (limits.disk_read <= 0 || limits.link <= 0 || limits.weight_bytes <= 0 || limits.prefill_flops <= 0) return {};
-  const Predictor predictor(plan, shape, limits);
+  const Predictor predictor(plan, spec, limits);
   Expected expected = predictor.decode();
   expected.prefill_tps = predictor.prefill_tps();
   return expected;

@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "kernels/shape.h"
+#include "loader/model_spec.h"
 #include "runtime/hardware_profile.h"
 #include "runtime/plan.h"
 
@@ -12,14 +12,17 @@ namespace spillway {
 
 // Measured limits that a plan's speed is predicted from; 0: not known.
 struct Limits {
-  double disk_read = 0;      // bytes/s, O_DIRECT
-  double link = 0;           // bytes/s, host to device
-  double weight_bytes = 0;   // bytes/s of weights that decode kernels read
-  double prefill_flops = 0;  // of the matrix product at a full chunk
+  double disk_read = 0;       // bytes/s, O_DIRECT
+  double disk_latency_s = 0;  // until the first byte of a read comes
+  double link = 0;            // bytes/s, host to device
+  double weight_bytes = 0;    // bytes/s of weights that decode kernels read
+  double prefill_flops = 0;   // of the matrix product at a full chunk
   // Of a type's own; of the others, as above.
   std::map<DType, WeightSpeed> types = {};
   double kv_bytes = 0;  // bytes/s of KV that decode's attention reads; 0: as of weights
   double call_s = 0;    // seconds of a step's operation beside what its bytes take
+  // What the model's own layers, and its head, took beside what the above says of them; 1: they were not measured.
+  double decode_scale = 1, head_scale = 1, chunk_scale = 1;
 
   double decode_speed(DType type) const {
     const auto found = types.find(type);
@@ -32,7 +35,10 @@ struct Limits {
   double kv_speed() const { return kv_bytes > 0 ? kv_bytes : weight_bytes; }
 };
 
-// Empty bound and no speeds where one of the first four limits is not known.
-Expected predict(const Plan& plan, const ModelShape& shape, const Limits& limits);
+// Sets the scales from what the first layers of the model took.
+void calibrate(Limits& limits, const ModelSpec& spec, const Checkpoint& checkpoint, const LayerTimes& times);
+
+// spec: of the plan's layers. Empty bound and no speeds where one of the first limits is not known.
+Expected predict(const Plan& plan, const ModelSpec& spec, const Limits& limits);
 
 }  // namespace spillway

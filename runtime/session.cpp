@@ -8,6 +8,7 @@
 #include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
 #include "runtime/free_disk.h"
+#include "runtime/measure_layers.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
@@ -151,11 +152,12 @@ Limits measure_unit(const Model& model, const Options& options, Device& device, 
   wanted.threads = options.threads;
   // The reference is for checking: its speed is of no use, and takes long to measure.
   if (options.device == DeviceChoice::reference || device.emulated()) wanted.measure = false;
+  uint64_t left = UINT64_MAX;
   if (budget && !options.only_planned) {
     // Inside the budget like all else; several buffers of that size may be alive at once.
     const uint64_t taken =
         device.host_addressable() ? process_memory().resident + kProcessMargin : device.overhead_bytes();
-    const uint64_t left = *budget > taken ? *budget - taken : 0;
+    left = *budget > taken ? *budget - taken : 0;
     wanted.most_bytes = std::min(wanted.most_bytes, left / 3);
     if (wanted.measure && wanted.most_bytes < kLeastToMeasure) {
       wanted.measure = false;
@@ -169,13 +171,22 @@ Limits measure_unit(const Model& model, const Options& options, Device& device, 
   wanted.progress = progress;
   const Machine machine = measure_machine(device, wanted);
   const WeightSpeed speed = machine.weight_speed(type);
-  return {.disk_read = machine.model_disk.read,
-          .link = options.link_bytes_per_second > 0 ? options.link_bytes_per_second : machine.compute.host_to_device,
-          .weight_bytes = speed.decode_bytes,
-          .prefill_flops = speed.prefill_flops,
-          .types = machine.compute.weights,
-          .kv_bytes = machine.attention_speed(heads),
-          .call_s = machine.compute.call_s};
+  Limits limits{
+      .disk_read = machine.model_disk.read,
+      .link = options.link_bytes_per_second > 0 ? options.link_bytes_per_second : machine.compute.host_to_device,
+      .weight_bytes = speed.decode_bytes,
+      .prefill_flops = speed.prefill_flops,
+      .types = machine.compute.weights,
+      .kv_bytes = machine.attention_speed(heads),
+      .call_s = machine.compute.call_s};
+  const auto times = layer_times(model, options, device, machine,
+                                 {.most_bytes = left,
+                                  .cache_file = cache_file,
+                                  .measure = wanted.measure,
+                                  .refresh = wanted.refresh,
+                                  .progress = progress});
+  if (times) calibrate(limits, model.spec, model.checkpoint, *times);
+  return limits;
 }
 
 }  // namespace
@@ -191,7 +202,8 @@ SessionLimits measure_session(const Model& model, const Options& options, const 
   return limits;
 }
 
-Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits) {
+Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits,
+                  const PlanFile* given) {
   const Device& device = *chosen.device;
   const int workers = device.workers() + (chosen.cpu ? chosen.cpu->workers() : 0);
   const uint64_t process =
@@ -209,14 +221,15 @@ Plan plan_session(const Model& model, Options& options, const ChosenDevice& chos
   if (options.context <= 0) options.context = model.spec.shape.context;
   std::optional<HostUnit> host;
   if (chosen.cpu) host.emplace(HostUnit{*chosen.cpu, chosen.cpu->ops(), limits.cpu});
-  Plan plan = make_plan({.options = options,
-                         .spec = model.spec,
-                         .checkpoint = model.checkpoint,
-                         .device = device,
-                         .ops = chosen.device->ops(),
-                         .limits = limits.device,
-                         .process_bytes = process,
-                         .host = host ? &*host : nullptr});
+  const PlanInput input{.options = options,
+                        .spec = model.spec,
+                        .checkpoint = model.checkpoint,
+                        .device = device,
+                        .ops = chosen.device->ops(),
+                        .limits = limits.device,
+                        .process_bytes = process + options.process_room,
+                        .host = host ? &*host : nullptr};
+  Plan plan = given != nullptr ? given->plan(input) : make_plan(input);
   check_memory(plan, device);
   check_disk(plan, options.disk_directory);
   return plan;

@@ -8,6 +8,7 @@
 
 #include "runtime/engine.h"
 #include "runtime/machine.h"
+#include "runtime/plan_file.h"
 #include "runtime/planner.h"
 
 namespace spillway {
@@ -39,7 +40,9 @@ SessionLimits measure_session(const Model& model, const Options& options, const 
 
 // Fills in the budgets that were not given: most of what is free on the device (beside a GPU, of the host too), a
 // twentieth and at least 192 MiB being left; and the context: at most the model's. Then plans. Throws Error(fit) before
-// anything is reserved, also where memory or the folder of the spill file has less free than the plan takes.
-Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits);
+// anything is reserved, also where memory or the folder of the spill file has less free than the plan takes. `given`:
+// the plan is this one, whose budgets and context `options` has.
+Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits,
+                  const PlanFile* given = nullptr);
 
 }  // namespace spillway

@@ -24,8 +24,9 @@ struct Simulation {
 };
 
 // fetches[i].step == i: one fetch for each step. Fetches run one at a time, in order, each after its place is free and
-// after its issuing step has begun. step_seconds[i] includes whatever else is computed since the step before.
+// after its issuing step has begun, and its first byte no sooner than latency_seconds[i] after that (empty: at once):
+// what is asked for ahead hides it. step_seconds[i] includes whatever else is computed since the step before.
 Simulation simulate(std::span<const Fetch> fetches, std::span<const double> fetch_seconds,
-                    std::span<const double> step_seconds);
+                    std::span<const double> step_seconds, std::span<const double> latency_seconds = {});
 
 }  // namespace spillway

@@ -195,6 +195,16 @@ def main():
         expect(render(emulated, base / "emulated"), "No figure from a GPU exists so far.", "emulated, no speeds")
         if list((base / "emulated").glob("*.svg")):
             sys.exit("an emulated run has plots")
+        (base / "cpu").mkdir()
+        speeds = {"expected": 110.0, "measured": 100.0, "error": 0.1}
+        far = {"expected": 30.0, "measured": 20.0, "error": 0.5}
+        rows = [{"model": "made-up", "context": 640, "setting": "resident", "bound": "disk", "decode": speeds, "prefill": far}]
+        (base / "cpu" / "prediction.json").write_text(json.dumps({"prediction": rows}))
+        report = render({}, base / "cpu")
+        expect(report, "decode in 1 of 1 settings, prefill in 0", "| 110.0 | 100.0 | +10 % |", "| 30.0 | 20.0 | +50 % |")
+        for name in ("prediction-decode.svg", "prediction-prefill.svg"):
+            xml.parse(base / "cpu" / name)
+            expect(report, name)
         expect(
             render({}, base / "nothing") if (base / "nothing").mkdir() is None else "",
             "No figure from a GPU exists so far.",

@@ -77,8 +77,11 @@ GGML_BLOCKS = {
 SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
+EXPERT_FACTS = (".expert_count", ".expert_used_count")
+
+
 def tensor_bytes(path):
-    """Name and bytes of each tensor of one GGUF file."""
+    """Name and bytes of each tensor of one GGUF file; and how many experts it has and uses, as far as it says."""
     with open(path, "rb") as file:
 
         def number(code):
@@ -104,9 +107,13 @@ def tensor_bytes(path):
             raise PeerError(f"{path}: not a GGUF file")
         number("I")
         tensors, facts = number("Q"), number("Q")
+        experts = {}
         for _ in range(facts):
-            text()
-            skip(number("I"))
+            key, kind = text(), number("I")
+            if kind == 4 and key.endswith(EXPERT_FACTS):
+                experts[key[key.rindex("."):]] = number("I")
+            else:
+                skip(kind)
         found = {}
         for _ in range(tensors):
             name = text()
@@ -116,15 +123,19 @@ def tensor_bytes(path):
                 raise PeerError(f"{path}: {name} has type {kind}, whose size this script does not know")
             block, size = GGML_BLOCKS[kind]
             found[name] = elements // block * size
-        return found
+        return found, experts
 
 
 def model_bytes(model):
-    """(bytes of all files, weight bytes that one decoded token reads: all but an embedding that is only looked up)."""
-    sizes = {}
+    """(bytes of all files, weight bytes that one decoded token reads: all but an embedding that is only looked up, and of a
+    mixture's experts those that are used)."""
+    sizes, experts = {}, {}
     for part in parts_of(model):
-        sizes.update(tensor_bytes(part))
-    read = sum(sizes.values())
+        found, facts = tensor_bytes(part)
+        sizes.update(found)
+        experts.update(facts)
+    used = experts[".expert_used_count"] / experts[".expert_count"] if len(experts) == 2 else 1
+    read = round(sum(size * (used if "_exps." in name else 1) for name, size in sizes.items()))
     if "output.weight" in sizes:
         read -= sizes["token_embd.weight"]
     return sum(part.stat().st_size for part in parts_of(model)), read

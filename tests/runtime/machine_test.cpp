@@ -33,6 +33,7 @@ class MachineTest : public testing::Test {
     options_.most_bytes = 20 << 20;
     options_.cache_file = folder_ / "machine.json";
     options_.seconds = 0.1;
+    options_.most_others = 2;  // whatever else this machine does now
     options_.progress = [this](std::string_view line) { said_.emplace_back(line); };
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
@@ -106,6 +107,30 @@ TEST_F(MachineTest, RefreshMeasuresAgain) {
   EXPECT_EQ(cache()["compute"].begin().value()["memory_read"], again.compute.memory_read);
 }
 
+TEST_F(MachineTest, WhatWasMeasuredBesideOthersIsMeasuredAgainAFewTimesAndTheBetterCounts) {
+  options_.most_others = -1;  // any share is too much
+  const Machine first = measure();
+  const auto doubted = [&] {
+    return std::count_if(said_.begin(), said_.end(),
+                         [](const std::string& line) { return line.find("others used") != std::string::npos; });
+  };
+  EXPECT_EQ(doubted(), 3);  // all that computes, reads and writes
+  json changed = cache();
+  for (json& entry : changed["compute"]) {
+    entry["memory_read"] = 12345.0;
+    entry["host_to_device"] = 9e15;
+  }
+  write(options_.cache_file, changed.dump());
+  const Machine second = measure();
+  EXPECT_FALSE(second.kept);
+  EXPECT_GT(second.compute.memory_read, 12345.0);
+  EXPECT_EQ(second.compute.host_to_device, 9e15);
+  EXPECT_EQ(second.compute.conditions.tries, 2);
+  EXPECT_FALSE(measure().kept);
+  EXPECT_NE(said_.back().find("--refresh"), std::string::npos);
+  EXPECT_TRUE(measure().kept);  // three times are enough
+}
+
 TEST_F(MachineTest, OnlyWhatIsMissingIsMeasured) {
   const Machine first = measure();
   options_.types = {DType::q4_0, DType::f16};
@@ -156,8 +181,8 @@ TEST_F(MachineTest, BrokenAndForeignCachesAreMeasuredOver) {
                                "\xff\xfe\x00garbage",
                                "[]",
                                "null",
-                               "{\"format\":1}",
-                               "{\"format\":1,\"compute\":[],\"disks\":3}",
+                               "{\"format\":2}",
+                               "{\"format\":2,\"compute\":[],\"disks\":3}",
                                older.dump(),
                                renamed.dump(),
                                good.dump().substr(0, good.dump().size() / 2),

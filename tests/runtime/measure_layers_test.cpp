@@ -1,0 +1,123 @@
+// A model's own layers as they are measured: kept for models of the same shape, not measured where there is no room,
+// and what was measured is what a plan expects.
+#include "runtime/measure_layers.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "runtime/planner.h"
+#include "runtime/predict.h"
+#include "tests/support/placed_run.h"
+#include "tests/support/tiny_model.h"
+
+namespace spillway {
+namespace {
+
+class MeasureLayersTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::path(::testing::TempDir()) / ("measure_layers_" + std::to_string(getpid()));
+    std::filesystem::create_directories(folder_);
+    device_ = make_cpu_device({.threads = 2});
+    machine_.device = device_->name();
+    options_.chunk = 32;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  Model model(TinyModelOptions shape) {
+    shape.name = "measured" + std::to_string(models_++);
+    return open_for_test(write_tiny_model(shape, folder_.string()));
+  }
+  std::optional<LayerTimes> times(const Model& model, uint64_t most_bytes = UINT64_MAX) {
+    said_.clear();
+    return layer_times(model, options_, *device_, machine_,
+                       {.most_bytes = most_bytes,
+                        .cache_file = (folder_ / "machine.json").string(),
+                        .progress = [&](std::string_view line) { said_.emplace_back(line); }});
+  }
+
+  std::filesystem::path folder_;
+  std::unique_ptr<Device> device_;
+  Machine machine_;
+  Options options_;
+  std::vector<std::string> said_;
+  int models_ = 0;
+};
+
+TEST_F(MeasureLayersTest, MeasuresAndKeepsForModelsOfTheSameShape) {
+  const Model first = model({.layers = 3, .type = DType::q8_0});
+  const std::optional<LayerTimes> found = times(first);
+  ASSERT_TRUE(found);
+  EXPECT_FALSE(said_.empty());
+  EXPECT_EQ(found->layers, 3);
+  EXPECT_EQ(found->chunk, 32);
+  EXPECT_GT(found->decode_s, 0);
+  EXPECT_GT(found->chunk_s, found->decode_s);
+  // Beside others' work it is measured again, twice at most.
+  for (int i = 0; i < 2 && !said_.empty(); ++i) ASSERT_TRUE(times(first));
+  const Model same = model({.layers = 3, .type = DType::q8_0, .seed = 8});
+  ASSERT_TRUE(times(same));
+  EXPECT_TRUE(said_.empty());
+  const Model wider = model({.layers = 3, .ffn = 320, .type = DType::q8_0});
+  ASSERT_TRUE(times(wider));
+  EXPECT_FALSE(said_.empty());
+  options_.chunk = 64;
+  EXPECT_EQ(times(first)->chunk, 64);
+}
+
+TEST_F(MeasureLayersTest, FamiliesOfAllKindsAreMeasured) {
+  EXPECT_TRUE(times(model({.experts = 4, .type = DType::q8_0})));
+  EXPECT_TRUE(times(model({.experts = 4, .expert_ffn = 64, .family = "qwen3moe"})));
+  EXPECT_TRUE(times(model({.tied = true, .rope_factors = true})));
+}
+
+TEST_F(MeasureLayersTest, WithoutRoomNothingIsMeasuredAndThatIsSaid) {
+  EXPECT_FALSE(times(model({}), 4096));
+  ASSERT_FALSE(said_.empty());
+  EXPECT_NE(said_.back().find("does not fit"), std::string::npos);
+}
+
+TEST_F(MeasureLayersTest, WhatWasMeasuredIsWhatAPlanExpects) {
+  const LayerTimes measured{.layers = 4, .chunk = 32, .decode_s = 7e-3, .head_s = 2e-3, .chunk_s = 90e-3};
+  for (const int experts : {0, 4}) {
+    const Model m = model({.layers = 4, .experts = experts, .type = DType::q8_0});
+    Limits limits{
+        .disk_read = 1e9, .link = 1e10, .weight_bytes = 1e10, .prefill_flops = 1e11, .kv_bytes = 1e30, .call_s = 2e-6};
+    calibrate(limits, m.spec, m.checkpoint, measured);
+    options_.device_bytes = uint64_t{1} << 30;
+    options_.context = 64;
+    const Plan plan = make_plan({.options = options_,
+                                 .spec = m.spec,
+                                 .checkpoint = m.checkpoint,
+                                 .device = *device_,
+                                 .ops = device_->ops(),
+                                 .limits = limits});
+    EXPECT_NEAR(1 / plan.expected.decode_tps, measured.decode_s + measured.head_s, 1e-6);
+    // The head of a chunk is computed for its last row alone.
+    EXPECT_NEAR(plan.chunk / plan.expected.prefill_tps, measured.chunk_s + measured.head_s, 1e-4);
+  }
+}
+
+TEST(OtherLoadTest, SeesWhatOthersDo) {
+  const OtherLoad load;
+  const pid_t child = fork();
+  if (child == 0) {
+    for (;;) asm volatile("");
+  }
+  usleep(500'000);
+  const double share = load.share();
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  EXPECT_GT(share, 0);
+  EXPECT_LE(share, 1);
+}
+
+}  // namespace
+}  // namespace spillway
