@@ -36,6 +36,7 @@ bool CudaContext::note(const char* what, CudaProblem problem) {
   const std::lock_guard lock(mutex_);
   if (failed_.load(std::memory_order_relaxed)) return true;
   failure_ = fmt::format("{}: {}: {}", name_, what, problem);
+  failures_.fetch_add(1, std::memory_order_release);
   failed_.store(true, std::memory_order_release);
   return true;
 }
@@ -46,6 +47,7 @@ void CudaContext::throw_failure() {
   {
     const std::lock_guard lock(mutex_);
     failure = std::exchange(failure_, {});
+    failures_.fetch_add(1, std::memory_order_release);
     failed_.store(false, std::memory_order_release);
   }
   throw Error(ErrorKind::io, failure);

@@ -42,6 +42,8 @@ class CudaContext {
   bool note(const char* what, CudaProblem problem);
   // Throws the first failure since the last time as Error(io), and starts afresh.
   void throw_failure();
+  // Grows when a failure is kept, and when it is thrown: what is called in between does nothing.
+  uint64_t failures() const { return failures_.load(std::memory_order_acquire); }
 
   // Host memory is pinned block by block, and a copy stays within one.
   void add_pinned(const std::byte* block, uint64_t bytes);
@@ -64,6 +66,7 @@ class CudaContext {
   CudaDeviceInfo info_{};
   uint64_t taken_ = 0;
   std::atomic<bool> failed_{false};
+  std::atomic<uint64_t> failures_{0};
   std::string failure_;  // guarded by mutex_
   struct HostRange {
     const std::byte* begin;

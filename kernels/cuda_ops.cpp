@@ -9,6 +9,7 @@
 
 #include "kernels/blocks.h"
 #include "kernels/check.h"
+#include "kernels/cuda_descriptors.h"
 #include "kernels/cuda_replay.h"
 #include "kernels/cuda_stream.h"
 #include "kernels/op_checks.h"
@@ -18,8 +19,9 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kScratchAlignment = 256;
-constexpr uint64_t kDescriptorBytes = 64 << 10;  // the ring
-constexpr uint64_t kDescriptorAlignment = 16;
+// The ring of descriptors holds those of a whole step where it can, so that most of them are there already in the next.
+constexpr uint64_t kLeastRing = 64 << 10, kMostRing = 4 << 20;
+constexpr uint64_t kDescriptorAlignment = CudaDescriptors::kAlignment;
 
 uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
@@ -30,7 +32,8 @@ constexpr bool kMayBeHeld = !std::is_same_v<Arguments, CudaAttendChunk> && !std:
 
 class CudaOps final : public Ops {
  public:
-  CudaOps(CudaContext& context, bool graphs) : context_(context), table_(context.table()), replay_(context, graphs) {}
+  CudaOps(CudaContext& context, bool graphs)
+      : context_(context), table_(context.table()), descriptors_(context), replay_(context, descriptors_, graphs) {}
 
   const char* name() const override { return context_.info().emulated != 0 ? "cuda (emulated)" : "cuda"; }
 
@@ -43,28 +46,28 @@ class CudaOps final : public Ops {
   int few_rows() const override { return kCudaMatvecRows; }
 
   uint64_t scratch_bytes(const ModelShape& shape, int rows) const override {
-    const auto codes = [](int64_t of_rows, int64_t widest) {
-      return cuda_matvec_scratch_bytes(of_rows, static_cast<int64_t>(align(static_cast<uint64_t>(widest), 32)));
-    };
-    const uint64_t dense = codes(rows, std::max({shape.hidden, shape.q_width(), shape.ffn}));
-    const uint64_t of_experts = codes(int64_t{rows} * shape.experts_used, std::max(shape.hidden, shape.expert_ffn));
-    return kScratchAlignment + kDescriptorBytes + align(std::max(dense, of_experts), kScratchAlignment);
+    const auto whole = [](int64_t cols) { return static_cast<int64_t>(align(static_cast<uint64_t>(cols), 32)); };
+    const uint64_t dense = cuda_matvec_scratch_bytes(rows, whole(std::max({shape.hidden, shape.q_width(), shape.ffn})));
+    const uint64_t of_experts =
+        cuda_experts_scratch_bytes(int64_t{rows} * shape.experts_used, whole(std::max(shape.hidden, shape.expert_ffn)));
+    return kScratchAlignment + ring_bytes(shape) + align(std::max(dense, of_experts), kScratchAlignment);
   }
 
-  void set_scratch(std::byte* data, uint64_t bytes) override {
-    SPILLWAY_CHECK(data == nullptr || ring_ == nullptr);  // one user at a time
+  void set_scratch(const ModelShape& shape, std::byte* data, uint64_t bytes) override {
+    SPILLWAY_CHECK(data == nullptr || !descriptors_.has_ring());  // one user at a time
     const uint64_t address = reinterpret_cast<uintptr_t>(data);
     const uint64_t skip = align(address, kScratchAlignment) - address;
     replay_.forget();
-    ring_ = product_ = nullptr;
+    descriptors_.set_ring(nullptr, 0);
+    product_ = nullptr;
     coded_ = {};
     product_bytes_ = 0;
     if (data == nullptr) return;
-    SPILLWAY_CHECK(bytes >= skip + kDescriptorBytes);
-    ring_ = data + skip;
-    ring_used_ = 0;
-    product_ = ring_ + kDescriptorBytes;
-    product_bytes_ = bytes - skip - kDescriptorBytes;
+    const uint64_t ring = ring_bytes(shape);
+    SPILLWAY_CHECK(bytes >= skip + ring);
+    descriptors_.set_ring(data + skip, ring);
+    product_ = data + skip + ring;
+    product_bytes_ = bytes - skip - ring;
   }
 
   void dequantize(Stream& stream, View rows, View out) override {
@@ -232,10 +235,11 @@ class CudaOps final : public Ops {
                                .scores_stride = scores.stride,
                                .weights = weights.data,
                                .weights_stride = weights.stride};
-    constexpr size_t kMost = kDescriptorBytes / 2 / sizeof(const std::byte*);  // beside the number of tokens
-    SPILLWAY_CHECK(ring_ != nullptr || rows.empty());
-    for (size_t first = 0; first < rows.size(); first += kMost) {
-      const auto piece = rows.subspan(first, std::min(kMost, rows.size() - first));
+    // Beside the number of tokens, and rounded up to a power of two.
+    const size_t most = std::bit_floor(descriptors_.bytes() / 2 / sizeof(const std::byte*));
+    SPILLWAY_CHECK(most > 0 || rows.empty());
+    for (size_t first = 0; first < rows.size(); first += most) {
+      const auto piece = rows.subspan(first, std::min(most, rows.size() - first));
       const size_t count = room_for(piece.size());
       std::byte* there = room(stream, kDescriptorAlignment + count * sizeof(const std::byte*));
       put_counted(stream, there, tokens, piece);
@@ -294,7 +298,7 @@ class CudaOps final : public Ops {
   void experts(Stream& stream, Activation kind, const ExpertRoutes& routes, const ExpertWeights& weights, View rows,
                View gate, View up) override {
     check_experts(routes, weights, rows, gate, up);
-    static_assert(kMostExperts * sizeof(ExpertData) <= kDescriptorBytes);  // one piece
+    static_assert(kMostExperts * sizeof(ExpertData) <= kLeastRing);  // one piece
     coded_ = {};
     CudaExperts arguments = {.kind = kind,
                              .routes = routes,
@@ -321,7 +325,7 @@ class CudaOps final : public Ops {
 
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
     check_candidates(logits, choice, out);
-    static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);  // one piece: the penalty comes once
+    static_assert(kMostPenalised * sizeof(int32_t) <= kLeastRing);  // one piece: the penalty comes once
     CudaCandidates arguments = {.logits = logits,
                                 .out = out,
                                 .penalised = nullptr,
@@ -337,9 +341,13 @@ class CudaOps final : public Ops {
   }
 
   void begin_layer(Stream& stream, int layer) override {
-    // A step's descriptors lie where those of the step before lay, or its calls would not be the same.
-    if (!replay_.holds()) ring_used_ = 0;
-    replay_.begin_layer(static_cast<CudaDeviceStream&>(stream), layer);
+    auto& device_stream = static_cast<CudaDeviceStream&>(stream);
+    if (layer == 0) {
+      // A step's descriptors lie where those of the step before lay, or its calls would not be the same.
+      device_stream.enqueue_held();
+      descriptors_.rewind();
+    }
+    replay_.begin_layer(device_stream, layer);
   }
   void end_layers() override { replay_.end(); }
   std::string layers_report() const override { return replay_.report(); }
@@ -373,20 +381,23 @@ class CudaOps final : public Ops {
     });
   }
 
-  // A place in the ring. It is written again in the stream's order, after its readers: so one stream at a time
-  // computes.
+  // Of a decode step: what appends and merges, the spans in room for twice as many (attend_counted) in any number of
+  // groups, or the rows of partial keys in the same way, which are fewer bytes; and the experts.
+  static uint64_t ring_bytes(const ModelShape& shape) {
+    const auto spans = static_cast<uint64_t>((shape.context + kSpanTokens - 1) / kSpanTokens);
+    const uint64_t of_layer = 8 * kDescriptorAlignment + spans * (2 * sizeof(SpanTask) + kDescriptorAlignment) +
+                              static_cast<uint64_t>(shape.experts) * sizeof(ExpertData);
+    const uint64_t of_step = static_cast<uint64_t>(shape.layers) * of_layer;
+    return align(std::clamp(of_step, kLeastRing, kMostRing), kScratchAlignment);
+  }
+
   std::byte* room(Stream& stream, uint64_t bytes) {
-    if (ring_used_ + bytes > kDescriptorBytes) {
-      static_cast<CudaDeviceStream&>(stream).enqueue_held();
-      ring_used_ = 0;
-    }
-    std::byte* there = ring_ + ring_used_;
-    ring_used_ += align(bytes, kDescriptorAlignment);
-    return there;
+    return descriptors_.room(static_cast<CudaDeviceStream&>(stream), bytes);
   }
   void put(Stream& stream, std::byte* there, const void* bytes, uint64_t count) {
-    if (replay_.holds()) return replay_.put(there, bytes, count);
-    static_cast<CudaDeviceStream&>(stream).enqueue("descriptors", table_.put, static_cast<void*>(there), bytes, count);
+    descriptors_.write(there, bytes, count);
+    if (replay_.holds()) return replay_.note_descriptors();
+    descriptors_.send(static_cast<CudaDeviceStream&>(stream));
   }
 
   // Of a call that comes again with every step: a power of two, so that it stays the same while the context grows,
@@ -404,8 +415,8 @@ class CudaOps final : public Ops {
   bool attend_counted(Stream& stream, std::span<const SpanTask> tasks, CudaAttend& arguments) {
     const size_t count = room_for(tasks.size());
     const uint64_t bytes = kDescriptorAlignment + count * sizeof(SpanTask);
-    if (bytes > kDescriptorBytes) return false;
-    SPILLWAY_CHECK(ring_ != nullptr);
+    SPILLWAY_CHECK(descriptors_.has_ring());
+    if (bytes > descriptors_.bytes()) return false;
     std::byte* there = room(stream, bytes);
     put_counted(stream, there, static_cast<int32_t>(tasks.size()), tasks);
     arguments.tasks = reinterpret_cast<const SpanTask*>(there + kDescriptorAlignment);
@@ -419,10 +430,10 @@ class CudaOps final : public Ops {
   // another.
   template <typename T, typename Use>
   void in_pieces(Stream& stream, std::span<const T> all, const Use& use) {
-    constexpr size_t kMost = kDescriptorBytes / sizeof(T);
-    SPILLWAY_CHECK(ring_ != nullptr || all.empty());
-    for (size_t first = 0; first < all.size(); first += kMost) {
-      const std::span<const T> piece = all.subspan(first, std::min(kMost, all.size() - first));
+    const size_t most = descriptors_.bytes() / sizeof(T);
+    SPILLWAY_CHECK(most > 0 || all.empty());
+    for (size_t first = 0; first < all.size(); first += most) {
+      const std::span<const T> piece = all.subspan(first, std::min(most, all.size() - first));
       std::byte* there = room(stream, piece.size_bytes());
       put(stream, there, piece.data(), piece.size_bytes());
       use(reinterpret_cast<const T*>(there), static_cast<int32_t>(piece.size()), first);
@@ -456,12 +467,11 @@ class CudaOps final : public Ops {
 
   CudaContext& context_;
   const SpillwayCudaTable& table_;
-  std::byte* ring_ = nullptr;  // of descriptors
-  uint64_t ring_used_ = 0;
   std::byte* product_ = nullptr;  // scratch of the matrix products
   View coded_;                    // what x its codes are of; no data: of none
   bool reads_codes_ = false;      // some weight so far was quantised
   uint64_t product_bytes_ = 0;
+  CudaDescriptors descriptors_;
   CudaReplay replay_;
 };
 

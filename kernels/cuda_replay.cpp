@@ -14,8 +14,6 @@ namespace {
 constexpr int kLayersTogether = 4;
 // Fewer are launched as they are: so short a run stands between bytes that are on their way, and those take longer.
 constexpr size_t kLeastCalls = 4;
-// Bytes that nobody reads, put all the same so that those on both sides go together.
-constexpr ptrdiff_t kLargestGap = 1024;
 // Runs of one place that are remembered. Their kernels take device memory once they are a graph.
 constexpr size_t kRunsOfAPlace = 4;
 
@@ -51,29 +49,8 @@ void CudaReplay::add(Call call) {
   stream_->hold(*this);
 }
 
-void CudaReplay::put(std::byte* place, const void* bytes, uint64_t count) {
-  const auto continues = [&](const Descriptors& some) {
-    const std::byte* end = some.place + some.bytes.size();
-    return place >= end && place <= end + kLargestGap;
-  };
-  if (descriptors_.empty() || !continues(descriptors_.back())) descriptors_.push_back({place, {}});
-  std::vector<std::byte>& to = descriptors_.back().bytes;
-  to.resize(place - descriptors_.back().place);
-  const auto* from = static_cast<const std::byte*>(bytes);
-  to.insert(to.end(), from, from + count);
-  stream_->hold(*this);
-}
-
-void CudaReplay::put_descriptors() {
-  for (const Descriptors& some : descriptors_) {
-    stream_->enqueue("descriptors", context_.table().put, static_cast<void*>(some.place),
-                     static_cast<const void*>(some.bytes.data()), uint64_t{some.bytes.size()});
-  }
-  descriptors_.clear();
-}
-
 void CudaReplay::enqueue_held() {
-  put_descriptors();
+  descriptors_.send(*stream_);
   if (calls_.empty()) return;
   made_ += calls_.size();
   if (const CudaGraph graph = graph_of_calls()) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/cuda_context.h"
+#include "kernels/cuda_descriptors.h"
 #include "kernels/cuda_stream.h"
 
 namespace spillway {
@@ -42,7 +43,9 @@ struct HeldProduct {
 class CudaReplay final : public HeldWork {
  public:
   // graphs: false where they are not wanted; then nothing is ever held.
-  CudaReplay(CudaContext& context, bool graphs) : context_(context), wanted_(graphs) {}
+  // descriptors: of the calls; sent before a run.
+  CudaReplay(CudaContext& context, CudaDescriptors& descriptors, bool graphs)
+      : context_(context), descriptors_(descriptors), wanted_(graphs) {}
   ~CudaReplay() { forget(); }
   CudaReplay(const CudaReplay&) = delete;
 
@@ -56,8 +59,8 @@ class CudaReplay final : public HeldWork {
   void add(const char* what, CudaProblem (*function)(CudaStream, const Arguments*), const Arguments& arguments) {
     add(Call(HeldCall<Arguments>{what, function, arguments}));
   }
-  // Bytes that the calls to come read at `place`, device memory; taken now, put there before the run.
-  void put(std::byte* place, const void* bytes, uint64_t count);
+  // Descriptors have been written that the calls to come read.
+  void note_descriptors() { stream_->hold(*this); }
 
   // Of CudaDeviceStream: enqueues what is held.
   void enqueue_held() override;
@@ -77,26 +80,20 @@ class CudaReplay final : public HeldWork {
     CudaGraph graph = nullptr;
     uint64_t used = 0;
   };
-  struct Descriptors {
-    std::byte* place;
-    std::vector<std::byte> bytes;
-  };
-
   void add(Call call);
-  void put_descriptors();
   CudaGraph graph_of_calls();
   CudaGraph capture();
   void drop(Run& run);
   CudaProblem make(const Call& call, bool surfaces);
 
   CudaContext& context_;
+  CudaDescriptors& descriptors_;
   bool wanted_;
-  std::string problem_;                 // why there are no graphs
-  CudaDeviceStream* stream_ = nullptr;  // whose calls are held
-  int layer_ = 0;                       // the first of those together
-  int part_ = 0;                        // runs since
-  std::vector<Call> calls_;             // held
-  std::vector<Descriptors> descriptors_;
+  std::string problem_;                                   // why there are no graphs
+  CudaDeviceStream* stream_ = nullptr;                    // whose calls are held
+  int layer_ = 0;                                         // the first of those together
+  int part_ = 0;                                          // runs since
+  std::vector<Call> calls_;                               // held
   std::map<std::pair<int, int>, std::vector<Run>> runs_;  // by layer and part
   uint64_t clock_ = 0;
   uint64_t graphs_ = 0;  // there now

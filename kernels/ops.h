@@ -71,10 +71,10 @@ class Ops {
   // 0: all agree.
   virtual int few_rows() const { return 0; }
 
-  // Scratch for calls of up to `rows` rows with this model; given before any other call, by one user at a time: the
-  // next may give its own when null has taken the last one's back.
+  // Scratch for calls of up to `rows` rows, and of decode steps of shape.context positions, with this model; given
+  // before any other call, by one user at a time: the next may give its own when null has taken the last one's back.
   virtual uint64_t scratch_bytes(const ModelShape& shape, int rows) const = 0;
-  virtual void set_scratch(std::byte* data, uint64_t bytes) = 0;
+  virtual void set_scratch(const ModelShape& shape, std::byte* data, uint64_t bytes) = 0;
 
   // out [m x k] f32 = the rows [m x k] of any type, dequantised.
   virtual void dequantize(Stream&, View rows, View out) = 0;
@@ -151,7 +151,7 @@ class Ops {
   // k] f32.
   virtual void route(Stream&, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) = 0;
   // The rows of the experts that are here, in place: down . (activation(gate . row) * (up . row)), each product as by
-  // matmul with up to few_rows() rows. Rows of experts that are not here stay as they are. gate and up: [m * used x
+  // matmul of all of the expert's rows. Rows of experts that are not here stay as they are. gate and up: [m * used x
   // ffn] f32 each, left in any state.
   virtual void experts(Stream&, Activation, const ExpertRoutes& routes, const ExpertWeights&, View rows, View gate,
                        View up) = 0;

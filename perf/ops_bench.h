@@ -159,11 +159,11 @@ class OpsBench {
         stream_(device_->make_compute_stream("perf")),
         pool_(device_->reserve(pool_bytes_)),
         scratch_(device_->reserve(kScratchBytes)) {
-    device_->ops().set_scratch(scratch_, kScratchBytes);
+    device_->ops().set_scratch({}, scratch_, kScratchBytes);
   }
   ~OpsBench() {
     stream_->synchronize();
-    device_->ops().set_scratch(nullptr, 0);
+    device_->ops().set_scratch({}, nullptr, 0);
     device_->release(scratch_, kScratchBytes);
     device_->release(pool_, pool_bytes_);
   }

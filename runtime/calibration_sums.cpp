@@ -63,7 +63,7 @@ CalibrationSums::CalibrationSums(const ModelSpec& spec, const CalibrationShape& 
   queries_transposed_.resize(static_cast<size_t>(model.q_width()) * shape.chunk);
   const ModelShape products{.hidden = shape.chunk, .heads = 1, .kv_heads = 1, .head_dim = 8};
   scratch_.resize(cpu_->ops().scratch_bytes(products, model.hidden));
-  cpu_->ops().set_scratch(scratch_.data(), scratch_.size());
+  cpu_->ops().set_scratch({}, scratch_.data(), scratch_.size());
 }
 
 CalibrationSums::~CalibrationSums() { device_.release_host(block_, block_bytes_); }

@@ -18,7 +18,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
   make_lanes(parts);
   std::byte* activations = parts.device_arena.take("workspace", plan.workspace_bytes).data();
   Workspace::cut(spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
-  device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
+  device.ops().set_scratch(workspace.scratch_shape, workspace.scratch, workspace.scratch_bytes);
   scratch.ops = &device.ops();
   place_weights(parts);
   place_experts(parts);
@@ -54,7 +54,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
 }
 
 ComputeUnit::Scratch::~Scratch() {
-  if (ops != nullptr) ops->set_scratch(nullptr, 0);
+  if (ops != nullptr) ops->set_scratch({}, nullptr, 0);
 }
 
 void ComputeUnit::make_lanes(const ComputeUnitParts& parts) {

@@ -132,9 +132,9 @@ class ComputeMeter {
       copies_->copy(block_.data() + at, host_.data(), std::min(host_.bytes(), block_.bytes() - at));
     }
     copies_->synchronize();
-    device_.ops().set_scratch(scratch_.data(), scratch_.bytes());
+    device_.ops().set_scratch(shape(), scratch_.data(), scratch_.bytes());
   }
-  ~ComputeMeter() { device_.ops().set_scratch(nullptr, 0); }
+  ~ComputeMeter() { device_.ops().set_scratch({}, nullptr, 0); }
 
   // Half the set, in whole pages: the other side of copies.
   static uint64_t host_bytes(uint64_t set) { return align_down(set / 2, kDiskAlign); }

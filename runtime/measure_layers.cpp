@@ -75,8 +75,7 @@ double least_seconds(double seconds, const Run& run) {
 class Stretch {
  public:
   Stretch(const Model& model, const Options& options, Device& device, const Plan& plan)
-      : device_(device),
-        vocab_(model.spec.shape.vocab),
+      : vocab_(model.spec.shape.vocab),
         plan_(plan),
         arena_(device, Tier::device, plan.tier(Tier::device).total() - plan.tier(Tier::device).process),
         host_arena_(device, Tier::host, plan.tier(Tier::host).total() - plan.tier(Tier::host).process),
@@ -87,7 +86,6 @@ class Stretch {
   ~Stretch() {
     unit_.end_feeds();
     unit_.drain();
-    device_.ops().set_scratch(nullptr, 0);
   }
 
   LayerTimes measure(int layers) {
@@ -126,7 +124,6 @@ class Stretch {
            kSteps;
   }
 
-  Device& device_;
   int vocab_;
   std::mt19937_64 random_{1};
   const Plan& plan_;

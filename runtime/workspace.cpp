@@ -47,7 +47,9 @@ uint64_t Workspace::cut(const ModelSpec& spec, const WorkspaceShape& size, const
     w.logits = matrix(DType::f32, size.logit_rows, shape.vocab);
     w.chosen = matrix(DType::f32, size.logit_rows, candidate_floats(std::min(kMostCandidates, shape.vocab / 4)));
   }
-  w.scratch_bytes = ops.scratch_bytes(shape, size.chunk);
+  w.scratch_shape = shape;
+  w.scratch_shape.context = size.context;
+  w.scratch_bytes = ops.scratch_bytes(w.scratch_shape, size.chunk);
   w.scratch = take(w.scratch_bytes);
   if (out != nullptr) *out = w;
   return used;

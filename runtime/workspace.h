@@ -33,6 +33,7 @@ struct Workspace {
   View positions;       // [chunk x hidden] rows of learned positions in the file's type; no rows where there are none
   View logits;          // [logit_rows x vocab]; no rows, and none of chosen, where others have the head
   View chosen;          // [logit_rows x candidate_floats(most)]
+  ModelShape scratch_shape;  // the model's, with the run's own context
   std::byte* scratch = nullptr;
   uint64_t scratch_bytes = 0;
 

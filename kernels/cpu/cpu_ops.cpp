@@ -40,7 +40,7 @@ class CpuOps final : public Ops {
            static_cast<uint64_t>(team_.workers()) * worker_bytes(div_up(k, 32) * 32, shape.head_dim);
   }
 
-  void set_scratch(std::byte* data, uint64_t bytes) override {
+  void set_scratch(const ModelShape&, std::byte* data, uint64_t bytes) override {
     SPILLWAY_CHECK(data == nullptr || scratch_ == nullptr);  // one user at a time
     const uint64_t skip = align_up(reinterpret_cast<uintptr_t>(data)) - reinterpret_cast<uintptr_t>(data);
     SPILLWAY_CHECK(bytes >= skip);

@@ -29,16 +29,20 @@ struct RowsOfExperts {
   const ExpertData* data;
   int first_place;   // of the grid
   int first_matrix;  // of ExpertData that is part 0
+  int most_rows;     // experts with more have none here
 
   __device__ __forceinline__ bool here(int place) const { return data[expert[place]].here(); }
+  __device__ __forceinline__ void find(MatvecWeight& weight, int e) const {
+    weight.data = data[e].matrix[first_matrix + weight.index];
+    weight.end = weight.data + (weight.rows - 1) * weight.stride + weight.row_bytes;
+  }
 
   template <int kX>
   __device__ __forceinline__ RowRange of_block(MatvecWeight& weight) const {
     const int place = first_place + static_cast<int>(blockIdx.y);
     const int e = expert[place];
-    if ((place - first[e]) % kX != 0 || !data[e].here()) return {0, 0};
-    weight.data = data[e].matrix[first_matrix + weight.index];
-    weight.end = weight.data + (weight.rows - 1) * weight.stride + weight.row_bytes;
+    if ((place - first[e]) % kX != 0 || first[e + 1] - first[e] > most_rows || !data[e].here()) return {0, 0};
+    find(weight, e);
     return {place, first[e + 1]};
   }
 };

@@ -1,11 +1,15 @@
-// The feed-forward parts of the experts that are here, each on the rows that go to it: by the matrix-vector kernels, up
-// to eight rows of an expert for one reading of its weights. How many rows an expert has is known on the device alone.
-// So there is a thread block for each place, and those that others stand in for end at once.
+// The feed-forward parts of the experts that are here, each on the rows that go to it. Up to eight rows of an expert
+// are multiplied by the matrix-vector kernels, for one reading of its weights, and more by the tiles of `matmul`; F32,
+// and BF16 where tensor cores do not know it, eight rows at a time. So an expert's products are those of `matvec` or
+// `matmul` with its rows, to the bit. How many it has is known on the device alone: there is a thread block for each
+// place, or for as many tiles as any choice takes, and those that have nothing to do end at once.
+#include <algorithm>
 #include <initializer_list>
 
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/expert_rows.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/cuda/matmul.cuh"
 #include "kernels/cuda/quantize.cuh"
 
 namespace spillway::cuda {
@@ -74,6 +78,26 @@ cudaError_t launch_activation(cudaStream_t stream, const CudaExperts& a, const R
   return cudaErrorNotSupported;
 }
 
+// Of the experts with many rows; x has been quantised where a weight is.
+cudaError_t launch_tiles(cudaStream_t stream, const CudaMatvec& call, const MatvecShape& shape,
+                         const TilesOfExperts& tiles, const Hardware& hardware) {
+  const TiledX x = CodesForExperts::in(shape).many;
+  cudaError_t error = cudaSuccess;
+  for (const DType type : kQuantisedTypes) {
+    if (error != cudaSuccess) return error;
+    error = type == DType::q8_0 || type == DType::q4_0 || type == DType::q4_1
+                ? launch_expert_tiles_quantized(stream, call, type, x, tiles)
+                : launch_expert_tiles_blocks(stream, call, type, x, tiles);
+  }
+  // From here on the scratch is another's: of F16.
+  for (const DType type : {DType::f16, DType::bf16}) {
+    if (error == cudaSuccess && hardware.has_tensor_cores_for(type)) {
+      error = launch_expert_tiles_half(stream, call, type, shape, tiles);
+    }
+  }
+  return error;
+}
+
 // The products of one x with the matrices of ExpertData from `first` on.
 cudaError_t launch_products(cudaStream_t stream, const CudaExperts& a, const View& x, ExpertData::Matrix first,
                             std::initializer_list<MatmulPart> parts) {
@@ -86,8 +110,11 @@ cudaError_t launch_products(cudaStream_t stream, const CudaExperts& a, const Vie
                              .expert = a.routes.expert(),
                              .data = a.experts,
                              .first_place = 0,
-                             .first_matrix = first};
+                             .first_matrix = first,
+                             .most_rows = kMatvecRowsOfX};
+  Hardware hardware;
   cudaError_t error = check_parts(call);
+  if (error == cudaSuccess) error = ask(&hardware);
   MatvecShape shape = shape_of(call);
   shape.one_row = a.routes.rows == 1;
   if (error == cudaSuccess && has_quantized_part(call)) {
@@ -100,12 +127,16 @@ cudaError_t launch_products(cudaStream_t stream, const CudaExperts& a, const Vie
     shape.splits = splits_of(type, shape.x.cols);
     const MatvecWeights weights = gather_parts(call, type, kMatvecWarps / shape.splits * matvec_step(type).rows);
     if (weights.count == 0) continue;
-    error = in_grids(all, x.rows, [&](const RowsOfExperts& rows, int places) {
+    RowsOfExperts few = all;
+    if (!is_quantized(type) && !hardware.has_tensor_cores_for(type)) few.most_rows = INT32_MAX;
+    error = in_grids(few, x.rows, [&](const RowsOfExperts& rows, int places) {
       return is_quantized(type) ? launch_experts_quantized(stream, type, weights, shape, rows, places)
                                 : launch_experts_float(stream, type, weights, shape, rows, places);
     });
   }
-  return error;
+  // No expert has more rows than there are.
+  if (error != cudaSuccess || a.routes.rows <= kMatvecRowsOfX) return error;
+  return launch_tiles(stream, call, shape, {all, a.routes.experts, x.rows}, hardware);
 }
 
 }  // namespace
@@ -118,10 +149,15 @@ cudaError_t launch_experts(cudaStream_t stream, const CudaExperts& a) {
     return MatmulPart{weight, out};
   };
   if (a.routes.places() == 0) return cudaSuccess;
+  SPILLWAY_CHECK(a.scratch_bytes >= cuda_experts_scratch_bytes(a.routes.places(), std::max(a.rows.cols, a.gate.cols)));
   cudaError_t error =
       launch_products(stream, a, a.rows, ExpertData::gate, {part(a.gate_weight, a.gate), part(a.up_weight, a.up)});
-  const RowsOfExperts rows = {
-      .first = a.routes.first(), .expert = a.routes.expert(), .data = a.experts, .first_place = 0, .first_matrix = 0};
+  const RowsOfExperts rows = {.first = a.routes.first(),
+                              .expert = a.routes.expert(),
+                              .data = a.experts,
+                              .first_place = 0,
+                              .first_matrix = 0,
+                              .most_rows = INT32_MAX};
   if (error == cudaSuccess) error = launch_activation(stream, a, rows);
   if (error != cudaSuccess) return error;
   return launch_products(stream, a, a.gate, ExpertData::down, {part(a.down_weight, a.rows)});

@@ -7,6 +7,7 @@
 namespace spillway::cuda {
 
 cudaError_t launch_put(cudaStream_t stream, std::byte* destination, const std::byte* source, uint64_t bytes);
+cudaError_t launch_put_words(cudaStream_t stream, std::byte* destination, const CudaWord* words, int count);
 cudaError_t launch_dequantize(cudaStream_t stream, const CudaDequantize& arguments);
 cudaError_t launch_norm(cudaStream_t stream, const CudaNorm& arguments);
 cudaError_t launch_rotate(cudaStream_t stream, const CudaRotate& arguments);

@@ -17,6 +17,8 @@ struct TileRows {
 constexpr TileRows kTiles[] = {
     {Tile::x128_rows128, 128, 128}, {Tile::x64_rows64, 64, 64}, {Tile::x32_rows32, 32, 32}, {Tile::x16_rows32, 16, 32}};
 
+}  // namespace
+
 cudaError_t ask(Hardware* hardware) {
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
@@ -28,8 +30,6 @@ cudaError_t ask(Hardware* hardware) {
   }
   return error;
 }
-
-}  // namespace
 
 Tile choose_tile(const CudaMatvec& a, DType type, int rows_of_x, const Hardware& hardware) {
   for (const TileRows& tile : kTiles) {
@@ -60,10 +60,9 @@ cudaError_t launch_matmul(cudaStream_t stream, const CudaMatmul& a) {
   }
   // From here on the scratch is another's: of F16.
   for (const DType type : {DType::f16, DType::bf16, DType::f32}) {
-    const bool tensor_cores = type == DType::f16 || (type == DType::bf16 && hardware.compute_major >= 8);
     if (error != cudaSuccess) break;
-    error = tensor_cores ? launch_matmul_half(stream, a, type, shape, hardware)
-                         : launch_matvec_type(stream, a, type, shape);
+    error = hardware.has_tensor_cores_for(type) ? launch_matmul_half(stream, a, type, shape, hardware)
+                                                : launch_matvec_type(stream, a, type, shape);
   }
   return error;
 }

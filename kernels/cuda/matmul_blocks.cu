@@ -115,21 +115,22 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> rows, Shared<uin
   }
 }
 
-// Rows [kX * blockIdx.x, ...) of x with the rows of the weights that blockIdx.y stands for.
-template <typename Weight, int kX, int kWarps>
+// The rows of x that blockIdx.x stands for with the rows of the weights that blockIdx.y stands for.
+template <typename Weight, int kX, int kWarps, typename Tiles>
 __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
-    matmul_blocks(const __grid_constant__ MatvecWeights weights, TiledX x) {
+    matmul_blocks(const __grid_constant__ MatvecWeights weights, TiledX x, Tiles tiles) {
   using Place = StagedX<kX, 0>;
   constexpr int kUnits = info(Weight::kType).block_elements / kBlockElements;  // 32s of a block of the format
   SPILLWAY_SHARED(uint32_t, stages, kStages * Place::kEnd);
   SPILLWAY_SHARED(uint32_t, unpacked, kWarps * kRowsOfWarp * kRowWords);
-  const MatvecWeight& weight = weights.of_block(static_cast<int>(blockIdx.y));
+  const RowRange range = tiles.template range<kX>(x.rows);
+  if (Tiles::kMayBeEmpty && range.first >= range.end) return;
+  typename Tiles::Weight weight = tiles.find(weights.of_block(static_cast<int>(blockIdx.y)), range.first);
   const int first_row =
       (static_cast<int>(blockIdx.y) - weight.first_block) * kWarps * kRowsOfWarp + warp_index() * kRowsOfWarp;
-  const int first_x = static_cast<int>(blockIdx.x) * kX;
   const int steps = (x.blocks + kStepBlocks - 1) / kStepBlocks;
   const Shared<uint32_t> rows = unpacked + warp_index() * kRowsOfWarp * kRowWords;
-  const FeedOfX<Place, kX, kWarps * kWarpLanes> feed(x, first_x);
+  const FeedOfX<Place, kX, kWarps * kWarpLanes> feed(x, range);
   const auto fetch = [&](int step) {
     if (step < steps) feed.fetch(stages + step % kStages * Place::kEnd, step);
     commit_copies();
@@ -165,8 +166,8 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
   for (int j = 0; j < kX / 8; j++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      write_result(weight, first_row + lane_index() / 4 + i / 2 * 8, first_x + j * 8 + 2 * (lane_index() % 4) + i % 2,
-                   x.rows, acc[j][i]);
+      write_result(weight, first_row + lane_index() / 4 + i / 2 * 8,
+                   range.first + j * 8 + 2 * (lane_index() % 4) + i % 2, range.end, acc[j][i]);
     }
   }
 }
@@ -176,7 +177,17 @@ cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const TiledX& 
   const MatvecWeights weights = gather_parts(a, Weight::kType, kWarps * kRowsOfWarp);
   if (weights.count == 0) return cudaSuccess;
   const dim3 grid(static_cast<uint32_t>(ceil_div(x.rows, kX)), static_cast<uint32_t>(weights.grid_blocks));
-  return launch(matmul_blocks<Weight, kX, kWarps>, grid, dim3(kWarps * kWarpLanes), 0, stream, weights, x);
+  return launch(matmul_blocks<Weight, kX, kWarps, TilesInTurn>, grid, dim3(kWarps * kWarpLanes), 0, stream, weights, x,
+                TilesInTurn{});
+}
+
+template <typename Weight, int kX, int kWarps>
+cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const TiledX& x, const TilesOfExperts& tiles) {
+  const MatvecWeights weights = gather_parts(a, Weight::kType, kWarps * kRowsOfWarp);
+  if (weights.count == 0) return cudaSuccess;
+  const dim3 grid(static_cast<uint32_t>(tiles.tiles(kX)), static_cast<uint32_t>(weights.grid_blocks));
+  return launch(matmul_blocks<Weight, kX, kWarps, TilesOfExperts>, grid, dim3(kWarps * kWarpLanes), 0, stream, weights,
+                x, tiles);
 }
 
 template <typename Weight>
@@ -193,32 +204,48 @@ cudaError_t launch_type(cudaStream_t stream, const CudaMatvec& a, const TiledX& 
   }
 }
 
+template <typename Weight>
+cudaError_t launch_type(cudaStream_t stream, const CudaMatvec& a, const TiledX& x, const TilesOfExperts& tiles) {
+  return large_tiles(tiles) ? launch_tile<Weight, 64, 4>(stream, a, x, tiles)
+                            : launch_tile<Weight, 32, 2>(stream, a, x, tiles);
+}
+
+// how: Hardware, or TilesOfExperts.
+template <typename How>
+cudaError_t launch_any(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x, const How& how) {
+  switch (type) {
+    case DType::q5_0:
+      return launch_type<WeightQ5_0>(stream, arguments, x, how);
+    case DType::q5_1:
+      return launch_type<WeightQ5_1>(stream, arguments, x, how);
+    case DType::iq4_nl:
+      return launch_type<WeightIQ4_NL>(stream, arguments, x, how);
+    case DType::q2_k:
+      return launch_type<WeightQ2_K>(stream, arguments, x, how);
+    case DType::q3_k:
+      return launch_type<WeightQ3_K>(stream, arguments, x, how);
+    case DType::q4_k:
+      return launch_type<WeightQ4_K>(stream, arguments, x, how);
+    case DType::q5_k:
+      return launch_type<WeightQ5_K>(stream, arguments, x, how);
+    case DType::q6_k:
+      return launch_type<WeightQ6_K>(stream, arguments, x, how);
+    case DType::iq4_xs:
+      return launch_type<WeightIQ4_XS>(stream, arguments, x, how);
+    default:
+      return cudaErrorNotSupported;
+  }
+}
+
 }  // namespace
 
 cudaError_t launch_matmul_blocks(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x,
                                  const Hardware& hardware) {
-  switch (type) {
-    case DType::q5_0:
-      return launch_type<WeightQ5_0>(stream, arguments, x, hardware);
-    case DType::q5_1:
-      return launch_type<WeightQ5_1>(stream, arguments, x, hardware);
-    case DType::iq4_nl:
-      return launch_type<WeightIQ4_NL>(stream, arguments, x, hardware);
-    case DType::q2_k:
-      return launch_type<WeightQ2_K>(stream, arguments, x, hardware);
-    case DType::q3_k:
-      return launch_type<WeightQ3_K>(stream, arguments, x, hardware);
-    case DType::q4_k:
-      return launch_type<WeightQ4_K>(stream, arguments, x, hardware);
-    case DType::q5_k:
-      return launch_type<WeightQ5_K>(stream, arguments, x, hardware);
-    case DType::q6_k:
-      return launch_type<WeightQ6_K>(stream, arguments, x, hardware);
-    case DType::iq4_xs:
-      return launch_type<WeightIQ4_XS>(stream, arguments, x, hardware);
-    default:
-      return cudaErrorNotSupported;
-  }
+  return launch_any(stream, arguments, type, x, hardware);
+}
+cudaError_t launch_expert_tiles_blocks(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x,
+                                       const TilesOfExperts& tiles) {
+  return launch_any(stream, arguments, type, x, tiles);
 }
 
 }  // namespace spillway::cuda

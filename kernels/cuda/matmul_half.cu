@@ -117,12 +117,13 @@ __device__ __forceinline__ void fetch_weight(Shared<uint32_t> stage, const Matve
 }
 
 template <typename Tile>
-__device__ __forceinline__ void fetch_x(Shared<uint32_t> stage, const MatvecShape& shape, int first_x, int first_col) {
+__device__ __forceinline__ void fetch_x(Shared<uint32_t> stage, const MatvecShape& shape, const RowRange& range,
+                                        int first_col) {
 #pragma unroll
   for (int i = static_cast<int>(threadIdx.x); i < Tile::kX * 8; i += Tile::kThreads) {
     const int col = first_col + i % 8 * 4;
     const int count = min_of(shape.x.cols - col, 4);
-    const std::byte* row = shape.x.data + min_of(first_x + i / 8, shape.rows_of_x - 1) * shape.x.stride;
+    const std::byte* row = shape.x.data + min_of(range.first + i / 8, range.end - 1) * shape.x.stride;
     const int word = Tile::kXAt + x_word(i / 8, i % 8);
     if (shape.x_aligned) {
       copy_async<16>(stage, word, count > 0 ? row + 4 * col : row, count > 0 ? 4 * count : 0);
@@ -170,15 +171,16 @@ __device__ __forceinline__ void multiply_step(Shared<uint32_t> stage, int warp_r
   }
 }
 
-// Rows [Tile::kX * blockIdx.x, ...) of x with the rows of the weights that blockIdx.y stands for.
-template <typename Half, typename Tile>
+// The rows of x that blockIdx.x stands for with the rows of the weights that blockIdx.y stands for.
+template <typename Half, typename Tile, typename Tiles>
 __global__ void __launch_bounds__(Tile::kThreads)
-    matmul_half(const __grid_constant__ MatvecWeights weights, MatvecShape shape) {
+    matmul_half(const __grid_constant__ MatvecWeights weights, MatvecShape shape, Tiles tiles) {
   SPILLWAY_SHARED(uint32_t, stages, Tile::kStages * Tile::kWords);
   const float* scales = reinterpret_cast<const float*>(shape.scratch);
-  const MatvecWeight& weight = weights.of_block(static_cast<int>(blockIdx.y));
+  const RowRange range = tiles.template range<Tile::kX>(shape.rows_of_x);
+  if (Tiles::kMayBeEmpty && range.first >= range.end) return;
+  typename Tiles::Weight weight = tiles.find(weights.of_block(static_cast<int>(blockIdx.y)), range.first);
   const int first_row = (static_cast<int>(blockIdx.y) - weight.first_block) * Tile::kRows;
-  const int first_x = static_cast<int>(blockIdx.x) * Tile::kX;
   const int warp_row = warp_index() % Tile::kRowWarps * Tile::kTiles * 16;
   const int warp_x = warp_index() / Tile::kRowWarps * Tile::kXTiles * 8;
   const int g = lane_index() / 4;
@@ -188,16 +190,16 @@ __global__ void __launch_bounds__(Tile::kThreads)
     if (step < steps) {
       const Shared<uint32_t> stage = stages + step % Tile::kStages * Tile::kWords;
       fetch_weight<Half, Tile>(stage, weight, first_row, shape.x.cols, step * kStepCols);
-      fetch_x<Tile>(stage, shape, first_x, step * kStepCols);
+      fetch_x<Tile>(stage, shape, range, step * kStepCols);
     }
     commit_copies();
   };
-  const auto scale_of = [&](int x_row) { return Half::kScaled ? scales[min_of(x_row, shape.rows_of_x - 1)] : 1.0f; };
+  const auto scale_of = [&](int x_row) { return Half::kScaled ? scales[min_of(x_row, range.end - 1)] : 1.0f; };
 
   float acc[Tile::kTiles][Tile::kXTiles][4] = {};
   float scale[Tile::kXTiles];
 #pragma unroll
-  for (int j = 0; j < Tile::kXTiles; j++) scale[j] = scale_of(first_x + warp_x + j * 8 + g);
+  for (int j = 0; j < Tile::kXTiles; j++) scale[j] = scale_of(range.first + warp_x + j * 8 + g);
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; step++) fetch(step);
   for (int step = 0; step < steps; step++) {
@@ -211,12 +213,12 @@ __global__ void __launch_bounds__(Tile::kThreads)
   for (int j = 0; j < Tile::kXTiles; j++) {
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      const int x_row = first_x + warp_x + j * 8 + 2 * t + e;
+      const int x_row = range.first + warp_x + j * 8 + 2 * t + e;
       const float inverse = 1.0f / scale_of(x_row);
 #pragma unroll
       for (int i = 0; i < Tile::kTiles; i++) {
         for (int h = 0; h < 2; h++) {
-          write_result(weight, first_row + warp_row + i * 16 + g + 8 * h, x_row, shape.rows_of_x,
+          write_result(weight, first_row + warp_row + i * 16 + g + 8 * h, x_row, range.end,
                        acc[i][j][2 * h + e] * inverse);
         }
       }
@@ -224,8 +226,10 @@ __global__ void __launch_bounds__(Tile::kThreads)
   }
 }
 
-template <typename Half, typename Tile>
-cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const MatvecShape& shape) {
+// blocks_of_x: thread blocks along x.
+template <typename Half, typename Tile, typename Tiles>
+cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const MatvecShape& shape, const Tiles& tiles,
+                        int64_t blocks_of_x) {
   const MatvecWeights weights = gather_parts(a, Half::Elements::kType, Tile::kRows);
   if (weights.count == 0) return cudaSuccess;
   if (Half::kScaled) {
@@ -235,9 +239,13 @@ cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const MatvecSh
                                      shape.rows_of_x, reinterpret_cast<float*>(shape.scratch));
     if (error != cudaSuccess) return error;
   }
-  const dim3 grid(static_cast<uint32_t>(ceil_div(shape.rows_of_x, Tile::kX)),
-                  static_cast<uint32_t>(weights.grid_blocks));
-  return launch(matmul_half<Half, Tile>, grid, dim3(Tile::kThreads), 0, stream, weights, shape);
+  const dim3 grid(static_cast<uint32_t>(blocks_of_x), static_cast<uint32_t>(weights.grid_blocks));
+  return launch(matmul_half<Half, Tile, Tiles>, grid, dim3(Tile::kThreads), 0, stream, weights, shape, tiles);
+}
+
+template <typename Half, typename Tile>
+cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const MatvecShape& shape) {
+  return launch_tile<Half, Tile>(stream, a, shape, TilesInTurn{}, ceil_div(shape.rows_of_x, Tile::kX));
 }
 
 template <typename Half>
@@ -254,7 +262,22 @@ cudaError_t launch_type(cudaStream_t stream, const CudaMatvec& a, const MatvecSh
   }
 }
 
+template <typename Half>
+cudaError_t launch_type(cudaStream_t stream, const CudaMatvec& a, const MatvecShape& shape,
+                        const TilesOfExperts& tiles) {
+  using Large = Shape<2, 2, 2, 4, 3>;
+  using Small = Shape<2, 1, 1, 4, 4>;
+  return large_tiles(tiles) ? launch_tile<Half, Large>(stream, a, shape, tiles, tiles.tiles(Large::kX))
+                            : launch_tile<Half, Small>(stream, a, shape, tiles, tiles.tiles(Small::kX));
+}
+
 }  // namespace
+
+cudaError_t launch_expert_tiles_half(cudaStream_t stream, const CudaMatvec& arguments, DType type,
+                                     const MatvecShape& shape, const TilesOfExperts& tiles) {
+  return type == DType::f16 ? launch_type<HalfF16>(stream, arguments, shape, tiles)
+                            : launch_type<HalfBf16>(stream, arguments, shape, tiles);
+}
 
 cudaError_t launch_matmul_half(cudaStream_t stream, const CudaMatvec& arguments, DType type, const MatvecShape& shape,
                                const Hardware& hardware) {

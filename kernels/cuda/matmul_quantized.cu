@@ -86,8 +86,8 @@ struct Feed {
   const std::byte* end;     // of the tensor
   FeedOfX<typename Place::X, kX, Place::kThreads> x;
 
-  __device__ __forceinline__ Feed(const MatvecWeight& matrix, int first_row, const TiledX& tiled, int first_x)
-      : weight(matrix.row(first_row + lane_index() / 2)), end(matrix.end), x(tiled, first_x) {}
+  __device__ __forceinline__ Feed(const MatvecWeight& matrix, int first_row, const TiledX& tiled, const RowRange& range)
+      : weight(matrix.row(first_row + lane_index() / 2)), end(matrix.end), x(tiled, range) {}
 
   // A piece of the weight may begin before the tensor and is read whole: an aligned piece never crosses the start of an
   // allocation. What would lie behind its end is not read. Rows past the last one are the last again.
@@ -150,21 +150,22 @@ __device__ __forceinline__ void multiply_block(Shared<uint32_t> stage, int b, co
   }
 }
 
-// Rows [kX * blockIdx.x, ...) of x with the rows of the weights that blockIdx.y stands for: thread blocks that run side
-// by side share a piece of the weight.
-template <typename Weight, int kX, int kWarps, int kStages>
+// The rows of x that blockIdx.x stands for with the rows of the weights that blockIdx.y stands for: thread blocks that
+// run side by side share a piece of the weight.
+template <typename Weight, int kX, int kWarps, int kStages, typename Tiles>
 __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
-    matmul_quantized(const __grid_constant__ MatvecWeights weights, TiledX x) {
+    matmul_quantized(const __grid_constant__ MatvecWeights weights, TiledX x, Tiles tiles) {
   using Place = Stage<Weight, kX, kWarps>;
   SPILLWAY_SHARED(uint32_t, stages, kStages * Place::kWords);
-  const MatvecWeight& weight = weights.of_block(static_cast<int>(blockIdx.y));
+  const RowRange range = tiles.template range<kX>(x.rows);
+  if (Tiles::kMayBeEmpty && range.first >= range.end) return;
+  typename Tiles::Weight weight = tiles.find(weights.of_block(static_cast<int>(blockIdx.y)), range.first);
   const int first_row =
       (static_cast<int>(blockIdx.y) - weight.first_block) * kWarps * kRowsOfWarp + warp_index() * kRowsOfWarp;
-  const int first_x = static_cast<int>(blockIdx.x) * kX;
   const int g = lane_index() / 4;
   const int t = lane_index() % 4;
   const int steps = (x.blocks + kStepBlocks - 1) / kStepBlocks;
-  const Feed<Place, kX> feed(weight, first_row, x, first_x);
+  const Feed<Place, kX> feed(weight, first_row, x, range);
   const auto fetch = [&](int step) {
     if (step < steps) feed.fetch(stages + step % kStages * Place::kWords, step);
     commit_copies();
@@ -195,7 +196,7 @@ __global__ void __launch_bounds__(kWarps* kWarpLanes, kX == 128 ? 2 : 1)
   for (int j = 0; j < kX / 8; j++) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      write_result(weight, first_row + g + i / 2 * 8, first_x + j * 8 + 2 * t + i % 2, x.rows, acc[j][i]);
+      write_result(weight, first_row + g + i / 2 * 8, range.first + j * 8 + 2 * t + i % 2, range.end, acc[j][i]);
     }
   }
 }
@@ -205,7 +206,17 @@ cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const TiledX& 
   const MatvecWeights weights = gather_parts(a, Weight::kType, kWarps * kRowsOfWarp);
   if (weights.count == 0) return cudaSuccess;
   const dim3 grid(static_cast<uint32_t>(ceil_div(x.rows, kX)), static_cast<uint32_t>(weights.grid_blocks));
-  return launch(matmul_quantized<Weight, kX, kWarps, kStages>, grid, dim3(kWarps * kWarpLanes), 0, stream, weights, x);
+  return launch(matmul_quantized<Weight, kX, kWarps, kStages, TilesInTurn>, grid, dim3(kWarps * kWarpLanes), 0, stream,
+                weights, x, TilesInTurn{});
+}
+
+template <typename Weight, int kX, int kWarps, int kStages>
+cudaError_t launch_tile(cudaStream_t stream, const CudaMatvec& a, const TiledX& x, const TilesOfExperts& tiles) {
+  const MatvecWeights weights = gather_parts(a, Weight::kType, kWarps * kRowsOfWarp);
+  if (weights.count == 0) return cudaSuccess;
+  const dim3 grid(static_cast<uint32_t>(tiles.tiles(kX)), static_cast<uint32_t>(weights.grid_blocks));
+  return launch(matmul_quantized<Weight, kX, kWarps, kStages, TilesOfExperts>, grid, dim3(kWarps * kWarpLanes), 0,
+                stream, weights, x, tiles);
 }
 
 template <typename Weight>
@@ -222,20 +233,36 @@ cudaError_t launch_type(cudaStream_t stream, const CudaMatvec& a, const TiledX& 
   }
 }
 
+template <typename Weight>
+cudaError_t launch_type(cudaStream_t stream, const CudaMatvec& a, const TiledX& x, const TilesOfExperts& tiles) {
+  return large_tiles(tiles) ? launch_tile<Weight, 64, 4, 3>(stream, a, x, tiles)
+                            : launch_tile<Weight, 32, 2, 6>(stream, a, x, tiles);
+}
+
+// how: Hardware, or TilesOfExperts.
+template <typename How>
+cudaError_t launch_any(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x, const How& how) {
+  switch (type) {
+    case DType::q8_0:
+      return launch_type<TileQ8_0>(stream, arguments, x, how);
+    case DType::q4_0:
+      return launch_type<TileQ4_0>(stream, arguments, x, how);
+    case DType::q4_1:
+      return launch_type<TileQ4_1>(stream, arguments, x, how);
+    default:
+      return cudaErrorNotSupported;
+  }
+}
+
 }  // namespace
 
 cudaError_t launch_matmul_quantized(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x,
                                     const Hardware& hardware) {
-  switch (type) {
-    case DType::q8_0:
-      return launch_type<TileQ8_0>(stream, arguments, x, hardware);
-    case DType::q4_0:
-      return launch_type<TileQ4_0>(stream, arguments, x, hardware);
-    case DType::q4_1:
-      return launch_type<TileQ4_1>(stream, arguments, x, hardware);
-    default:
-      return cudaErrorNotSupported;
-  }
+  return launch_any(stream, arguments, type, x, hardware);
+}
+cudaError_t launch_expert_tiles_quantized(cudaStream_t stream, const CudaMatvec& arguments, DType type, const TiledX& x,
+                                          const TilesOfExperts& tiles) {
+  return launch_any(stream, arguments, type, x, tiles);
 }
 
 }  // namespace spillway::cuda

@@ -37,13 +37,14 @@ struct FeedOfX {
   int rows;
   int blocks;
 
-  __device__ __forceinline__ FeedOfX(const TiledX& x, int first_x) : rows(x.rows), blocks(x.blocks) {
+  __device__ __forceinline__ FeedOfX(const TiledX& x, const RowRange& range) : rows(x.rows), blocks(x.blocks) {
     const int thread = static_cast<int>(threadIdx.x);
-    codes = x.codes + static_cast<int64_t>(min_of(first_x + thread / kSharers, rows - 1)) * blocks * kBlockElements;
-    scale = x.scales + min_of(first_x + thread % kX, rows - 1);
+    const int last = range.end - 1;
+    codes = x.codes + static_cast<int64_t>(min_of(range.first + thread / kSharers, last)) * blocks * kBlockElements;
+    scale = x.scales + min_of(range.first + thread % kX, last);
   }
 
-  // Rows past the last one are the last again, and what lies past the last block is zero.
+  // Rows past the range are its last again, and what lies past the last block is zero.
   __device__ __forceinline__ void fetch(Shared<uint32_t> stage, int step) const {
     const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll

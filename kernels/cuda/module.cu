@@ -136,6 +136,9 @@ CudaProblem put(CudaStream stream, void* destination, const void* source, uint64
   return problem_of(launch_put(stream_of(stream), static_cast<std::byte*>(destination),
                                static_cast<const std::byte*>(source), bytes));
 }
+CudaProblem put_words(CudaStream stream, void* destination, const CudaWord* words, int32_t count) {
+  return problem_of(launch_put_words(stream_of(stream), static_cast<std::byte*>(destination), words, count));
+}
 
 // Of this thread alone: others go on with their streams.
 CudaProblem begin_capture(CudaStream stream) {
@@ -264,6 +267,7 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .make_timed_event = make_timed_event,
                                           .elapsed = elapsed,
                                           .put = put,
+                                          .put_words = put_words,
                                           .begin_capture = begin_capture,
                                           .end_capture = end_capture,
                                           .launch_graph = launch_graph,

@@ -79,6 +79,11 @@ constexpr uint64_t cuda_matvec_scratch_bytes(int64_t rows, int64_t cols) {
   return static_cast<uint64_t>(rows) * static_cast<uint64_t>(row > 4 ? row : 4);
 }
 
+// Of rows that go to experts: each block's scale and sum twice, for either kind of product.
+constexpr uint64_t cuda_experts_scratch_bytes(int64_t rows, int64_t cols) {
+  return cuda_matvec_scratch_bytes(rows, cols) + static_cast<uint64_t>(rows * (cols / 32) * 8);
+}
+
 // Formats and pages as for CudaAttend.
 struct CudaAppend {
   View k, v;  // [m x kv_heads * head_dim] f32
@@ -255,7 +260,7 @@ struct CudaExperts {
   View gate, up;                             // [m * used x ffn] f32
   View gate_weight, up_weight, down_weight;  // type and shape of one expert's
   const ExpertData* experts;                 // [routes.experts]
-  std::byte* scratch;  // cuda_matvec_scratch_bytes(m * used, the larger of hidden and ffn), as for CudaMatvec
+  std::byte* scratch;  // cuda_experts_scratch_bytes(m * used, the larger of hidden and ffn), as for CudaMatvec
   uint64_t scratch_bytes;
 
   bool operator==(const CudaExperts&) const = default;
@@ -294,6 +299,13 @@ struct CudaGatherRuns {
   const GatherRun* runs;  // device-readable
   int32_t count;
 };
+
+// A word at destination + 4 * at.
+struct CudaWord {
+  uint32_t at;
+  uint32_t word;
+};
+inline constexpr int kCudaMostScattered = 480;  // parameters end at 4 KiB
 
 using CudaProblem = const char*;
 using CudaStream = void*;
@@ -340,6 +352,9 @@ struct SpillwayCudaTable {
   // A few bytes of any host memory, taken before the call returns, to device memory; past the copies that are queued.
   // All multiples of 4.
   spillway::CudaProblem (*put)(spillway::CudaStream stream, void* destination, const void* source, uint64_t bytes);
+  // The same of scattered words, up to kCudaMostScattered.
+  spillway::CudaProblem (*put_words)(spillway::CudaStream stream, void* destination, const spillway::CudaWord* words,
+                                     int32_t count);
 
   // What one thread enqueues on the stream between these two runs nothing and becomes a graph, to be launched as one,
   // any number of times and in the order of whatever stream: kernels as they were called, with the arguments they had.

@@ -29,7 +29,36 @@ cudaError_t launch_words(cudaStream_t stream, std::byte* destination, const std:
                 parameters, static_cast<int>(words));
 }
 
+template <int kWords>
+struct ScatteredWords {
+  CudaWord word[kWords];
+};
+
+template <int kWords>
+__global__ void __launch_bounds__(kThreads)
+    scatter_words(uint32_t* destination, const __grid_constant__ ScatteredWords<kWords> words, int count) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    destination[words.word[i].at] = words.word[i].word;
+  }
+}
+
+template <int kWords>
+cudaError_t launch_scattered(cudaStream_t stream, std::byte* destination, const CudaWord* words, int count) {
+  ScatteredWords<kWords> parameters = {};
+  std::memcpy(parameters.word, words, static_cast<size_t>(count) * sizeof(CudaWord));
+  return launch(scatter_words<kWords>, dim3(1), dim3(kThreads), 0, stream, reinterpret_cast<uint32_t*>(destination),
+                parameters, count);
+}
+
 }  // namespace
+
+cudaError_t launch_put_words(cudaStream_t stream, std::byte* destination, const CudaWord* words, int count) {
+  constexpr int kFewWords = 32;
+  SPILLWAY_CHECK(count >= 0 && count <= kCudaMostScattered);
+  if (count == 0) return cudaSuccess;
+  return count <= kFewWords ? launch_scattered<kFewWords>(stream, destination, words, count)
+                            : launch_scattered<kCudaMostScattered>(stream, destination, words, count);
+}
 
 cudaError_t launch_put(cudaStream_t stream, std::byte* destination, const std::byte* source, uint64_t bytes) {
   constexpr int kFewWords = 32;

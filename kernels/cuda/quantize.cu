@@ -14,6 +14,11 @@ __device__ __forceinline__ void note_scale(const TiledX& out, int row, int block
   out.scales[static_cast<int64_t>(block) * out.rows + row] = {scale, scale * static_cast<float>(sum)};
 }
 
+__device__ __forceinline__ void note_scale(const CodesForExperts& out, int row, int block, float scale, int sum) {
+  note_scale(out.few, row, block, scale, sum);
+  note_scale(out.many, row, block, scale, sum);
+}
+
 // A thread to 4 elements.
 template <bool kAligned, typename Out, typename Which>
 __global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out, Which which) {
@@ -65,7 +70,7 @@ cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const
 }
 
 cudaError_t launch_quantize(cudaStream_t stream, const MatvecShape& shape, const RowsOfExperts& rows, int places) {
-  return launch_into(stream, shape, QuantizedX::in(shape), RowIfHere{rows}, places);
+  return launch_into(stream, shape, CodesForExperts::in(shape), RowIfHere{rows}, places);
 }
 
 }  // namespace spillway::cuda

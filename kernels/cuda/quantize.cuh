@@ -43,6 +43,19 @@ struct TiledX {
   }
 };
 
+// For rows that go to experts, of which some are read by one and some by the other: both.
+struct CodesForExperts {
+  std::byte* codes;
+  QuantizedX few;
+  TiledX many;
+
+  static CodesForExperts in(const MatvecShape& shape) {
+    const QuantizedX few = QuantizedX::in(shape);
+    auto* behind = reinterpret_cast<TileScale*>(few.scales + static_cast<int64_t>(few.rows) * few.blocks);
+    return {few.codes, few, {few.codes, behind, few.rows, few.blocks}};
+  }
+};
+
 // The largest magnitude of a block / 127, from its bits; one that is not finite stays so, and makes the result so.
 struct BlockScale {
   float scale;

@@ -160,7 +160,7 @@ class ReferenceOps final : public Ops {
  public:
   const char* name() const override { return "reference"; }
   uint64_t scratch_bytes(const ModelShape&, int) const override { return 0; }
-  void set_scratch(std::byte*, uint64_t) override {}
+  void set_scratch(const ModelShape&, std::byte*, uint64_t) override {}
 
   void dequantize(Stream& stream, View rows, View out) override {
     check_dequantize(rows, out);

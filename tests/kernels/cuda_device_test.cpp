@@ -114,7 +114,7 @@ TEST_F(CudaDeviceTest, ErrorsSurfaceWhereAStreamIsSynchronised) {
   std::byte* block = gpu->reserve(kMiB);
   const uint64_t scratch = gpu->ops().scratch_bytes({}, 1);
   std::byte* scratch_block = gpu->reserve(scratch);
-  gpu->ops().set_scratch(scratch_block, scratch);
+  gpu->ops().set_scratch({}, scratch_block, scratch);
   {
     const auto compute = gpu->make_compute_stream("compute");
     const auto copies = gpu->make_copy_stream("copies", 0);

@@ -22,6 +22,7 @@ constexpr int kHeadDim = 32, kHeads = 4, kKvHeads = 2;
 constexpr int kWidth = kHeads * kHeadDim;
 constexpr int kLayers = 6;
 constexpr int kMostSpans = 5;
+constexpr int kLongSpans = 120;
 
 // A decode step made of what matters here: a norm, a product, attention over a growing number of spans, a merge.
 class Steps {
@@ -33,11 +34,12 @@ class Steps {
                            .heads = kHeads,
                            .kv_heads = kKvHeads,
                            .head_dim = kHeadDim,
-                           .ffn = kWidth};
+                           .ffn = kWidth,
+                           .context = kLongSpans * kSpanTokens};
     const uint64_t scratch = device_.ops().scratch_bytes(shape, 1);
     block_ = device_.reserve(kBytes + scratch);
     host_ = device_.reserve_host(kBytes);
-    device_.ops().set_scratch(block_ + kBytes, scratch);
+    device_.ops().set_scratch(shape, block_ + kBytes, scratch);
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
     for (uint64_t i = 0; i < kBytes / 4; i++) reinterpret_cast<float*>(host_)[i] = normal(random);
@@ -47,10 +49,13 @@ class Steps {
   ~Steps() {
     stream_->synchronize();
     stream_.reset();
-    device_.ops().set_scratch(nullptr, 0);
+    device_.ops().set_scratch({}, nullptr, 0);
     device_.release(block_, 0);
     device_.release_host(host_, kBytes);
   }
+
+  // From now on each step's pages are those of the step before.
+  void keep_pages() { pages_move_ = false; }
 
   View x() { return view(0, 1, kWidth); }
   Ops& ops() { return device_.ops(); }
@@ -88,17 +93,17 @@ class Steps {
   void attend(int spans) {
     const AttendShape shape{
         .format = {.dtype = DType::f32, .kv_heads = kKvHeads, .head_dim = kHeadDim}, .heads = kHeads, .scale = 0.2f};
-    const View states = View::dense(block_ + (2 << 20), DType::f32, kMostSpans, kHeads * attn_state_floats(kHeadDim));
+    const View states = View::dense(block_ + (2 << 20), DType::f32, kLongSpans, kHeads * attn_state_floats(kHeadDim));
     std::vector<SpanTask> tasks;
     for (int s = 0; s < spans; s++) {
-      SpanTask task{.span = {.first_position = s * kSpanTokens, .tokens = 1 + 7 * s}, .slot = s};
+      SpanTask task{.span = {.first_position = s * kSpanTokens, .tokens = 1 + 7 * s % 60}, .slot = s};
       task.span.rows[0] = block_ + kPages + (s + place_) % kMostSpans * shape.format.row_of_pages_bytes();
       tasks.push_back(task);
     }
     ops().attend(*stream_, view(3, 1, kWidth), shape, tasks, states);
     const MergeTask merge{0, 0, spans};
     ops().merge(*stream_, states, shape, {&merge, 1}, view(4, 1, kWidth));
-    place_++;
+    if (pages_move_) place_++;
   }
 
   CudaDevice device_;
@@ -106,6 +111,7 @@ class Steps {
   std::byte* block_ = nullptr;
   std::byte* host_ = nullptr;
   int place_ = 0;
+  bool pages_move_ = true;
 };
 
 class CudaReplayTest : public testing::Test {
@@ -154,6 +160,17 @@ TEST_F(CudaReplayTest, AStepIsAHandfulOfCalls) {
   EXPECT_LE(replayed, 4u) << "layers by four: their descriptors and their graph";
   EXPECT_EQ(same_graph, replayed);
   EXPECT_THAT(steps.ops().layers_report(), HasSubstr("2 graphs"));
+}
+
+// Of the lists of a long context only what has changed is sent.
+TEST_F(CudaReplayTest, AStepOfALongContextIsAHandfulOfCallsToo) {
+  if (testing_a_gpu()) GTEST_SKIP() << "calls are counted by the emulation";
+  Steps steps(true);
+  steps.keep_pages();
+  EXPECT_GT(calls_of([&] { steps.step(kLongSpans - 2); }), 20u) << "all lists are sent once";
+  for (const int spans : {kLongSpans - 2, kLongSpans - 1, kLongSpans}) {
+    EXPECT_LE(calls_of([&] { steps.step(spans); }), spans == kLongSpans - 2 ? 2u : 4u);
+  }
 }
 
 // What the stream is asked for in the middle of a layer comes in its place, and is in no graph.

@@ -35,7 +35,7 @@ class Steps {
         ids_(device_, DType::i32, kKvHeads, kMostTokens),
         places_(device_, kKvHeads * kMostTokens * sizeof(GranulePlace)),
         states_(device_, DType::f32, 1, kHeads * attn_state_floats(kHeadDim)) {
-    device_.ops().set_scratch(scratch_.there(), scratch_.size());
+    device_.ops().set_scratch(model(), scratch_.there(), scratch_.size());
     BenchMatrix* all[] = {&x_, &gain_, &basis_, &mean_};
     for (int i = 0; i < 4; i++) {
       all[i]->fill(static_cast<uint64_t>(i));
@@ -47,7 +47,7 @@ class Steps {
   }
   ~Steps() {
     stream_->synchronize();
-    device_.ops().set_scratch(nullptr, 0);
+    device_.ops().set_scratch({}, nullptr, 0);
   }
 
   Ops& ops() { return device_.ops(); }

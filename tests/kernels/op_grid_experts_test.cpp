@@ -1,7 +1,8 @@
 // The choice of experts, their products, and their sum, on every backend: against the reference, and to the bit against
-// products of one row at a time.
+// products of each expert's rows.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -186,33 +187,45 @@ class Sizes {
   int64_t blocks_;
 };
 
-TEST_P(OpGridExperts, RowsAreThoseOfProductsOfOneRow) {
+// Of each expert, those of products of all its rows: by whichever kernels those of so many rows take.
+TEST_P(OpGridExperts, RowsAreThoseOfProducts) {
   SPILLWAY_REQUIRE_OP(route);
   for (const Types& types : kTypes) {
     const ModelShape shape = Sizes(types).shape();
-    OpBench bench(GetParam(), shape, 60);
-    for (const int64_t rows : {1, 2, 23}) {
+    OpBench bench(GetParam(), shape, 90);
+    Ops& ops = bench.ops();
+    for (const int64_t rows : {1, 2, 23, 90}) {
       Case c(bench, shape, rows, types.in, types.down);
       c.route(bench);
       c.routes.download(bench.stream());
+      c.places.download(bench.stream());
+      const int32_t* first = c.routes.here.first();
+      BenchMatrix x(bench.device(), DType::f32, c.routes.here.places(), c.hidden);
+      for (int64_t p = 0; p < x.here().rows; p++)
+        std::memcpy(x.row(p), c.places.row(p), row_bytes(DType::f32, c.hidden));
+      x.upload(bench.stream());
       c.run(bench, [](int) { return true; });
       c.places.download(bench.stream());
-      BenchMatrix gate(bench.device(), DType::f32, 1, c.ffn), up(bench.device(), DType::f32, 1, c.ffn);
-      BenchMatrix out(bench.device(), DType::f32, 1, c.hidden);
-      Ops& ops = bench.ops();
-      for (int64_t i = 0; i < rows * shape.experts_used; i++) {
-        const int e = c.routes.here.chosen()[i];
-        const View x = c.x.there().slice_rows(i / shape.experts_used, 1);
+      int64_t most = 0;
+      for (int e = 0; e < c.experts; e++) {
+        const int64_t count = first[e + 1] - first[e];
+        if (count == 0) continue;
+        most = std::max(most, count);
+        BenchMatrix gate(bench.device(), DType::f32, count, c.ffn), up(bench.device(), DType::f32, count, c.ffn);
+        BenchMatrix out(bench.device(), DType::f32, count, c.hidden);
         const MatmulPart in[] = {{c.gate.there().slice_rows(e * c.ffn, c.ffn), gate.there()},
                                  {c.up.there().slice_rows(e * c.ffn, c.ffn), up.there()}};
-        ops.matmul(bench.stream(), x, in);
+        ops.matmul(bench.stream(), x.there().slice_rows(first[e], count), in);
         ops.activate(bench.stream(), Activation::silu, gate.there(), up.there(), gate.there());
         const MatmulPart back = {c.down.there().slice_rows(e * c.hidden, c.hidden), out.there()};
         ops.matmul(bench.stream(), gate.there(), {&back, 1});
         out.download(bench.stream());
-        ASSERT_TRUE(same_bits(c.places.here(), c.routes.here.place()[i], out.here(), 0))
-            << info(types.in).name << " " << rows << ": " << i;
+        for (int64_t r = 0; r < count; r++) {
+          ASSERT_TRUE(same_bits(c.places.here(), first[e] + r, out.here(), r))
+              << info(types.in).name << ", " << rows << " rows, expert " << e << ": row " << r << " of " << count;
+        }
       }
+      ASSERT_TRUE(rows < 90 || most > 64) << "the larger tile and more";
     }
   }
 }

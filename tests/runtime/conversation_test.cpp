@@ -31,14 +31,7 @@ class ConversationTest : public ::testing::Test {
     options_.context = 1024;
     options_.chunk = 64;
     options_.device_bytes = uint64_t{1} << 30;
-    Plan plan = make_plan({.options = options_,
-                           .spec = model_->spec,
-                           .checkpoint = model_->checkpoint,
-                           .device = device,
-                           .ops = device.ops(),
-                           .limits = {},
-                           .process_bytes = 0});
-    return std::make_unique<Engine>(*model_, options_, std::move(plan), device, OnProgress{});
+    return std::make_unique<Engine>(*model_, options_, plan_for_test(*model_, options_, device), device, OnProgress{});
   }
 
   static std::vector<int32_t> text(int count, int seed) {

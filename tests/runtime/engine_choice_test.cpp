@@ -8,8 +8,6 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda_device.h"
-#include "runtime/engine.h"
-#include "runtime/planner.h"
 #include "runtime/sampler.h"
 #include "tests/support/cuda_emulation/runtime.h"
 #include "tests/support/placed_run.h"
@@ -33,15 +31,7 @@ class EngineChoice : public testing::Test {
     options.device_bytes = options.host_bytes = 1ull << 30;
     options.context = 256;
     options.chunk = 64;
-    Engine engine(model_, options,
-                  make_plan({.options = options,
-                             .spec = model_.spec,
-                             .checkpoint = model_.checkpoint,
-                             .device = device,
-                             .ops = device.ops(),
-                             .limits = {},
-                             .process_bytes = 0}),
-                  device, {});
+    Engine engine = engine_for_test(model_, options, device);
     Drawn result;
     Sampler sampler(sampling, vocab);
     RowChoice wanted{.vocab = vocab};

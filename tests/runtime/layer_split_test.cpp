@@ -186,18 +186,7 @@ TEST(LayerSplitEngine, ACutIsTheSameInBothUnits) {
   const int context = 1024;
   const auto device = make_cpu_device({.threads = 1});
   const auto cpu = make_cpu_device({.threads = 1});
-  const HostUnit host{*cpu, cpu->ops(), {}};
-  const auto made = [&](Options options) {
-    Plan plan = make_plan({.options = options,
-                           .spec = model.spec,
-                           .checkpoint = model.checkpoint,
-                           .device = *device,
-                           .ops = device->ops(),
-                           .limits = {},
-                           .process_bytes = 0,
-                           .host = &host});
-    return plan;
-  };
+  const auto made = [&](const Options& options) { return plan_for_test(model, options, *device, cpu.get()); };
   Options options;
   options.disk_directory = ::testing::TempDir();
   options.context = context;

@@ -88,7 +88,7 @@ class OpBench {
         reference_(make_reference_device()),
         reference_stream_(reference_->make_compute_stream("reference")) {
     scratch_ = std::make_unique<BenchBytes>(*device_, device_->ops().scratch_bytes(shape, rows));
-    device_->ops().set_scratch(scratch_->there(), scratch_->size());
+    device_->ops().set_scratch(shape, scratch_->there(), scratch_->size());
   }
 
   Device& device() { return *device_; }
