@@ -67,7 +67,6 @@ int run_calibrate(const CalibrateFlags& flags) {
   Running running(flags.run);
   const std::string path =
       skew_path(xdg_of_this_user().cache(), model_fingerprint(running.model().checkpoint), options.ahead);
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
   print(running.calibrate(text, options, path), options, flags.run.json);
   return 0;
 }

@@ -34,7 +34,13 @@ struct Windows {
 };
 
 std::vector<int32_t> encode(const CalibrateParts& parts) {
-  return parts.model.tokenizer->encode(parts.text.text, false);
+  return parts.text.ids.empty() ? parts.model.tokenizer->encode(parts.text.text, false) : parts.text.ids;
+}
+
+std::string hash_of(const CalibrationText& text) {
+  const bool typed = text.ids.empty();
+  const void* data = typed ? static_cast<const void*>(text.text.data()) : text.ids.data();
+  return fmt::format("{:016x}", XXH3_64bits(data, typed ? text.text.size() : text.ids.size() * sizeof(int32_t)));
 }
 
 // As many positions as can be calibrated: by the text, and by what is asked for.
@@ -54,7 +60,7 @@ Windows cut(const CalibrateParts& parts, const CalibrateOptions& options) {
   windows.context = context_for(options, parts.model, ids.size());
   if (windows.context < 2) throw Error(ErrorKind::usage, "the text to calibrate on has fewer than 2 tokens");
   const size_t most = std::min<size_t>(ids.size(), std::max(windows.context, CalibrateOptions::kMostTokens));
-  const int32_t bos = parts.model.tokenizer->bos();
+  const int32_t bos = parts.model.tokenizer ? parts.model.tokenizer->bos() : -1;
   const bool add_bos = bos >= 0 && ids.front() == bos;
   for (size_t begin = 0; begin < most; begin += windows.context) {
     const size_t size = std::min<size_t>(windows.context, most - begin);
@@ -65,6 +71,12 @@ Windows cut(const CalibrateParts& parts, const CalibrateOptions& options) {
     windows.ids.push_back(std::move(window));
   }
   return windows;
+}
+
+void make_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw Error(ErrorKind::io, fmt::format("{}: cannot be made: {}", folder.string(), error.message()));
 }
 
 // Layers in groups whose sums fit the memory; each group is spread over the depth, so that the first one stands for all
@@ -139,6 +151,7 @@ class Calibration {
   CalibrationReport run(const std::string& path) {
     const ModelSpec& spec = parts_.model.spec;
     report_.path = path;
+    make_folder(std::filesystem::path(path).parent_path());
     report_.context = windows_.context;
     report_.tokens = windows_.tokens;
     Plan plan = make_engine();
@@ -168,7 +181,7 @@ class Calibration {
     Skew skew;
     skew.fingerprint = model_fingerprint(parts_.model.checkpoint);
     skew.text_name = parts_.text.name;
-    skew.text_hash = fmt::format("{:016x}", XXH3_64bits(parts_.text.text.data(), parts_.text.text.size()));
+    skew.text_hash = hash_of(parts_.text);
     skew.context = windows_.context;
     skew.ahead = options_.ahead;
     skew.guess = options_.guess;
@@ -310,7 +323,6 @@ Skew load_or_calibrate(const CalibrateParts& parts, const CalibrateOptions& opti
                                    kQueryGuessNames[static_cast<int>(kept->guess)], wanted.context,
                                    kQueryGuessNames[static_cast<int>(options.guess)]));
   }
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
   calibrate(parts, wanted, path, hooks);
   return open_skew(path, parts.model.spec, fingerprint);
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime/session.h"
 #include "runtime/skew.h"
@@ -15,6 +16,7 @@ namespace spillway {
 struct CalibrationText {
   std::string name;
   std::string text;
+  std::vector<int32_t> ids = {};  // in its place, where there is no tokenizer
 };
 // README, ARCHITECTURE and their like, as they were when this was built.
 CalibrationText own_calibration_text();
@@ -30,7 +32,7 @@ struct CalibrateOptions {
 };
 
 struct CalibrateParts {
-  const Model& model;  // with its tokenizer
+  const Model& model;
   const Options& options;
   const ChosenDevice& device;
   const SessionLimits& limits;
@@ -56,7 +58,7 @@ struct CalibrationReport {
   double prefill_s = 0, solve_s = 0;
 };
 
-// Writes the skew to `path`, whole or not at all; its folder exists. Throws Error(usage) where the text has fewer
+// Writes the skew to `path`, whole or not at all; makes its folder. Throws Error(usage) where the text has fewer
 // tokens than a window, Error(fit) as a plan does.
 CalibrationReport calibrate(const CalibrateParts& parts, const CalibrateOptions& options, const std::string& path,
                             const CalibrateHooks& hooks);
