@@ -85,7 +85,7 @@ Command add_calibrate(CLI::App& app) {
   add_option(*command, "--ahead", flags->ahead, "Layers between the input that foretells a query and the query")
       ->check(within(1, 2))
       ->capture_default_str();
-  flags->run.add(*command, Runs::nothing);
+  flags->run.add(*command, Runs::prompts);
   return [flags] { return run_calibrate(*flags); };
 }
 

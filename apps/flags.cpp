@@ -113,6 +113,7 @@ void RunFlags::add(CLI::App& command, Runs runs) {
       ->check(within(0, kMostContext))
       ->capture_default_str()
       ->group(running);
+  if (runs != Runs::prompts) selection.add(command);
   add_option(
       command, "--gpu-layers,--ngl", gpu_layers,
       "Layers that the device computes, the last ones (-ngl); the CPU computes the others in host memory: a number, "
@@ -217,6 +218,7 @@ Options RunFlags::resolve() const {
   std::map<std::string, KvCodec> codecs;
   for (const KvCodec codec : kAllKvCodecs) codecs[info(codec).name] = codec;
   result.kv_codec = one_of<KvCodec>("--kv-type", kv_type, codecs);
+  selection.resolve(result);
   if (result.link_bytes_per_second > 0 && !host_mem) {
     throw Error(ErrorKind::usage, "--link-gbps emulates the link between host and device memory: it needs --host-mem");
   }

@@ -7,13 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "apps/selection_flags.h"
 #include "runtime/options.h"
 #include "runtime/sampler.h"
 
 namespace spillway {
 
-// What a command does with the model: one that runs nothing has nothing to trace.
-enum class Runs : uint8_t { nothing, model };
+// What a command does with the model: one that runs nothing has nothing to trace, and prompts read all of the KV.
+enum class Runs : uint8_t { nothing, prompts, model };
 
 // Shared by all commands that run a model, or plan it.
 struct RunFlags {
@@ -22,6 +23,7 @@ struct RunFlags {
   std::string isa = "auto";
   std::string kv_type = "fp16";
   std::string gpu_layers = "auto";
+  SelectionFlags selection;
   double link_gbps = 0;
   int verbosity = 0;
   bool stats = false;

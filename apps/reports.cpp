@@ -35,6 +35,29 @@ nlohmann::json experts_json(const Plan& plan) {
           {"host_slots", plan.expert_host_slots}};
 }
 
+// Of the device's layers; null where decode steps read all of the KV.
+nlohmann::json selection_json(const Plan& plan) {
+  const SelectionPlan& s = plan.selection;
+  if (!s.on()) return {};
+  const KvLayout& layout = plan.kv_layout;
+  return {{"selector", kKvSelectorNames[static_cast<int>(s.wishes.selector)]},
+          {"layers", layout.choosing_layers()},
+          {"tokens", s.most * layout.chosen.granule_tokens},
+          {"granule", layout.chosen.granule_tokens},
+          {"rank", layout.chosen.partial.rank},
+          {"key_bits", layout.chosen.partial.bits},
+          {"ahead", s.wishes.ahead},
+          {"hot_granules", s.hot_slots},
+          {"bytes",
+           {{"partial_keys", s.partial_keys},
+            {"key_scales", s.key_scales},
+            {"hot_set", s.hot_set},
+            {"landing", s.landing.bytes()},
+            {"workspace", s.workspace},
+            {"directions", s.directions},
+            {"query_matrices", s.query_matrices}}}};
+}
+
 }  // namespace
 
 nlohmann::json plan_json(const Plan& plan) {
@@ -42,7 +65,8 @@ nlohmann::json plan_json(const Plan& plan) {
   for (int t = 0; t < kTiers; ++t) {
     const TierPlan& tier = plan.tiers[t];
     tiers[kTierNames[t]] = {{"budget", tier.budget},       {"weights", tier.weights}, {"kv", tier.kv},
-                            {"workspace", tier.workspace}, {"rings", tier.rings},     {"process", tier.process}};
+                            {"selection", tier.selection}, {"workspace", tier.workspace},
+                            {"rings", tier.rings},         {"process", tier.process}};
   }
   nlohmann::json tensors = nlohmann::json::array();
   for (const Plan& cpu : plan.before) add_tensors(cpu, "cpu", tensors);
@@ -60,6 +84,7 @@ nlohmann::json plan_json(const Plan& plan) {
             {"layers", kv.layers},
             {"bytes", kv.bytes},
             {"fp16_bytes", kv.fp16_bytes}}},
+          {"selection", selection_json(plan)},
           {"tiers", std::move(tiers)},
           {"cpu_layers", plan.first_layer},
           {"device_layers", plan.last_layer - plan.first_layer},

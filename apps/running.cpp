@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <utility>
 
 #include "apps/environment.h"
@@ -106,8 +107,9 @@ std::string Running::more_with_smaller_chunks(const Plan& plan, int most) const 
   return fmt::format(" (with -ub {}: {})", kSmaller, more->context);
 }
 
-Plan Running::plan(int positions, bool at_least) {
+Plan Running::plan(int positions, bool at_least, bool quiet) {
   const int chunk = options_.chunk;
+  if (options_.only_planned) use_kept_skew();
   if (options_.context > 0) return planned(options_.context, chunk);
   if (!at_least) return planned(positions, chunk);
   // The largest context that fits, between what is needed and what the model was trained for.
@@ -118,6 +120,7 @@ Plan Running::plan(int positions, bool at_least) {
   }
   if (std::optional<Plan> all = if_it_fits(most, chunk)) return std::move(*all);
   Plan best = longest(planned(std::max(positions, 1), chunk), most, chunk);
+  if (quiet) return best;
   say(fmt::format("context: {} positions are what the budgets allow{}; the model knows {}", best.context,
                   more_with_smaller_chunks(best, most), most));
   return best;
@@ -132,6 +135,16 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
   if (options_.device_layers && *options_.device_layers < model_.spec.shape.layers && plan.before.empty()) {
     say("-ngl changes nothing: the CPU is the device, and computes all layers (--host-mem emulates a GPU's tiers)");
   }
+  if (options_.selection.on() && !plan.selection.on()) {
+    const bool windows = choosing_layers(options_.selection, model_.spec).empty();
+    say(fmt::format("--kv-select {} changes nothing: {}",
+                    kKvSelectorNames[static_cast<int>(options_.selection.selector)],
+                    windows ? "no layer reads more than its window, or the first ones"
+                            : fmt::format("of {} positions all are read", plan.context)));
+  } else if (options_.selection.on() && !plan.spills_kv()) {
+    say(fmt::format("all KV fits the device: --kv-select {} saves no transfer, and reads less",
+                    kKvSelectorNames[static_cast<int>(options_.selection.selector)]));
+  }
   const bool resident = !plan.streams() && !plan.spills_kv() && plan.before.empty();
   std::vector<const char*> flags;
   if (flags_.host_mem && resident) flags.push_back("--host-mem");
@@ -144,9 +157,44 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
                   flags.size() == 1 ? "changes" : "change"));
 }
 
+// The skew of the model: the one that is kept, or one made now, for as many positions as will be served. Beyond what it
+// was made for, only whole keys choose well.
+void Running::prepare_rehearsal(int positions, bool at_least) {
+  if (!options_.selection.foretells() || model_.skew) return;
+  const Plan fits = plan(positions, at_least, true);  // or is refused, before anything long begins
+  const CalibrationText text = own_calibration_text();
+  const CalibrateOptions wanted{.context = fits.context, .ahead = options_.selection.ahead};
+  Options prompts = options_;
+  prompts.selection = {};
+  model_.skew = std::make_unique<Skew>(load_or_calibrate({model_, prompts, device_, limits_, text}, wanted,
+                                                         xdg_of_this_user().cache(), calibrate_hooks()));
+  KvSelection& selection = options_.selection;
+  if (model_.skew->context >= fits.context || selection.rank > 0 || selection.selector == KvSelector::infinigen) return;
+  selection.rank = model_.spec.shape.head_dim;
+  selection.key_bits = 4;
+  say(
+      fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of the context: partial keys are "
+                  "whole keys in 4 bits (--rank {})",
+                  model_.skew->context, fits.context, selection.rank));
+}
+
+// For a command that runs nothing.
+void Running::use_kept_skew() {
+  if (!options_.selection.foretells() || model_.skew) return;
+  const std::string fingerprint = model_fingerprint(model_.checkpoint);
+  const std::string path = skew_path(xdg_of_this_user().cache(), fingerprint, options_.selection.ahead);
+  std::error_code ignored;
+  if (std::filesystem::exists(path, ignored)) {
+    model_.skew = std::make_unique<Skew>(open_skew(path, model_.spec, fingerprint));
+  } else {
+    say("rehearsal: no skew of this model is kept yet; the first run makes it, or spillway calibrate");
+  }
+}
+
 Engine& Running::start(int positions, bool at_least) {
   const double begin = now();
   if (!flags_.trace.empty()) Trace::start(flags_.trace);  // its memory is the process's when that is planned
+  prepare_rehearsal(positions, at_least);
   Plan plan = this->plan(positions, at_least);
   say(device_.said);
   say(describe_placement(plan));
@@ -270,6 +318,8 @@ Metrics Running::metrics() const {
   metrics.process_peak = process_memory().peak;
   metrics.prefill_experts = engine_->expert_counts(true);
   metrics.decode_experts = engine_->expert_counts(false);
+  metrics.chosen = engine_->chosen_counts();
+  metrics.missed = engine_->missed_mass();
   return metrics;
 }
 

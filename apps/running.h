@@ -40,7 +40,7 @@ class Running {
   void check(std::span<const int32_t> prompt, const SamplingOptions& sampling) const;
   // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
   // context.
-  Plan plan(int positions, bool at_least = false);
+  Plan plan(int positions, bool at_least = false, bool quiet = false);
   // Plans, says what runs where, reserves and loads.
   Engine& start(int positions, bool at_least = false);
 
@@ -64,6 +64,8 @@ class Running {
 
  private:
   CalibrateHooks calibrate_hooks();
+  void prepare_rehearsal(int positions, bool at_least);
+  void use_kept_skew();
   // Throws Error(fit).
   Plan planned(int context, int chunk) const;
   std::optional<Plan> if_it_fits(int context, int chunk) const;

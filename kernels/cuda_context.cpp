@@ -58,14 +58,35 @@ void CudaContext::add_pinned(const std::byte* block, uint64_t bytes) {
 
 void CudaContext::remove_pinned(const std::byte* block) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(pinned_, [block](const Pinned& pinned) { return pinned.begin == block; });
+  std::erase_if(pinned_, [block](const HostRange& pinned) { return pinned.begin == block; });
+}
+
+void CudaContext::add_pageable(const std::byte* block, uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  pageable_.push_back({block, block + bytes});
+}
+
+void CudaContext::remove_pageable(const std::byte* block) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(pageable_, [block](const HostRange& range) { return range.begin == block; });
+}
+
+bool CudaContext::any_pageable() const {
+  const std::lock_guard lock(mutex_);
+  return !pageable_.empty();
+}
+
+bool CudaContext::is_pageable(const std::byte* data, uint64_t bytes) const {
+  const std::lock_guard lock(mutex_);
+  return std::any_of(pageable_.begin(), pageable_.end(),
+                     [&](const HostRange& range) { return data < range.end && data + bytes > range.begin; });
 }
 
 uint64_t CudaContext::run_length(const void* data, uint64_t bytes) const {
   const auto* begin = static_cast<const std::byte*>(data);
   const std::byte* end = begin + bytes;
   const std::lock_guard lock(mutex_);
-  for (const Pinned& pinned : pinned_) {
+  for (const HostRange& pinned : pinned_) {
     if (begin >= pinned.begin && begin < pinned.end) return static_cast<uint64_t>(std::min(end, pinned.end) - begin);
     // Memory that is not pinned ends where a block begins.
     if (begin < pinned.begin && end > pinned.begin) end = pinned.begin;

@@ -46,6 +46,11 @@ class CudaContext {
   // Host memory is pinned block by block, and a copy stays within one.
   void add_pinned(const std::byte* block, uint64_t bytes);
   void remove_pinned(const std::byte* block);
+  // Host memory that could not be pinned: kernels cannot read it.
+  void add_pageable(const std::byte* block, uint64_t bytes);
+  void remove_pageable(const std::byte* block);
+  bool any_pageable() const;
+  bool is_pageable(const std::byte* data, uint64_t bytes) const;
   // Bytes from `data` to the end of its block, at most `bytes`.
   uint64_t run_length(const void* data, uint64_t bytes) const;
 
@@ -60,11 +65,12 @@ class CudaContext {
   uint64_t taken_ = 0;
   std::atomic<bool> failed_{false};
   std::string failure_;  // guarded by mutex_
-  struct Pinned {
+  struct HostRange {
     const std::byte* begin;
     const std::byte* end;
   };
-  std::vector<Pinned> pinned_;  // guarded by mutex_
+  std::vector<HostRange> pinned_;    // guarded by mutex_
+  std::vector<HostRange> pageable_;  // guarded by mutex_
   mutable std::mutex mutex_;
 };
 

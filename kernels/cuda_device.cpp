@@ -69,6 +69,8 @@ std::byte* CudaDevice::reserve_host(uint64_t bytes) {
     left -= piece;
   }
   about.pageable_bytes = left;
+  about.pageable = block + (bytes + kPageBytes - 1) / kPageBytes * kPageBytes - left;
+  if (left > 0) context_.add_pageable(about.pageable, left);
   const std::lock_guard lock(mutex_);
   host_blocks_[block] = std::move(about);
   return block;
@@ -88,6 +90,7 @@ void CudaDevice::release_host(std::byte* block, uint64_t bytes) {
     context_.remove_pinned(piece);
     context_.ask(context_.table().unpin_host, piece);
   }
+  if (about.pageable_bytes > 0) context_.remove_pageable(about.pageable);
   unmap_host_block(block, bytes);
 }
 

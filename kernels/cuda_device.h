@@ -44,6 +44,7 @@ class CudaDevice final : public Device {
  private:
   struct HostBlock {
     std::vector<std::byte*> pinned;  // its pieces
+    std::byte* pageable = nullptr;   // the rest
     uint64_t pageable_bytes = 0;
     std::string why;  // the pieces that are not
   };

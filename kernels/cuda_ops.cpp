@@ -11,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda_replay.h"
 #include "kernels/cuda_stream.h"
+#include "kernels/selection_checks.h"
 
 namespace spillway {
 namespace {
@@ -223,6 +224,78 @@ class CudaOps final : public Ops {
           {.states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0, .out = out, .codes = codes});
   }
 
+  void partial_keys(Stream& stream, const KvFormat& kv, const PartialKeyFormat& format, const PartialKeyBasis& basis,
+                    std::span<const PartialKeyRun> runs) override {
+    check_partial_keys(kv, format, basis, runs);
+    CudaPartialKeys arguments = {
+        .kv = kv, .format = format, .basis = basis, .runs = nullptr, .runs_count = 0, .rows = 0};
+    for (const PartialKeyRun& run : runs) arguments.rows = std::max(arguments.rows, run.count);
+    in_pieces(stream, runs, [&](const PartialKeyRun* there, int32_t count, size_t) {
+      arguments.runs = there;
+      arguments.runs_count = count;
+      enqueue(stream, "partial_keys", table_.partial_keys, arguments);
+    });
+  }
+
+  void score_keys(Stream& stream, View q, const AttendShape& shape, const PartialKeyFormat& format,
+                  const PartialKeyBasis& basis, std::span<const std::byte* const> rows, int tokens, int granule_tokens,
+                  View scores, View weights) override {
+    check_score_keys({q, shape, format, basis, rows, tokens, granule_tokens, scores, weights});
+    CudaScoreKeys arguments = {.q = q,
+                               .shape = shape,
+                               .format = format,
+                               .basis = basis,
+                               .granule_tokens = granule_tokens,
+                               .scores = scores.data,
+                               .scores_stride = scores.stride,
+                               .weights = weights.data,
+                               .weights_stride = weights.stride};
+    constexpr size_t kMost = kDescriptorBytes / 2 / sizeof(const std::byte*);  // beside the number of tokens
+    SPILLWAY_CHECK(ring_ != nullptr || rows.empty());
+    for (size_t first = 0; first < rows.size(); first += kMost) {
+      const auto piece = rows.subspan(first, std::min(kMost, rows.size() - first));
+      const size_t count = room_for(piece.size());
+      std::byte* there = room(stream, kDescriptorAlignment + count * sizeof(const std::byte*));
+      put_counted(stream, there, tokens, piece);
+      arguments.rows = reinterpret_cast<const std::byte* const*>(there + kDescriptorAlignment);
+      arguments.tokens = reinterpret_cast<const int32_t*>(there);
+      arguments.first_row = static_cast<int32_t>(first);
+      arguments.rows_count = static_cast<int32_t>(count);
+      arguments.last = first + piece.size() == rows.size();
+      enqueue(stream, "score_keys", table_.score_keys, arguments);
+    }
+  }
+
+  void choose_granules(Stream& stream, View weights, const GranuleChoice& choice, View ids) override {
+    check_choose_granules(weights, choice, ids);
+    SPILLWAY_CHECK(choice.granules <= kCudaMostGranules);
+    CudaChooseGranules arguments = {.weights = weights.data,
+                                    .weights_stride = weights.stride,
+                                    .ids = ids.data,
+                                    .ids_stride = ids.stride,
+                                    .kv_heads = static_cast<int32_t>(ids.rows),
+                                    .choice = nullptr};
+    in_pieces(stream, std::span(&choice, 1), [&](const GranuleChoice* there, int32_t, size_t) {
+      arguments.choice = there;
+      enqueue(stream, "choose_granules", table_.choose_granules, arguments);
+    });
+  }
+
+  void attend_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View states) override {
+    check_attend_selected(q, shape, kv, states);
+    CudaAttendSelected arguments = {.q = q,
+                                    .shape = shape,
+                                    .kv = nullptr,
+                                    .states_count = static_cast<int32_t>(room_for(static_cast<size_t>(kv.states()))),
+                                    .states = states.data,
+                                    .states_stride = states.stride};
+    if (kv.granules == 0) return;
+    in_pieces(stream, std::span(&kv, 1), [&](const SelectedKv* there, int32_t, size_t) {
+      arguments.kv = there;
+      enqueue(stream, "attend_selected", table_.attend_selected, arguments);
+    });
+  }
+
   void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
     activate(stream, {.kind = kind, .gate = gate, .up = up, .out = out});
   }
@@ -349,19 +422,27 @@ class CudaOps final : public Ops {
     static_cast<CudaDeviceStream&>(stream).enqueue("descriptors", table_.put, static_cast<void*>(there), bytes, count);
   }
 
-  // Room for a power of two of tasks, and how many there are on the device: so the call stays the same while the
-  // context grows, until it has doubled. False where a ring cannot hold so many.
+  // Of a call that comes again with every step: a power of two, so that it stays the same while the context grows,
+  // until that has doubled. How many there are, the device is told in device memory.
+  size_t room_for(size_t count) const { return replay_.holds() ? std::bit_ceil(count) : count; }
+  // A number, and the list from the next multiple of kDescriptorAlignment on.
+  template <typename T>
+  void put_counted(Stream& stream, std::byte* there, int32_t number, std::span<const T> list) {
+    const int32_t first[kDescriptorAlignment / sizeof(int32_t)] = {number};
+    put(stream, there, first, sizeof first);
+    put(stream, there + kDescriptorAlignment, list.data(), list.size_bytes());
+  }
+
+  // False where a ring cannot hold so many.
   bool attend_counted(Stream& stream, std::span<const SpanTask> tasks, CudaAttend& arguments) {
-    const size_t room_for = std::bit_ceil(tasks.size());
-    const uint64_t bytes = kDescriptorAlignment + room_for * sizeof(SpanTask);
+    const size_t count = room_for(tasks.size());
+    const uint64_t bytes = kDescriptorAlignment + count * sizeof(SpanTask);
     if (bytes > kDescriptorBytes) return false;
     SPILLWAY_CHECK(ring_ != nullptr);
     std::byte* there = room(stream, bytes);
-    const int32_t count[kDescriptorAlignment / sizeof(int32_t)] = {static_cast<int32_t>(tasks.size())};
-    put(stream, there, count, sizeof count);
-    put(stream, there + kDescriptorAlignment, tasks.data(), tasks.size_bytes());
+    put_counted(stream, there, static_cast<int32_t>(tasks.size()), tasks);
     arguments.tasks = reinterpret_cast<const SpanTask*>(there + kDescriptorAlignment);
-    arguments.tasks_count = static_cast<int32_t>(room_for);
+    arguments.tasks_count = static_cast<int32_t>(count);
     arguments.tasks_there = reinterpret_cast<const int32_t*>(there);
     enqueue(stream, "attend", table_.attend, arguments);
     return true;

@@ -66,10 +66,12 @@ class CudaReplay final : public HeldWork {
   std::string report() const;
 
  private:
-  using Call = std::variant<HeldCall<CudaDequantize>, HeldCall<CudaNorm>, HeldCall<CudaLayerNorm>, HeldCall<CudaAdd>,
-                            HeldCall<CudaScale>, HeldProduct, HeldCall<CudaRotate>, HeldCall<CudaAppend>,
-                            HeldCall<CudaRotateAppend>, HeldCall<CudaAttend>, HeldCall<CudaMerge>,
-                            HeldCall<CudaActivate>, HeldCall<CudaRoute>, HeldCall<CudaExperts>, HeldCall<CudaCombine>>;
+  using Call =
+      std::variant<HeldCall<CudaDequantize>, HeldCall<CudaNorm>, HeldCall<CudaLayerNorm>, HeldCall<CudaAdd>,
+                   HeldCall<CudaScale>, HeldProduct, HeldCall<CudaRotate>, HeldCall<CudaAppend>,
+                   HeldCall<CudaRotateAppend>, HeldCall<CudaAttend>, HeldCall<CudaMerge>, HeldCall<CudaActivate>,
+                   HeldCall<CudaPartialKeys>, HeldCall<CudaScoreKeys>, HeldCall<CudaChooseGranules>,
+                   HeldCall<CudaAttendSelected>, HeldCall<CudaRoute>, HeldCall<CudaExperts>, HeldCall<CudaCombine>>;
   struct Run {
     std::vector<Call> calls;
     CudaGraph graph = nullptr;

@@ -24,6 +24,7 @@ CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name) : con
 CudaDeviceStream::~CudaDeviceStream() {
   const SpillwayCudaTable& table = context_.table();
   context_.ask(table.synchronize, stream_);
+  if (list_.runs != nullptr) context_.ask(table.release_host, static_cast<void*>(list_.runs));
   timeline_.reset();
   for (CudaEvent event : events_) context_.ask(table.end_event, event);
   context_.ask(table.end_stream, stream_);
@@ -49,6 +50,54 @@ void CudaDeviceStream::copy_few(void* destination, const void* source, uint64_t 
   const bool words = bytes % kWord == 0 && reinterpret_cast<uintptr_t>(destination) % kWord == 0;
   if (bytes > kFew || !words) return copy(destination, source, bytes);
   enqueue_bytes("copy", bytes, context_.table().put, destination, source, bytes);
+}
+
+void CudaDeviceStream::gather(std::span<const GatherRun> runs) {
+  while (!runs.empty()) {
+    const std::span<const GatherRun> listed = list_runs(runs);
+    if (listed.empty()) continue;
+    uint64_t bytes = 0;
+    for (const GatherRun& run : listed) bytes += run.bytes;
+    const CudaGatherRuns arguments = {.runs = listed.data(), .count = static_cast<int32_t>(listed.size())};
+    enqueue_bytes("gather", bytes, context_.table().gather_runs, &arguments);
+  }
+}
+
+// Takes runs off the front, and returns where the device finds them. What lies in memory that could not be pinned is
+// copied instead.
+std::span<const GatherRun> CudaDeviceStream::list_runs(std::span<const GatherRun>& runs) {
+  if (list_.runs == nullptr) {
+    void* block = nullptr;
+    if (context_.ask(context_.table().reserve_host, kGatherRuns * sizeof(GatherRun), &block) != nullptr) {
+      // Where so little cannot be pinned, hardly anything has been, and that was said.
+      for (const GatherRun& run : std::exchange(runs, {})) copy(run.to, run.from, run.bytes);
+      return {};
+    }
+    list_.runs = static_cast<GatherRun*>(block);
+  }
+  if (list_.used == kGatherRuns / 2) {
+    list_.done[list_.half] = record().ticket;
+    list_.half ^= 1;
+    list_.used = 0;
+    wait(list_.done[list_.half]);
+  }
+  const bool some_pageable = context_.any_pageable();
+  GatherRun* first = list_.runs + list_.half * (kGatherRuns / 2) + list_.used;
+  GatherRun* end = first;
+  for (; !runs.empty() && list_.used < kGatherRuns / 2; runs = runs.subspan(1)) {
+    const GatherRun& run = runs.front();
+    if (run.bytes == 0) continue;
+    constexpr uint64_t kWord = 16;
+    SPILLWAY_CHECK(run.bytes % kWord == 0 && reinterpret_cast<uintptr_t>(run.from) % kWord == 0 &&
+                   reinterpret_cast<uintptr_t>(run.to) % kWord == 0);
+    if (some_pageable && context_.is_pageable(run.from, run.bytes)) {
+      copy(run.to, run.from, run.bytes);
+      continue;
+    }
+    *end++ = run;
+    list_.used++;
+  }
+  return {first, end};
 }
 
 CudaDeviceStream* CudaDeviceStream::sibling(const Event& event) const {

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,6 +58,7 @@ class CudaDeviceStream final : public Stream {
   const std::string& name() const override { return name_; }
   void copy(void* destination, const void* source, uint64_t bytes) override;
   void copy_few(void* destination, const void* source, uint64_t bytes) override;
+  void gather(std::span<const GatherRun> runs) override;
   void wait_for(const Event& event) override;
   bool orders(const Event& event) const override;
   Event record() override;
@@ -75,6 +77,17 @@ class CudaDeviceStream final : public Stream {
     if (timeline_) timeline_->end();
   }
 
+  // Lists of gathered runs, in host memory that the device reads: they are written a half of it at a time, so that the
+  // host waits only where a whole half is still to be gathered.
+  static constexpr size_t kGatherRuns = 8192;
+  struct RunList {
+    GatherRun* runs = nullptr;
+    size_t used = 0;
+    int half = 0;
+    uint64_t done[2] = {};  // tickets
+  };
+  std::span<const GatherRun> list_runs(std::span<const GatherRun>& runs);
+
   // Behind so many steps the host waits. A ticket's CUDA event is used again only when the ticket is done.
   static constexpr uint64_t kEvents = 1024;
 
@@ -89,6 +102,7 @@ class CudaDeviceStream final : public Stream {
   CudaStream stream_ = nullptr;
   std::unique_ptr<CudaTimeline> timeline_;  // where a record was under way when the stream was made
   std::vector<CudaEvent> events_;
+  RunList list_;
   uint64_t recorded_ = 0;          // the newest ticket
   bool changed_ = false;           // something has been enqueued since
   std::atomic<uint64_t> done_{0};  // tickets up to here are known to be done

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace spillway {
@@ -41,6 +42,13 @@ inline void Event::wait() const {
 }
 inline Event Event::submitted() const { return timeline == nullptr ? Event{} : timeline->submitted(ticket); }
 
+// One of many short stretches that are copied together.
+struct GatherRun {
+  std::byte* to = nullptr;          // device memory
+  const std::byte* from = nullptr;  // host memory of the device, or device memory
+  uint64_t bytes = 0;
+};
+
 // A FIFO of asynchronous work. Operations are enqueued by one thread at a time and run in order.
 class Stream : public Timeline {
  public:
@@ -50,6 +58,9 @@ class Stream : public Timeline {
   // The same of a few bytes from the host, which are there already, to the device: it may take them past the copies of
   // other streams that are queued.
   virtual void copy_few(void* destination, const void* source, uint64_t bytes) { copy(destination, source, bytes); }
+  // Copies all the runs, which do not overlap and are a host value, consumed before the call returns: for stretches too
+  // short to be copied one by one. A device that is no CPU wants addresses and lengths of multiples of 16.
+  virtual void gather(std::span<const GatherRun> runs) = 0;
   // What is enqueued later starts after `event` is done.
   virtual void wait_for(const Event& event) = 0;
   // Whether the device itself puts what is enqueued here after `event`, so that nothing of the host waits.

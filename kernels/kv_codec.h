@@ -19,6 +19,9 @@ inline constexpr uint16_t kNoScale = 0x7e00;
 
 SPILLWAY_HD inline bool is_finite_f16(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
+// Whether x is finite in half precision, too.
+SPILLWAY_HD inline bool fits_f16(float x) { return x > -65520.0f && x < 65520.0f; }
+
 // Nearest even, for 0 <= x < 2^22.
 SPILLWAY_HD inline float round_code(float x) { return (x + 0x1.8p23f) - 0x1.8p23f; }
 

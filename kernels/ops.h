@@ -14,6 +14,7 @@
 #include "kernels/device.h"
 #include "kernels/experts.h"
 #include "kernels/kv_span.h"
+#include "kernels/selection.h"
 #include "kernels/shape.h"
 #include "kernels/view.h"
 
@@ -115,6 +116,30 @@ class Ops {
   // Merges states in ascending order and divides: out [m x heads * head_dim] f32. A row whose states are all empty is
   // zero.
   virtual void merge(Stream&, View states, const AttendShape&, std::span<const MergeTask> tasks, View out) = 0;
+
+  // A selection (kernels/selection.h; InfiniGen, arXiv 2406.19707, section 4.3), a decode step's in this order:
+  //
+  // The partial keys of the runs' tokens: (key - mean) . keys^T, rounded to half precision or packed, each token with a
+  // scale of its own by kernels/kv_codec.h. A token's depend on its own key alone. format: F16.
+  virtual void partial_keys(Stream&, const KvFormat& format, const PartialKeyFormat&, const PartialKeyBasis&,
+                            std::span<const PartialKeyRun> runs) = 0;
+  // How much of the attention of the query row q [1 x heads * head_dim] f32, rotated, each granule of `tokens`
+  // positions would have, by partial keys: weights [kv_heads x granules] f32, granules = ceil(tokens / granule_tokens).
+  // Each query head has a softmax over all tokens of shape.scale * (its q . queries^T) . partial key, where a code
+  // stands for minimum + code * scale, not rounded; a granule's weight is the sum over its tokens and over the heads of
+  // the group. rows: the partial keys of each page row in order, a host value. scores: scratch [heads x
+  // score_columns(...)] f32, left in any state. Where a score is not a number, all weights of its KV head are none.
+  virtual void score_keys(Stream&, View q, const AttendShape& shape, const PartialKeyFormat&, const PartialKeyBasis&,
+                          std::span<const std::byte* const> rows, int tokens, int granule_tokens, View scores,
+                          View weights) = 0;
+  // ids [kv_heads x choice.count] i32: the chosen granules of each row of weights [kv_heads x choice.granules] f32, in
+  // ascending order. What is not a number is below all numbers.
+  virtual void choose_granules(Stream&, View weights, const GranuleChoice& choice, View ids) = 0;
+  // As attend of the query row q [1 x heads * head_dim] f32, with the chosen granules in place of spans: the states of
+  // granules [i * kv.granules_per_state(), ...) go to row i of states [kv.states() x heads * attn_state_floats] f32.
+  // Packed granules give, to the bit, what the halves give that they stand for.
+  virtual void attend_selected(Stream&, View q, const AttendShape&, const SelectedKv& kv, View states) = 0;
+
   // out = activation(gate) * up (SwiGLU, GeGLU, arXiv 2002.05202), or activation(gate) where up has no rows; all [m x
   // n] f32; out may be gate or up.
   virtual void activate(Stream&, Activation, View gate, View up, View out) = 0;

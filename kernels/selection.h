@@ -30,6 +30,13 @@ struct PartialKeyFormat {
   constexpr uint64_t row_bytes() const { return kv_heads * page_bytes(); }
 };
 
+// Columns of the scratch of Ops::score_keys: of each query head its partial query and its scores, by whole pages, and
+// of each page the largest and the sum.
+constexpr int64_t score_columns(const PartialKeyFormat& format, int tokens) {
+  const int64_t pages = (int64_t{tokens} + kPageTokens - 1) / kPageTokens;
+  return format.rank + pages * (kPageTokens + 2);
+}
+
 // The directions of one layer, in device memory, all f32. A partial key is (key - mean) . keys, a partial query is
 // query . queries, and their product times the scale of attention stands for the score: exactly so where rank is
 // head_dim and keys . queries^T is the identity. Without the mean all scores of a query shift alike.
@@ -37,6 +44,8 @@ struct PartialKeyBasis {
   View keys;     // [kv_heads * rank x head_dim]: direction j of head h is row h * rank + j
   View queries;  // [kv_heads * rank x head_dim]: of all query heads of the group
   View mean;     // [kv_heads x head_dim]
+
+  bool operator==(const PartialKeyBasis&) const = default;
 };
 
 // Tokens [first_token, first_token + count) of a page row that is not packed: their partial keys go to `partial`.
@@ -60,7 +69,7 @@ struct GranuleChoice {
 struct GranulePlace {
   const std::byte* keys = nullptr;    // [tokens x head_dim] half precision; or a granule of a PackedPage
   const std::byte* values = nullptr;  // [tokens x head_dim] half precision; or the head of that page: its key scales
-  int32_t tokens = 0;                 // that are written: fewer than a granule in the open page only
+  int32_t tokens = 0;                 // that are written: fewer than a granule in the last place only
   int32_t packed = 0;
 };
 

@@ -130,6 +130,7 @@ class SpecReader {
       read_feed_forward(block, layer);
     }
     read_window(number, layer);
+    layer.from_start = number;
     layer.from_end = std::min(number, spec_.shape.layers - 1 - number);
     spec_.layers.push_back(std::move(layer));
   }

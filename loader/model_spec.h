@@ -29,7 +29,8 @@ struct LayerTensors {
   ExpertMatrix expert_gate, expert_up, expert_down;
   int window = 0;    // positions that a query sees, its own among them; 0: all before it
   int rope = 0;      // of ModelSpec::ropes
-  int from_end = 0;  // layers between it and the model's nearer end
+  int from_start = 0;  // layers before it in the model
+  int from_end = 0;    // layers between it and the model's nearer end
 
   bool has_experts() const { return router.cols > 0; }
 };

@@ -16,11 +16,12 @@ enum class Link : uint8_t { disk_read, disk_write, host_to_device, device_to_hos
 inline constexpr int kLinks = 4;
 inline constexpr const char* kLinkNames[kLinks] = {"disk_read", "disk_write", "host_to_device", "device_to_host"};
 
-// weights: all but those of experts. activations: a pass's inputs and logits, and which experts it goes to.
-enum class Cause : uint8_t { weights, experts, kv_fetch, kv_repair, kv_spill, activations };
-inline constexpr int kCauses = 6;
-inline constexpr const char* kCauseNames[kCauses] = {"weights",   "experts",  "kv_fetch",
-                                                     "kv_repair", "kv_spill", "activations"};
+// weights: all but those of experts. kv_check: what is read only to see what a choice of KV misses. activations: a
+// pass's inputs and logits, and which experts, and which KV, it goes to.
+enum class Cause : uint8_t { weights, experts, kv_fetch, kv_repair, kv_check, kv_spill, activations };
+inline constexpr int kCauses = 7;
+inline constexpr const char* kCauseNames[kCauses] = {"weights",  "experts",  "kv_fetch",   "kv_repair",
+                                                     "kv_check", "kv_spill", "activations"};
 
 // Bytes moved so far. Thread-safe; a copy is a snapshot.
 class Traffic {

@@ -18,6 +18,7 @@ struct CopyLane::State {
   DiskQueue* disk;
   Traffic& traffic;
   std::span<std::byte> staging;
+  std::span<std::byte> landing;  // what gather() reads into: the staging, where there is one
   StagingShape shape;
   PendingEvents pending;
   std::unique_ptr<Stream> to_device;
@@ -36,6 +37,7 @@ struct CopyLane::State {
         disk(queue),
         traffic(count),
         staging(stage),
+        landing(stage),
         shape(pieces),
         to_device(on.make_copy_stream(name + " host to device", link)),
         to_host(on.make_copy_stream(name + " device to host", link)),
@@ -144,6 +146,52 @@ struct CopyLane::State {
     }
   }
 
+  // Stretches that fill a piece of the landing place are one batch of reads, whose pieces are copied when it is there.
+  void gather_from_disk(const PieceMoves& moves, Cause cause) {
+    for (size_t next = 0; next < moves.disk.size();) {
+      const size_t place = take_piece();
+      std::byte* at = landing.data() + place * shape.piece_bytes;
+      std::vector<DiskRequest> reads;
+      std::vector<LinkMove> copies;
+      uint64_t used = 0;
+      for (; next < moves.disk.size() && used + moves.disk[next].bytes <= shape.piece_bytes; ++next) {
+        const DiskStretch& stretch = moves.disk[next];
+        reads.push_back({stretch.file, stretch.offset, stretch.bytes, at + used, 0});
+        for (size_t i = stretch.first; i < stretch.first + stretch.pieces; ++i) {
+          const StretchPiece& piece = moves.pieces[i];
+          copies.push_back({piece.to, at + used + piece.from, piece.bytes});
+        }
+        used += stretch.bytes;
+      }
+      SPILLWAY_CHECK(!reads.empty());
+      traffic.add(Link::disk_read, cause, used);
+      const Event read = disk->read(reads);
+      const Event copied = pending.promise();
+      piece_free[place] = copied;
+      arrive.enqueue([this, read, copied, copies = std::move(copies), cause] {
+        wait_for(arrive_track, "wait for the disk", {&read, 1});
+        copy_pieces(*to_device, copies, cause);
+        pending.fulfil(copied.ticket, to_device->record());
+      });
+    }
+  }
+
+  // Where there is no link none is counted.
+  void copy_pieces(Stream& stream, std::span<const LinkMove> moves, Cause cause) {
+    uint64_t bytes = 0;
+    for (const LinkMove& move : moves) bytes += move.bytes;
+    stream.gather(moves);
+    if (!direct()) traffic.add(Link::host_to_device, cause, bytes);
+  }
+
+  void gather(PieceMoves moves, Cause cause, uint64_t ticket) {
+    if (!moves.link.empty()) {
+      arrive.enqueue([this, link = std::move(moves.link), cause] { copy_pieces(*to_device, link, cause); });
+    }
+    gather_from_disk(moves, cause);
+    arrive.enqueue([this, ticket] { pending.fulfil(ticket, to_device->record()); });
+  }
+
   void bring(const Moves& moves, Cause cause, uint64_t ticket) {
     for (const DiskMove& move : moves.disk) traffic.add(Link::disk_read, cause, move.bytes);
     if (direct() && moves.link.empty()) return pending.fulfil(ticket, disk->read(requests_of(moves.disk)));
@@ -215,6 +263,33 @@ Event CopyLane::from_device(Moves moves, std::vector<Event> after, Cause cause) 
     s.take_out(moves, cause, ticket);
   });
   return end;
+}
+
+Event CopyLane::gather(PieceMoves moves, std::vector<Event> after, Cause cause) {
+  State& s = *state_;
+  SPILLWAY_CHECK(moves.disk.empty() || (s.disk != nullptr && !s.landing.empty()));
+  Stream* straight = s.straight_to_device.get();
+  if (straight != nullptr && moves.disk.empty() &&
+      std::all_of(after.begin(), after.end(), [&](const Event& event) { return straight->orders(event); })) {
+    for (const Event& event : after) straight->wait_for(event);
+    s.copy_pieces(*straight, moves.link, cause);
+    return straight->record();
+  }
+  const Event end = s.pending.promise();
+  s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket]() mutable {
+    const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)], State::bytes_of(moves.link));
+    State::wait_for(s.submit_track, "wait for the pages", after);
+    s.gather(std::move(moves), cause, ticket);
+  });
+  return end;
+}
+
+void CopyLane::set_landing(std::span<std::byte> landing, const StagingShape& shape) {
+  State& s = *state_;
+  SPILLWAY_CHECK(s.direct() && landing.size() >= shape.bytes());
+  s.landing = landing;
+  s.shape = shape;
+  s.piece_free.assign(static_cast<size_t>(s.shape.pieces), Event{});
 }
 
 void CopyLane::drain() {

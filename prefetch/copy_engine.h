@@ -33,15 +33,35 @@ struct DiskMove {
 };
 
 // Between host and device memory.
-struct LinkMove {
-  std::byte* to = nullptr;
-  const std::byte* from = nullptr;
-  uint64_t bytes = 0;
-};
+using LinkMove = GatherRun;
 
 struct Moves {
   std::vector<DiskMove> disk;
   std::vector<LinkMove> link;
+};
+
+// Pieces of a stretch of one of the disk queue's files: [offset, offset + bytes), aligned for the drive, is read, and of
+// it pieces [first, first + pieces) of PieceMoves::pieces go to device memory.
+struct DiskStretch {
+  uint32_t file = 0;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+  size_t first = 0, pieces = 0;
+};
+
+// `bytes` of a stretch, `from` its beginning.
+struct StretchPiece {
+  std::byte* to = nullptr;
+  uint64_t from = 0;
+  uint64_t bytes = 0;
+};
+
+// Many small moves to device memory, from host memory and from the drive.
+struct PieceMoves {
+  std::vector<LinkMove> link;
+  std::vector<DiskStretch> disk;  // each at most a piece of staging
+  std::vector<StretchPiece> pieces;
+  bool empty() const { return link.empty() && disk.empty(); }
 };
 
 struct StagingShape {
@@ -61,6 +81,10 @@ class CopyLane {
   // All moves as one operation, started when all of `after` are done. Operations of a lane start in order.
   Event to_device(Moves moves, std::vector<Event> after, Cause cause);
   Event from_device(Moves moves, std::vector<Event> after, Cause cause);
+  // What is read from the drive lands in the staging ring, or, where there is none, in `landing`.
+  Event gather(PieceMoves moves, std::vector<Event> after, Cause cause);
+  // Device memory of shape.bytes(), for gather() where the disk reaches device memory directly.
+  void set_landing(std::span<std::byte> landing, const StagingShape& shape);
 
   // Waits until everything submitted so far has ended. Lanes whose operations start after one another's are all drained
   // before any of them is destroyed: the events of a lane die with it. Throws nothing: what fails surfaces in the step

@@ -21,12 +21,16 @@ KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLan
         return start(item, place, std::move(after));
       }) {}
 
-void KvFeed::begin_pass(SequenceId sequence) {
-  if (sequence == sequence_ && version_ == cache_.version() && !planned_.empty()) return;
+void KvFeed::begin_pass(SequenceId sequence, const KvReading& reading) {
+  const bool same = sequence == sequence_ && reading == reading_ && version_ == cache_.version();
+  if (same && !planned_.empty()) return;
   end();
   sequence_ = sequence;
+  reading_ = reading;
   version_ = cache_.version();
-  for (int layer = 0; layer < cache_.layout().layers; ++layer) plan_layer(sequence, layer);
+  for (int layer = 0; layer < cache_.layout().layers; ++layer) {
+    if (!only_checked(layer) || reading.checks_all || layer == reading.checked_layer) plan_layer(sequence, layer);
+  }
 }
 
 // The span of the oldest position that the pass's first query sees: later ones see less far back.
@@ -86,7 +90,8 @@ Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
       moves.disk.push_back({cache_.pools().file, row.file_offset, row.bytes, to, 0});
     }
   }
-  const Event end = fetch_lane_->to_device(std::move(moves), std::move(after), Cause::kv_fetch);
+  const Cause cause = only_checked(group.layer) ? Cause::kv_check : Cause::kv_fetch;
+  const Event end = fetch_lane_->to_device(std::move(moves), std::move(after), cause);
   for (const PlannedRow& planned : group.rows) cache_.reading(sequence_, group.layer, planned.row, end);
   return end;
 }

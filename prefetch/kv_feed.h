@@ -23,6 +23,15 @@ struct KvGroup {
   Lease lease;
 };
 
+// How a pass reads layers that choose (KvLayout::chooses): by their ChosenFeed, but for what is to be checked.
+struct KvReading {
+  bool chooses = false;
+  int checked_layer = -1;   // this one by this feed too,
+  bool checks_all = false;  // or all of them
+
+  bool operator==(const KvReading&) const = default;
+};
+
 class KvFeed {
  public:
   // Lanes may be null when every row stays on the device. windows: for each layer, how many positions a query sees, its
@@ -32,7 +41,7 @@ class KvFeed {
 
   // A pass of `sequence` over all layers follows. May be called ahead, when the pass before has settled its last layer:
   // its first fetches then run while that pass ends.
-  void begin_pass(SequenceId sequence);
+  void begin_pass(SequenceId sequence, const KvReading& reading);
   // The layer's groups in position order, up to `tokens` positions; each released before the next is taken. Layers in
   // order.
   int groups(int layer) const;
@@ -55,6 +64,8 @@ class KvFeed {
     bool last = false;
   };
   void plan_layer(SequenceId sequence, int layer);
+  // Whether a layer is read elsewhere as well, and here for a check alone.
+  bool only_checked(int layer) const { return reading_.chooses && cache_.layout().chooses(layer); }
   int first_span(SequenceId sequence, int layer) const;
   Event start(uint32_t item, std::byte* place, std::vector<Event> after);
 
@@ -65,6 +76,7 @@ class KvFeed {
   uint64_t group_bytes_;  // at most, of rows outside the device
   RingFeed feed_;
   SequenceId sequence_ = -1;
+  KvReading reading_;
   uint64_t version_ = 0;
   std::deque<PlannedGroup> planned_;  // groups not taken yet
   uint32_t first_item_ = 0;           // number of planned_.front()

@@ -30,6 +30,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
   std::vector<int> windows;
   for (const LayerTensors& layer : spec.layers) windows.push_back(layer.window);
   kv_feed = std::make_unique<KvFeed>(*kv, kv_ring, plan.lookahead, fetch_lane.get(), spill_lane.get(), windows);
+  place_selection(parts);
   Arena& inputs = device.host_addressable() ? parts.device_arena : parts.host_arena;
   host_inputs = inputs.take("host inputs", plan.host_input_bytes);
   pass = std::make_unique<Pass>(PassParts{.spec = spec,
@@ -41,6 +42,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
                                           .experts = expert_feed.get(),
                                           .kv = *kv,
                                           .kv_feed = *kv_feed,
+                                          .rehearsal = rehearsal.get(),
                                           .workspace = workspace,
                                           .vectors = vectors,
                                           .context = plan.context,
@@ -111,10 +113,45 @@ void ComputeUnit::place_kv(const ComputeUnitParts& parts) {
                 .disk_slots = plan.kv_disk_slots,
                 .device_rows_per_layer = plan.kv_device_rows_per_layer,
                 .file = static_cast<uint32_t>(parts.model.checkpoint.files.size()),
-                .file_offset = parts.spill_offset};
+                .file_offset = parts.spill_offset,
+                .choosing_rows_per_layer = plan.kv_choosing_rows_per_layer,
+                .sidecar_count = plan.selection.sidecars};
   pools.device = parts.device_arena.take("KV", layout.bytes(plan.kv_device_slots)).data();
   pools.host = parts.host_arena.take("KV", layout.bytes(plan.kv_host_slots)).data();
+  const uint64_t sidecars = plan.selection.partial_keys + plan.selection.key_scales;
+  pools.sidecars = parts.device_arena.take("partial keys", sidecars).data();
   kv = std::make_unique<KvCache>(layout, pools);
+}
+
+void ComputeUnit::place_selection(const ComputeUnitParts& parts) {
+  const SelectionPlan& plan = parts.plan.selection;
+  if (!plan.on()) return;
+  const auto hot = parts.device_arena.take("hot set", plan.hot_set);
+  const auto landing = parts.device_arena.take("landing", plan.landing.bytes());
+  if (!landing.empty()) fetch_lane->set_landing(landing, plan.landing);
+  chosen_feed = std::make_unique<ChosenFeed>(ChosenFeedParts{.cache = *kv,
+                                                             .hot = hot,
+                                                             .context = parts.plan.context,
+                                                             .slots = plan.hot_slots,
+                                                             .most = plan.most,
+                                                             .ahead = plan.wishes.ahead,
+                                                             .lane = fetch_lane.get()});
+  Arena& inputs = device.host_addressable() ? parts.device_arena : parts.host_arena;
+  rehearsal = std::make_unique<Rehearsal>(
+      RehearsalParts{.spec = spec,
+                     .plan = plan,
+                     .skew = parts.model.skew.get(),
+                     .ops = device.ops(),
+                     .compute = *compute,
+                     .kv = *kv,
+                     .feed = *chosen_feed,
+                     .query_matrices = parts.device_arena.take("query matrices", plan.query_matrices),
+                     .directions = parts.device_arena.take("directions", plan.directions),
+                     .workspace = parts.device_arena.take("selection", plan.workspace),
+                     .host = inputs.take("selection", plan.host_bytes),
+                     .context = parts.plan.context,
+                     .traffic = parts.traffic,
+                     .far = !device.host_addressable()});
 }
 
 void ComputeUnit::load(const Model& model, Traffic& traffic, const std::function<void(uint64_t read)>& progress) {
@@ -133,6 +170,7 @@ void ComputeUnit::load(const Model& model, Traffic& traffic, const std::function
   ModelVectors::read(spec, model.checkpoint, read);
   loader.put(read, small.data());
   loader.finish();
+  if (rehearsal) rehearsal->load(device, model.checkpoint, load_staging, traffic);
 }
 
 void ComputeUnit::end_feeds() {

@@ -17,12 +17,14 @@
 #include "memory/weight_home.h"
 #include "prefetch/copy_engine.h"
 #include "prefetch/expert_feed.h"
+#include "prefetch/chosen_feed.h"
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
 #include "runtime/model.h"
 #include "runtime/options.h"
 #include "runtime/pass.h"
 #include "runtime/plan.h"
+#include "runtime/rehearsal.h"
 #include "runtime/vectors.h"
 #include "runtime/workspace.h"
 
@@ -56,6 +58,8 @@ struct ComputeUnit {
   std::unique_ptr<KvCache> kv;
   std::unique_ptr<WeightFeed> weight_feed;
   std::unique_ptr<KvFeed> kv_feed;
+  std::unique_ptr<ChosenFeed> chosen_feed;  // null, and the rehearsal too, where decode steps read all of the KV
+  std::unique_ptr<Rehearsal> rehearsal;
   std::unique_ptr<ExpertFeed> expert_feed;  // null where there are no experts
   std::span<std::byte> host_inputs;
   std::unique_ptr<Pass> pass;
@@ -77,6 +81,7 @@ struct ComputeUnit {
   void place_weights(const ComputeUnitParts& parts);
   void place_experts(const ComputeUnitParts& parts);
   void place_kv(const ComputeUnitParts& parts);
+  void place_selection(const ComputeUnitParts& parts);
 };
 
 }  // namespace spillway

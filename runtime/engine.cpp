@@ -156,6 +156,7 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
                           .next_logit_rows = end < total      ? rows_wanted(end)
                                              : decode_follows ? 1
                                                               : PassInput::kNoPass,
+                          .next_decodes = end == total,
                           .observer = observer_};
     run(input, [&](int first, View logits) {
       const View here = on_host(logits);
@@ -248,6 +249,24 @@ std::string Engine::disk_report() const {
 }
 
 DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }
+
+ChosenCounts Engine::chosen_counts() const {
+  ChosenCounts sum;
+  for (const auto& unit : parts_->units) {
+    if (unit->chosen_feed) sum += unit->chosen_feed->counts();
+  }
+  return sum;
+}
+
+MissedMass Engine::missed_mass() const {
+  MissedMass all;
+  for (const auto& unit : parts_->units) {
+    if (!unit->rehearsal) continue;
+    all.sum += unit->rehearsal->missed().sum;
+    all.heads += unit->rehearsal->missed().heads;
+  }
+  return all;
+}
 
 ExpertCounts Engine::expert_counts(bool prompt) const {
   ExpertCounts sum;

@@ -83,6 +83,10 @@ class Engine {
   DiskStats disk_stats() const;
   // How many experts decode steps (or prompts) have asked for, and where they were; of all units together.
   ExpertCounts expert_counts(bool prompt) const;
+  // What decode steps have chosen of the KV, and where it was; of all units together.
+  ChosenCounts chosen_counts() const;
+  // Where that was checked (KvSelection::check_every, only_check).
+  MissedMass missed_mass() const;
 
  private:
   struct Parts;

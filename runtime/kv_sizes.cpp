@@ -8,7 +8,10 @@
 
 namespace spillway {
 
-KvLayout kv_layout(const ModelSpec& spec, const Options& options) {
+namespace {
+
+// How the pages lie, whatever is read of them.
+KvLayout pages_layout(const ModelSpec& spec, const Options& options) {
   if (options.kv_codec == KvCodec::f16) return KvLayout(spec.shape);
   if (!can_pack(spec.shape.head_dim)) {
     throw Error(ErrorKind::usage,
@@ -22,6 +25,21 @@ KvLayout kv_layout(const ModelSpec& spec, const Options& options) {
     packed.last_layer = layer + 1;
   }
   return KvLayout(spec.shape, options.kv_codec, packed);
+}
+
+}  // namespace
+
+KvLayout kv_layout(const ModelSpec& spec, const Options& options) {
+  KvLayout layout = pages_layout(spec, options);
+  const KvSelection& selection = options.selection;
+  if (!selection.on()) return layout;
+  layout.chosen = {choosing_layers(selection, spec), partial_key_format(selection, spec.shape),
+                   selection.granule_tokens};
+  if (layout.packed_layers() > 0 && selection.granule_tokens != kGranuleTokens) {
+    throw Error(ErrorKind::usage, fmt::format("--granule {}: packed pages (--kv-type {}) are read by {} tokens",
+                                              selection.granule_tokens, info(options.kv_codec).name, kGranuleTokens));
+  }
+  return layout;
 }
 
 KvSaved kv_saved(const Plan& plan) {
@@ -40,24 +58,30 @@ KvSaved kv_saved(const Plan& plan) {
   return all;
 }
 
-KvSlots KvSizes::device_slots(int kept, bool spills) const {
-  const auto full_layers = static_cast<uint32_t>(layout.full_layers());
-  const auto packed_layers = static_cast<uint32_t>(layout.packed_layers());
+KvSlots KvSizes::device_slots(const KvKept& kept, bool spills) const {
   const uint32_t transient = spills ? static_cast<uint32_t>(transient_rows()) : 0;
-  KvSlots slots{.full = static_cast<uint32_t>(kept) * full_layers, .packed = 0};
-  if (full_layers > 0) slots.full += transient;
-  if (packed_layers == 0) return slots;
-  // Of each sequence the sinks and the open row; and what a pass fills in one layer before it is packed.
+  // Of each sequence the sinks and the open row.
   const int stay = std::min(rows_per_layer(), (layout.packed.sink_rows + 1) * sequences);
-  slots.full += static_cast<uint32_t>(stay) * packed_layers + static_cast<uint32_t>(chunk_rows + 1);
-  slots.packed = static_cast<uint32_t>(std::max(0, kept - layout.packed.sink_rows)) * packed_layers + transient;
+  KvSlots slots;
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    const int rows = layout.chooses(layer) ? kept.choosing : kept.whole;
+    slots.full += static_cast<uint32_t>(layout.packs(layer) ? stay : rows);
+    if (layout.packs(layer)) slots.packed += static_cast<uint32_t>(std::max(0, rows - layout.packed.sink_rows));
+  }
+  if (layout.full_layers() > 0) slots.full += transient;
+  if (layout.packed_layers() == 0) return slots;
+  slots.full += static_cast<uint32_t>(chunk_rows + 1);  // what a pass fills in one layer before it is packed
+  slots.packed += transient;
   return slots;
 }
 
-KvSlots KvSizes::outside_slots(int kept) const {
-  const auto rows = static_cast<uint32_t>(rows_per_layer() - kept);
-  return {.full = rows * static_cast<uint32_t>(layout.full_layers()),
-          .packed = rows * static_cast<uint32_t>(layout.packed_layers())};
+KvSlots KvSizes::outside_slots(const KvKept& kept) const {
+  KvSlots slots;
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    const auto rows = static_cast<uint32_t>(rows_per_layer() - (layout.chooses(layer) ? kept.choosing : kept.whole));
+    (layout.packs(layer) ? slots.packed : slots.full) += rows;
+  }
+  return slots;
 }
 
 KvSlots KvSizes::fitting(const KvSlots& wanted, uint64_t bytes) const {
@@ -72,7 +96,7 @@ KvSlots KvSizes::fitting(const KvSlots& wanted, uint64_t bytes) const {
 int KvSizes::outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const {
   const int stay = layout.packed_layers() > 0 ? (layout.packed.sink_rows + 1) * sequences : sequences;
   const auto fits = [&](int rows) {
-    const KvSlots all = outside_slots(rows_per_layer() - rows);
+    const KvSlots all = outside_slots({rows_per_layer() - rows, rows_per_layer() - rows});
     const KvSlots host = fitting(all, host_bytes);
     const KvSlots rest{.full = all.full - host.full, .packed = all.packed - host.packed};
     return fitting(rest, disk_bytes) == rest;
@@ -96,7 +120,8 @@ uint64_t KvSizes::least_ring() const {
 uint64_t KvSizes::least(uint64_t host_bytes, uint64_t disk_bytes) const {
   const int outside = outside_rows(host_bytes, disk_bytes);
   if (outside == 0) return all();
-  return std::min(all(), least_ring() + layout.bytes(device_slots(rows_per_layer() - outside, true)));
+  const int kept = rows_per_layer() - outside;
+  return std::min(all(), least_ring() + beside_bytes + layout.bytes(device_slots({kept, kept}, true)));
 }
 
 }  // namespace spillway

@@ -23,11 +23,17 @@ struct KvSaved {
 };
 KvSaved kv_saved(const Plan& plan);
 
+// Page rows of a layer that stay on the device: of one that is read whole, and of one whose decode steps choose.
+struct KvKept {
+  int whole = 0, choosing = 0;
+};
+
 struct KvSizes {
   KvLayout layout;
   int sequences = 1;
   int context_rows = 0;  // page rows of one layer that the context fills
   int chunk_rows = 0;    // that a chunk of the prompt fills
+  uint64_t beside_bytes = 0;  // of the device where rows leave it: the hot set of layers that choose
 
   // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its
   // own: its last one, and one copied in the middle of a page where it left another sequence.
@@ -35,16 +41,17 @@ struct KvSizes {
   // Rows that a pass writes into one layer before they can be spilled, twice, so that spilling one layer overlaps the
   // next.
   int transient_rows() const { return 2 * (chunk_rows + 1); }
-  // Slots of the device with which each layer keeps `kept` rows there; spills: the others leave it.
-  KvSlots device_slots(int kept, bool spills) const;
+  // Slots of the device with which the layers keep `kept` rows there; spills: the others leave it.
+  KvSlots device_slots(const KvKept& kept, bool spills) const;
   // Of the rows that are not kept: those for which `bytes` suffice, full ones first.
-  KvSlots outside_slots(int kept) const;
+  KvSlots outside_slots(const KvKept& kept) const;
   KvSlots fitting(const KvSlots& wanted, uint64_t bytes) const;
   // Rows of each layer that can be outside the device, where host and disk have so much room: neither the open ones,
   // nor the sinks of layers that pack.
   int outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const;
   // All on the device.
-  uint64_t all() const { return layout.bytes(device_slots(rows_per_layer(), false)); }
+  KvKept all_rows() const { return {rows_per_layer(), rows_per_layer()}; }
+  uint64_t all() const { return layout.bytes(device_slots(all_rows(), false)); }
   // A group of rows is read while the next arrives.
   uint64_t least_ring() const;
   // Of the device, with its ring, when host and disk have so much room.

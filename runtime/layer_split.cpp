@@ -99,14 +99,16 @@ class LayerSplit {
               .checkpoint = split.in_.checkpoint,
               .device = split.in_.host->device,
               .ops = split.in_.host->ops,
-              .limits = split.in_.host->limits},
+              .limits = split.in_.host->limits,
+              .skew = split.in_.skew},
           device{.options = device_options,
                  .spec = device_spec,
                  .checkpoint = split.in_.checkpoint,
                  .device = split.in_.device,
                  .ops = split.in_.ops,
                  .limits = split.in_.limits,
-                 .process_bytes = split.in_.process_bytes},
+                 .process_bytes = split.in_.process_bytes,
+                 .skew = split.in_.skew},
           cpu_sizes(cpu, Room::least),
           device_sizes(device, Room::least) {}
     Halves(const Halves&) = delete;

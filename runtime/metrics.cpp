@@ -105,6 +105,20 @@ std::string experts_text(const char* phase, const ExpertCounts& counts) {
   return text + "\n";
 }
 
+// What decode steps have read of the KV, and where it was.
+std::string chosen_text(const ChosenCounts& counts, const MissedMass& missed) {
+  if (counts.granules == 0) return {};
+  const auto percent = [](uint64_t part, uint64_t whole) {
+    return 100.0 * static_cast<double>(part) / static_cast<double>(std::max<uint64_t>(whole, 1));
+  };
+  std::string text = fmt::format(
+      "chosen   {:.1f}% of the tokens; {:.1f}% of that was on the device, {:.1f}% of the rest in the hot set",
+      percent(counts.tokens, counts.tokens_seen), percent(counts.in_place, counts.granules),
+      percent(counts.hits, counts.granules - counts.in_place));
+  if (missed.heads > 0) text += fmt::format("; {:.1f}% of the attention missed", 100 * missed.mean());
+  return text + "\n";
+}
+
 std::string peaks_text(const Metrics& metrics) {
   std::string text;
   for (int t = 0; t < kTiers; ++t) {
@@ -174,13 +188,19 @@ nlohmann::json metrics_json(const Metrics& metrics) {
        {std::pair("prefill", metrics.prefill_experts), std::pair("decode", metrics.decode_experts)}) {
     json["experts"][phase] = {{"asked", counts.asked}, {"on_device", counts.on_device}, {"on_host", counts.on_host}};
   }
+  const ChosenCounts& chosen = metrics.chosen;
+  json["selection"] = {{"tokens_read", chosen.tokens}, {"tokens_seen", chosen.tokens_seen},
+                       {"granules", chosen.granules},  {"in_place", chosen.in_place},
+                       {"hits", chosen.hits},          {"fetched", chosen.granules - chosen.in_place - chosen.hits}};
+  json["selection"]["missed_mass"] = metrics.missed.heads > 0 ? nlohmann::json(metrics.missed.mean()) : nullptr;
   for (int i = 0; i < kTiers; ++i) json["peak"][kTierNames[i]] = metrics.peak[i];
   return json;
 }
 
 std::string metrics_text(const Metrics& metrics, const LinkPeaks& peaks) {
   return times_text(metrics) + experts_text("prefill", metrics.prefill_experts) +
-         experts_text("decode", metrics.decode_experts) + links_text(metrics, peaks) + peaks_text(metrics);
+         experts_text("decode", metrics.decode_experts) + chosen_text(metrics.chosen, metrics.missed) +
+         links_text(metrics, peaks) + peaks_text(metrics);
 }
 
 }  // namespace spillway

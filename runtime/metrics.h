@@ -8,7 +8,9 @@
 #include <string>
 
 #include "memory/tier.h"
+#include "prefetch/chosen_feed.h"
 #include "prefetch/expert_feed.h"
+#include "runtime/rehearsal.h"
 #include "runtime/timings.h"
 
 namespace spillway {
@@ -47,13 +49,17 @@ struct Metrics {
   LinkBytes load, prefill, decode;
   // Of a mixture of experts that has not all of them on the device; else nothing was asked for.
   ExpertCounts prefill_experts, decode_experts;
+  ChosenCounts chosen;  // of decode steps that read chosen KV alone; else zero
+  MissedMass missed;
   std::array<uint64_t, kTiers> peak{};    // bytes in use at most, by tier
   std::array<uint64_t, kTiers> budget{};  // 0: none was given
   uint64_t process_peak = 0;              // largest resident set of the process; 0: not known
 };
 
 // {"timings": {...}, "bytes": {link: {cause: n}}, "peak": {tier: bytes}}: names of the interface, all present, zeros
-// too; {"experts": {phase: {"asked", "on_device", "on_host"}}}.
+// too; {"experts": {phase: {"asked", "on_device", "on_host"}}}; {"selection": {"tokens_read", "tokens_seen",
+// "granules", "in_place", "hits", "fetched", "missed_mass": null where it was not looked at}}, summed over steps,
+// layers that choose and KV heads.
 nlohmann::json metrics_json(const Metrics& metrics);
 // The --stats block, lines ended. Links that moved nothing are left out; speeds are those of decoding, or of the
 // prefill where nothing was decoded, each with its share of the link's peak.

@@ -7,6 +7,7 @@
 #include "loader/checkpoint.h"
 #include "loader/model_spec.h"
 #include "loader/tokenizer.h"
+#include "runtime/skew.h"
 
 namespace spillway {
 
@@ -14,6 +15,7 @@ struct Model {
   Checkpoint checkpoint;
   ModelSpec spec;
   std::unique_ptr<Tokenizer> tokenizer;  // null where there is none and no text was asked for
+  std::unique_ptr<Skew> skew = {};       // of a rehearsal; null where there is none
 
   static Model open(const std::string& path, bool text = true) {
     Model model{.checkpoint = open_model(path), .spec = {}, .tokenizer = nullptr};

@@ -74,12 +74,16 @@ class NearestFit {
   std::string device_text() const {
     const uint64_t process = process_on(true);
     const uint64_t kv = device_needed_ - sizes_.device_fixed() - sizes_.least_weights();
+    const uint64_t choosing = sizes_.selection_on_device();
+    const std::string selection =
+        choosing == 0 ? "" : fmt::format(", partial keys, queries and places to choose by {}", mib(choosing));
     return fmt::format(
         "--device-mem is {} ({} bytes), but at least {} is needed ({} {}, workspace of {} rows {}, weights {}, KV of "
-        "{} positions {})",
+        "{} positions {}{})",
         mib(device_budget_), device_budget_, mib(device_needed_),
         in_.device.host_addressable() ? "process" : "CUDA context", mib(process), sizes_.chunk,
-        mib(sizes_.device_fixed() - process), mib(sizes_.least_weights()), sizes_.context, mib(kv));
+        mib(sizes_.device_fixed() - process - choosing), mib(sizes_.least_weights()), sizes_.context, mib(kv),
+        selection);
   }
 
   std::string host_text() const {

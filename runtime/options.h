@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/kv_page.h"
+#include "runtime/kv_selection.h"
 
 namespace spillway {
 
@@ -26,6 +27,7 @@ struct Options {
   int logit_rows = 1;  // rows of logits kept at once; a plan may give fewer
   KvCodec kv_codec = KvCodec::f16;  // of full KV pages
   int kv_edge_layers = 2;           // the model's first and last so many layers keep half precision
+  KvSelection selection;            // what decode steps read of the KV
   // Layers that the device computes, the last ones; the CPU computes those before them, in host memory. Not given: what
   // is fastest beside a GPU, all where the device is a CPU itself.
   std::optional<int> device_layers;

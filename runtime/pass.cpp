@@ -9,6 +9,13 @@
 #include "kernels/check.h"
 
 namespace spillway {
+namespace {
+
+// The oldest position that the query of a decode step sees, the last of `tokens`.
+int first_seen(int window, int tokens) { return window == 0 ? 0 : std::max(0, tokens - window); }
+int span_count(int tokens) { return (tokens + kSpanTokens - 1) / kSpanTokens; }
+
+}  // namespace
 
 Pass::Pass(const PassParts& parts) : p_(parts), track_(Trace::track("host")) {
   for (const RopeSpec& rope : parts.spec.ropes) rotations_.emplace_back(rope, parts.context);
@@ -39,7 +46,7 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   const bool another = input.next_logit_rows != PassInput::kNoPass;
   p_.weight_feed.begin_pass(head_sweeps(input.logit_rows),
                             another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
-  p_.kv_feed.begin_pass(input.sequence);
+  p_.kv_feed.begin_pass(input.sequence, reading(input.decode, first_position + rows));
   next_unit_ = 0;
   next_expert_ = 0;
   made_for_matmul_ = false;
@@ -48,7 +55,7 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   if (from.free != nullptr) take_over(from);
   blocks(input, first_position);
   p_.kv.advance(input.sequence, rows);
-  if (another) p_.kv_feed.begin_pass(input.sequence);
+  if (another) p_.kv_feed.begin_pass(input.sequence, reading(input.next_decodes, first_position + rows + 1));
   if (!p_.spec.has_head()) return {x_, p_.compute.record(), &x_free_};
   head(input, rows, on_logits);
   return {};
@@ -76,6 +83,9 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   const LayerVectors& v = p_.vectors.layers[layer];
   const int rows = static_cast<int>(x_.rows);
+  const int tokens = first_position + rows;
+  const int foretold = chooses(input.decode, tokens) ? p_.rehearsal->foretold_by(layer) : -1;
+  if (foretold >= 0) foretell(foretold, input, tokens);
   const int number = p_.first_layer + layer;
   if (input.observer) count_observed(input.observer->attention_input(p_.compute, number, x_));
   norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, h_);
@@ -91,10 +101,38 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   contribute(Stage::attn_out, layer, attn_, v.attn_out_bias, v.attn_post_norm);
   if (p_.spec.layers[layer].has_experts()) {
     norm(x_, v.ffn_norm, v.ffn_norm_bias, h_);
-    return mix_experts(layer, input.decode);
+    mix_experts(layer, input.decode);
+  } else {
+    norm_for_matmul(x_, v.ffn_norm, v.ffn_norm_bias, h_);
+    feed_forward(layer);
   }
-  norm_for_matmul(x_, v.ffn_norm, v.ffn_norm_bias, h_);
-  feed_forward(layer);
+  if (foretold >= 0) p_.rehearsal->fetch(foretold, input.sequence, tokens);
+}
+
+bool Pass::chooses(bool decode, int tokens) const {
+  return p_.rehearsal != nullptr && decode && p_.rehearsal->chooses(tokens);
+}
+
+KvReading Pass::reading(bool decode, int tokens) const {
+  return chooses(decode, tokens) ? p_.rehearsal->reading(tokens) : KvReading{};
+}
+
+// The query of a later layer, from this one's input: by it that layer chooses among the KV while this one computes.
+void Pass::foretell(int layer, const PassInput& input, int tokens) {
+  const TraceRange range(track_, "foretell");
+  Rehearsal& r = *p_.rehearsal;
+  const LayerVectors& v = p_.vectors.layers[layer];
+  const View q = r.query();
+  const LayerVectors& norm = p_.vectors.layers[r.norm_of(layer)];
+  norm_for_matmul(x_, norm.attn_norm, norm.attn_norm_bias, r.input());
+  const MatmulPart part{r.matrix(layer), q};
+  multiply(Stage::qkv, r.input(), {&part, 1}, std::exchange(made_for_matmul_, false));
+  add_bias(q, r.bias(layer).data != nullptr ? r.bias(layer) : v.q_bias);
+  norm_heads(q, v.q_norm);
+  if (!rotations_.empty()) {
+    p_.ops.rotate(p_.compute, q, p_.spec.shape.head_dim, p_.spec.shape.rotation, angles(layer, 1));
+  }
+  r.choose(layer, input.sequence, q, tokens - 1, tokens);
 }
 
 void Pass::feed_forward(int layer) {
@@ -249,14 +287,20 @@ void Pass::append(int layer, const PassInput& input, int rows) {
   for (const Event& event : growth.after) p_.compute.wait_for(event);
   for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
   const KvFormat format = p_.kv.layout().format_of(layer);
-  View table;
-  if (!rotations_.empty()) {
-    const View& tables = p_.workspace.rope;
-    table = tables.slice_rows(tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope, rows);
-  }
+  const View table = rotations_.empty() ? View{} : angles(layer, rows);
   if (input.observer) rotate_observed(layer, *input.observer, table);
-  if (rotations_.empty() || input.observer) return p_.ops.append(p_.compute, k_, v_, format, growth.runs);
-  p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, table}, format, growth.runs);
+  if (rotations_.empty() || input.observer) {
+    p_.ops.append(p_.compute, k_, v_, format, growth.runs);
+  } else {
+    p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, table}, format, growth.runs);
+  }
+  if (p_.rehearsal != nullptr && p_.rehearsal->chooses_in(layer)) p_.rehearsal->keep_keys(layer, growth);
+}
+
+// Of the pass's positions, as the layer turns.
+View Pass::angles(int layer, int rows) const {
+  const View& tables = p_.workspace.rope;
+  return tables.slice_rows(tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope, rows);
 }
 
 // Apart from the append, which leaves keys in any state.
@@ -281,7 +325,50 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
   const int window = p_.spec.layers[layer].window;
   const AttendShape attend{p_.kv.layout().format_of(layer), shape.heads, p_.spec.attention_scale, window};
   const int tokens = first_position + rows;
-  const int first_seen = window == 0 ? 0 : std::max(0, tokens - window);  // of a decode step
+  std::vector<MergeTask> merges;
+  if (chooses(input.decode, tokens) && p_.rehearsal->chooses_in(layer)) {
+    merges.push_back({0, 0, attend_chosen(layer, input, attend, tokens)});
+  } else {
+    const int first = attend_spans(layer, input, attend, first_position);
+    if (input.decode) merges.push_back({0, first, span_count(tokens) - first});
+    for (int row = 0; !input.decode && row < rows; ++row) merges.push_back({row, row, 1});
+  }
+  pack(layer);
+  p_.ops.merge_for_matmul(p_.compute, p_.workspace.states, attend, merges, attn_);
+  made_for_matmul_ = true;
+  p_.kv_feed.settle(layer, p_.compute);
+}
+
+// Reads what the layer has chosen; where no earlier layer could foretell its query, it chooses now. Returns the number
+// of states. To check what is missing everything is read too, and the last of the two readings is the answer.
+int Pass::attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens) {
+  Rehearsal& r = *p_.rehearsal;
+  if (!r.is_foretold(layer)) {
+    r.choose(layer, input.sequence, q_, tokens, tokens);
+    r.fetch(layer, input.sequence, tokens);
+  }
+  const bool checks = r.checks(layer, tokens);
+  int states = 0;
+  const auto read = [&](bool all) {
+    if (all) {
+      attend_spans(layer, input, shape, tokens - 1);
+      states = span_count(tokens);
+    } else {
+      states = r.attend(layer, input.sequence, q_, shape, p_.workspace.states, tokens);
+    }
+    if (checks) r.look_at(p_.workspace.states.slice_rows(0, states), all);
+  };
+  if (checks) read(!r.answers_by_all());
+  read(r.answers_by_all());
+  if (checks) r.count_missed();
+  return states;
+}
+
+// Reads everything that the queries see, as it arrives. Returns the first span of a decode step.
+int Pass::attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position) {
+  const int rows = static_cast<int>(q_.rows);
+  const int tokens = first_position + rows;
+  const int first = first_seen(shape.window, tokens);
   std::vector<SpanTask> tasks;
   bool fresh = true;
   for (int left = p_.kv_feed.groups(layer); left > 0; --left) {
@@ -290,31 +377,21 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
     if (input.decode) {
       tasks.clear();
       for (const KvSpan& span : group.spans) {
-        if (span.first_position + span.tokens <= first_seen) continue;
+        if (span.first_position + span.tokens <= first) continue;
         tasks.push_back({.span = span,
                          .row = 0,
                          .slot = span.first_position / kSpanTokens,
-                         .first_token = std::max(0, first_seen - span.first_position)});
+                         .first_token = std::max(0, first - span.first_position)});
       }
-      p_.ops.attend(p_.compute, q_, attend, tasks, p_.workspace.states);
+      p_.ops.attend(p_.compute, q_, shape, tasks, p_.workspace.states);
     } else {
-      p_.ops.attend_chunk(p_.compute, q_, first_position, attend, group.spans, p_.workspace.states.slice_rows(0, rows),
+      p_.ops.attend_chunk(p_.compute, q_, first_position, shape, group.spans, p_.workspace.states.slice_rows(0, rows),
                           fresh);
     }
     fresh = false;
     if (group.lease.moves()) group.lease.release(p_.compute.record());
   }
-  std::vector<MergeTask> merges;
-  if (input.decode) {
-    const int first_span = first_seen / kSpanTokens;
-    merges.push_back({0, first_span, (tokens + kSpanTokens - 1) / kSpanTokens - first_span});
-  } else {
-    for (int row = 0; row < rows; ++row) merges.push_back({row, row, 1});
-  }
-  pack(layer);
-  p_.ops.merge_for_matmul(p_.compute, p_.workspace.states, attend, merges, attn_);
-  made_for_matmul_ = true;
-  p_.kv_feed.settle(layer, p_.compute);
+  return first / kSpanTokens;
 }
 
 // Pages that this pass has filled, and read as they were written: before any byte of them leaves the device.
@@ -324,6 +401,7 @@ void Pass::pack(int layer) {
   const TraceRange range(track_, "seal");
   for (const Event& event : packing.after) p_.compute.wait_for(event);
   p_.ops.seal(p_.compute, p_.kv.layout().format_of(layer), packing.runs);
+  if (p_.rehearsal != nullptr && p_.rehearsal->chooses_in(layer)) p_.rehearsal->keep_heads(layer, packing);
 }
 
 // What a pass begins with: the tokens' embeddings, where these are the model's first layers, and the angles.

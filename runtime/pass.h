@@ -14,6 +14,7 @@
 #include "prefetch/expert_feed.h"
 #include "prefetch/kv_feed.h"
 #include "prefetch/weight_feed.h"
+#include "runtime/rehearsal.h"
 #include "runtime/rotation.h"
 #include "runtime/vectors.h"
 #include "runtime/workspace.h"
@@ -30,6 +31,7 @@ struct PassParts {
   ExpertFeed* experts;  // null where there are none
   KvCache& kv;
   KvFeed& kv_feed;
+  Rehearsal* rehearsal;  // null where decode steps read all of the KV
   const Workspace& workspace;
   const ModelVectors& vectors;
   int context;                       // positions planned for
@@ -75,6 +77,7 @@ struct PassInput {
   // expected.
   int next_logit_rows = kNoPass;
   static constexpr int kNoPass = -1;
+  bool next_decodes = true;  // that pass
   PassObserver* observer = nullptr;
 };
 
@@ -107,7 +110,13 @@ class Pass {
   void mix_experts(int layer, bool decode);
   void run_experts(int layer, const ExpertRoutes& routes, std::span<const ExpertFeed::Here> here);
   std::span<const int> choice(const ExpertRoutes& routes);
+  void foretell(int layer, const PassInput& input, int tokens);
   void append(int layer, const PassInput& input, int rows);
+  View angles(int layer, int rows) const;
+  bool chooses(bool decode, int tokens) const;
+  KvReading reading(bool decode, int tokens) const;
+  int attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens);
+  int attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position);
   void rotate_observed(int layer, PassObserver& observer, View table);
   void count_observed(uint64_t bytes);
   void attend(int layer, const PassInput& input, int first_position, int rows);

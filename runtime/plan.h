@@ -10,6 +10,7 @@
 #include "memory/tier.h"
 #include "memory/weight_unit.h"
 #include "prefetch/copy_engine.h"
+#include "runtime/kv_selection.h"
 
 namespace spillway {
 
@@ -18,11 +19,12 @@ struct TierPlan {
   uint64_t budget = 0;
   uint64_t weights = 0;  // resident here; on disk: in the model's own files
   uint64_t kv = 0;
+  uint64_t selection = 0;  // what choosing among the KV takes beside its pages
   uint64_t workspace = 0;  // activations, logits, scratch, host inputs
   uint64_t rings = 0;      // places for what streams through, and staging
   // Code, vocabulary, stacks: in the tier that the process's own memory counts against; of a GPU: its context.
   uint64_t process = 0;
-  uint64_t total() const { return weights + kv + workspace + rings + process; }
+  uint64_t total() const { return weights + kv + selection + workspace + rings + process; }
 };
 
 // Seconds that one token costs on each resource, and what follows from them.
@@ -32,6 +34,28 @@ struct Expected {
   std::string bound;  // what binds decode: "disk", "link" or "compute"; empty: the machine's limits are not known
   double disk_s = 0, link_s = 0, compute_s = 0;  // of a decode step at full context
   uint64_t disk_bytes = 0, link_bytes = 0;       // of a decode step at full context
+};
+
+// What choosing among the KV takes beside the pages, in bytes of the device where nothing else is said.
+struct SelectionPlan {
+  KvSelection wishes;
+  int most = 0;           // granules that a KV head chooses at once; 0: decode steps read everything
+  int hot_slots = 0;      // of each layer and KV head; 0: all KV stays on the device
+  uint32_t sidecars = 0;  // page rows of layers that choose
+  uint64_t partial_keys = 0;
+  uint64_t key_scales = 0;      // of packed pages, wherever these are
+  uint64_t query_matrices = 0;  // that foretell queries
+  uint64_t directions = 0;      // of partial keys
+  uint64_t workspace = 0;       // scores, weights, ids, places
+  uint64_t hot_set = 0;
+  StagingShape landing{0, 0};  // of reads from disk where it reaches device memory directly
+  uint64_t host_bytes = 0;     // of the tier that host inputs lie in: ids and places on their way
+  uint64_t lookup = 0;         // of the tier of the process: which granule is in which slot
+
+  bool on() const { return most > 0; }
+  uint64_t fixed() const { return partial_keys + key_scales + query_matrices + directions + workspace; }
+  uint64_t of_spilled() const { return hot_set + landing.bytes(); }
+  uint64_t on_device() const { return fixed() + of_spilled(); }
 };
 
 // Of one unit that computes: its layers, and what it holds for them.
@@ -67,6 +91,8 @@ struct Plan {
   KvLayout kv_layout;
   KvSlots kv_device_slots, kv_host_slots, kv_disk_slots;
   int kv_device_rows_per_layer = 0;
+  int kv_choosing_rows_per_layer = 0;  // of layers whose decode steps choose
+  SelectionPlan selection;
   uint64_t kv_ring_bytes = 0;
 
   uint64_t workspace_bytes = 0;

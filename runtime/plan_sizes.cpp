@@ -4,6 +4,7 @@
 
 #include "kernels/check.h"
 #include "runtime/planner.h"
+#include "runtime/selection_workspace.h"
 #include "runtime/vectors.h"
 #include "runtime/weight_units.h"
 #include "runtime/workspace.h"
@@ -15,6 +16,8 @@ constexpr uint64_t kKiB = 1024;
 constexpr uint64_t kMiB = 1024 * kKiB;
 constexpr uint64_t kLeastUnit = 512 * kKiB;    // smaller ones leave the drive idle between requests
 constexpr uint64_t kLeastPiece = 256 * kKiB;   // of staging
+constexpr uint64_t kLeastLanding = 64 * kKiB;  // a piece, of granules from disk
+constexpr int kLandingPieces = 4;
 constexpr int64_t kMostPositions = 1ll << 30;  // that an int counts, with pages to spare
 
 // Units small enough that a ring of several is a small part of the budget, large enough for the drive to run at full
@@ -30,7 +33,8 @@ uint64_t ample_piece(uint64_t host_budget) {
 PlanSizes::PlanSizes(const PlanInput& input, Room room)
     : kv{.layout = kv_layout(input.spec, input.options), .sequences = input.options.sequences},
       in_(input),
-      room_(room) {
+      room_(room),
+      choosing_(kv.layout.chosen) {
   const Options& options = in_.options;
   // Layers that pack have slots of both kinds.
   const int64_t layers = std::max(kv.layout.layers + kv.layout.packed_layers(), 1);
@@ -67,6 +71,7 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
   chunk = std::min(prompt_chunk, context);
   kv.context_rows = page_rows(context);
   kv.chunk_rows = page_rows(chunk);
+  size_selection();
   logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, chunk);
   // Many rows of logits are a convenience: they may take an eighth of the budget.
   while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
@@ -78,20 +83,37 @@ void PlanSizes::set_shape(int positions, int prompt_chunk) {
   host_logit_bytes = in_.device.host_addressable() ? 0 : align_up(logits, kDiskAlign);
 }
 
+void PlanSizes::size_selection() {
+  StagingShape landing{0, 0};
+  if (!staged) landing = {room_ == Room::least ? kLeastLanding : kLeastPiece, kLandingPieces};
+  kv.layout.chosen = choosing_;
+  selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew, context, kv.rows_per_layer());
+  if (!selection.on()) kv.layout.chosen = {};  // nor is anything kept beside the pages
+  spilled_selection = selection;
+  add_hot_set(spilled_selection, kv.layout, context, landing);
+  kv.beside_bytes = spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
+}
+
 // On a CPU the process's own memory is the device's; staging stands in the host tier where there is one.
 uint64_t PlanSizes::process_in(Tier tier) const {
   if (in_.device.host_addressable()) return tier == Tier::device ? in_.process_bytes : 0;
   return tier == Tier::device ? in_.device.overhead_bytes() : tier == Tier::host ? in_.process_bytes : 0;
 }
 
+uint64_t PlanSizes::selection_on_device() const {
+  return selection.fixed() + (in_.device.host_addressable() ? selection.host_bytes : 0);
+}
+
 uint64_t PlanSizes::device_fixed() const {
-  return process_in(Tier::device) + workspace_bytes + small_bytes +
+  return process_in(Tier::device) + workspace_bytes + small_bytes + selection_on_device() +
          (in_.device.host_addressable() ? host_input_bytes : 0);
 }
 
 uint64_t PlanSizes::host_fixed() const {
   return process_in(Tier::host) + staging_bytes() +
-         (in_.device.host_addressable() ? 0 : host_input_bytes + host_logit_bytes);
+         (in_.device.host_addressable()
+              ? 0
+              : host_input_bytes + host_logit_bytes + selection.host_bytes + spilled_selection.lookup);
 }
 
 uint64_t PlanSizes::least_device(uint64_t host_budget, uint64_t disk_budget) const {

@@ -42,9 +42,13 @@ class PlanSizes {
   uint64_t host_input_bytes = 0;
   uint64_t host_logit_bytes = 0;
   KvSizes kv;
+  SelectionPlan selection;        // with all KV on the device,
+  SelectionPlan spilled_selection;  // or not
 
   // Two lanes fetch, one spills, and one brings experts; each has a staging ring of its own.
   uint64_t staging_bytes() const { return staged ? (expert_units.empty() ? 3 : 4) * staging.bytes() : 0; }
+  // What choosing among the KV takes of the device beside pages and hot set.
+  uint64_t selection_on_device() const;
   // The process's own memory, or a GPU's context.
   uint64_t process_in(Tier tier) const;
   // What a tier holds before any matrix or KV.
@@ -60,10 +64,11 @@ class PlanSizes {
   uint64_t least_device(uint64_t host_budget, uint64_t disk_budget) const;
 
  private:
-  void size_workspace();
+  void size_selection();
 
   const PlanInput& in_;
   Room room_;
+  KvChosen choosing_;  // where the context is long enough
 };
 
 }  // namespace spillway

@@ -82,6 +82,7 @@ class Planner {
     plan_.units = sizes_.units;
     plan_.expert_units = sizes_.expert_units;
     plan_.kv_layout = sizes_.kv.layout;
+    plan_.selection = sizes_.selection;
   }
 
   bool place_kv() {
@@ -92,8 +93,8 @@ class Planner {
     if (all + sizes_.all_weights() > device_left_ && (all > room || all > wanted) && spill_kv(room, wanted))
       return true;
     if (all > room) return false;
-    plan_.kv_device_rows_per_layer = kv.rows_per_layer();
-    plan_.kv_device_slots = kv.device_slots(kv.rows_per_layer(), false);
+    plan_.kv_device_rows_per_layer = plan_.kv_choosing_rows_per_layer = kv.rows_per_layer();
+    plan_.kv_device_slots = kv.device_slots(kv.all_rows(), false);
     device_left_ -= all;
     return true;
   }
@@ -103,11 +104,13 @@ class Planner {
     const KvSizes& kv = sizes_.kv;
     const int rows = kv.rows_per_layer();
     const int least_rows = rows - kv.outside_rows(host_left_, in_.options.disk_bytes);
-    const auto need = [&](int kept) { return plan_.kv_ring_bytes + kv.layout.bytes(kv.device_slots(kept, true)); };
+    const auto need = [&](int level) {
+      return plan_.kv_ring_bytes + kv.beside_bytes + kv.layout.bytes(kv.device_slots(kept_at(least_rows, level), true));
+    };
     plan_.kv_ring_bytes =
         std::max(3 * kPagesPerSpan * kv.largest_row(), align_down(std::min(room / 16, 8 * kMiB), kDiskAlign));
-    if (plan_.kv_ring_bytes > room / 4 || need(least_rows) > room) plan_.kv_ring_bytes = kv.least_ring();
-    if (least_rows == rows || need(least_rows) > room) {
+    if (plan_.kv_ring_bytes > room / 4 || need(0) > room) plan_.kv_ring_bytes = kv.least_ring();
+    if (least_rows == rows || need(0) > room) {
       plan_.kv_ring_bytes = 0;
       return false;
     }
@@ -115,25 +118,43 @@ class Planner {
     const uint64_t weights = sizes_.all_weights();
     const uint64_t beside = device_left_ > weights ? device_left_ - weights : 0;
     const uint64_t share = std::max(wanted, std::min(beside, room));
-    // With every sealed row kept nothing would be spilled.
-    int kept = least_rows;
-    for (int most = rows - 1; kept < most;) {
-      const int middle = kept + (most - kept + 1) / 2;
+    int level = 0;
+    for (int most = levels(least_rows); level < most;) {
+      const int middle = level + (most - level + 1) / 2;
       if (need(middle) <= share) {
-        kept = middle;
+        level = middle;
       } else {
         most = middle - 1;
       }
     }
-    plan_.kv_device_rows_per_layer = kept;
+    const KvKept kept = kept_at(least_rows, level);
+    plan_.kv_device_rows_per_layer = kept.whole;
+    plan_.kv_choosing_rows_per_layer = kept.choosing;
     plan_.kv_device_slots = kv.device_slots(kept, true);
+    plan_.selection = sizes_.spilled_selection;
     const KvSlots outside = kv.outside_slots(kept);
     plan_.kv_host_slots = kv.fitting(outside, host_left_);
     plan_.kv_disk_slots = {.full = outside.full - plan_.kv_host_slots.full,
                            .packed = outside.packed - plan_.kv_host_slots.packed};
-    device_left_ -= need(kept);
+    device_left_ -= need(level);
     host_left_ -= kv.layout.bytes(plan_.kv_host_slots);
     return true;
+  }
+
+  // Levels of what is kept, from the least to the most: layers that are read whole come first, for every byte of theirs
+  // is read in every step. With every sealed row kept nothing would be spilled.
+  int levels(int least) const {
+    const int rows = sizes_.kv.rows_per_layer();
+    return sizes_.selection.on() ? 2 * (rows - least) - 1 : rows - 1 - least;
+  }
+  KvKept kept_at(int least, int level) const {
+    const int rows = sizes_.kv.rows_per_layer();
+    if (!sizes_.selection.on()) return {least + level, least + level};
+    // The page before the open one holds the newest tokens, which are always chosen, once that is full.
+    constexpr int kNewest = 2;
+    const int whole = std::min(least + level, rows);
+    const int choosing = level == 0 ? least : std::max(std::min(kNewest, rows - 1), least);
+    return {whole, std::min(choosing + std::max(0, level - (rows - least)), rows - 1)};
   }
 
   bool place_weights() {
@@ -200,6 +221,9 @@ class Planner {
     plan_.tier(plan_.expert_tier).weights += sizes_.all_experts;
     device.weights += plan_.small_bytes;
     const KvLayout& layout = sizes_.kv.layout;
+    const bool near = in_.device.host_addressable();
+    device.selection = plan_.selection.on_device();
+    (near ? device : host).selection += plan_.selection.host_bytes;
     device.kv = layout.bytes(plan_.kv_device_slots);
     host.kv = layout.bytes(plan_.kv_host_slots);
     disk.kv = layout.bytes(plan_.kv_disk_slots);
@@ -208,6 +232,7 @@ class Planner {
     host.rings = sizes_.staging_bytes() + plan_.expert_host_slots * plan_.expert_slot_bytes;
     device.process = sizes_.process_in(Tier::device);
     host.process = sizes_.process_in(Tier::host);
+    (near ? device : host).process += plan_.selection.lookup;
     (in_.device.host_addressable() ? device : host).workspace += plan_.host_input_bytes + plan_.host_logit_bytes;
     SPILLWAY_CHECK(device.total() <= device.budget && host.total() <= host.budget && disk.kv <= disk.budget);
   }

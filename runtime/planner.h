@@ -9,6 +9,7 @@
 #include "runtime/options.h"
 #include "runtime/plan.h"
 #include "runtime/predict.h"
+#include "runtime/skew.h"
 
 namespace spillway {
 
@@ -28,6 +29,7 @@ struct PlanInput {
   Limits limits;
   uint64_t process_bytes = 0;  // resident set of the process before anything is reserved, with margin for stacks
   const HostUnit* host = nullptr;
+  const Skew* skew = nullptr;  // of the whole model; null where none was made: then partial keys are parts of keys
 };
 
 // All layers of input.spec on input.device; nothing when a budget is too small.

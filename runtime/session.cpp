@@ -219,7 +219,8 @@ Plan plan_session(const Model& model, Options& options, const ChosenDevice& chos
                          .ops = chosen.device->ops(),
                          .limits = limits.device,
                          .process_bytes = process,
-                         .host = host ? &*host : nullptr});
+                         .host = host ? &*host : nullptr,
+                         .skew = model.skew.get()});
   check_memory(plan, device);
   check_disk(plan, options.disk_directory);
   return plan;
@@ -285,18 +286,48 @@ std::string describe_kv(const Plan& plan) {
                      saved.fp16_bytes / kMiB);
 }
 
+// Item by item what choosing takes of the device; empty where decode steps read everything.
+std::string describe_selection(const Plan& plan) {
+  const SelectionPlan& s = plan.selection;
+  if (!s.on()) return {};
+  const KvLayout& layout = plan.kv_layout;
+  const auto fp16 = static_cast<double>(page_rows(plan.context)) * layout.layers * static_cast<double>(layout.row_bytes());
+  const auto kept = static_cast<double>(s.on_device() + layout.bytes(plan.kv_device_slots) + plan.kv_ring_bytes);
+  std::string text = fmt::format(
+      "KV is chosen by {} in {} of {} layers: up to {} tokens a head and step, by granules of {}; partial keys of {} "
+      "numbers in {} bits {:.2f} MiB",
+      kKvSelectorNames[static_cast<int>(s.wishes.selector)], layout.choosing_layers(), layout.layers,
+      s.most * layout.chosen.granule_tokens, layout.chosen.granule_tokens, layout.chosen.partial.rank,
+      layout.chosen.partial.bits, s.partial_keys / kMiB);
+  const auto item = [&](const char* name, uint64_t bytes) {
+    if (bytes > 0) text += fmt::format(", {} {:.2f} MiB", name, bytes / kMiB);
+  };
+  item("key scales of packed pages", s.key_scales);
+  item(fmt::format("hot set of {} granules a head", s.hot_slots).c_str(), s.hot_set);
+  item("pages and their ring", layout.bytes(plan.kv_device_slots) + plan.kv_ring_bytes);
+  item("landing of reads", s.landing.bytes());
+  item("scores and places", s.workspace);
+  item("directions", s.directions);
+  item("query matrices", s.query_matrices);
+  return text + fmt::format("; {:.0f}% of the KV in fp16\n", 100 * kept / fp16);
+}
+
 std::string describe_plan(const Plan& plan) {
-  std::string table = fmt::format("{:<8}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}\n", "tier", "budget", "weights",
-                                  "KV", "workspace", "rings", "process", "total");
+  std::string table = fmt::format("{:<8}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}\n", "tier", "budget",
+                                  "weights", "KV", "selection", "workspace", "rings", "process", "total");
   for (int t = 0; t < kTiers; ++t) {
     const TierPlan& tier = plan.tiers[t];
     // Streamed weights lie in the model's own files: no part of the disk budget.
     const bool disk = t == static_cast<int>(Tier::disk);
-    table += fmt::format("{:<8}{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB{:>8.1f} MiB\n",
-                         kTierNames[t], tier.budget / kMiB, tier.weights / kMiB, tier.kv / kMiB, tier.workspace / kMiB,
-                         tier.rings / kMiB, tier.process / kMiB, (disk ? tier.kv : tier.total()) / kMiB);
+    table += fmt::format("{:<8}", kTierNames[t]);
+    for (const uint64_t bytes : {tier.budget, tier.weights, tier.kv, tier.selection, tier.workspace, tier.rings,
+                                 tier.process, disk ? tier.kv : tier.total()}) {
+      table += fmt::format("{:>8.1f} MiB", bytes / kMiB);
+    }
+    table += "\n";
   }
   table += describe_kv(plan);
+  for_each_unit(plan, [&](const Plan& unit) { table += describe_selection(unit); });
   const Expected& e = plan.expected;
   size_t units = 0, streaming = 0;
   for_each_unit(plan, [&](const Plan& unit) {

@@ -195,21 +195,51 @@ inline int first_page(const AttentionTile& a, const KvSpan& span) {
 
 inline bool is_packed(const KvSpan& span, int token) { return (span.packed >> token / kPageTokens & 1) != 0; }
 
-// Keys or values, in half precision, of the page that begins with `token`. Those of a packed page lie in the place of
-// the others of the two, until these are wanted.
+// Chosen granules, side by side in half precision: keys or values of up to kPageTokens tokens from `token` on.
+inline void gather_granules(const AttentionTile& a, const KvSpan& span, int token, bool value, std::byte* out) {
+  constexpr int kAhead = 4;
+  const int tokens = span.tokens - token < kPageTokens ? span.tokens - token : kPageTokens;
+  const GranulePlace* place = a.places + token / a.granule_tokens;
+  for (int t = 0; t < tokens; t += a.granule_tokens, place++) {
+    const int count = tokens - t < a.granule_tokens ? tokens - t : a.granule_tokens;
+    if (t + kAhead * a.granule_tokens < tokens) {
+      const GranulePlace& next = place[kAhead];
+      if (next.packed != 0) {
+        ask_ahead(next.keys, 0, a.packed.granule_bytes);
+      } else {
+        ask_ahead(value ? next.values : next.keys, 0, count * 2 * a.head_dim);
+      }
+    }
+    std::byte* to = out + int64_t{2} * t * a.head_dim;
+    if (place->packed != 0) {
+      unpack(a.packed, place->values, place->keys - a.packed.header_bytes, value, count, to);
+    } else {
+      __builtin_memcpy(to, value ? place->values : place->keys, 2 * static_cast<size_t>(count * a.head_dim));
+    }
+  }
+}
+
+// Keys or values, in half precision, of the page that begins with `token`. Those of a packed page, or of chosen
+// granules, lie in the place of the others of the two, until these are wanted.
 inline const std::byte* halves_of(const AttentionTile& a, const KvSpan& span, int token, bool value,
                                   const TileScratch& s) {
   const std::byte* row = span.rows[token / kPageTokens];
-  if (!is_packed(span, token)) return row + a.head_offset + (value ? page_values(a.head_dim) : 0);
   auto* halves = reinterpret_cast<std::byte*>(value ? s.keys : s.values);
-  unpack(a.packed, row + a.packed_head_offset, value, kPageTokens, halves);
+  if (a.places != nullptr) {
+    gather_granules(a, span, token, value, halves);
+    return halves;
+  }
+  if (!is_packed(span, token)) return row + a.head_offset + (value ? page_values(a.head_dim) : 0);
+  const std::byte* page = row + a.packed_head_offset;
+  unpack(a.packed, page, page, value, kPageTokens, halves);
   return halves;
 }
 
-// What is read next, the keys or values of the page that begins with `token`; where it is packed, what is at hand.
+// What is read next, the keys or values of the page that begins with `token`; where it is to be unpacked or gathered,
+// what is at hand.
 inline const std::byte* asked_for(const AttentionTile& a, const KvSpan& span, int token, bool value,
                                   const std::byte* at_hand) {
-  if (is_packed(span, token)) return at_hand;
+  if (a.places != nullptr || is_packed(span, token)) return at_hand;
   return span.rows[token / kPageTokens] + a.head_offset + (value ? page_values(a.head_dim) : 0);
 }
 

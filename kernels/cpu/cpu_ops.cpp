@@ -5,12 +5,16 @@
 #include <mutex>
 #include <vector>
 
+#include "kernels/cpu/attention_columns.h"
 #include "kernels/cpu/candidates.h"
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/cpu/expert_routes.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/key_scores.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/pack_page.h"
+#include "kernels/cpu/selection.h"
+#include "kernels/selection_checks.h"
 #include "kernels/super_blocks.h"
 
 namespace spillway {
@@ -30,42 +34,6 @@ bool is_head_shape(const AttendShape& s) {
   return s.format.dtype == DType::f16 && s.format.kv_heads > 0 && s.heads % s.format.kv_heads == 0 &&
          s.format.head_dim > 0 && s.format.head_dim <= kMostHeadDim;
 }
-
-// The tasks of one row: each KV head with its group of query heads, cut where the group is larger than a tile.
-struct Columns {
-  explicit Columns(const AttendShape& shape)
-      : group(shape.heads / shape.format.kv_heads),
-        piece(std::min(group, kTileQueries)),
-        pieces(static_cast<int>(div_up(group, piece))),
-        count(int64_t{shape.format.kv_heads} * pieces),
-        packed(shape.format.packed_page()) {}
-
-  AttentionTile tile(const AttendShape& shape, int64_t column, const View& q, const View& states,
-                     float* scratch) const {
-    const int64_t kv_head = column / pieces;
-    const int64_t head = kv_head * group + column % pieces * piece;
-    AttentionTile t{};
-    t.head_offset = kv_head * shape.format.page_bytes();
-    t.packed = packed;
-    t.packed_head_offset = kv_head * packed.bytes();
-    t.head_dim = shape.format.head_dim;
-    t.heads = static_cast<int>(std::min<int64_t>(piece, (kv_head + 1) * group - head));
-    t.rows = static_cast<int>(q.rows);
-    t.q = q.f32() + head * t.head_dim;
-    t.q_stride = q.stride;
-    t.scale = shape.scale;
-    t.states = states.f32() + head * attn_state_floats(t.head_dim);
-    t.states_stride = states.stride;
-    t.scratch = scratch;
-    return t;
-  }
-
-  int group;
-  int piece;
-  int pieces;
-  int64_t count;
-  PackedPage packed;
-};
 
 class CpuOps final : public Ops {
  public:
@@ -190,7 +158,7 @@ class CpuOps final : public Ops {
     }
     enqueue(stream, "attend", [=, this, copies = std::vector<SpanTask>(tasks.begin(), tasks.end())] {
       const std::lock_guard lock(scratch_in_use_);
-      const Columns columns(shape);
+      const AttentionColumns columns(shape);
       run_tasks(static_cast<int64_t>(copies.size()) * columns.count, [&](int64_t index, int worker) {
         const SpanTask& task = copies[index / columns.count];
         AttentionTile tile = columns.tile(shape, index % columns.count, q.slice_rows(task.row, 1),
@@ -212,7 +180,7 @@ class CpuOps final : public Ops {
     for (const KvSpan& span : spans) check_span(span, shape.format);
     enqueue(stream, "attend_chunk", [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
       const std::lock_guard lock(scratch_in_use_);
-      const Columns columns(shape);
+      const AttentionColumns columns(shape);
       const int64_t rows_per_task = kTileQueries / columns.piece;
       const int64_t blocks = div_up(q.rows, rows_per_task);
       run_tasks(blocks * columns.count, [&](int64_t index, int worker) {
@@ -246,6 +214,64 @@ class CpuOps final : public Ops {
         const int64_t head = i % shape.heads;
         const float* first = task.count > 0 ? states.f32(task.first_slot) + head * attn_state_floats(d) : nullptr;
         kernels_.merge(first, states.stride, task.count, d, out.f32(task.row) + head * d);
+      });
+    });
+  }
+
+  void partial_keys(Stream& stream, const KvFormat& kv, const PartialKeyFormat& format, const PartialKeyBasis& basis,
+                    std::span<const PartialKeyRun> runs) override {
+    check_partial_keys(kv, format, basis, runs);
+    SPILLWAY_CHECK(kv.head_dim <= kMostHeadDim && team_.workers() * worker_bytes(0, kv.head_dim) <= scratch_bytes_);
+    enqueue(stream, "partial_keys", [=, this, copies = std::vector<PartialKeyRun>(runs.begin(), runs.end())] {
+      const std::lock_guard lock(scratch_in_use_);
+      run_tasks(static_cast<int64_t>(copies.size()) * kv.kv_heads, [&](int64_t i, int worker) {
+        spillway::partial_keys(kernels_, kv, format, basis, copies[i / kv.kv_heads], static_cast<int>(i % kv.kv_heads),
+                               worker_floats(worker, kv.head_dim));
+      });
+    });
+  }
+
+  void score_keys(Stream& stream, View q, const AttendShape& shape, const PartialKeyFormat& format,
+                  const PartialKeyBasis& basis, std::span<const std::byte* const> rows, int tokens, int granule_tokens,
+                  View scores, View weights) override {
+    check_score_keys({q, shape, format, basis, rows, tokens, granule_tokens, scores, weights});
+    const int d = shape.format.head_dim;
+    SPILLWAY_CHECK(d <= kMostHeadDim && team_.workers() * worker_bytes(0, d) <= scratch_bytes_);
+    ScoreKeysCall call{q, shape, format, basis, {rows.begin(), rows.end()}, tokens, granule_tokens, scores, weights};
+    enqueue(stream, "score_keys", [this, d, call = std::move(call)] {
+      const std::lock_guard lock(scratch_in_use_);
+      run_score_keys(kernels_, team_, call, {scratch_, worker_bytes(0, d)});
+    });
+  }
+
+  void choose_granules(Stream& stream, View weights, const GranuleChoice& choice, View ids) override {
+    check_choose_granules(weights, choice, ids);
+    enqueue(stream, "choose_granules", [=, this] {
+      each_row(ids.rows, int64_t{4} * choice.granules, [&](int64_t head) {
+        spillway::choose_granules(weights.f32(head), choice, reinterpret_cast<int32_t*>(ids.row(head)));
+      });
+    });
+  }
+
+  void attend_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View states) override {
+    check_attend_selected(q, shape, kv, states);
+    check_attention(q, shape, states);
+    enqueue(stream, "attend_selected", [=, this] {
+      const std::lock_guard lock(scratch_in_use_);
+      const AttentionColumns columns(shape);
+      run_tasks(kv.states() * columns.count, [&](int64_t index, int worker) {
+        const int64_t state = index / columns.count, column = index % columns.count;
+        AttentionTile tile = columns.tile(shape, column, q, states.slice_rows(state, 1), worker_floats(worker, shape));
+        const int64_t first = state * kv.granules_per_state();
+        const auto count = static_cast<int>(std::min<int64_t>(kv.granules_per_state(), kv.granules - first));
+        tile.places = kv.places + column / columns.pieces * kv.granules + first;
+        tile.granule_tokens = kv.granule_tokens;
+        KvSpan span;
+        span.tokens = (count - 1) * kv.granule_tokens + tile.places[count - 1].tokens;
+        tile.spans = &span;
+        tile.span_count = 1;
+        tile.first_position = span.tokens - 1;
+        kernels_.attend(tile);
       });
     });
   }
@@ -378,12 +404,15 @@ class CpuOps final : public Ops {
   }
 
   static uint64_t worker_bytes(int64_t k, int head_dim) {
-    const int64_t floats = std::max(float_scratch_floats(), attention_scratch_floats(head_dim));
+    const int64_t floats = std::max(partial_key_scratch_floats(head_dim), attention_scratch_floats(head_dim));
     return align_up(std::max(tile_bytes(k), static_cast<uint64_t>(floats) * sizeof(float)));
   }
 
+  float* worker_floats(int worker, int head_dim) const {
+    return reinterpret_cast<float*>(scratch_ + worker * worker_bytes(0, head_dim));
+  }
   float* worker_floats(int worker, const AttendShape& shape) const {
-    return reinterpret_cast<float*>(scratch_ + worker * worker_bytes(0, shape.format.head_dim));
+    return worker_floats(worker, shape.format.head_dim);
   }
 
   void check_attention(const View& q, const AttendShape& shape, const View& states) const {

@@ -63,6 +63,7 @@ struct CpuStream::State {
   void run(std::function<void()>& work);
   void complete(uint64_t ticket);
   void paced_copy(std::byte* destination, const std::byte* source, uint64_t bytes);
+  void paced_gather(const std::vector<GatherRun>& runs);
 };
 
 void CpuStream::State::serve() {
@@ -121,6 +122,18 @@ void CpuStream::State::paced_copy(std::byte* destination, const std::byte* sourc
   }
 }
 
+// A thread sleeps longer than a short run takes, so a link is waited for once a piece of many.
+void CpuStream::State::paced_gather(const std::vector<GatherRun>& runs) {
+  uint64_t carried = 0;
+  for (size_t i = 0; i < runs.size(); i++) {
+    std::memcpy(runs[i].to, runs[i].from, runs[i].bytes);
+    carried += runs[i].bytes;
+    if (!throttle || (carried < kThrottlePieceBytes && i + 1 < runs.size())) continue;
+    std::this_thread::sleep_until(throttle->carry(carried, LinkThrottle::Clock::now()));
+    carried = 0;
+  }
+}
+
 CpuStream::CpuStream(std::string name, Team* team, double bytes_per_second) : state_(std::make_unique<State>()) {
   SPILLWAY_CHECK(bytes_per_second >= 0);
   state_->name = std::move(name);
@@ -172,6 +185,19 @@ void CpuStream::copy(void* destination, const void* source, uint64_t bytes) {
         s->paced_copy(static_cast<std::byte*>(destination), static_cast<const std::byte*>(source), bytes);
       },
       "copy", bytes);
+}
+
+void CpuStream::gather(std::span<const GatherRun> runs) {
+  uint64_t bytes = 0;
+  for (const GatherRun& run : runs) bytes += run.bytes;
+  if (bytes == 0) return;
+  enqueue(
+      [s = state_.get(), copies = std::vector<GatherRun>(runs.begin(), runs.end()),
+       ready = LinkThrottle::Clock::now()] {
+        if (s->throttle) s->throttle->idle_until(ready);
+        s->paced_gather(copies);
+      },
+      "gather", bytes);
 }
 
 void CpuStream::wait_for(const Event& event) {

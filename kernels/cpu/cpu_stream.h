@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/cpu/team.h"
@@ -21,6 +22,7 @@ class CpuStream final : public Stream {
 
   const std::string& name() const override;
   void copy(void* destination, const void* source, uint64_t bytes) override;
+  void gather(std::span<const GatherRun> runs) override;
   void wait_for(const Event& event) override;
   bool orders(const Event& event) const override { return event.timeline == this; }
   Event record() override;

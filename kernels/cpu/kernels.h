@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "kernels/kv_span.h"
+#include "kernels/selection.h"
 #include "kernels/shape.h"
 #include "kernels/view.h"
 
@@ -108,8 +109,37 @@ struct AttentionTile {
   float scale;
   float* states;
   uint64_t states_stride;
+  const GranulePlace* places;  // attend: of the span's tokens, in place of its rows
+  int granule_tokens;
   bool fresh;      // attend_chunk: starts from empty states
   float* scratch;  // attention_scratch_floats
+};
+
+// A head's partial queries against the partial keys of one page: its group's scores, as weights exp(score - largest).
+struct KeyScores {
+  const std::byte* page;  // of PartialKeyFormat
+  int rank;
+  int bits;
+  int tokens;       // of the page
+  int heads;        // of the group
+  float* scratch;   // the first head's row of score_columns floats
+  uint64_t stride;  // bytes to the next head's
+  int64_t scores;   // floats of a row before this page's scores
+  int64_t largest;  // and before its largest; the sum follows
+  float scale;
+  float* worker;  // attention_scratch_floats
+};
+
+// Weights of a page's granules, from the weights of its tokens and what these are multiplied by.
+struct GranuleSums {
+  const float* scratch;  // the first head's row
+  uint64_t stride;
+  int64_t scores;
+  int64_t factor;
+  int heads;
+  int tokens;
+  int granule_tokens;
+  float* out;  // of the page's first granule
 };
 
 inline constexpr int kMostHeadDim = 256;
@@ -135,6 +165,8 @@ struct CpuKernels {
   // One row against one span.
   void (*attend)(const AttentionTile&);
   void (*attend_chunk)(const AttentionTile&);
+  void (*score_page)(const KeyScores&);
+  void (*sum_granules)(const GranuleSums&);
   // States [count] at `states`, `stride` bytes apart -> out [head_dim].
   void (*merge)(const float* states, uint64_t stride, int count, int head_dim, float* out);
 

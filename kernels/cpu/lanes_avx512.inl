@@ -43,6 +43,12 @@ inline Lanes load_codes(const std::byte* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
   }
 }
+// 16 GroupScales: their scales, and their minima.
+inline void load_scales(const std::byte* p, Lanes& scales, Lanes& minima) {
+  const __m512i groups = _mm512_loadu_si512(p);
+  scales = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(groups));
+  minima = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(groups, 16)));
+}
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
 inline Lanes load_f16_part(const void* p, int n) {

@@ -53,6 +53,11 @@ inline Lanes load_codes(const std::byte* p) {
     return static_cast<float>(static_cast<int>(p[bit / 8]) >> bit % 8 & ((1 << kBits) - 1));
   });
 }
+// 16 GroupScales: their scales, and their minima.
+inline void load_scales(const std::byte* p, Lanes& scales, Lanes& minima) {
+  scales = each([=](int i) { return f16_to_f32(load_u16(p + 4 * i)); });
+  minima = each([=](int i) { return f16_to_f32(load_u16(p + 4 * i + 2)); });
+}
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) {
   Lanes r = lanes_zero();

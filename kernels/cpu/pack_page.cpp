@@ -31,16 +31,6 @@ struct Row {
   }
 };
 
-// `count` codes, a multiple of 8, side by side.
-void put_codes(const uint8_t* codes, int count, int bits, std::byte* out) {
-  const int per_byte = 8 / bits;
-  for (int i = 0; i < count / per_byte; i++) {
-    uint32_t byte = 0;
-    for (int j = 0; j < per_byte; j++) byte |= static_cast<uint32_t>(codes[i * per_byte + j]) << j * bits;
-    out[i] = static_cast<std::byte>(byte);
-  }
-}
-
 void put_scale(const GroupScale& scale, std::byte* out) { std::memcpy(out, &scale, sizeof scale); }
 
 void pack_per_token(const CpuKernels& kernels, const PackedPage& p, const std::byte* rows, bool value,
@@ -96,6 +86,15 @@ void pack_per_channel(const CpuKernels& kernels, const PackedPage& p, const std:
 }
 
 }  // namespace
+
+void put_codes(const uint8_t* codes, int count, int bits, std::byte* out) {
+  const int per_byte = 8 / bits;
+  for (int i = 0; i < count / per_byte; i++) {
+    uint32_t byte = 0;
+    for (int j = 0; j < per_byte; j++) byte |= static_cast<uint32_t>(codes[i * per_byte + j]) << j * bits;
+    out[i] = static_cast<std::byte>(byte);
+  }
+}
 
 void pack_page(const CpuKernels& kernels, const PackedPage& layout, const std::byte* page, std::byte* packed) {
   if (layout.header_bytes > 0) {

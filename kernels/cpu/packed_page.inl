@@ -27,13 +27,18 @@ inline void unpack_codes(const std::byte* codes, int count, const ScaleOf& scale
 }
 
 template <int kBits>
-void unpack_per_channel(const PackedPage& p, const std::byte* packed, int tokens, std::byte* out) {
+void unpack_per_channel(const PackedPage& p, const std::byte* header, const std::byte* packed, int tokens,
+                        std::byte* out) {
   alignas(64) float scales[kMostHeadDim + kLanes], minima[kMostHeadDim + kLanes];
-  for (int c = 0; c < p.head_dim; c++) {
-    scales[c] = half_at(packed + 4 * c);
-    minima[c] = half_at(packed + 4 * c + 2);
+  for (int c = 0; c < p.head_dim; c += kLanes) {
+    Lanes scale, minimum;
+    std::byte edge[4 * kLanes] = {};
+    const bool whole = c + kLanes <= p.head_dim;
+    if (!whole) __builtin_memcpy(edge, header + 4 * c, 4 * static_cast<size_t>(p.head_dim - c));
+    load_scales(whole ? header + 4 * c : edge, scale, minimum);
+    store_f32(scales + c, scale);
+    store_f32(minima + c, minimum);
   }
-  for (int c = p.head_dim; c < p.head_dim + kLanes; c++) scales[c] = minima[c] = 0.0f;
   for (int t = 0; t < tokens; t++) {
     unpack_codes<kBits>(
         packed + p.codes(t, false), p.head_dim, [&](int c) { return load_f32(scales + c); },
@@ -55,18 +60,20 @@ void unpack_per_token(const PackedPage& p, const std::byte* packed, bool value, 
   }
 }
 
-// out [tokens x head_dim] f16: the keys or values of the page's first tokens.
-inline void unpack(const PackedPage& p, const std::byte* packed, bool value, int tokens, std::byte* out) {
+// out [tokens x head_dim] f16: the keys or values of the page's first tokens. header: where the page's own lies, of
+// which only one granule may be at hand.
+inline void unpack(const PackedPage& p, const std::byte* header, const std::byte* packed, bool value, int tokens,
+                   std::byte* out) {
   const bool per_channel = !value && p.header_bytes > 0;
   switch (p.bits) {
     case 2:
-      return per_channel ? unpack_per_channel<2>(p, packed, tokens, out)
+      return per_channel ? unpack_per_channel<2>(p, header, packed, tokens, out)
                          : unpack_per_token<2>(p, packed, value, tokens, out);
     case 4:
-      return per_channel ? unpack_per_channel<4>(p, packed, tokens, out)
+      return per_channel ? unpack_per_channel<4>(p, header, packed, tokens, out)
                          : unpack_per_token<4>(p, packed, value, tokens, out);
     default:
-      return per_channel ? unpack_per_channel<8>(p, packed, tokens, out)
+      return per_channel ? unpack_per_channel<8>(p, header, packed, tokens, out)
                          : unpack_per_token<8>(p, packed, value, tokens, out);
   }
 }

@@ -5,8 +5,10 @@ set(cuda_kernels
   attend_chunk
   attend_chunk_plain
   attend_chunk_tensor_cores
+  attend_selected
   attention
   candidates
+  choose_granules
   dequantize
   experts
   gather
@@ -21,12 +23,14 @@ set(cuda_kernels
   merge
   module
   norm
+  partial_keys
   product_speed
   put
   quantize
   rotate
   route
   rows
+  score_keys
   seal)
 list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 list(TRANSFORM cuda_kernels APPEND .cu)

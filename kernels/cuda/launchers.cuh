@@ -27,6 +27,11 @@ cudaError_t launch_experts(cudaStream_t stream, const CudaExperts& arguments);
 cudaError_t launch_combine(cudaStream_t stream, const CudaCombine& arguments);
 cudaError_t launch_candidates(cudaStream_t stream, const CudaCandidates& arguments);
 cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
+cudaError_t launch_gather_runs(cudaStream_t stream, const CudaGatherRuns& arguments);
+cudaError_t launch_partial_keys(cudaStream_t stream, const CudaPartialKeys& arguments);
+cudaError_t launch_score_keys(cudaStream_t stream, const CudaScoreKeys& arguments);
+cudaError_t launch_choose_granules(cudaStream_t stream, const CudaChooseGranules& arguments);
+cudaError_t launch_attend_selected(cudaStream_t stream, const CudaAttendSelected& arguments);
 
 // Speed of a product of two square matrices by cuBLAS (module.h).
 CudaProblem product_speed(int32_t size, double* flops);

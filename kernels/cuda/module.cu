@@ -217,6 +217,21 @@ CudaProblem candidates(CudaStream stream, const CudaCandidates* arguments) {
 CudaProblem gather(CudaStream stream, const CudaGather* arguments) {
   return problem_of(launch_gather(stream_of(stream), *arguments));
 }
+CudaProblem gather_runs(CudaStream stream, const CudaGatherRuns* arguments) {
+  return problem_of(launch_gather_runs(stream_of(stream), *arguments));
+}
+CudaProblem partial_keys(CudaStream stream, const CudaPartialKeys* arguments) {
+  return problem_of(launch_partial_keys(stream_of(stream), *arguments));
+}
+CudaProblem score_keys(CudaStream stream, const CudaScoreKeys* arguments) {
+  return problem_of(launch_score_keys(stream_of(stream), *arguments));
+}
+CudaProblem choose_granules(CudaStream stream, const CudaChooseGranules* arguments) {
+  return problem_of(launch_choose_granules(stream_of(stream), *arguments));
+}
+CudaProblem attend_selected(CudaStream stream, const CudaAttendSelected* arguments) {
+  return problem_of(launch_attend_selected(stream_of(stream), *arguments));
+}
 
 }  // namespace
 }  // namespace spillway::cuda
@@ -277,6 +292,11 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .experts = experts,
                                           .combine = combine,
                                           .candidates = candidates,
-                                          .gather = gather};
+                                          .gather = gather,
+                                          .gather_runs = gather_runs,
+                                          .partial_keys = partial_keys,
+                                          .score_keys = score_keys,
+                                          .choose_granules = choose_granules,
+                                          .attend_selected = attend_selected};
   return &table;
 }

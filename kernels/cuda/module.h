@@ -15,7 +15,7 @@
 namespace spillway {
 
 // Raised with every change of this file or of a struct it uses.
-inline constexpr uint32_t kCudaTableVersion = 10;
+inline constexpr uint32_t kCudaTableVersion = 11;
 inline constexpr char kCudaTableSymbol[] = "spillway_cuda_table";
 
 struct CudaDeviceInfo {
@@ -138,6 +138,64 @@ struct CudaAttendChunk {
   bool fresh;
 };
 
+// Of a selection, as in kernels/ops.h; pages of F16, page rows and rows of partial keys aligned to 16 bytes.
+struct CudaPartialKeys {
+  KvFormat kv;
+  PartialKeyFormat format;
+  PartialKeyBasis basis;
+  const PartialKeyRun* runs;
+  int32_t runs_count;
+  int32_t rows;  // of the longest run
+
+  bool operator==(const CudaPartialKeys&) const = default;
+};
+
+// Some page rows of a Ops::score_keys, ascending. What changes from step to step lies in device memory; the columns of
+// scores and weights follow from it, and rows of these are `stride` bytes apart.
+struct CudaScoreKeys {
+  View q;  // [1 x heads * head_dim] f32
+  AttendShape shape;
+  PartialKeyFormat format;
+  PartialKeyBasis basis;
+  const std::byte* const* rows;  // page rows [first_row, first_row + rows_count); those beyond the last token are none
+  const int32_t* tokens;         // how many there are
+  int32_t first_row;
+  int32_t rows_count;
+  int32_t granule_tokens;
+  std::byte* scores;
+  uint64_t scores_stride;
+  std::byte* weights;
+  uint64_t weights_stride;
+  bool last;  // these rows are the last ones: the weights are made
+
+  bool operator==(const CudaScoreKeys&) const = default;
+};
+
+inline constexpr int kCudaMostGranules = (1 << 21) - 1;
+
+struct CudaChooseGranules {
+  const std::byte* weights;
+  uint64_t weights_stride;
+  std::byte* ids;
+  uint64_t ids_stride;
+  int32_t kv_heads;
+  const GranuleChoice* choice;
+
+  bool operator==(const CudaChooseGranules&) const = default;
+};
+
+// Pages of F16, head_dim as for CudaAttend, places aligned to 16 bytes.
+struct CudaAttendSelected {
+  View q;  // [1 x heads * head_dim] f32
+  AttendShape shape;
+  const SelectedKv* kv;
+  int32_t states_count;  // kv->states(), or more
+  std::byte* states;
+  uint64_t states_stride;
+
+  bool operator==(const CudaAttendSelected&) const = default;
+};
+
 struct CudaMerge {
   View states;  // [slots x heads * attn_state_floats] f32
   AttendShape shape;
@@ -230,6 +288,13 @@ struct CudaGather {
   std::byte* to;       // device memory, rows side by side
 };
 
+// Stretches that lie anywhere, in host memory of reserve_host or the device's, to device memory: addresses and lengths
+// multiples of 16.
+struct CudaGatherRuns {
+  const GatherRun* runs;  // device-readable
+  int32_t count;
+};
+
 using CudaProblem = const char*;
 using CudaStream = void*;
 using CudaEvent = void*;
@@ -317,6 +382,11 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*combine)(spillway::CudaStream stream, const spillway::CudaCombine* arguments);
   spillway::CudaProblem (*candidates)(spillway::CudaStream stream, const spillway::CudaCandidates* arguments);
   spillway::CudaProblem (*gather)(spillway::CudaStream stream, const spillway::CudaGather* arguments);
+  spillway::CudaProblem (*gather_runs)(spillway::CudaStream stream, const spillway::CudaGatherRuns* arguments);
+  spillway::CudaProblem (*partial_keys)(spillway::CudaStream stream, const spillway::CudaPartialKeys* arguments);
+  spillway::CudaProblem (*score_keys)(spillway::CudaStream stream, const spillway::CudaScoreKeys* arguments);
+  spillway::CudaProblem (*choose_granules)(spillway::CudaStream stream, const spillway::CudaChooseGranules* arguments);
+  spillway::CudaProblem (*attend_selected)(spillway::CudaStream stream, const spillway::CudaAttendSelected* arguments);
 };
 
 extern "C" {

@@ -67,9 +67,24 @@ double dot(const float* q, const std::vector<double>& key) {
   return sum;
 }
 
-// The states of the query heads that share one KV head; q [group x head_dim].
-std::vector<State> span_states(const AttendShape& shape, const float* q, const KvSpan& span, const TokenRange& range,
-                               int kv_head) {
+// The key of one token of a granule, or its value.
+void load_token(const KvFormat& format, const GranulePlace& place, int token, bool value, double* values) {
+  if (place.packed == 0) {
+    return load_row(format.dtype, (value ? place.values : place.keys) + token * format.token_bytes(), format.head_dim,
+                    values);
+  }
+  // The page as it was: its header, then this granule in the first one's place.
+  const PackedPage p = format.packed_page();
+  std::vector<std::byte> page(static_cast<size_t>(p.header_bytes + p.granule_bytes));
+  std::copy_n(place.values, p.header_bytes, page.begin());
+  std::copy_n(place.keys, p.granule_bytes, page.begin() + p.header_bytes);
+  load_packed(format, page.data(), token, value, values);
+}
+
+// The states of the query heads that share one KV head, over tokens [begin, end); q [group x head_dim]; load(token,
+// value, values): a key, or a value.
+template <typename Load>
+std::vector<State> states_of(const AttendShape& shape, const float* q, const TokenRange& range, const Load& load) {
   const KvFormat& format = shape.format;
   const size_t group = static_cast<size_t>(shape.heads / format.kv_heads);
   std::vector<State> states(group, State(format.head_dim));
@@ -77,7 +92,7 @@ std::vector<State> span_states(const AttendShape& shape, const float* q, const K
   const size_t tokens = static_cast<size_t>(range.end);
   std::vector<double> scores(group * tokens);
   for (int t = range.begin; t < range.end; t++) {
-    load_token(format, span, t, kv_head, false, row.data());
+    load(t, false, row.data());
     for (size_t g = 0; g < group; g++) {
       const double score = dot(q + g * row.size(), row) * shape.scale;
       scores[g * tokens + t] = score;
@@ -85,7 +100,7 @@ std::vector<State> span_states(const AttendShape& shape, const float* q, const K
     }
   }
   for (int t = range.begin; t < range.end; t++) {
-    load_token(format, span, t, kv_head, true, row.data());
+    load(t, true, row.data());
     for (size_t g = 0; g < group; g++) {
       const double weight = std::exp(scores[g * tokens + t] - states[g].max);
       states[g].sum += weight;
@@ -109,12 +124,31 @@ void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, con
   const int group = shape.heads / shape.format.kv_heads;
   for (int kv_head = 0; kv_head < shape.format.kv_heads; kv_head++) {
     const int first = kv_head * group;
-    const auto folded = span_states(shape, q + first * head_dim, span, range, kv_head);
+    const auto folded = states_of(shape, q + first * head_dim, range, [&](int token, bool value, double* values) {
+      load_token(shape.format, span, token, kv_head, value, values);
+    });
     for (int g = 0; g < group; g++) {
       float* to = states + (first + g) * attn_state_floats(head_dim);
       State state = State::load(to, head_dim);
       state.merge(folded[static_cast<size_t>(g)]);
       state.store(to);
+    }
+  }
+}
+
+void attend_granules(const AttendShape& shape, const float* q, const SelectedKv& kv, int first, float* states) {
+  const int head_dim = shape.format.head_dim;
+  const int group = shape.heads / shape.format.kv_heads;
+  const int count = std::min(kv.granules_per_state(), kv.granules - first);
+  for (int kv_head = 0; kv_head < shape.format.kv_heads; kv_head++) {
+    const GranulePlace* places = kv.places + static_cast<int64_t>(kv_head) * kv.granules + first;
+    const int tokens = (count - 1) * kv.granule_tokens + places[count - 1].tokens;
+    const auto folded =
+        states_of(shape, q + kv_head * group * head_dim, {0, tokens}, [&](int token, bool value, double* values) {
+          load_token(shape.format, places[token / kv.granule_tokens], token % kv.granule_tokens, value, values);
+        });
+    for (int g = 0; g < group; g++) {
+      folded[static_cast<size_t>(g)].store(states + (kv_head * group + g) * attn_state_floats(head_dim));
     }
   }
 }

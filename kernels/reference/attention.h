@@ -27,6 +27,8 @@ struct TokenRange {
 // Folds these tokens of the span into the states, for the query row q [heads x head_dim]. The states are
 // rounded to float here, once for each span, so it is all the same how spans are shared out over calls.
 void fold_span(const AttendShape& shape, const float* q, const KvSpan& span, const TokenRange& range, float* states);
+// The states [heads x attn_state_floats] of granules [first, first + kv.granules_per_state()) of every KV head.
+void attend_granules(const AttendShape& shape, const float* q, const SelectedKv& kv, int first, float* states);
 // out [heads x head_dim] = the merged and divided states of one row; zero where all are empty.
 void merge_states(const AttendShape& shape, const View& states, const MergeTask& task, float* out);
 

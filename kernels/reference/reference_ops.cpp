@@ -14,6 +14,8 @@
 #include "kernels/reference/attention.h"
 #include "kernels/reference/dequantize.h"
 #include "kernels/reference/packed_page.h"
+#include "kernels/reference/selection.h"
+#include "kernels/selection_checks.h"
 
 namespace spillway {
 namespace {
@@ -298,6 +300,41 @@ class ReferenceOps final : public Ops {
     }
     enqueue(stream, [states, shape, out, copy = std::vector(tasks.begin(), tasks.end())] {
       for (const MergeTask& task : copy) reference::merge_states(shape, states, task, out.f32(task.row));
+    });
+  }
+
+  void partial_keys(Stream& stream, const KvFormat& kv, const PartialKeyFormat& format, const PartialKeyBasis& basis,
+                    std::span<const PartialKeyRun> runs) override {
+    check_partial_keys(kv, format, basis, runs);
+    enqueue(stream, [=, copy = std::vector(runs.begin(), runs.end())] {
+      for (const PartialKeyRun& run : copy) reference::partial_keys(kv, format, basis, run);
+    });
+  }
+
+  void score_keys(Stream& stream, View q, const AttendShape& shape, const PartialKeyFormat& format,
+                  const PartialKeyBasis& basis, std::span<const std::byte* const> rows, int tokens, int granule_tokens,
+                  View scores, View weights) override {
+    check_score_keys({q, shape, format, basis, rows, tokens, granule_tokens, scores, weights});
+    enqueue(stream, [=, copy = std::vector(rows.begin(), rows.end())] {
+      reference::score_keys(q.f32(), shape, format, basis, copy, tokens, granule_tokens, weights);
+    });
+  }
+
+  void choose_granules(Stream& stream, View weights, const GranuleChoice& choice, View ids) override {
+    check_choose_granules(weights, choice, ids);
+    enqueue(stream, [=] {
+      for (int64_t head = 0; head < ids.rows; head++) {
+        reference::choose_granules(weights.f32(head), choice, reinterpret_cast<int32_t*>(ids.row(head)));
+      }
+    });
+  }
+
+  void attend_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View states) override {
+    check_attend_selected(q, shape, kv, states);
+    enqueue(stream, [=] {
+      for (int i = 0; i < kv.states(); i++) {
+        reference::attend_granules(shape, q.f32(), kv, i * kv.granules_per_state(), states.f32(i));
+      }
     });
   }
 

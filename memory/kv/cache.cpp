@@ -23,6 +23,7 @@ KvCache::KvCache(const KvLayout& layout, const KvPools& pools)
   }
   rows_.resize(all);
   for (uint32_t row = all; row > 0; --row) unused_rows_.push_back(row - 1);
+  for (uint32_t sidecar = pools.sidecar_count; sidecar > 0; --sidecar) unused_sidecars_.push_back(sidecar - 1);
 }
 
 KvSlots KvCache::slots(Tier tier) const {
@@ -40,12 +41,15 @@ const KvCache::SequenceState& KvCache::state(SequenceId sequence) const {
 }
 
 SequenceId KvCache::open() {
-  sequences_[next_sequence_].rows.resize(layout_.layers);
+  SequenceState& s = sequences_[next_sequence_];
+  s.rows.resize(layout_.layers);
+  s.generation = next_generation_++;
   return next_sequence_++;
 }
 
 SequenceId KvCache::fork(SequenceId from) {
-  const SequenceState copy = state(from);
+  SequenceState copy = state(from);
+  copy.generation = next_generation_++;
   for (const auto& layer : copy.rows) {
     for (uint32_t row : layer) ++rows_[row].references;
   }
@@ -73,12 +77,14 @@ void KvCache::drop(uint32_t index, const Event& last_reader) {
   std::erase(to_pack_[row.layer], index);
   free_slot(row, row.slot, row.tier, row.tier == Tier::device ? last_reader : fetched ? row.last_fetch : row.written);
   unused_rows_.push_back(index);
+  if (layout_.chooses(row.layer)) unused_sidecars_.push_back(row.sidecar);
 }
 
 int KvCache::truncate(SequenceId sequence, int tokens, const Event& last_reader) {
   SequenceState& s = state(sequence);
   SPILLWAY_CHECK(tokens >= 0 && tokens <= s.tokens);
   if (tokens == s.tokens) return tokens;
+  s.generation = next_generation_++;
   const auto cut = static_cast<size_t>(tokens / kPageTokens);
   const auto writable = [&](const auto& layer) {
     const Row& row = rows_[layer[cut]];
@@ -139,6 +145,11 @@ uint32_t KvCache::new_row(int layer, std::vector<Event>& after) {
                   .slot = slot.slot,
                   .written = {},
                   .last_fetch = {}};
+  if (layout_.chooses(layer)) {
+    if (unused_sidecars_.empty()) refuse_growth("choosing layers' ", pools_.sidecar_count);
+    rows_[index].sidecar = unused_sidecars_.back();
+    unused_sidecars_.pop_back();
+  }
   ++device_rows_[layer];
   return index;
 }
@@ -156,11 +167,15 @@ KvGrowth KvCache::grow(SequenceId sequence, int layer, int count) {
     } else if (rows_[table[row]].references > 1) {
       const uint32_t own = new_row(layer, growth.after);
       growth.copies.push_back({on_device(rows_[own]), on_device(rows_[table[row]]), layout_.row_bytes()});
+      if (layout_.chooses(layer)) {
+        growth.copies.push_back({sidecar_of(rows_[own]), sidecar_of(rows_[table[row]]), layout_.sidecar_bytes()});
+      }
       --rows_[table[row]].references;
       table[row] = own;
     }
     const int take = std::min(kPageTokens - first, count - done);
     growth.runs.push_back({on_device(rows_[table[row]]), first, done, take});
+    if (layout_.chooses(layer)) growth.sidecars.push_back(sidecar_of(rows_[table[row]]));
     done += take;
     if (first + take == kPageTokens) seal(table[row], row);
   }
@@ -190,6 +205,7 @@ KvPacking KvCache::pack(int layer) {
     row.packed = true;
     row.slot = slot.slot;
     packing.runs.push_back({from, on_device(row)});
+    if (layout_.chooses(layer)) packing.sidecars.push_back(sidecar_of(row));
     sealed_on_device_[layer].push_back(index);
   }
   to_pack_[layer].clear();
@@ -204,7 +220,7 @@ std::vector<Demotion> KvCache::settle(int layer) {
   std::vector<Demotion> demotions;
   SPILLWAY_CHECK(to_pack_[layer].empty());
   auto& sealed = sealed_on_device_[layer];
-  while (device_rows_[layer] > pools_.device_rows_per_layer && !sealed.empty()) {
+  while (device_rows_[layer] > kept_rows(layer) && !sealed.empty()) {
     const uint32_t index = sealed.front();
     Row& row = rows_[index];
     const Tier to = free(Tier::host, row.packed).empty() ? Tier::disk : Tier::host;
@@ -252,6 +268,24 @@ RowPlace KvCache::place_of(const Row& row) const {
 
 RowPlace KvCache::place(SequenceId sequence, int layer, int row) const {
   return place_of(rows_[state(sequence).rows[layer][row]]);
+}
+
+void KvCache::places(SequenceId sequence, int layer, std::vector<RowPlace>& places) const {
+  places.clear();
+  for (const uint32_t row : state(sequence).rows[layer]) places.push_back(place_of(rows_[row]));
+}
+
+void KvCache::sidecars(SequenceId sequence, int layer, std::vector<const std::byte*>& sidecars) const {
+  sidecars.clear();
+  for (const uint32_t row : state(sequence).rows[layer]) sidecars.push_back(sidecar_of(rows_[row]));
+}
+
+std::byte* KvCache::sidecar_of(const Row& row) const {
+  return layout_.chooses(row.layer) ? pools_.sidecars + row.sidecar * layout_.sidecar_bytes() : nullptr;
+}
+
+std::byte* KvCache::sidecar(SequenceId sequence, int layer, int row) const {
+  return sidecar_of(rows_[state(sequence).rows[layer][row]]);
 }
 
 void KvCache::reading(SequenceId sequence, int layer, int row, const Event& event) {

@@ -37,18 +37,20 @@ struct RowPlace {
 // What an append needs before it may write.
 struct KvGrowth {
   std::vector<AppendRun> runs;  // rows count from 0 for the first new token
+  std::vector<std::byte*> sidecars;  // of each run's row, where the layer chooses
   std::vector<Event> after;     // the slots' former contents have left
   struct Copy {
     std::byte* to;
     const std::byte* from;
     uint64_t bytes;
   };
-  std::vector<Copy> copies;  // device to device, before the append: a shared open row becomes one's own
+  std::vector<Copy> copies;  // device to device, before the append: a shared open row, and its sidecar, become one's own
 };
 
 // Rows that have filled, to be packed before anything else happens to them.
 struct KvPacking {
   std::vector<SealRun> runs;
+  std::vector<std::byte*> sidecars;  // of each run's row, where the layer chooses: its pages' heads belong there
   std::vector<Event> after;  // the slots' former contents have left
 };
 
@@ -95,10 +97,18 @@ class KvCache {
 
   int rows(SequenceId sequence, int layer) const;
   RowPlace place(SequenceId sequence, int layer, int row) const;
+  // Those of all rows of the layer, in their order.
+  void places(SequenceId sequence, int layer, std::vector<RowPlace>& places) const;
+  // On the device, whatever tier the row is in; null where the layer does not choose.
+  std::byte* sidecar(SequenceId sequence, int layer, int row) const;
+  void sidecars(SequenceId sequence, int layer, std::vector<const std::byte*>& sidecars) const;
   // A fetch of a row outside the device ends with `event`; its slot is not reused before.
   void reading(SequenceId sequence, int layer, int row, const Event& event);
   // Changes whenever a row of any sequence changes place.
   uint64_t version() const { return version_; }
+  // A number that no other sequence has, nor this one before it was cut back: what was kept of a full page is still its
+  // content while the number stays.
+  uint64_t generation(SequenceId sequence) const { return state(sequence).generation; }
 
   const KvLayout& layout() const { return layout_; }
   const KvPools& pools() const { return pools_; }
@@ -116,6 +126,7 @@ class KvCache {
     uint32_t slot = 0;
     Event written;
     Event last_fetch;
+    uint32_t sidecar = 0;  // where its layer chooses
   };
   struct FreeSlot {
     uint32_t slot;
@@ -123,6 +134,7 @@ class KvCache {
   };
   struct SequenceState {
     int tokens = 0;
+    uint64_t generation = 0;
     std::vector<std::vector<uint32_t>> rows;  // [layer][row]
   };
 
@@ -138,6 +150,10 @@ class KvCache {
   // One reference less; without any its slot is free.
   void drop(uint32_t row, const Event& last_reader);
   RowPlace place_of(const Row& row) const;
+  int kept_rows(int layer) const {
+    return layout_.chooses(layer) ? pools_.choosing_rows_per_layer : pools_.device_rows_per_layer;
+  }
+  std::byte* sidecar_of(const Row& row) const;
   std::byte* on_device(const Row& row) const { return pools_.device + offset_of(Tier::device, row.packed, row.slot); }
   [[noreturn]] void refuse_growth(const char* what, uint32_t slots) const;
   SequenceState& state(SequenceId sequence);
@@ -149,12 +165,14 @@ class KvCache {
   uint64_t peak_[kTiers] = {};  // bytes
   std::vector<Row> rows_;
   std::vector<uint32_t> unused_rows_;
+  std::vector<uint32_t> unused_sidecars_;
   std::vector<std::deque<uint32_t>> sealed_on_device_;  // [layer], oldest first: those that may leave
   std::vector<std::vector<uint32_t>> to_pack_;          // [layer]
   std::vector<int> device_rows_;                        // [layer]
   std::map<SequenceId, SequenceState> sequences_;
   SequenceId next_sequence_ = 0;
   uint64_t version_ = 0;
+  uint64_t next_generation_ = 1;
 };
 
 }  // namespace spillway

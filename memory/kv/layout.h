@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/kv_span.h"
+#include "kernels/selection.h"
 #include "kernels/shape.h"
 #include "memory/extent.h"
 
@@ -29,10 +31,22 @@ struct KvPacked {
   int layers() const { return last_layer - first_layer; }
 };
 
+// Layers of which a decode step reads chosen granules alone. Their rows have a sidecar that is on the device whatever
+// tier the row is in: the row's partial keys, by which it chooses, and, where rows are packed, the heads of its pages
+// (their keys' scales), without which no granule can be read.
+struct KvChosen {
+  std::vector<bool> layers;  // of each whether it is one of them; empty: none is
+  PartialKeyFormat partial;
+  int granule_tokens = kGranuleTokens;
+
+  bool operator==(const KvChosen&) const = default;
+};
+
 struct KvLayout {
   KvFormat format;  // with the codec of packed rows
   int layers = 0;
   KvPacked packed;  // no layers where the codec packs nothing
+  KvChosen chosen;
 
   KvLayout() = default;
   explicit KvLayout(const ModelShape& shape, KvCodec codec = KvCodec::f16, const KvPacked& packed_layers = {})
@@ -47,6 +61,21 @@ struct KvLayout {
   bool packs(int layer, int row) const { return packs(layer) && row >= packed.sink_rows; }
   int packed_layers() const { return packed.layers(); }
   int full_layers() const { return layers - packed.layers(); }
+  bool chooses(int layer) const { return !chosen.layers.empty() && chosen.layers[static_cast<size_t>(layer)]; }
+  int choosing_layers() const {
+    return static_cast<int>(std::count(chosen.layers.begin(), chosen.layers.end(), true));
+  }
+  // Of a page row's sidecar; the heads of its pages follow its partial keys.
+  uint64_t partial_bytes() const { return choosing_layers() == 0 ? 0 : align_up(chosen.partial.row_bytes(), 16); }
+  uint64_t heads_bytes() const {
+    return choosing_layers() == 0 ? 0 : static_cast<uint64_t>(format.kv_heads) * format.packed_page().header_bytes;
+  }
+  uint64_t sidecar_bytes() const { return align_up(partial_bytes() + heads_bytes(), 64); }
+  // Of a granule of one KV head as it crosses a link, and lies in the device's hot set: keys and values side by side.
+  uint64_t granule_bytes(bool is_packed) const {
+    return is_packed ? static_cast<uint64_t>(format.packed_page().granule_bytes)
+                     : 2 * static_cast<uint64_t>(chosen.granule_tokens) * format.token_bytes();
+  }
   // Of one layer: the codec only where its pages are packed.
   KvFormat format_of(int layer) const {
     KvFormat own = format;
@@ -69,9 +98,9 @@ struct KvLayout {
 // Rows of pages for `tokens` positions of one layer.
 constexpr int page_rows(int64_t tokens) { return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens); }
 
-// Each tier's slots for page rows. A layer keeps at most `device_rows_per_layer` rows on the device between passes; the
-// slots beyond layers * device_rows_per_layer take what a pass writes before it is packed or spilled. In each tier the
-// slots of packed rows follow those of full ones.
+// Each tier's slots for page rows. A layer keeps at most `device_rows_per_layer` rows on the device between passes, one
+// that chooses `choosing_rows_per_layer`; the slots beyond those take what a pass writes before it is packed or spilled.
+// In each tier the slots of packed rows follow those of full ones.
 struct KvPools {
   KvSlots device_slots, host_slots, disk_slots;
   int device_rows_per_layer = 0;
@@ -79,6 +108,9 @@ struct KvPools {
   std::byte* host = nullptr;
   uint32_t file = 0;         // the disk queue's number of the spill file
   uint64_t file_offset = 0;  // of the disk's slots in it
+  int choosing_rows_per_layer = 0;
+  std::byte* sidecars = nullptr;  // of the rows of layers that choose: KvLayout::sidecar_bytes() each
+  uint32_t sidecar_count = 0;
 };
 
 }  // namespace spillway

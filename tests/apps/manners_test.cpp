@@ -234,6 +234,13 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
   refused({"generate", "-p", "x", "--top-k=", "3"}, "--top-k: no value after the =");
   refused({"generate", "-p", "x", "--top-k", "-3"}, "--top-k: -3 is less than 0");
   refused({"generate", "-p", "x", "--bogus", "1"}, "not expected: --bogus 1");
+  refused({"plan", "--kv-select", "some"}, "--kv-select: \"some\" is not one of all, rehearsal, infinigen, oracle");
+  refused({"plan", "--rank", "16"}, "--rank means nothing where all of the KV is read (--kv-select)");
+  refused({"plan", "--kv-select", "oracle", "--rank", "16"}, "--rank: the oracle scores whole keys");
+  refused({"plan", "--kv-select", "oracle", "--select-budget", "half"}, "--select-budget half: a number of tokens");
+  refused({"plan", "--kv-select", "oracle", "--select-budget", "40"}, "--select-budget 40: at least 44 are wanted");
+  refused({"plan", "--kv-select", "oracle", "--exact"}, "--exact: --kv-select oracle does not read all of the KV");
+  refused({"plan", "--kv-type", "kivi4", "--exact"}, "--exact: --kv-type kivi4 rounds the KV");
   setenv("SPILLWAY_TEMP", "abc", 1);
   refused({"generate", "-p", "x"}, "SPILLWAY_TEMP: 'abc' is no");
   refused({"generate", "-p", "x", "--temp", "warm"}, "--temp: 'warm' is no");

@@ -78,6 +78,37 @@ TEST_F(CudaDeviceTest, PinsWhatTheSystemAllows) {
   }
 }
 
+// Kernels read pinned memory alone: runs from other memory are copied, whether a list of the others can be pinned or not.
+TEST_F(CudaDeviceTest, GathersFromWhatIsNotPinned) {
+  constexpr uint64_t kBytes = 40 * kMiB, kRun = 4096;
+  for (const uint64_t limit : {20 * kMiB, 21 * kMiB}) {
+    emulation::restart(2);
+    emulation::limit_pinned(limit);
+    const auto gpu = device();
+    std::byte* host = gpu->reserve_host(kBytes);
+    std::byte* there = gpu->reserve(kBytes);
+    for (uint64_t i = 0; i < kBytes; i += 16) host[i] = static_cast<std::byte>(i / 16 % 251);
+    {
+      const auto copies = gpu->make_copy_stream("copies", 0);
+      std::vector<GatherRun> runs;
+      for (uint64_t i = kRun / 2; i + kRun <= kBytes; i += 16 * kRun) runs.push_back({there + i, host + i, kRun});
+      runs.push_back({there + 20 * kMiB - kRun / 2, host + 20 * kMiB - kRun / 2, kRun});  // over the border
+      copies->gather(runs);
+      copies->synchronize();
+      const std::vector<std::byte> before(host, host + kBytes);
+      std::memset(host, 0, kBytes);
+      copies->copy(host, there, kBytes);
+      copies->synchronize();
+      for (const GatherRun& run : runs) {
+        const auto at = static_cast<size_t>(run.from - host);
+        ASSERT_EQ(std::memcmp(host + at, before.data() + at, kRun), 0) << at;
+      }
+    }
+    gpu->release(there, kBytes);
+    gpu->release_host(host, kBytes);
+  }
+}
+
 TEST_F(CudaDeviceTest, ErrorsSurfaceWhereAStreamIsSynchronised) {
   const auto gpu = device();
   std::byte* block = gpu->reserve(kMiB);

@@ -91,6 +91,26 @@ class Layer {
     bench_.ops().merge(bench_.stream(), states.there(), shape, tasks, out.there());
     keep(states);
     keep(out);
+    for (const int bits : {16, 8, 4}) selection(shape, q.slice_rows(0, 1), span, {kKvHeads, 24, bits});
+  }
+
+  void selection(const AttendShape& shape, View q, const KvSpan& span, const PartialKeyFormat& format) {
+    BenchMatrix basis(bench_.device(), DType::f32, kKvHeads * format.rank, kHeadDim);
+    BenchMatrix mean(bench_.device(), DType::f32, kKvHeads, kHeadDim);
+    basis.fill(10, 0.1);
+    mean.fill(11);
+    basis.upload(bench_.stream());
+    mean.upload(bench_.stream());
+    const PartialKeyBasis all{basis.there(), basis.there(), mean.there()};
+    BenchBytes partial(bench_.device(), 2 * format.row_bytes());
+    const std::byte* rows[] = {partial.there(), partial.there() + format.row_bytes()};
+    const PartialKeyRun runs[] = {{span.rows[0], partial.there(), 0, 64},
+                                  {span.rows[1], partial.there() + format.row_bytes(), 0, kRows - 64}};
+    BenchMatrix scores(bench_.device(), DType::f32, kHeads, score_columns(format, kRows));
+    BenchMatrix weights(bench_.device(), DType::f32, kKvHeads, (kRows + 3) / 4);
+    bench_.ops().partial_keys(bench_.stream(), shape.format, format, all, runs);
+    bench_.ops().score_keys(bench_.stream(), q, shape, format, all, rows, kRows, 4, scores.there(), weights.there());
+    keep(weights);
   }
 
   OpBench bench_;

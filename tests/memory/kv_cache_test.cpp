@@ -232,6 +232,55 @@ TEST(KvCache, AClosedSequencesSlotsAreFreeAfterTheirLastUser) {
   EXPECT_EQ(host_after, (std::vector<uint64_t>{105, 2})) << "one was fetched, the other spilled and never read";
 }
 
+// A row keeps its sidecar wherever it goes; who writes on in a shared page has one of its own, with what was there.
+TEST(KvCache, SidecarsFollowTheirRows) {
+  KvLayout layout(shape_of(2));
+  layout.chosen = {{false, true}, {2, 8, 16}, 4};
+  Memory memory(layout, {16, 0}, {8, 0}, {0, 0}, 1);
+  std::vector<std::byte> sidecars(6 * layout.sidecar_bytes());
+  memory.pools.choosing_rows_per_layer = 1;
+  memory.pools.sidecars = sidecars.data();
+  memory.pools.sidecar_count = 6;
+  KvCache cache(layout, memory.pools);
+  const SequenceId first = cache.open();
+  const KvGrowth whole = cache.grow(first, 0, 2 * kPageTokens + 10),
+                 growth = cache.grow(first, 1, 2 * kPageTokens + 10);
+  EXPECT_TRUE(whole.sidecars.empty());
+  EXPECT_EQ(cache.sidecar(first, 0, 0), nullptr);
+  ASSERT_EQ(growth.sidecars.size(), growth.runs.size());
+  cache.advance(first, 2 * kPageTokens + 10);
+  for (int row = 0; row < 3; ++row) EXPECT_EQ(cache.sidecar(first, 1, row), growth.sidecars[row]);
+  EXPECT_EQ(std::set<std::byte*>(growth.sidecars.begin(), growth.sidecars.end()).size(), 3u);
+  for (const int layer : {0, 1}) {
+    for (const Demotion& demotion : cache.settle(layer)) cache.moved(demotion, {});
+  }
+  EXPECT_EQ(cache.place(first, 1, 0).tier, Tier::host);
+  EXPECT_EQ(cache.sidecar(first, 1, 0), growth.sidecars[0]);
+
+  const SequenceId fork = cache.fork(first);
+  EXPECT_NE(cache.generation(fork), cache.generation(first));
+  EXPECT_EQ(cache.sidecar(fork, 1, 2), growth.sidecars[2]);
+  const KvGrowth copied = cache.grow(fork, 1, 1);
+  std::byte* own = cache.sidecar(fork, 1, 2);
+  EXPECT_NE(own, growth.sidecars[2]);
+  EXPECT_EQ(copied.sidecars, std::vector<std::byte*>{own});
+  ASSERT_EQ(copied.copies.size(), 2u);
+  EXPECT_EQ(copied.copies[1].to, own);
+  EXPECT_EQ(copied.copies[1].from, growth.sidecars[2]);
+  EXPECT_EQ(copied.copies[1].bytes, layout.sidecar_bytes());
+
+  const uint64_t before = cache.generation(first);
+  cache.truncate(first, kPageTokens, {});
+  EXPECT_NE(cache.generation(first), before);
+  cache.close(first, {});
+  cache.close(fork, {});
+  const SequenceId all = cache.open();
+  std::set<std::byte*> places;
+  for (std::byte* place : cache.grow(all, 1, 6 * kPageTokens).sidecars) places.insert(place);
+  EXPECT_EQ(places.size(), 6u) << "all are free again, each once";
+  EXPECT_THROW(cache.grow(cache.open(), 1, 1), Error);
+}
+
 // Random growth, forks and closes over small pools: every slot has one owner at a time, and contents follow the rows.
 TEST(KvCache, RandomLifeKeepsEveryRowInOnePlace) {
   std::mt19937_64 random(11);

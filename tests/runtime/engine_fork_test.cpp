@@ -231,9 +231,12 @@ void EngineFork::play(const Script& script, const std::map<size_t, std::vector<f
 
 TEST_F(EngineFork, EverySequenceAnswersAsIfAlone) {
   std::mt19937_64 random(5);
-  for (int script_number = 0; script_number < 3; ++script_number) {
+  for (int script_number = 0; script_number < 5; ++script_number) {
     Options common;  // what the answer depends on
-    if (script_number == 2) common.kv_codec = KvCodec::kivi4;
+    if (script_number % 2 == 0 && script_number > 0) common.kv_codec = KvCodec::kivi4;
+    if (script_number >= 3) {
+      common.selection = {.selector = KvSelector::rehearsal, .rank = 8, .whole_layers = script_number - 3};
+    }
     common.kv_edge_layers = 1;
     use({.layers = 3,
          .hidden = 64,

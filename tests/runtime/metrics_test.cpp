@@ -79,7 +79,7 @@ TEST(MetricsTest, JsonHasTheNamesOfTheInterface) {
   ASSERT_EQ(json["bytes"].size(), 4u);
   for (const char* link : {"disk_read", "disk_write", "host_to_device", "device_to_host"}) {
     ASSERT_EQ(json["bytes"][link].size(), 6u) << link;
-    for (const char* cause : {"weights", "experts", "kv_fetch", "kv_repair", "kv_spill", "activations"}) {
+    for (const char* cause : {"weights", "experts", "kv_fetch", "kv_repair", "kv_check", "kv_spill", "activations"}) {
       EXPECT_TRUE(json["bytes"][link][cause].is_number_unsigned()) << link << " " << cause;
     }
   }

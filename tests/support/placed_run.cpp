@@ -78,6 +78,8 @@ PlacedRun run_placed(const Model& model, Device& device, const Options& options,
                  [&](int, std::span<const float> logits) { keep(logits); });
   for (size_t i = 0; i < work.decoded.size(); ++i)
     keep(engine.decode(sequence, work.decoded[i], i + 1 < work.decoded.size()));
+  const ChosenCounts chosen = engine.chosen_counts();
+  run.covered.granules_fetched = chosen.granules > chosen.in_place + chosen.hits;
   return run;
 }
 

@@ -22,6 +22,7 @@ struct Covered {
   bool weights_from_host = false;
   bool experts_move = false;       // not all experts were on the device
   bool experts_from_host = false;  // some were kept in host memory
+  bool granules_fetched = false;   // of chosen KV
   bool layers_on_cpu = false;      // the CPU beside the device computed some
   int spans = 0;
 };

@@ -71,6 +71,7 @@ SpecModel::SpecModel(const TinyModelOptions& o, const std::string& path) {
       layer.up = at.tensor("ffn_up", o.type, s.ffn, s.hidden);
       layer.down = at.tensor("ffn_down", o.type, s.hidden, s.ffn);
     }
+    layer.from_start = static_cast<int>(spec.layers.size());
     layer.from_end = static_cast<int>(std::min<size_t>(spec.layers.size(), s.layers - 1 - spec.layers.size()));
     spec.layers.push_back(layer);
   }

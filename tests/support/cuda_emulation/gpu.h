@@ -92,6 +92,8 @@ inline int __all_sync(uint32_t mask, int vote, const Where& where = Where::curre
   return __ballot_sync(mask, vote, where) == mask;
 }
 
+inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+
 // Four products of signed bytes, added to c.
 inline int __dp4a(int a, int b, int c) {
   for (int shift = 0; shift < 32; shift += 8) c += static_cast<int8_t>(a >> shift) * static_cast<int8_t>(b >> shift);

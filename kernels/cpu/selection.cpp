@@ -1,0 +1,127 @@
+#include "kernels/cpu/selection.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "kernels/cpu/pack_page.h"
+#include "kernels/granule_key.h"
+#include "kernels/kv_codec.h"
+
+namespace spillway {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// One token's partial key to codes and their scale.
+void pack_key(const PartialKeyFormat& format, const float* key, int token, std::byte* page) {
+  float smallest = kInfinity, largest = -kInfinity;
+  bool finite = true;
+  for (int j = 0; j < format.rank; j++) {
+    smallest = std::min(smallest, key[j]);
+    largest = std::max(largest, key[j]);
+    finite &= fits_f16(key[j]);
+  }
+  const GroupScale group = group_scale(smallest, largest, finite, format.bits);
+  std::memcpy(page + kPageTokens * format.code_bytes() + token * sizeof group, &group, sizeof group);
+  const float minimum = f16_to_f32(group.minimum), inverse = inverse_of(group);
+  uint8_t codes[kMostHeadDim];
+  for (int j = 0; j < format.rank; j++) {
+    codes[j] = static_cast<uint8_t>(code_of(key[j], minimum, inverse, format.bits));
+  }
+  put_codes(codes, format.rank, format.bits, page + token * format.code_bytes());
+}
+
+// By digits of a key, the highest first, each time among those that agree in all digits before.
+struct Digit {
+  int shift;
+  int bits;
+};
+constexpr Digit kDigits[] = {{21, 11}, {10, 11}, {0, 10}};
+
+}  // namespace
+
+void float_product(const CpuKernels& kernels, const FloatProduct& product) {
+  FloatProduct part = product;
+  for (int64_t m = 0; m < product.m; m += kFloatRows) {
+    for (int64_t n = 0; n < product.n; n += kFloatCols) {
+      part.m = std::min<int64_t>(kFloatRows, product.m - m);
+      part.n = std::min<int64_t>(kFloatCols, product.n - n);
+      part.x = product.x + m * static_cast<int64_t>(product.x_stride / sizeof(float));
+      part.weight = product.weight + static_cast<uint64_t>(n) * product.weight_stride;
+      part.out = product.out + m * static_cast<int64_t>(product.out_stride / sizeof(float)) + n;
+      kernels.product_float(part);
+    }
+  }
+}
+
+void partial_keys(const CpuKernels& kernels, const KvFormat& kv, const PartialKeyFormat& format,
+                  const PartialKeyBasis& basis, const PartialKeyRun& run, int head, float* worker) {
+  float* keys = worker;  // [count x head_dim]
+  float* partial = keys + int64_t{kPageTokens} * kv.head_dim;
+  const auto token_bytes = static_cast<int64_t>(kv.token_bytes());
+  const std::byte* from = run.page_row + head * kv.page_bytes() + run.first_token * token_bytes;
+  const float* mean = basis.mean.f32(head);
+  for (int i = 0; i < run.count; i++) {
+    float* key = keys + int64_t{i} * kv.head_dim;
+    kernels.widen(DType::f16, from + i * token_bytes, kv.head_dim, key);
+    for (int c = 0; c < kv.head_dim; c++) key[c] -= mean[c];
+  }
+  FloatProduct product{};
+  product.dtype = DType::f32;
+  product.weight = basis.keys.row(int64_t{head} * format.rank);
+  product.weight_stride = basis.keys.stride;
+  product.n = format.rank;
+  product.k = kv.head_dim;
+  product.x = keys;
+  product.x_stride = static_cast<uint64_t>(kv.head_dim) * sizeof(float);
+  product.m = run.count;
+  product.out = partial;
+  product.out_stride = static_cast<uint64_t>(format.rank) * sizeof(float);
+  product.scratch = partial + int64_t{kPageTokens} * format.rank;
+  float_product(kernels, product);
+  std::byte* page = run.partial + head * format.page_bytes();
+  for (int i = 0; i < run.count; i++) {
+    const float* key = partial + int64_t{i} * format.rank;
+    const int token = run.first_token + i;
+    if (format.bits == 16) {
+      kernels.to_f16(key, format.rank, page + token * format.code_bytes());
+    } else {
+      pack_key(format, key, token, page);
+    }
+  }
+}
+
+void choose_granules(const float* weights, const GranuleChoice& choice, int32_t* ids) {
+  const int last = choice.granules - choice.last;
+  const auto key = [&](int id) { return granule_key(weights[id]); };
+  int wanted = choice.count - choice.first - choice.last;  // of those between; from here on, with the prefix
+  uint32_t prefix = 0;
+  int above_bit = 32;
+  for (const Digit& digit : kDigits) {
+    if (wanted == 0) break;
+    int counts[1 << 11] = {};
+    for (int id = choice.first; id < last; id++) {
+      const uint32_t k = key(id);
+      if (above_bit == 32 || k >> above_bit == prefix >> above_bit)
+        counts[k >> digit.shift & ((1 << digit.bits) - 1)]++;
+    }
+    int value = (1 << digit.bits) - 1;
+    while (counts[value] < wanted) wanted -= counts[value--];
+    prefix |= static_cast<uint32_t>(value) << digit.shift;
+    above_bit = digit.shift;
+  }
+  // Above the prefix all, and of its equals the earliest.
+  int equals = wanted;
+  const bool any = choice.first + choice.last < choice.count;
+  for (int id = 0; id < choice.granules; id++) {
+    bool chosen = id < choice.first || id >= last;
+    if (!chosen && any) {
+      const uint32_t k = key(id);
+      chosen = k > prefix || (k == prefix && equals-- > 0);
+    }
+    if (chosen) *ids++ = id;
+  }
+}
+
+}  // namespace spillway

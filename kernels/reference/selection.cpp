@@ -1,0 +1,124 @@
+#include "kernels/reference/selection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/kv_codec.h"
+#include "kernels/reference/dequantize.h"
+
+namespace spillway::reference {
+namespace {
+
+std::byte* scale_of(const PartialKeyFormat& format, std::byte* page, int token) {
+  return page + kPageTokens * format.code_bytes() + token * sizeof(GroupScale);
+}
+
+void store_partial_key(const PartialKeyFormat& format, const std::vector<float>& key, int token, std::byte* page) {
+  std::byte* codes = page + token * format.code_bytes();
+  if (format.bits == 16) return store_row(DType::f16, key.data(), format.rank, codes);
+  float smallest = std::numeric_limits<float>::infinity(), largest = -smallest;
+  bool finite = true;
+  for (const float x : key) {
+    finite = finite && fits_f16(x);
+    smallest = std::min(smallest, x);
+    largest = std::max(largest, x);
+  }
+  const GroupScale group = group_scale(smallest, largest, finite, format.bits);
+  std::memcpy(scale_of(format, page, token), &group, sizeof group);
+  std::memset(codes, 0, static_cast<size_t>(format.code_bytes()));
+  for (int j = 0; j < format.rank; j++) {
+    const uint32_t code = code_of(key[j], f16_to_f32(group.minimum), inverse_of(group), format.bits);
+    const int bit = j * format.bits;
+    codes[bit / 8] |= static_cast<std::byte>(code << bit % 8);
+  }
+}
+
+// scores [tokens] of one query head.
+void score_head(const float* q, const AttendShape& shape, const PartialKeyFormat& format, const PartialKeyBasis& basis,
+                std::span<const std::byte* const> rows, int kv_head, std::vector<double>& scores) {
+  const auto rank = static_cast<size_t>(format.rank);
+  std::vector<double> query(rank, 0.0), key(rank);
+  for (size_t j = 0; j < rank; j++) {
+    const float* direction = basis.queries.f32(kv_head * format.rank + static_cast<int64_t>(j));
+    for (int i = 0; i < shape.format.head_dim; i++) query[j] += static_cast<double>(q[i]) * direction[i];
+  }
+  for (size_t t = 0; t < scores.size(); t++) {
+    load_partial_key(format, rows[t / kPageTokens], kv_head, static_cast<int>(t % kPageTokens), key.data());
+    scores[t] = shape.scale * std::inner_product(query.begin(), query.end(), key.begin(), 0.0);
+  }
+}
+
+void softmax(std::vector<double>& scores) {
+  double largest = -std::numeric_limits<double>::infinity(), sum = 0.0;
+  for (const double score : scores) largest = std::max(largest, score);
+  for (double& score : scores) sum += score = std::exp(score - largest);
+  for (double& score : scores) score /= sum;
+}
+
+}  // namespace
+
+void partial_keys(const KvFormat& kv, const PartialKeyFormat& format, const PartialKeyBasis& basis,
+                  const PartialKeyRun& run) {
+  const auto head_dim = static_cast<size_t>(kv.head_dim);
+  std::vector<double> key(head_dim);
+  std::vector<float> partial(static_cast<size_t>(format.rank));
+  for (int head = 0; head < format.kv_heads; head++) {
+    for (int token = run.first_token; token < run.first_token + run.count; token++) {
+      load_row(kv.dtype, run.page_row + head * kv.page_bytes() + token * kv.token_bytes(), kv.head_dim, key.data());
+      for (size_t i = 0; i < head_dim; i++) key[i] -= basis.mean.f32(head)[i];
+      for (int j = 0; j < format.rank; j++) {
+        const float* direction = basis.keys.f32(head * format.rank + j);
+        partial[j] = static_cast<float>(std::inner_product(key.begin(), key.end(), direction, 0.0));
+      }
+      store_partial_key(format, partial, token, run.partial + head * format.page_bytes());
+    }
+  }
+}
+
+void load_partial_key(const PartialKeyFormat& format, const std::byte* row, int kv_head, int token, double* values) {
+  const std::byte* page = row + kv_head * format.page_bytes();
+  const std::byte* codes = page + token * format.code_bytes();
+  if (format.bits == 16) return load_row(DType::f16, codes, format.rank, values);
+  GroupScale group;
+  std::memcpy(&group, page + kPageTokens * format.code_bytes() + token * sizeof group, sizeof group);
+  for (int j = 0; j < format.rank; j++) {
+    const int bit = j * format.bits;
+    const uint32_t code = std::to_integer<uint32_t>(codes[bit / 8]) >> bit % 8 & ((1u << format.bits) - 1);
+    values[j] = static_cast<double>(f16_to_f32(group.minimum)) + code * static_cast<double>(f16_to_f32(group.scale));
+  }
+}
+
+void score_keys(const float* q, const AttendShape& shape, const PartialKeyFormat& format, const PartialKeyBasis& basis,
+                std::span<const std::byte* const> rows, int tokens, int granule_tokens, const View& weights) {
+  const int group = shape.heads / format.kv_heads;
+  std::vector<double> scores(static_cast<size_t>(tokens));
+  for (int kv_head = 0; kv_head < format.kv_heads; kv_head++) {
+    std::vector<double> sums(static_cast<size_t>(weights.cols), 0.0);
+    for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
+      score_head(q + static_cast<int64_t>(head) * shape.format.head_dim, shape, format, basis, rows, kv_head, scores);
+      softmax(scores);
+      for (int t = 0; t < tokens; t++) sums[t / granule_tokens] += scores[t];
+    }
+    std::copy(sums.begin(), sums.end(), weights.f32(kv_head));
+  }
+}
+
+void choose_granules(const float* weights, const GranuleChoice& choice, int32_t* ids) {
+  std::vector<int32_t> order(static_cast<size_t>(choice.granules));
+  std::iota(order.begin(), order.end(), 0);
+  const auto forced = [&](int32_t id) { return id < choice.first || id >= choice.granules - choice.last; };
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    if (forced(a) != forced(b)) return forced(a);
+    if (forced(a)) return false;
+    if (std::isnan(weights[a]) || std::isnan(weights[b])) return !std::isnan(weights[a]) && std::isnan(weights[b]);
+    return weights[a] > weights[b];
+  });
+  std::copy_n(order.begin(), choice.count, ids);
+  std::sort(ids, ids + choice.count);
+}
+
+}  // namespace spillway::reference

@@ -1,0 +1,237 @@
+#include "runtime/rehearsal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/check.h"
+
+namespace spillway {
+namespace {
+
+// Directions that are the numbers of a key themselves, the first `rank` of them.
+HostKeyBasis plain_basis(const KvFormat& format, int rank) {
+  HostKeyBasis basis;
+  basis.keys.assign(static_cast<size_t>(format.kv_heads) * rank * format.head_dim, 0.0f);
+  for (int row = 0; row < format.kv_heads * rank; ++row) {
+    basis.keys[static_cast<size_t>(row) * format.head_dim + static_cast<size_t>(row % rank)] = 1.0f;
+  }
+  basis.queries = basis.keys;
+  basis.mean.assign(static_cast<size_t>(format.kv_heads) * format.head_dim, 0.0f);
+  return basis;
+}
+
+}  // namespace
+
+Rehearsal::Rehearsal(const RehearsalParts& parts) : p_(parts), track_(Trace::track("host")) {
+  const KvLayout& layout = parts.kv.layout();
+  const KvFormat& format = layout.format;
+  const int rank = layout.chosen.partial.rank;
+  SelectionWorkspace::cut(parts.spec, layout, parts.plan.most, parts.context, parts.workspace.data(), &workspace_);
+  host_ = SelectionHost::of(parts.spec, parts.plan.wishes, parts.plan.most, parts.context, parts.host.data());
+  chosen_.resize(static_cast<size_t>(host_.choices));
+  queries_.resize(static_cast<size_t>(layout.layers));
+  basis_.resize(static_cast<size_t>(layout.layers));
+  std::byte* at = parts.query_matrices.data();
+  int sets = 0;
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    if (!layout.chooses(layer)) continue;
+    std::byte* set = parts.directions.data() + static_cast<uint64_t>(sets) * direction_bytes(layout);
+    if (direction_sets(layout, parts.skew) > 1) ++sets;
+    const auto floats = [&set](int64_t rows, int64_t cols) {
+      const View view = View::dense(set, DType::f32, rows, cols);
+      set += row_bytes(DType::f32, cols) * static_cast<uint64_t>(rows);
+      return view;
+    };
+    PartialKeyBasis& basis = basis_[layer];
+    basis.keys = floats(int64_t{format.kv_heads} * rank, format.head_dim);
+    basis.queries = floats(int64_t{format.kv_heads} * rank, format.head_dim);
+    basis.mean = floats(format.kv_heads, format.head_dim);
+    const TensorInfo matrix = query_matrix(parts.spec, parts.plan.wishes, parts.skew, layer);
+    if (matrix.cols == 0) continue;
+    queries_[layer].matrix = View::dense(at, matrix.dtype, matrix.rows, matrix.cols);
+    at += align_up(matrix.extent.bytes, 64);
+    const SkewLayer* kept = corrected(parts.spec, parts.plan.wishes, parts.skew, layer);
+    if (kept != nullptr && kept->bias.cols > 0) {
+      queries_[layer].bias = View::dense(at, DType::f32, 1, matrix.rows);
+    }
+    at += align_up(row_bytes(DType::f32, matrix.rows), 64);
+  }
+}
+
+HostKeyBasis Rehearsal::basis_of(int layer) const {
+  const KvLayout& layout = p_.kv.layout();
+  if (p_.skew == nullptr || p_.plan.wishes.selector == KvSelector::oracle) {
+    return plain_basis(layout.format, layout.chosen.partial.rank);
+  }
+  const int number = p_.spec.layers[layer].from_start;
+  const int rank = layout.chosen.partial.rank;
+  return p_.plan.wishes.selector == KvSelector::infinigen ? p_.skew->principal_basis(number, rank)
+                                                          : p_.skew->basis(number, rank);
+}
+
+void Rehearsal::load(Device& device, const Checkpoint& model, std::span<std::byte> staging, Traffic& traffic) {
+  WeightLoader loader(device, model, staging, traffic);
+  const auto put = [&](const std::vector<float>& values, const View& place) {
+    SPILLWAY_CHECK(static_cast<int64_t>(values.size()) == place.rows * place.cols);
+    loader.put(std::as_bytes(std::span(values)), place.data);
+  };
+  std::vector<std::byte> read;
+  for (size_t layer = 0; layer < queries_.size(); ++layer) {
+    const int number = static_cast<int>(layer);
+    if (!chooses_in(number)) continue;
+    const HostKeyBasis basis = basis_of(number);
+    put(basis.keys, basis_[layer].keys);
+    put(basis.queries, basis_[layer].queries);
+    put(basis.mean, basis_[layer].mean);
+    const View matrix = queries_[layer].matrix;
+    if (matrix.cols == 0) continue;
+    const TensorInfo source = query_matrix(p_.spec, p_.plan.wishes, p_.skew, number);
+    const int of_model = p_.spec.layers[layer].from_start;
+    if (corrected(p_.spec, p_.plan.wishes, p_.skew, number) != nullptr) {
+      read.resize(source.extent.bytes);
+      p_.skew->read_matrix(of_model, 0, read);
+      loader.put(read, matrix.data);
+    } else {
+      loader.load(source.extent, source.extent.bytes, {Tier::device, matrix.data}, Cause::weights);
+    }
+    if (queries_[layer].bias.data != nullptr) put(p_.skew->bias(of_model), queries_[layer].bias);
+  }
+  loader.finish();
+}
+
+bool Rehearsal::chooses(int tokens) const {
+  const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
+  return choice.count < choice.granules;
+}
+
+KvReading Rehearsal::reading(int tokens) const {
+  if (!chooses(tokens)) return {};
+  const KvSelection& wishes = p_.plan.wishes;
+  return {true, checked_layer(wishes, p_.kv.layout().chosen.layers, tokens), wishes.only_check};
+}
+
+bool Rehearsal::checks(int layer, int tokens) const {
+  return p_.plan.wishes.only_check || layer == reading(tokens).checked_layer;
+}
+
+int Rehearsal::foretold_by(int layer) const {
+  const int other = layer + p_.plan.wishes.ahead;
+  return other < p_.kv.layout().layers && is_foretold(other) && chooses_in(other) ? other : -1;
+}
+
+AttendShape Rehearsal::shape_of(int layer) const {
+  return {p_.kv.layout().format_of(layer), p_.spec.shape.heads, p_.spec.attention_scale, 0};
+}
+
+void Rehearsal::keep_keys(int layer, const KvGrowth& growth) {
+  runs_.clear();
+  for (size_t i = 0; i < growth.runs.size(); ++i) {
+    const AppendRun& run = growth.runs[i];
+    runs_.push_back({run.page_row, growth.sidecars[i], run.first_token, run.count});
+  }
+  KvFormat format = p_.kv.layout().format;
+  format.codec = KvCodec::f16;
+  p_.ops.partial_keys(p_.compute, format, p_.kv.layout().chosen.partial, basis_[layer], runs_);
+}
+
+// Without the scales of its keys, which all its tokens share, no granule of a page can be read by itself.
+void Rehearsal::keep_heads(int layer, const KvPacking& packing) {
+  const KvLayout& layout = p_.kv.layout();
+  const PackedPage page = layout.format_of(layer).packed_page();
+  if (page.header_bytes == 0) return;
+  heads_.clear();
+  for (size_t i = 0; i < packing.runs.size(); ++i) {
+    for (int head = 0; head < layout.format.kv_heads; ++head) {
+      heads_.push_back({packing.sidecars[i] + layout.partial_bytes() + static_cast<int64_t>(head) * page.header_bytes,
+                        packing.runs[i].to + static_cast<int64_t>(head) * page.bytes(),
+                        static_cast<uint64_t>(page.header_bytes)});
+    }
+  }
+  p_.compute.gather(heads_);
+}
+
+void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tokens) {
+  const TraceRange range(track_, "choose");
+  const KvLayout& layout = p_.kv.layout();
+  const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
+  p_.kv.sidecars(sequence, layer, rows_);
+  rows_.resize(static_cast<size_t>(page_rows(keys)));
+  const int size = layout.chosen.granule_tokens;
+  // Views of the same memory in every step, so that the calls can be replayed. The new token's own granule, where it is
+  // not scored, is among the newest, which no weight decides.
+  const View weights = workspace_.weights.slice_cols(0, choice.granules);
+  const View scores = workspace_.scores.slice_cols(0, score_columns(layout.chosen.partial, keys));
+  const View ids = workspace_.ids.slice_cols(0, choice.count);
+  p_.ops.score_keys(p_.compute, q, shape_of(layer), layout.chosen.partial, basis_[layer], rows_, keys, size, scores,
+                    weights.slice_cols(0, (keys + size - 1) / size));
+  p_.ops.choose_granules(p_.compute, weights, choice, ids);
+  const int slot = layer % host_.choices;
+  const uint64_t bytes = static_cast<uint64_t>(ids.rows) * ids.stride;
+  p_.compute.copy(host_.ids(slot), ids.data, bytes);
+  if (p_.far) p_.traffic.add(Link::device_to_host, Cause::activations, bytes);
+  chosen_[slot] = p_.compute.record();
+}
+
+void Rehearsal::fetch(int layer, SequenceId sequence, int tokens) {
+  const TraceRange range(track_, "wait for the choice");
+  const int slot = layer % host_.choices;
+  chosen_[slot].wait();
+  const int count = granule_choice(p_.plan.wishes, tokens).count;
+  ids_.clear();
+  for (int head = 0; head < p_.spec.shape.kv_heads; ++head) {
+    const int32_t* row = host_.ids(slot) + int64_t{head} * p_.plan.most;
+    ids_.insert(ids_.end(), row, row + count);
+  }
+  p_.feed.fetch(sequence, layer, ids_, tokens);
+}
+
+int Rehearsal::attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens) {
+  const int count = granule_choice(p_.plan.wishes, tokens).count;
+  const size_t places = static_cast<size_t>(count) * p_.kv.layout().format.kv_heads;
+  table_free_[table_].wait();
+  GranulePlace* table = host_.table(table_);
+  const Event ready = p_.feed.places(sequence, layer, {table, places});
+  const uint64_t bytes = places * sizeof(GranulePlace);
+  p_.compute.copy_few(workspace_.places, table, bytes);
+  if (p_.far) p_.traffic.add(Link::host_to_device, Cause::activations, bytes);
+  table_free_[table_] = p_.compute.record();
+  table_ = (table_ + 1) % SelectionHost::kTables;
+  p_.compute.wait_for(ready);
+  const SelectedKv chosen{workspace_.places, count, p_.kv.layout().chosen.granule_tokens};
+  p_.ops.attend_selected(p_.compute, q, shape, chosen, states.slice_rows(0, chosen.states()));
+  return chosen.states();
+}
+
+void Rehearsal::look_at(View states, bool all) {
+  const uint64_t bytes = static_cast<uint64_t>(states.rows) * states.stride;
+  SPILLWAY_CHECK(bytes <= host_.states);
+  seen_[all ? 1 : 0] = states.rows;
+  p_.compute.copy(host_.states_of(all), states.data, bytes);
+  if (p_.far) p_.traffic.add(Link::device_to_host, Cause::kv_check, bytes);
+}
+
+// Logarithms of the sums of exponentials of all scores, and of those of the chosen tokens, from the parts of each.
+void Rehearsal::count_missed() {
+  p_.compute.record().wait();
+  const ModelShape& shape = p_.spec.shape;
+  const int floats = attn_state_floats(shape.head_dim);
+  const auto log_sum = [&](bool all, int head) {
+    const auto* states = reinterpret_cast<const float*>(host_.states_of(all)) + head * floats + shape.head_dim;
+    const int64_t rows = seen_[all ? 1 : 0], stride = int64_t{shape.heads} * floats;
+    double most = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (int64_t row = 0; row < rows; ++row) most = std::max(most, static_cast<double>(states[row * stride]));
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* state = states + row * stride;
+      if (state[1] > 0) sum += state[1] * std::exp(state[0] - most);
+    }
+    return most + std::log(sum);
+  };
+  for (int head = 0; head < shape.heads; ++head) {
+    const double missed = -std::expm1(log_sum(false, head) - log_sum(true, head));
+    missed_.sum += std::clamp(missed, 0.0, 1.0);
+    ++missed_.heads;
+  }
+}
+
+}  // namespace spillway

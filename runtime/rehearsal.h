@@ -1,0 +1,117 @@
+// Rehearsal: what a decode step does where layers read chosen granules of the KV alone (InfiniGen, arXiv 2406.19707,
+// sections 4.2 and 4.3): it keeps the partial keys of every token on the device, scores them with a layer's query,
+// foretold from the input of an earlier layer where it can be, and lets what was chosen be fetched meanwhile.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "kernels/trace.h"
+#include "loader/model_spec.h"
+#include "memory/kv/cache.h"
+#include "memory/tier.h"
+#include "prefetch/chosen_feed.h"
+#include "prefetch/kv_feed.h"
+#include "runtime/plan.h"
+#include "runtime/selection_workspace.h"
+#include "runtime/skew.h"
+#include "runtime/weight_loader.h"
+
+namespace spillway {
+
+struct RehearsalParts {
+  const ModelSpec& spec;  // of the unit's layers
+  const SelectionPlan& plan;
+  const Skew* skew;  // of the whole model, or null
+  Ops& ops;
+  Stream& compute;
+  KvCache& kv;
+  ChosenFeed& feed;
+  std::span<std::byte> query_matrices, directions, workspace, host;  // as large as the plan says
+  int context = 0;
+  Traffic& traffic;  // counts choices and places
+  bool far = false;  // where the device's memory is not the host's
+};
+
+// Of query heads at which everything was read beside what was chosen: the softmax mass that the choice has missed.
+struct MissedMass {
+  double sum = 0;
+  uint64_t heads = 0;
+
+  double mean() const { return heads == 0 ? 0 : sum / static_cast<double>(heads); }
+};
+
+class Rehearsal {
+ public:
+  explicit Rehearsal(const RehearsalParts& parts);
+
+  // Brings the matrices and directions to their places.
+  void load(Device& device, const Checkpoint& model, std::span<std::byte> staging, Traffic& traffic);
+
+  // Whether a decode step over `tokens` positions, its own among them, chooses; and in which layers.
+  bool chooses(int tokens) const;
+  KvReading reading(int tokens) const;
+  bool chooses_in(int layer) const { return p_.kv.layout().chooses(layer); }
+  // The layer whose query the input of `layer` foretells; none: below 0.
+  int foretold_by(int layer) const;
+  // Whose attention norm the input goes through: the foretold layer's, or the earlier one's.
+  int norm_of(int layer) const {
+    return p_.plan.wishes.selector == KvSelector::infinigen ? layer - p_.plan.wishes.ahead : layer;
+  }
+  bool is_foretold(int layer) const { return foretold(p_.plan.wishes, layer); }
+
+  // Places of the foretold layer's input, normalised, and of its query; the matrix between them and its bias, which has
+  // no data where the model's own serves.
+  View input() const { return workspace_.h; }
+  View query() const { return workspace_.q; }
+  View matrix(int layer) const { return queries_[layer].matrix; }
+  View bias(int layer) const { return queries_[layer].bias; }
+
+  // After an append: the partial keys of new tokens; and the heads of pages that have been packed.
+  void keep_keys(int layer, const KvGrowth& growth);
+  void keep_heads(int layer, const KvPacking& packing);
+
+  // A step over `tokens` positions, in the order of calls. Scores the partial keys of the first `keys` positions with
+  // the layer's query q [1 x heads * head_dim], rotated, and chooses.
+  void choose(int layer, SequenceId sequence, View q, int keys, int tokens);
+  // Waits for the choice, the one thing that the host waits for, and starts the fetches of what is missing.
+  void fetch(int layer, SequenceId sequence, int tokens);
+  // The states of what was chosen; returns how many.
+  int attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens);
+
+  // Whether a layer that chooses reads everything too in that step, and which of the two it answers by.
+  bool checks(int layer, int tokens) const;
+  bool answers_by_all() const { return p_.plan.wishes.only_check; }
+  // The states of everything, or of what was chosen, as they are now; and, when both are there, what is missing.
+  void look_at(View states, bool all);
+  void count_missed();
+  const MissedMass& missed() const { return missed_; }
+
+ private:
+  struct Query {
+    View matrix, bias;
+  };
+  AttendShape shape_of(int layer) const;
+  HostKeyBasis basis_of(int layer) const;
+
+  RehearsalParts p_;
+  SelectionWorkspace workspace_;
+  SelectionHost host_;
+  std::vector<Query> queries_;          // [layers]
+  std::vector<PartialKeyBasis> basis_;  // [layers]
+  std::vector<Event> chosen_;           // of choices on their way
+  Event table_free_[SelectionHost::kTables];
+  int table_ = 0;
+  int64_t seen_[2] = {};  // rows of states looked at: of what was chosen, of everything
+  MissedMass missed_;
+  std::vector<const std::byte*> rows_;  // of the layer in turn
+  std::vector<int32_t> ids_;
+  std::vector<PartialKeyRun> runs_;
+  std::vector<GatherRun> heads_;
+  Trace::Track track_;
+};
+
+}  // namespace spillway

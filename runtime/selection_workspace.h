@@ -1,0 +1,67 @@
+// SelectionWorkspace: the places of a decode step that chooses among the KV, cut once from the device's arena, and
+// those of the host through which its choice and the places chosen pass.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/ops.h"
+#include "loader/model_spec.h"
+#include "memory/kv/layout.h"
+#include "runtime/plan.h"
+#include "runtime/skew.h"
+
+namespace spillway {
+
+// All views are f32 but `ids`. most: granules that a KV head chooses at once.
+struct SelectionWorkspace {
+  View h;                          // [1 x hidden] the input of the layer that is foretold, normalised
+  View q;                          // [1 x heads * head_dim] its query
+  View scores;                     // [heads x score_columns] scratch of Ops::score_keys
+  View weights;                    // [kv_heads x granules]
+  View ids;                        // [kv_heads x most] i32
+  GranulePlace* places = nullptr;  // [kv_heads x most]
+
+  // Cuts it from `memory`; with null memory only counts. Returns the bytes used.
+  static uint64_t cut(const ModelSpec& spec, const KvLayout& layout, int most, int context, std::byte* memory,
+                      SelectionWorkspace* out);
+};
+
+// Host memory that the device copies from and to.
+struct SelectionHost {
+  static constexpr int kTables = 4;
+  int choices = 0;      // on their way at once
+  uint64_t list = 0;    // entries [kv_heads x most]
+  uint64_t states = 0;  // bytes of the states of a decode step, where they are looked at
+  std::byte* memory = nullptr;
+
+  static SelectionHost of(const ModelSpec& spec, const KvSelection& selection, int most, int context,
+                          std::byte* memory);
+  uint64_t ids_bytes() const { return align_up(list * sizeof(int32_t), 64); }
+  uint64_t table_bytes() const { return align_up(list * sizeof(GranulePlace), 64); }
+  uint64_t bytes() const { return choices * ids_bytes() + kTables * table_bytes() + 2 * states; }
+  int32_t* ids(int choice) const { return reinterpret_cast<int32_t*>(memory + choice * ids_bytes()); }
+  GranulePlace* table(int table) const {
+    return reinterpret_cast<GranulePlace*>(memory + choices * ids_bytes() + table * table_bytes());
+  }
+  // Of all that there is, or of what was chosen.
+  std::byte* states_of(bool all) const { return memory + bytes() - (all ? 2 : 1) * states; }
+};
+
+// The skew's layer where its matrix foretells the query of `layer`; null where the model's own does, or nothing.
+const SkewLayer* corrected(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer);
+// The matrix that foretells the query of a layer: the skew's, or the model's own. No columns where nothing foretells
+// it.
+TensorInfo query_matrix(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer);
+// Sets of directions that are kept: one for each layer that chooses, or one for all.
+int direction_sets(const KvLayout& layout, const Skew* skew);
+uint64_t direction_bytes(const KvLayout& layout);  // of a set
+
+// What choosing takes with `rows` page rows of each layer, where all KV stays on the device; nothing where no step of
+// so many positions chooses. The hot set comes with KV that does not: hot_set_of().
+SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection, const KvLayout& layout,
+                             const Skew* skew, int context, int rows);
+// Adds what KV outside the device asks for; landing: of reads from disk.
+void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, const StagingShape& landing);
+
+}  // namespace spillway

@@ -1,0 +1,125 @@
+// Decode steps that read chosen granules alone, on the CUDA kernels, under emulation or on a GPU: whatever the budgets,
+// the order in which streams run, and with graphs or without, the same choice and the same bits.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <random>
+
+#include "tests/support/gpu_under_test.h"
+#include "tests/support/placed_run.h"
+#include "tests/support/tiny_model.h"
+
+namespace spillway {
+namespace {
+
+constexpr uint64_t kPlenty = 1ull << 30;
+constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
+constexpr int kPrompt = 4 * kPageTokens + 61;
+constexpr int kDecoded = 5;  // a page closes on the way
+
+#ifdef SPILLWAY_SANITIZED
+constexpr int kCases = 1;
+#else
+constexpr int kCases = 3;
+#endif
+
+Options common(const KvSelection& selection, KvCodec codec) {
+  Options options;
+  options.context = kPrompt + kDecoded;
+  options.chunk = 96;
+  options.kv_codec = codec;
+  options.kv_edge_layers = 0;
+  options.selection = selection;
+  options.disk_directory = ::testing::TempDir();
+  return options;
+}
+
+// Budgets are raised until they suffice: there nearly everything moves.
+PlacedRun run_raised(const Model& model, Options options, const PlacedWork& work, bool graphs) {
+  const uint64_t context = testing_a_gpu() ? gpu_under_test()->overhead_bytes() : 0;
+  options.device_bytes = *options.device_bytes + context;
+  for (;;) {
+    try {
+      const auto device = gpu_under_test(graphs);
+      return run_placed(model, *device, options, work);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::fit) throw;
+      if (std::strstr(error.what(), "--host-mem is") != nullptr) {
+        options.host_bytes = *options.host_bytes + (16 << 10);
+      } else {
+        options.device_bytes = *options.device_bytes + (*options.device_bytes - context) / 16;
+      }
+    }
+  }
+}
+
+class CudaSelection : public testing::Test {
+ protected:
+  void SetUp() override { begin_on_gpu_under_test(1); }
+
+  void run_cases(const KvSelection& selection, KvCodec codec, uint64_t seed) {
+    const Model model = open_for_test(write_tiny_model({.layers = 3,
+                                                        .hidden = 64,
+                                                        .heads = 4,
+                                                        .kv_heads = 2,
+                                                        .head_dim = 32,
+                                                        .ffn = 160,
+                                                        .vocab = 640,
+                                                        .type = DType::q8_0,
+                                                        .seed = 410,
+                                                        .name = "cuda_selection"},
+                                                       ::testing::TempDir()));
+    const PlacedWork work{
+        .prompt = random_ids(7, kPrompt, 640), .decoded = random_ids(8, kDecoded, 640), .prompt_rows = 1};
+    Options everything = common(selection, codec);
+    everything.device_bytes = kPlenty;
+    everything.host_bytes = kPlenty;
+    const PlacedRun expected = run_raised(model, everything, work, false);
+    EXPECT_FALSE(expected.covered.granules_fetched);
+    const uint64_t kv = 4ull * model.spec.shape.kv_width() * kPrompt * 3;
+    std::mt19937_64 random(seed);
+    for (int i = 0; i < kCases; ++i) {
+      Options options = common(selection, codec);
+      options.device_bytes = 64 << 10;
+      options.host_bytes = kStaging + (i % 2 == 0 ? 2 * kv : 0);
+      options.disk_bytes = 2 * kv;
+      options.selection.hot_slots = 1 + static_cast<double>(random() % 10) / 10;
+      const bool graphs = random() % 2 == 0;
+      const uint64_t order = random();
+      if (!testing_a_gpu()) emulation::restart(order);
+      const PlacedRun run = run_raised(model, options, work, graphs);
+      counts_["cases"] += 1;
+      counts_["granules fetched from host"] += run.covered.granules_fetched && run.covered.kv_on_host;
+      counts_["granules fetched from disk"] += run.covered.granules_fetched && run.covered.kv_on_disk;
+      ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), run.logits.size() * sizeof(float)), 0)
+          << "case " << i << " of " << kKvSelectorNames[static_cast<int>(selection.selector)] << " " << info(codec).name
+          << " --host-mem " << *options.host_bytes << " graphs " << graphs << " order " << order;
+    }
+  }
+
+  std::map<std::string, int> counts_;
+};
+
+KvSelection few(KvSelector selector, int rank, int granule, int ahead) {
+  return {.selector = selector,
+          .tokens = 72,
+          .rank = rank,
+          .granule_tokens = granule,
+          .whole_layers = ahead - 1,
+          .ahead = ahead};
+}
+
+TEST_F(CudaSelection, PlacementNeverChangesTheLogits) {
+  run_cases(few(KvSelector::rehearsal, 16, 4, 1), KvCodec::f16, 1);
+  run_cases(few(KvSelector::rehearsal, 24, 2, 2), KvCodec::f16, 2);
+  run_cases(few(KvSelector::oracle, 0, 1, 1), KvCodec::f16, 3);
+  run_cases(few(KvSelector::rehearsal, 16, 4, 1), KvCodec::kivi4, 4);
+  for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
+  EXPECT_GE(counts_["granules fetched from host"], 3);
+  EXPECT_GE(counts_["granules fetched from disk"], 1);
+}
+
+}  // namespace
+}  // namespace spillway

@@ -1,0 +1,107 @@
+// A drive that fails while granules are fetched from it: a clear line and a clean end, or, where it only hesitates, the
+// same answer.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "kernels/backend.h"
+#include "runtime/engine.h"
+#include "runtime/planner.h"
+#include "tests/support/faults.h"
+#include "tests/support/placed_run.h"
+#include "tests/support/tiny_model.h"
+
+namespace spillway {
+namespace {
+
+using faults::parse_fault;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr int kPrompt = 900;
+
+class SelectionFaults : public ::testing::Test {
+ protected:
+  SelectionFaults() : folder_(::testing::TempDir() + "/selection_spill") {
+    std::filesystem::create_directories(folder_);
+    path_ = write_tiny_model({.layers = 3,
+                              .hidden = 64,
+                              .heads = 4,
+                              .kv_heads = 2,
+                              .head_dim = 64,
+                              .ffn = 160,
+                              .vocab = 320,
+                              .type = DType::q8_0,
+                              .seed = 17,
+                              .name = "selection_faults"},
+                             ::testing::TempDir());
+  }
+
+  // The prompt is one chunk, so that the first to read what has left the device is a decode step.
+  Options options(uint64_t device_bytes) const {
+    Options options;
+    options.device_bytes = device_bytes;
+    options.disk_bytes = 64 << 20;
+    options.disk_directory = folder_;
+    options.context = kPrompt + 8;
+    options.chunk = kPrompt;
+    options.selection = {.selector = KvSelector::rehearsal, .rank = 16, .whole_layers = 0};
+    return options;
+  }
+
+  std::vector<float> decoded(uint64_t device_bytes) const {
+    const Model model = open_for_test(path_);
+    const auto device = make_cpu_device({.threads = 1});
+    for (;; device_bytes += 64 << 10) {
+      try {
+        PlacedRun run = run_placed(model, *device, options(device_bytes),
+                                   {.prompt = random_ids(1, kPrompt, 320), .decoded = random_ids(2, 6, 320)});
+        if (device_bytes < (1ull << 30) && !run.covered.granules_fetched)
+          throw std::runtime_error("nothing was fetched");
+        return std::move(run.logits);
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::fit) throw;
+      }
+    }
+  }
+
+  // In a child: 5 and the error's line where the drive fails; 0 where the answer is the one that needs no drive.
+  int from_disk(const std::vector<float>& expected) const {
+    try {
+      const std::vector<float> logits = decoded(256 << 10);
+      return std::memcmp(logits.data(), expected.data(), expected.size() * sizeof(float)) == 0 ? 0 : 9;
+    } catch (const Error& error) {
+      std::printf("%s\n", error.what());
+      return static_cast<int>(error.kind());
+    }
+  }
+
+  std::string folder_, path_;
+};
+
+TEST_F(SelectionFaults, AReadThatFailsIsNamedAndEndsTheRun) {
+  const std::vector<float> expected = decoded(1ull << 30);
+  const auto outcome =
+      faults::run({parse_fault("io_uring_setup=EPERM"), parse_fault("pread64=EIO,path=selection_spill,after=3")},
+                  [&] { return from_disk(expected); });
+  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+  EXPECT_EQ(outcome.exit_code, static_cast<int>(ErrorKind::io)) << outcome.output;
+  EXPECT_GE(outcome.injected, 1u);
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("selection_spill"), HasSubstr("Input/output error")));
+}
+
+TEST_F(SelectionFaults, ADriveThatHesitatesChangesNothing) {
+  const std::vector<float> expected = decoded(1ull << 30);
+  const auto outcome = faults::run(
+      {parse_fault("io_uring_setup=EPERM"), parse_fault("pread64=EINTR,path=selection_spill,after=2,times=9")},
+      [&] { return from_disk(expected); });
+  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_EQ(outcome.injected, 9u);
+}
+
+}  // namespace
+}  // namespace spillway
