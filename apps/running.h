@@ -20,6 +20,8 @@ struct RunOptions {
   int logit_rows = 1;         // rows of logits wanted at once
   bool only_planned = false;  // nothing will run
   bool text = true;           // false: ids alone; the model need not bring a tokenizer
+  int sequences = 1;          // open at once
+  bool only_check = false;    // where decode steps choose among the KV: KvSelection::only_check
 };
 
 class Running {

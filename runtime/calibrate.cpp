@@ -310,18 +310,18 @@ Skew load_or_calibrate(const CalibrateParts& parts, const CalibrateOptions& opti
   const std::string fingerprint = model_fingerprint(parts.model.checkpoint);
   const std::string path = skew_path(folder, fingerprint, options.ahead);
   std::optional<Skew> kept = find(parts, path, fingerprint, hooks);
-  if (kept && kept->guess == options.guess && kept->context >= options.context) return std::move(*kept);
+  if (kept && kept->context >= options.context) return std::move(*kept);
   CalibrateOptions wanted = options;
   const size_t tokens = encode(parts).size();
   if (options.context > 0 && tokens < static_cast<size_t>(options.context)) {
     wanted.context = static_cast<int>(tokens);
-    if (kept && kept->guess == options.guess && kept->context >= wanted.context) return std::move(*kept);
+    if (kept && kept->context >= wanted.context) return std::move(*kept);
   }
+  if (kept) wanted.guess = kept->guess;  // as it was asked for before
   if (hooks.said) {
-    hooks.said(!kept ? fmt::format("no skew of this model is kept yet: making it ({})", path)
-                     : fmt::format("{} was made for {} positions and {}: making it for {} and {}", path, kept->context,
-                                   kQueryGuessNames[static_cast<int>(kept->guess)], wanted.context,
-                                   kQueryGuessNames[static_cast<int>(options.guess)]));
+    hooks.said(
+        !kept ? fmt::format("no skew of this model is kept yet: making it ({})", path)
+              : fmt::format("{} was made for {} positions: making it for {}", path, kept->context, wanted.context));
   }
   calibrate(parts, wanted, path, hooks);
   return open_skew(path, parts.model.spec, fingerprint);

@@ -116,7 +116,6 @@ TEST_F(Calibrate, AllDirectionsGiveTheTrueScores) {
   }
 }
 
-// The mean of the keys is what they average to over the text itself.
 TEST_F(Calibrate, TheCorrectedQueryIsNearerThanTheModelsOwn) {
   for (const int ahead : {1, 2}) {
     const Skew skew = make({.context = 450, .ahead = ahead}, "a.gguf");
