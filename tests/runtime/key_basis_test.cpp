@@ -44,7 +44,7 @@ TEST(KeyBasis, AllDirectionsGiveTheScoresButForTheMean) {
     const Eigen::MatrixXd exact = head.q * head.k.transpose();
     const Eigen::MatrixXd with_mean = head.estimate(d).colwise() + head.q * head.mean.transpose();
     EXPECT_LT((exact - with_mean).norm(), 1e-9 * exact.norm()) << d;
-    EXPECT_LT((head.basis.queries * head.basis.keys.transpose() - Eigen::MatrixXd::Identity(d, d)).norm(), 1e-8) << d;
+    EXPECT_LT((head.basis.queries * head.basis.keys.transpose() - Eigen::MatrixXd::Identity(d, d)).norm(), 1e-6) << d;
   }
 }
 
@@ -56,7 +56,8 @@ TEST(KeyBasis, FirstDirectionsAreTheBestOfTheirRank) {
     const double best = svd.singularValues().tail(svd.singularValues().size() - rank).norm();
     const double got = (head.scores() - head.estimate(rank)).norm();
     EXPECT_GE(got, best * (1 - 1e-9));
-    EXPECT_LE(got, best * (1 + 1e-3)) << rank;  // the diagonal that is added costs a little
+    // The diagonal that is added costs a little.
+    EXPECT_LE(got, best * (1 + 1e-3) + 1e-6 * head.scores().norm()) << rank;
   }
 }
 

@@ -51,7 +51,6 @@ class SkewFileTest : public ::testing::Test {
     writer.set(kSkewContext, uint32_t{640});
     writer.set(kSkewAhead, uint32_t{1});
     writer.set(kSkewGuess, std::string("ridge"));
-    writer.set(kSkewStrength, 0.3f);
     wrong.facts(writer);
     for (int layer = 0; layer < layers; ++layer) {
       for (const SkewTensor& tensor : skew_tensors(spec_.shape, layer, layer > 0)) {
@@ -90,7 +89,6 @@ TEST_F(SkewFileTest, HoldsWhatWasWritten) {
   EXPECT_EQ(skew.context, 640);
   EXPECT_EQ(skew.ahead, 1);
   EXPECT_EQ(skew.guess, QueryGuess::ridge);
-  EXPECT_FLOAT_EQ(skew.strength, 0.3f);
   EXPECT_EQ(skew.text_name, "a text");
   ASSERT_EQ(skew.layers.size(), 3u);
   EXPECT_EQ(skew.layers[0].matrix.cols, 0) << "the first layer sees its own input";
