@@ -64,9 +64,9 @@ nlohmann::json plan_json(const Plan& plan) {
   nlohmann::json tiers = nlohmann::json::object();
   for (int t = 0; t < kTiers; ++t) {
     const TierPlan& tier = plan.tiers[t];
-    tiers[kTierNames[t]] = {{"budget", tier.budget},       {"weights", tier.weights}, {"kv", tier.kv},
-                            {"selection", tier.selection}, {"workspace", tier.workspace},
-                            {"rings", tier.rings},         {"process", tier.process}};
+    tiers[kTierNames[t]] = {{"budget", tier.budget},       {"weights", tier.weights},     {"kv", tier.kv},
+                            {"selection", tier.selection}, {"workspace", tier.workspace}, {"rings", tier.rings},
+                            {"process", tier.process}};
   }
   nlohmann::json tensors = nlohmann::json::array();
   for (const Plan& cpu : plan.before) add_tensors(cpu, "cpu", tensors);

@@ -27,8 +27,8 @@ struct LayerTensors {
   TensorInfo ffn_norm_bias, gate_bias, up_bias, down_bias, ffn_post_norm;
   TensorInfo router;  // [experts x hidden], where the layer's feed-forward part is a choice of experts
   ExpertMatrix expert_gate, expert_up, expert_down;
-  int window = 0;    // positions that a query sees, its own among them; 0: all before it
-  int rope = 0;      // of ModelSpec::ropes
+  int window = 0;      // positions that a query sees, its own among them; 0: all before it
+  int rope = 0;        // of ModelSpec::ropes
   int from_start = 0;  // layers before it in the model
   int from_end = 0;    // layers between it and the model's nearer end
 

@@ -40,8 +40,8 @@ struct Moves {
   std::vector<LinkMove> link;
 };
 
-// Pieces of a stretch of one of the disk queue's files: [offset, offset + bytes), aligned for the drive, is read, and of
-// it pieces [first, first + pieces) of PieceMoves::pieces go to device memory.
+// Pieces of a stretch of one of the disk queue's files: [offset, offset + bytes), aligned for the drive, is read, and
+// of it pieces [first, first + pieces) of PieceMoves::pieces go to device memory.
 struct DiskStretch {
   uint32_t file = 0;
   uint64_t offset = 0;

@@ -31,8 +31,8 @@ struct KvKept {
 struct KvSizes {
   KvLayout layout;
   int sequences = 1;
-  int context_rows = 0;  // page rows of one layer that the context fills
-  int chunk_rows = 0;    // that a chunk of the prompt fills
+  int context_rows = 0;       // page rows of one layer that the context fills
+  int chunk_rows = 0;         // that a chunk of the prompt fills
   uint64_t beside_bytes = 0;  // of the device where rows leave it: the hot set of layers that choose
 
   // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its

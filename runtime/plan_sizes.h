@@ -42,7 +42,7 @@ class PlanSizes {
   uint64_t host_input_bytes = 0;
   uint64_t host_logit_bytes = 0;
   KvSizes kv;
-  SelectionPlan selection;        // with all KV on the device,
+  SelectionPlan selection;          // with all KV on the device,
   SelectionPlan spilled_selection;  // or not
 
   // Two lanes fetch, one spills, and one brings experts; each has a staging ring of its own.

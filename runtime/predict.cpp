@@ -62,7 +62,8 @@ KvReads kv_reads(const Plan& plan) {
   }
   const GranuleChoice choice = granule_choice(plan.selection.wishes, plan.context);
   KvReads reads{.read = static_cast<double>(plan.selection.partial_keys)};
-  double whole = 0, granules = 0, blocks = 0;  // bytes fetched; of single granules, as they are and as a drive reads them
+  double whole = 0, granules = 0,
+         blocks = 0;  // bytes fetched; of single granules, as they are and as a drive reads them
   for (int layer = 0; layer < layout.layers; ++layer) {
     const bool packed = layout.packs(layer);
     const auto row = static_cast<double>(layout.row_bytes(packed));
@@ -76,7 +77,8 @@ KvReads kv_reads(const Plan& plan) {
     const uint64_t granule = layout.granule_bytes(packed);
     const double missed = kMissed * layout.format.kv_heads * choice.count;
     granules += missed * static_cast<double>(granule);
-    blocks += missed * static_cast<double>(packed ? align_up(granule, kDiskAlign) : 2 * align_up(granule / 2, kDiskAlign));
+    blocks +=
+        missed * static_cast<double>(packed ? align_up(granule, kDiskAlign) : 2 * align_up(granule / 2, kDiskAlign));
   }
   const double on_host = outside == 0 ? 0 : host_bytes / outside;
   reads.host = on_host * (whole + granules);
@@ -87,10 +89,7 @@ KvReads kv_reads(const Plan& plan) {
 class Predictor {
  public:
   Predictor(const Plan& plan, const ModelShape& shape, const Limits& limits)
-      : plan_(plan),
-        shape_(shape),
-        limits_(limits),
-        kv_(kv_reads(plan)) {}
+      : plan_(plan), shape_(shape), limits_(limits), kv_(kv_reads(plan)) {}
 
   Expected decode() const {
     Expected e;

@@ -291,7 +291,8 @@ std::string describe_selection(const Plan& plan) {
   const SelectionPlan& s = plan.selection;
   if (!s.on()) return {};
   const KvLayout& layout = plan.kv_layout;
-  const auto fp16 = static_cast<double>(page_rows(plan.context)) * layout.layers * static_cast<double>(layout.row_bytes());
+  const auto fp16 =
+      static_cast<double>(page_rows(plan.context)) * layout.layers * static_cast<double>(layout.row_bytes());
   const auto kept = static_cast<double>(s.on_device() + layout.bytes(plan.kv_device_slots) + plan.kv_ring_bytes);
   std::string text = fmt::format(
       "KV is chosen by {} in {} of {} layers: up to {} tokens a head and step, by granules of {}; partial keys of {} "

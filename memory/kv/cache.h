@@ -36,22 +36,23 @@ struct RowPlace {
 
 // What an append needs before it may write.
 struct KvGrowth {
-  std::vector<AppendRun> runs;  // rows count from 0 for the first new token
+  std::vector<AppendRun> runs;       // rows count from 0 for the first new token
   std::vector<std::byte*> sidecars;  // of each run's row, where the layer chooses
-  std::vector<Event> after;     // the slots' former contents have left
+  std::vector<Event> after;          // the slots' former contents have left
   struct Copy {
     std::byte* to;
     const std::byte* from;
     uint64_t bytes;
   };
-  std::vector<Copy> copies;  // device to device, before the append: a shared open row, and its sidecar, become one's own
+  std::vector<Copy>
+      copies;  // device to device, before the append: a shared open row, and its sidecar, become one's own
 };
 
 // Rows that have filled, to be packed before anything else happens to them.
 struct KvPacking {
   std::vector<SealRun> runs;
   std::vector<std::byte*> sidecars;  // of each run's row, where the layer chooses: its pages' heads belong there
-  std::vector<Event> after;  // the slots' former contents have left
+  std::vector<Event> after;          // the slots' former contents have left
 };
 
 // A sealed row that leaves the device.

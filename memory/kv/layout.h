@@ -62,9 +62,7 @@ struct KvLayout {
   int packed_layers() const { return packed.layers(); }
   int full_layers() const { return layers - packed.layers(); }
   bool chooses(int layer) const { return !chosen.layers.empty() && chosen.layers[static_cast<size_t>(layer)]; }
-  int choosing_layers() const {
-    return static_cast<int>(std::count(chosen.layers.begin(), chosen.layers.end(), true));
-  }
+  int choosing_layers() const { return static_cast<int>(std::count(chosen.layers.begin(), chosen.layers.end(), true)); }
   // Of a page row's sidecar; the heads of its pages follow its partial keys.
   uint64_t partial_bytes() const { return choosing_layers() == 0 ? 0 : align_up(chosen.partial.row_bytes(), 16); }
   uint64_t heads_bytes() const {
@@ -99,8 +97,8 @@ struct KvLayout {
 constexpr int page_rows(int64_t tokens) { return static_cast<int>((tokens + kPageTokens - 1) / kPageTokens); }
 
 // Each tier's slots for page rows. A layer keeps at most `device_rows_per_layer` rows on the device between passes, one
-// that chooses `choosing_rows_per_layer`; the slots beyond those take what a pass writes before it is packed or spilled.
-// In each tier the slots of packed rows follow those of full ones.
+// that chooses `choosing_rows_per_layer`; the slots beyond those take what a pass writes before it is packed or
+// spilled. In each tier the slots of packed rows follow those of full ones.
 struct KvPools {
   KvSlots device_slots, host_slots, disk_slots;
   int device_rows_per_layer = 0;

@@ -82,7 +82,7 @@ class CudaSelection : public testing::Test {
     std::mt19937_64 random(seed);
     for (int i = 0; i < kCases; ++i) {
       Options options = common(selection, codec);
-      options.device_bytes = 64 << 10;
+      options.device_bytes = 400 << 10;
       options.host_bytes = kStaging + (i % 2 == 0 ? 2 * kv : 0);
       options.disk_bytes = 2 * kv;
       options.selection.hot_slots = 1 + static_cast<double>(random() % 10) / 10;

@@ -265,7 +265,8 @@ TEST_F(EngineFork, EverySequenceAnswersAsIfAlone) {
       if (i % 3 != 2) options.disk_bytes = 2 * kv;
       const auto device = make_cpu_device({.threads = 1 + i % 3});
       std::unique_ptr<Device> cpu;
-      if (i >= 5 && options.host_bytes) {
+      // Of divided layers those that nothing foretells are others.
+      if (i >= 5 && options.host_bytes && !common.selection.on()) {
         options.device_layers = 1 + i % 2;
         cpu = make_cpu_device({.threads = 1});
       }
