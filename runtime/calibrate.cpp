@@ -11,17 +11,14 @@
 #include <utility>
 
 #include "kernels/cpu/free_memory.h"
-#include "kernels/whole_file.h"
-#include "loader/gguf_writer.h"
 #include "memory/format_bytes.h"
-#include "runtime/skew_file.h"
 #include "runtime/skew_solver.h"
+#include "runtime/skew_writer.h"
 
 namespace spillway {
 namespace {
 
-constexpr int kLeastWindow = 256;        // of what is left of the text behind the last whole window
-constexpr uint64_t kFileAlignment = 32;  // of tensors
+constexpr int kLeastWindow = 256;  // of what is left of the text behind the last whole window
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -33,7 +30,13 @@ struct Windows {
 };
 
 std::vector<int32_t> encode(const CalibrateParts& parts) {
-  return parts.text.ids.empty() ? parts.model.tokenizer->encode(parts.text.text, false) : parts.text.ids;
+  if (!parts.text.ids.empty()) return parts.text.ids;
+  if (parts.model.tokenizer == nullptr) {
+    throw Error(ErrorKind::model,
+                fmt::format("{}: the model brings no tokenizer, without which no text can be calibrated on",
+                            parts.model.checkpoint.path()));
+  }
+  return parts.model.tokenizer->encode(parts.text.text, false);
 }
 
 std::string hash_of(const CalibrationText& text) {
@@ -87,54 +90,6 @@ std::vector<std::vector<int>> group_layers(int layers, uint64_t bytes_each, uint
   return groups;
 }
 
-class SkewFile {
- public:
-  SkewFile(const std::string& path, const Model& model, const std::vector<std::vector<int>>& groups, const Skew& facts)
-      : file_(path, 0600) {
-    writer_.set("general.type", std::string(kSkewType));
-    writer_.set("general.name", model.spec.name);
-    writer_.set(kSkewVersion, static_cast<uint32_t>(kSkewFormat));
-    writer_.set(kSkewFingerprint, facts.fingerprint);
-    writer_.set(kSkewTextName, facts.text_name);
-    writer_.set(kSkewTextHash, facts.text_hash);
-    writer_.set(kSkewContext, static_cast<uint32_t>(facts.context));
-    writer_.set(kSkewAhead, static_cast<uint32_t>(facts.ahead));
-    writer_.set(kSkewGuess, std::string(kQueryGuessNames[static_cast<int>(facts.guess)]));
-    for (const auto& group : groups) {
-      for (const int layer : group) {
-        const bool foretold = facts.guess == QueryGuess::ridge && facts.source(layer) != layer;
-        for (const SkewTensor& tensor : skew_tensors(model.spec.shape, layer, foretold)) {
-          writer_.add({.name = tensor.name, .dtype = tensor.dtype, .rows = tensor.rows, .cols = tensor.cols});
-        }
-      }
-    }
-    put(writer_.header(0));
-  }
-
-  // In the order of the groups.
-  void add(const SolvedLayer& layer) {
-    if (!layer.matrix.empty()) {
-      put(layer.matrix);
-      put(std::as_bytes(std::span(layer.bias)));
-    }
-    for (const auto* floats : {&layer.keys, &layer.queries, &layer.mean, &layer.principal}) {
-      put(std::as_bytes(std::span(*floats)));
-    }
-  }
-
-  void commit() { file_.commit(); }
-
- private:
-  void put(std::span<const std::byte> bytes) {
-    file_.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-    const uint64_t padding = align_up(bytes.size(), kFileAlignment) - bytes.size();
-    file_.write(std::string(padding, '\0'));
-  }
-
-  WholeFile file_;
-  GgufWriter writer_;
-};
-
 class Calibration {
  public:
   Calibration(const CalibrateParts& parts, const CalibrateOptions& options, const CalibrateHooks& hooks)
@@ -148,7 +103,7 @@ class Calibration {
     const auto groups = divide();
     make_engine();
     say();
-    SkewFile file(path, parts_.model, groups, facts());
+    SkewWriter file(path, parts_.model.spec, facts(), groups);
     for (const auto& group : groups) gather(group, file);
     file.commit();
     return report_;
@@ -218,7 +173,7 @@ class Calibration {
     hooks_.said(line);
   }
 
-  void gather(const std::vector<int>& layers, SkewFile& file) {
+  void gather(const std::vector<int>& layers, SkewWriter& file) {
     const double begin = now();
     CalibrationSums sums(parts_.model.spec, shape_, layers, *parts_.device.device);
     engine_->set_observer(&sums);
@@ -248,7 +203,7 @@ class Calibration {
     report_.ridge_error += layer.ridge_error / layers;
   }
 
-  void solve(CalibrationSums& sums, SkewFile& file) {
+  void solve(CalibrationSums& sums, SkewWriter& file) {
     const size_t layers = sums.layers().size();
     std::vector<std::future<SolvedLayer>> tasks;
     for (size_t first = 0; first < layers; first += threads()) {
