@@ -136,6 +136,7 @@ TEST_F(Quality, APolicyIsMeasuredOnItsOwnDecodeSteps) {
 }
 
 TEST_F(Quality, AContinuationGoesOnFromItsPrompt) {
+  options_.context = kTokens + kPageTokens;
   const auto full = engine({}, 1);
   const std::vector<int32_t> one = continue_greedily(*full, tokens_, kTokens - 20, 6, {});
   const std::vector<int32_t> other = continue_greedily(*full, tokens_, kTokens - 1, 6, {});

@@ -12,7 +12,7 @@
 namespace spillway {
 namespace {
 
-constexpr int kPositions = 1920, kRows = 64;
+constexpr int kPositions = 1280, kRows = 32;
 
 class SkewMass : public ::testing::Test {
  protected:
@@ -26,7 +26,7 @@ class SkewMass : public ::testing::Test {
     options_.context = kPositions;
     device_ = choose_device(options_, model_->spec.shape);
     CalibrationText text = own_calibration_text();
-    text.text.resize(16000);  // two windows
+    text.text.resize(10000);  // two windows
     const std::string path = ::testing::TempDir() + "mass.gguf";
     calibrate({*model_, options_, device_, {}, text}, {.context = kPositions}, path, {});
     skew_ = std::make_unique<Skew>(open_skew(path, model_->spec, model_fingerprint(model_->checkpoint)));
