@@ -6,6 +6,7 @@
 #include "apps/output.h"
 #include "apps/reports.h"
 #include "apps/running.h"
+#include "runtime/describe_plan.h"
 
 namespace spillway {
 

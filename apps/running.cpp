@@ -13,13 +13,14 @@
 #include "apps/output.h"
 #include "apps/reports.h"
 #include "kernels/trace.h"
+#include "runtime/describe_plan.h"
 #include "runtime/kv_sizes.h"
 #include "runtime/process_memory.h"
 
 namespace spillway {
 namespace {
 
-constexpr double kMiB = 1 << 20;
+constexpr uint64_t kMiB = 1 << 20;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -231,7 +232,7 @@ void Running::refuse_given_budget(const Error& error, uint64_t there) const {
   throw Error(ErrorKind::fit,
               fmt::format("does not fit any more: {}; less is left than when it was planned; nearest fit: --device-mem "
                           "{}MiB, or none, for a plan within what is free",
-                          error.what(), there / static_cast<uint64_t>(kMiB)));
+                          error.what(), there / kMiB));
 }
 
 void Running::load(Plan plan) {

@@ -11,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda_replay.h"
 #include "kernels/cuda_stream.h"
+#include "kernels/op_checks.h"
 #include "kernels/selection_checks.h"
 
 namespace spillway {
@@ -21,10 +22,6 @@ constexpr uint64_t kDescriptorBytes = 64 << 10;  // the ring
 constexpr uint64_t kDescriptorAlignment = 16;
 
 uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
-
-bool is_f32(const View& v, int64_t rows, int64_t cols) {
-  return v.dtype == DType::f32 && v.rows == rows && v.cols == cols;
-}
 
 // What a decode step's layers are made of.
 template <typename Arguments>
@@ -55,6 +52,7 @@ class CudaOps final : public Ops {
   }
 
   void set_scratch(std::byte* data, uint64_t bytes) override {
+    SPILLWAY_CHECK(data == nullptr || ring_ == nullptr);  // one user at a time
     const uint64_t address = reinterpret_cast<uintptr_t>(data);
     const uint64_t skip = align(address, kScratchAlignment) - address;
     replay_.forget();
@@ -70,8 +68,7 @@ class CudaOps final : public Ops {
   }
 
   void dequantize(Stream& stream, View rows, View out) override {
-    SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
-    SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
+    check_dequantize(rows, out);
     const CudaDequantize arguments = {.rows = rows, .out = out};
     enqueue(stream, "dequantize", table_.dequantize, arguments);
   }
@@ -84,14 +81,14 @@ class CudaOps final : public Ops {
   }
 
   void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols));
-    SPILLWAY_CHECK(is_f32(weight, 1, x.cols) && is_f32(bias, 1, x.cols));
+    check_norm(x, weight, out);
+    SPILLWAY_CHECK(is_f32(bias, 1, x.cols));
     const CudaLayerNorm arguments = {.x = x, .weight = weight, .bias = bias, .out = out, .eps = eps};
     enqueue(stream, "layer_norm", table_.layer_norm, arguments);
   }
 
   void add(Stream& stream, View x, View y) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && (is_f32(y, x.rows, x.cols) || is_f32(y, 1, x.cols)));
+    check_add(x, y);
     const CudaAdd arguments = {.x = x, .y = y};
     enqueue(stream, "add", table_.add, arguments);
   }
@@ -108,10 +105,7 @@ class CudaOps final : public Ops {
   }
 
   void matmul_more(Stream& stream, View x, std::span<const MatmulPart> parts) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
-    for (const MatmulPart& part : parts) {
-      SPILLWAY_CHECK(part.weight.cols == x.cols && is_f32(part.out, x.rows, part.weight.rows));
-    }
+    check_matmul(x, parts);
     const CudaMatvec arguments = {.x = x,
                                   .parts = parts.data(),
                                   .parts_count = static_cast<int32_t>(parts.size()),
@@ -124,17 +118,14 @@ class CudaOps final : public Ops {
   }
 
   void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && x.cols % head_dim == 0);
-    SPILLWAY_CHECK(is_f32(table, x.rows, table.cols) && table.cols % 2 == 0 && table.cols <= head_dim);
+    check_rotate(x, head_dim, table);
     const CudaRotate arguments = {.x = x, .table = table, .head_dim = head_dim, .style = style};
     enqueue(stream, "rotate", table_.rotate, arguments);
   }
 
   void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
-    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
-    SPILLWAY_CHECK(is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
-    CudaAppend arguments = {
-        .k = k, .v = v, .format = format, .runs = nullptr, .runs_count = 0, .rows = most_rows(runs, k.rows)};
+    const int32_t longest = check_append(k, v, format, runs);
+    CudaAppend arguments = {.k = k, .v = v, .format = format, .runs = nullptr, .runs_count = 0, .rows = longest};
     in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
       arguments.runs = there;
       arguments.runs_count = count;
@@ -144,11 +135,9 @@ class CudaOps final : public Ops {
 
   void rotate_append(Stream& stream, const NewTokens& tokens, const KvFormat& format,
                      std::span<const AppendRun> runs) override {
-    const int64_t rows = tokens.q.rows, width = int64_t{format.kv_heads} * format.head_dim;
-    SPILLWAY_CHECK(is_f32(tokens.q, rows, tokens.q.cols) && tokens.q.cols % format.head_dim == 0);
-    SPILLWAY_CHECK(is_f32(tokens.k, rows, width) && is_f32(tokens.v, rows, width));
-    SPILLWAY_CHECK(is_f32(tokens.table, rows, tokens.table.cols) && tokens.table.cols % 2 == 0 &&
-                   tokens.table.cols <= format.head_dim);
+    SPILLWAY_CHECK(tokens.k.rows == tokens.q.rows);
+    check_rotate(tokens.q, format.head_dim, tokens.table);
+    const int32_t longest = check_append(tokens.k, tokens.v, format, runs);
     CudaRotateAppend arguments = {.q = tokens.q,
                                   .k = tokens.k,
                                   .v = tokens.v,
@@ -157,7 +146,7 @@ class CudaOps final : public Ops {
                                   .format = format,
                                   .runs = nullptr,
                                   .runs_count = 0,
-                                  .rows = most_rows(runs, rows)};
+                                  .rows = longest};
     in_pieces(stream, runs, [&](const AppendRun* there, int32_t count, size_t) {
       arguments.runs = there;
       arguments.runs_count = count;
@@ -166,7 +155,7 @@ class CudaOps final : public Ops {
   }
 
   void seal(Stream& stream, const KvFormat& format, std::span<const SealRun> runs) override {
-    SPILLWAY_CHECK(format.packs() && format.dtype == DType::f16 && can_pack(format.head_dim));
+    check_seal(format);
     CudaSeal arguments = {.format = format, .runs = nullptr, .runs_count = 0};
     in_pieces(stream, runs, [&](const SealRun* there, int32_t count, size_t) {
       arguments.runs = there;
@@ -176,12 +165,7 @@ class CudaOps final : public Ops {
   }
 
   void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
-    check_attention(q, shape, states);
-    for (const SpanTask& task : tasks) {
-      check_span(task.span, shape.format);
-      SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
-      SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
-    }
+    check_attend(q, shape, tasks, states);
     CudaAttend arguments = {.q = q, .states = states, .shape = shape, .tasks = nullptr, .tasks_count = 0};
     if (replay_.holds() && !tasks.empty() && attend_counted(stream, tasks, arguments)) return;
     in_pieces(stream, tasks, [&](const SpanTask* there, int32_t count, size_t) {
@@ -193,9 +177,7 @@ class CudaOps final : public Ops {
 
   void attend_chunk(Stream& stream, View q, int first_position, const AttendShape& shape, std::span<const KvSpan> spans,
                     View states, bool fresh) override {
-    check_attention(q, shape, states);
-    SPILLWAY_CHECK(states.rows == q.rows);
-    for (const KvSpan& span : spans) check_span(span, shape.format);
+    check_attend_chunk(q, shape, spans, states);
     CudaAttendChunk arguments = {.q = q,
                                  .states = states,
                                  .shape = shape,
@@ -304,20 +286,14 @@ class CudaOps final : public Ops {
   }
 
   void route(Stream& stream, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) override {
-    SPILLWAY_CHECK(is_f32(logits, routes.rows, routes.experts) && is_f32(x, routes.rows, x.cols));
-    SPILLWAY_CHECK(is_f32(rows, routes.places(), x.cols));
-    SPILLWAY_CHECK(routes.used >= 1 && routes.used <= std::min(routes.experts, kMostExpertsUsed));
-    SPILLWAY_CHECK(routes.experts <= kMostExperts);
+    check_route(logits, x, routes, rows);
     const CudaRoute arguments = {.logits = logits, .x = x, .rows = rows, .routes = routes, .normalise = normalise};
     enqueue(stream, "route", table_.route, arguments);
   }
 
   void experts(Stream& stream, Activation kind, const ExpertRoutes& routes, const ExpertWeights& weights, View rows,
                View gate, View up) override {
-    SPILLWAY_CHECK(is_f32(rows, routes.places(), weights.gate.cols) && weights.down.rows == rows.cols);
-    SPILLWAY_CHECK(is_f32(gate, routes.places(), weights.gate.rows) && is_f32(up, gate.rows, gate.cols));
-    SPILLWAY_CHECK(weights.up.rows == gate.cols && weights.up.cols == rows.cols && weights.down.cols == gate.cols);
-    SPILLWAY_CHECK(weights.experts.size() == static_cast<size_t>(routes.experts));
+    check_experts(routes, weights, rows, gate, up);
     static_assert(kMostExperts * sizeof(ExpertData) <= kDescriptorBytes);  // one piece
     coded_ = {};
     CudaExperts arguments = {.kind = kind,
@@ -338,17 +314,14 @@ class CudaOps final : public Ops {
   }
 
   void combine(Stream& stream, const ExpertRoutes& routes, View rows, View x) override {
-    SPILLWAY_CHECK(is_f32(x, routes.rows, x.cols) && is_f32(rows, routes.places(), x.cols));
+    check_combine(routes, rows, x);
     const CudaCombine arguments = {.rows = rows, .x = x, .routes = routes};
     enqueue(stream, "combine", table_.combine, arguments);
   }
 
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
-    SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
-    SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
-    SPILLWAY_CHECK(choice.penalised.size() <= kMostPenalised);
+    check_candidates(logits, choice, out);
     static_assert(kMostPenalised * sizeof(int32_t) <= kDescriptorBytes);  // one piece: the penalty comes once
-    for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
     CudaCandidates arguments = {.logits = logits,
                                 .out = out,
                                 .penalised = nullptr,
@@ -382,23 +355,17 @@ class CudaOps final : public Ops {
   }
 
   void norm(Stream& stream, const CudaNorm& a) {
-    SPILLWAY_CHECK(is_f32(a.x, a.x.rows, a.x.cols) && is_f32(a.out, a.x.rows, a.x.cols));
-    SPILLWAY_CHECK(is_f32(a.weight, 1, a.x.cols));
+    check_norm(a.x, a.weight, a.out);
     enqueue(stream, "norm", table_.norm, a);
   }
 
   void activate(Stream& stream, const CudaActivate& a) {
-    SPILLWAY_CHECK(is_f32(a.gate, a.out.rows, a.out.cols) && is_f32(a.out, a.out.rows, a.out.cols));
-    SPILLWAY_CHECK(a.up.rows == 0 || is_f32(a.up, a.out.rows, a.out.cols));
+    check_activate(a.gate, a.up, a.out);
     enqueue(stream, "activate", table_.activate, a);
   }
 
   void merge(Stream& stream, std::span<const MergeTask> tasks, CudaMerge arguments) {
-    check_attention(arguments.out, arguments.shape, arguments.states);
-    for (const MergeTask& task : tasks) {
-      SPILLWAY_CHECK(task.row >= 0 && task.row < arguments.out.rows && task.count >= 0 && task.first_slot >= 0);
-      SPILLWAY_CHECK(int64_t{task.first_slot} + task.count <= arguments.states.rows);
-    }
+    check_merge(arguments.states, arguments.shape, tasks, arguments.out);
     in_pieces(stream, tasks, [&](const MergeTask* there, int32_t count, size_t) {
       arguments.tasks = there;
       arguments.tasks_count = count;
@@ -460,30 +427,6 @@ class CudaOps final : public Ops {
       put(stream, there, piece.data(), piece.size_bytes());
       use(reinterpret_cast<const T*>(there), static_cast<int32_t>(piece.size()), first);
     }
-  }
-
-  // Of the longest run.
-  static int32_t most_rows(std::span<const AppendRun> runs, int64_t rows) {
-    int32_t most = 0;
-    for (const AppendRun& run : runs) {
-      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
-      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= rows);
-      most = std::max(most, run.count);
-    }
-    return most;
-  }
-
-  static void check_attention(const View& q, const AttendShape& shape, const View& states) {
-    SPILLWAY_CHECK(shape.format.kv_heads > 0 && shape.heads % shape.format.kv_heads == 0);
-    SPILLWAY_CHECK(is_f32(q, q.rows, int64_t{shape.heads} * shape.format.head_dim));
-    SPILLWAY_CHECK(is_f32(states, states.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
-  }
-
-  static void check_span(const KvSpan& span, const KvFormat& format) {
-    SPILLWAY_CHECK(span.tokens >= 0 && span.tokens <= kSpanTokens);
-    for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
-    SPILLWAY_CHECK(span.packed >> span.tokens / kPageTokens == 0);  // packed rows are full ones
-    SPILLWAY_CHECK(span.packed == 0 || (format.packs() && format.dtype == DType::f16));
   }
 
   bool is_coded(const View& x) const {

@@ -1,6 +1,6 @@
 // Ops: what a device computes. All arguments are device memory; all work is enqueued on a stream and returns at once;
 // descriptors (spans, parts, runs) are host values, consumed before the call returns. Nothing allocates in a step: the
-// scratch is given once, at start.
+// scratch is given at start.
 //
 // The result of a row never depends on how many rows (but for few_rows()), parts or tasks share the call, nor on the
 // number of threads: that, with spans, is what makes every placement give the same bits (ARCHITECTURE.md, idea 6).
@@ -28,6 +28,7 @@ struct MatmulPart {
 
   bool operator==(const MatmulPart&) const = default;
 };
+inline constexpr int kMostMatmulParts = 4;
 
 struct AttendShape {
   KvFormat format;
@@ -70,7 +71,8 @@ class Ops {
   // 0: all agree.
   virtual int few_rows() const { return 0; }
 
-  // Scratch for calls of up to `rows` rows with this model; given once, before any other call.
+  // Scratch for calls of up to `rows` rows with this model; given before any other call, by one user at a time: the
+  // next may give its own when null has taken the last one's back.
   virtual uint64_t scratch_bytes(const ModelShape& shape, int rows) const = 0;
   virtual void set_scratch(std::byte* data, uint64_t bytes) = 0;
 
@@ -86,7 +88,7 @@ class Ops {
   virtual void add(Stream&, View x, View y) = 0;
   // x *= factor; x f32.
   virtual void scale(Stream&, View x, float factor) = 0;
-  // Up to 4 parts share x [m x k] f32. out rows may not overlap x.
+  // Up to kMostMatmulParts parts share x [m x k] f32. out rows may not overlap x.
   virtual void matmul(Stream&, View x, std::span<const MatmulPart> parts) = 0;
   // The same with the x of the matmul or matmul_more before, or the out of the norm_for_matmul, activate_for_matmul or
   // merge_for_matmul before, which nothing has written since: what was made of it then is used again.

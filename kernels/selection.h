@@ -16,8 +16,9 @@ namespace spillway {
 
 // A partial key is a key's product with a few directions that carry most of its score: `rank` numbers for a token and
 // KV head, in half precision (16 bits) or packed with a scale of their own (8 or 4, kernels/kv_codec.h).
-// Those of one page lie together: codes [kPageTokens][code_bytes], then GroupScale [kPageTokens] where packed; those of
-// a page row head by head.
+// Those of one page lie together by words of 32 bits, the same word of all tokens side by side, since they are read for
+// all tokens at once: [code_bytes / 4][kPageTokens], then GroupScale [kPageTokens] where packed. Number j of a token
+// takes bits [j * bits, (j + 1) * bits) of its words. Those of a page row lie head by head.
 struct PartialKeyFormat {
   int kv_heads = 0;
   int rank = 0;  // a multiple of 8, up to head_dim
@@ -25,6 +26,9 @@ struct PartialKeyFormat {
 
   bool operator==(const PartialKeyFormat&) const = default;
   constexpr int code_bytes() const { return rank * bits / 8; }
+  // From the start of a page.
+  constexpr int word_at(int word, int token) const { return (word * kPageTokens + token) * 4; }
+  constexpr int scale_at(int token) const { return word_at(code_bytes() / 4, token); }
   constexpr int token_bytes() const { return code_bytes() + (bits < 16 ? 4 : 0); }
   constexpr uint64_t page_bytes() const { return static_cast<uint64_t>(kPageTokens) * token_bytes(); }
   constexpr uint64_t row_bytes() const { return kv_heads * page_bytes(); }

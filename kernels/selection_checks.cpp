@@ -1,13 +1,9 @@
 #include "kernels/selection_checks.h"
 
-#include "kernels/check.h"
+#include "kernels/op_checks.h"
 
 namespace spillway {
 namespace {
-
-bool is_f32(const View& v, int64_t rows, int64_t cols) {
-  return v.dtype == DType::f32 && v.rows == rows && v.cols == cols;
-}
 
 void check_format(const KvFormat& kv, const PartialKeyFormat& format, const PartialKeyBasis& basis) {
   SPILLWAY_CHECK(kv.kv_heads > 0 && format.kv_heads == kv.kv_heads);

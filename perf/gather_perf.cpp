@@ -33,6 +33,7 @@ class Bench {
         out_(gpu, sizes.gather, false),
         rows_(gpu, sizes.gather / kLeastRow * sizeof(int32_t), false),
         rows_host_(gpu, sizes.gather / kLeastRow * sizeof(int32_t), true),
+        runs_(gpu, sizes.gather / kLeastRow * sizeof(GatherRun), true),
         stream_(gpu) {
     std::memset(pool_.data(), 1, sizes.pool);
     std::memset(staging_.data(), 1, sizes.gather);
@@ -40,11 +41,12 @@ class Bench {
 
   nlohmann::json row(uint32_t row_bytes) {
     pick(row_bytes);
-    std::vector<double> copy, kernel, copies, host;
+    std::vector<double> copy, kernel, runs, copies, host;
     const int few = std::min(count_, kMostCopies);
     for (int pass = 0; pass < sizes_.passes; ++pass) {
       copy.push_back(speed(bytes_, [&] { stream_.copy(out_.data(), staging_.data(), bytes_); }));
       kernel.push_back(speed(bytes_, [&] { gather(row_bytes); }));
+      runs.push_back(speed(bytes_, [&] { gather_runs(); }));
       copies.push_back(speed(uint64_t{row_bytes} * few, [&] { copy_each(row_bytes, few); }));
       host.push_back(speed(bytes_, [&] { through_the_host(row_bytes); }));
     }
@@ -52,6 +54,7 @@ class Bench {
             {"rows", count_},
             {"copy", median(copy)},
             {"gather_kernel", median(kernel)},
+            {"gather_runs", median(runs)},
             {"copy_for_each", median(copies)},
             {"gathered_by_host", median(host)}};
   }
@@ -71,6 +74,8 @@ class Bench {
     std::memcpy(rows_host_.data(), all.data(), count_ * sizeof(int32_t));
     stream_.copy(rows_.data(), rows_host_.data(), count_ * sizeof(int32_t));
     stream_.synchronize();
+    auto* runs = reinterpret_cast<GatherRun*>(runs_.data());
+    for (int i = 0; i < count_; ++i) runs[i] = {out_.data() + uint64_t{row_bytes} * i, source(row_bytes, i), row_bytes};
   }
 
   void gather(uint32_t row_bytes) {
@@ -80,6 +85,12 @@ class Bench {
                                   .row_bytes = row_bytes,
                                   .to = out_.data()};
     check_cuda(table_.gather(stream_.get(), &arguments));
+  }
+
+  // Each with an address and a length of its own, as Stream::gather has them.
+  void gather_runs() {
+    const CudaGatherRuns arguments = {.runs = reinterpret_cast<const GatherRun*>(runs_.data()), .count = count_};
+    check_cuda(table_.gather_runs(stream_.get(), &arguments));
   }
 
   const std::byte* source(uint32_t row_bytes, int i) const {
@@ -107,7 +118,7 @@ class Bench {
 
   const SpillwayCudaTable& table_;
   Sizes sizes_;
-  GpuBlock pool_, staging_, out_, rows_, rows_host_;
+  GpuBlock pool_, staging_, out_, rows_, rows_host_, runs_;
   GpuStream stream_;
   std::mt19937_64 random_{1};
   int count_ = 0;

@@ -5,7 +5,7 @@
 
 A model is NAME=FILE:CONTEXT. Its budgets follow from its own sizes: all resident, a part of the weights from disk or over an
 emulated link, a part of the KV on the host or on disk, layers divided with the CPU. Each setting is planned and measured with
-the same flags, decode with a full context, prefill from its beginning. report.py draws the file.
+the same flags, decode with a full context, prefill from its beginning.
 """
 import argparse
 import json
@@ -93,7 +93,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except common.PeerError as error:
-        sys.exit(f"prediction.py: {error}")
+    common.main(main)

@@ -177,12 +177,13 @@ def link_plot(report, name, link):
 def gather_plot(report, name, gather):
     names = {
         "gather_kernel": "read by the device",
+        "gather_runs": "read by the device, each row with an address of its own",
         "gathered_by_host": "gathered by the host, one copy",
         "copy_for_each": "a copy each",
         "copy": "one plain copy",
     }
     xs = [row["row_bytes"] for row in gather["rows"]]
-    series = {text: [row[key] / GB for row in gather["rows"]] for key, text in names.items()}
+    series = {text: [row[key] / GB for row in gather["rows"]] for key, text in names.items() if key in gather["rows"][0]}
     report.plot(
         f"{name} gather",
         svg_plot.lines("Rows gathered from pinned host memory", gather["device"], "GB/s", xs, series, "bytes of a row"),

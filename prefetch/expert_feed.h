@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -84,10 +83,6 @@ class ExpertFeed {
   struct HostSlot {
     Event ready;
     std::vector<Event> readers;  // copies to the device
-  };
-  struct Asked {
-    uint32_t unit;
-    int slot;
   };
   void start_fetches();
   Event fetch(uint32_t unit, int slot);

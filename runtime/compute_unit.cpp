@@ -19,6 +19,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
   std::byte* activations = parts.device_arena.take("workspace", plan.workspace_bytes).data();
   Workspace::cut(spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
   device.ops().set_scratch(workspace.scratch, workspace.scratch_bytes);
+  scratch.ops = &device.ops();
   place_weights(parts);
   place_experts(parts);
   place_kv(parts);
@@ -50,6 +51,10 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
                                           .traffic = parts.traffic,
                                           .far = !device.host_addressable(),
                                           .first_layer = plan.first_layer});
+}
+
+ComputeUnit::Scratch::~Scratch() {
+  if (ops != nullptr) ops->set_scratch(nullptr, 0);
 }
 
 void ComputeUnit::make_lanes(const ComputeUnitParts& parts) {

@@ -47,6 +47,12 @@ struct ComputeUnitParts {
 struct ComputeUnit {
   const ModelSpec spec;  // of its layers alone
   Device& device;
+  // The operations' scratch is this unit's while it lives: two units, or engines, on one device would write over each
+  // other's, and so the second one is refused (SPILLWAY_CHECK).
+  struct Scratch {
+    Ops* ops = nullptr;
+    ~Scratch();
+  } scratch;
   std::unique_ptr<Stream> compute;
   // Null where the plan moves nothing. The last one brings experts from disk to host memory.
   std::unique_ptr<CopyLane> weight_lane, fetch_lane, spill_lane, expert_lane, expert_host_lane;

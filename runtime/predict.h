@@ -10,12 +10,12 @@
 
 namespace spillway {
 
-// Measured limits that a plan's speed is predicted from.
+// Measured limits that a plan's speed is predicted from; 0: not known.
 struct Limits {
-  double disk_read = 1e9;        // bytes/s, O_DIRECT
-  double link = 10e9;            // bytes/s, host to device
-  double weight_bytes = 10e9;    // bytes/s of weights that decode kernels read
-  double prefill_flops = 100e9;  // of the matrix product at a full chunk
+  double disk_read = 0;      // bytes/s, O_DIRECT
+  double link = 0;           // bytes/s, host to device
+  double weight_bytes = 0;   // bytes/s of weights that decode kernels read
+  double prefill_flops = 0;  // of the matrix product at a full chunk
   // Of a type's own; of the others, as above.
   std::map<DType, WeightSpeed> types = {};
   double kv_bytes = 0;  // bytes/s of KV that decode's attention reads; 0: as of weights
@@ -32,7 +32,7 @@ struct Limits {
   double kv_speed() const { return kv_bytes > 0 ? kv_bytes : weight_bytes; }
 };
 
-// Empty bound and no speeds when a limit is not known (0).
+// Empty bound and no speeds where one of the first four limits is not known.
 Expected predict(const Plan& plan, const ModelShape& shape, const Limits& limits);
 
 }  // namespace spillway

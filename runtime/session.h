@@ -26,7 +26,7 @@ ChosenDevice choose_device(const Options& options, const ModelShape& shape);
 // tiers are emulated, when fewer were. Null elsewhere. Budgets must be known.
 std::unique_ptr<Device> cpu_beside(const Options& options, const ModelShape& shape, const Device& device);
 
-// Of each unit; the CPU's are zero where there is none beside the device.
+// Of each unit; the CPU's are not known where there is none beside the device, or the device is emulated.
 struct SessionLimits {
   Limits device, cpu;
 };
@@ -41,10 +41,5 @@ SessionLimits measure_session(const Model& model, const Options& options, const 
 // twentieth and at least 192 MiB being left; and the context: at most the model's. Then plans. Throws Error(fit) before
 // anything is reserved, also where memory or the folder of the spill file has less free than the plan takes.
 Plan plan_session(const Model& model, Options& options, const ChosenDevice& chosen, const SessionLimits& limits);
-
-// One line of where things are: for the start of a run.
-std::string describe_placement(const Plan& plan);
-// The whole plan as a table, one line an item.
-std::string describe_plan(const Plan& plan);
 
 }  // namespace spillway

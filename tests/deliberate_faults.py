@@ -62,7 +62,7 @@ FAULTS = [
           "left < kPageTokens ? left : kPageTokens;", "left < kPageTokens ? left + 1 : kPageTokens;", KERNELS),
     Fault("index off by one", "RMS norm: the end of a row of odd length",
           "kernels/cuda/norm.cu",
-          "if (i + 3 < rows.cols) out[i + 3]", "if (i + 3 <= rows.cols) out[i + 3]", KERNELS),
+          "if (first + 3 < cols) row[first + 3]", "if (first + 3 <= cols) row[first + 3]", KERNELS),
     Fault("index off by one", "products on tensor cores: a row past the weight's last",
           "kernels/cuda/matmul.cuh",
           "if (row >= weight.rows || x_row >= rows_of_x) return;\n  float* out",

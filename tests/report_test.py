@@ -68,6 +68,7 @@ def made_up():
             "rows": 9,
             "copy": 25e9,
             "gather_kernel": 25e9 * 2**i / (2**i + 3),
+            "gather_runs": 24e9 * 2**i / (2**i + 4),
             "copy_for_each": 2e7 * 2**i,
             "gathered_by_host": 3e9 + 1e9 * i,
         }

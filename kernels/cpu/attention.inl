@@ -195,26 +195,30 @@ inline int first_page(const AttentionTile& a, const KvSpan& span) {
 
 inline bool is_packed(const KvSpan& span, int token) { return (span.packed >> token / kPageTokens & 1) != 0; }
 
-// Chosen granules, side by side in half precision: keys or values of up to kPageTokens tokens from `token` on.
+// Asks for a granule's keys or values: no two of them lie side by side, and nothing else foresees the next.
+inline void ask_for_granule(const AttentionTile& a, const GranulePlace& place, bool value) {
+  if (place.packed != 0) {
+    ask_ahead(place.keys, 0, a.packed.granule_bytes);
+  } else {
+    ask_ahead(value ? place.values : place.keys, 0, a.granule_tokens * 2 * a.head_dim);
+  }
+}
+
+// Chosen granules, side by side in half precision: keys or values of up to kPageTokens tokens from `token` on. With
+// each of them one is asked for that is read a page later; after the last keys, of the first values.
 inline void gather_granules(const AttentionTile& a, const KvSpan& span, int token, bool value, std::byte* out) {
-  constexpr int kAhead = 4;
   const int tokens = span.tokens - token < kPageTokens ? span.tokens - token : kPageTokens;
-  const GranulePlace* place = a.places + token / a.granule_tokens;
-  for (int t = 0; t < tokens; t += a.granule_tokens, place++) {
+  const int next = token + kPageTokens < span.tokens ? token + kPageTokens : value ? span.tokens : 0;
+  const bool next_value = value || next == 0;
+  for (int t = 0; t < tokens; t += a.granule_tokens) {
+    const GranulePlace& place = a.places[(token + t) / a.granule_tokens];
+    if (next + t < span.tokens) ask_for_granule(a, a.places[(next + t) / a.granule_tokens], next_value);
     const int count = tokens - t < a.granule_tokens ? tokens - t : a.granule_tokens;
-    if (t + kAhead * a.granule_tokens < tokens) {
-      const GranulePlace& next = place[kAhead];
-      if (next.packed != 0) {
-        ask_ahead(next.keys, 0, a.packed.granule_bytes);
-      } else {
-        ask_ahead(value ? next.values : next.keys, 0, count * 2 * a.head_dim);
-      }
-    }
     std::byte* to = out + int64_t{2} * t * a.head_dim;
-    if (place->packed != 0) {
-      unpack(a.packed, place->values, place->keys - a.packed.header_bytes, value, count, to);
+    if (place.packed != 0) {
+      unpack(a.packed, place.values, place.keys - a.packed.header_bytes, value, count, to);
     } else {
-      __builtin_memcpy(to, value ? place->values : place->keys, 2 * static_cast<size_t>(count * a.head_dim));
+      __builtin_memcpy(to, value ? place.values : place.keys, 2 * static_cast<size_t>(count * a.head_dim));
     }
   }
 }

@@ -14,6 +14,7 @@
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/pack_page.h"
 #include "kernels/cpu/selection.h"
+#include "kernels/op_checks.h"
 #include "kernels/selection_checks.h"
 #include "kernels/super_blocks.h"
 
@@ -26,14 +27,6 @@ constexpr uint64_t kScratchAlignment = 64;
 
 uint64_t align_up(uint64_t n) { return (n + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment; }
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-bool is_f32(const View& v, int64_t rows, int64_t cols) {
-  return v.dtype == DType::f32 && v.rows == rows && v.cols == cols;
-}
-bool is_head_shape(const AttendShape& s) {
-  return s.format.dtype == DType::f16 && s.format.kv_heads > 0 && s.heads % s.format.kv_heads == 0 &&
-         s.format.head_dim > 0 && s.format.head_dim <= kMostHeadDim;
-}
 
 class CpuOps final : public Ops {
  public:
@@ -48,6 +41,7 @@ class CpuOps final : public Ops {
   }
 
   void set_scratch(std::byte* data, uint64_t bytes) override {
+    SPILLWAY_CHECK(data == nullptr || scratch_ == nullptr);  // one user at a time
     const uint64_t skip = align_up(reinterpret_cast<uintptr_t>(data)) - reinterpret_cast<uintptr_t>(data);
     SPILLWAY_CHECK(bytes >= skip);
     scratch_ = data + skip;
@@ -55,22 +49,21 @@ class CpuOps final : public Ops {
   }
 
   void dequantize(Stream& stream, View rows, View out) override {
-    SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols) && rows.dtype != DType::i32);
-    SPILLWAY_CHECK(rows.cols % info(rows.dtype).block_elements == 0);
+    check_dequantize(rows, out);
     enqueue(stream, "dequantize",
             [=, this] { each_row(rows.rows, rows.cols, [&](int64_t i) { dequantize_row(rows, i, out.f32(i)); }); });
   }
 
   void norm(Stream& stream, View x, View weight, float eps, View out) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols) && is_f32(weight, 1, x.cols));
+    check_norm(x, weight, out);
     enqueue(stream, "norm", [=, this] {
       each_row(x.rows, x.cols, [&](int64_t i) { kernels_.norm(x.f32(i), weight.f32(), eps, x.cols, out.f32(i)); });
     });
   }
 
   void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols));
-    SPILLWAY_CHECK(is_f32(weight, 1, x.cols) && is_f32(bias, 1, x.cols));
+    check_norm(x, weight, out);
+    SPILLWAY_CHECK(is_f32(bias, 1, x.cols));
     enqueue(stream, "layer_norm", [=, this] {
       each_row(x.rows, x.cols,
                [&](int64_t i) { kernels_.layer_norm(x.f32(i), weight.f32(), bias.f32(), eps, x.cols, out.f32(i)); });
@@ -78,7 +71,7 @@ class CpuOps final : public Ops {
   }
 
   void add(Stream& stream, View x, View y) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && (is_f32(y, x.rows, x.cols) || is_f32(y, 1, x.cols)));
+    check_add(x, y);
     enqueue(stream, "add", [=, this] {
       each_row(x.rows, x.cols, [&](int64_t i) { kernels_.add(x.f32(i), y.f32(y.rows == 1 ? 0 : i), x.cols); });
     });
@@ -91,14 +84,10 @@ class CpuOps final : public Ops {
   }
 
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= kMostParts);
+    check_matmul(x, parts);
     MatmulCall call;
     call.x = x;
     for (const MatmulPart& part : parts) {
-      const DTypeInfo& type = info(part.weight.dtype);
-      SPILLWAY_CHECK(part.weight.dtype != DType::i32 && part.weight.cols == x.cols &&
-                     x.cols % type.block_elements == 0);
-      SPILLWAY_CHECK(is_f32(part.out, x.rows, part.weight.rows));
       SPILLWAY_CHECK(part.weight.stride <= kMostWeightStride);
       call.parts[call.count++] = part;
     }
@@ -110,8 +99,7 @@ class CpuOps final : public Ops {
   }
 
   void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && x.cols % head_dim == 0);
-    SPILLWAY_CHECK(is_f32(table, x.rows, table.cols) && table.cols % 2 == 0 && table.cols <= head_dim);
+    check_rotate(x, head_dim, table);
     enqueue(stream, "rotate", [=, this] {
       each_row(x.rows, x.cols, [&](int64_t i) {
         kernels_.rotate(x.f32(i), static_cast<int>(x.cols / head_dim), head_dim, style, table.f32(i),
@@ -121,14 +109,8 @@ class CpuOps final : public Ops {
   }
 
   void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
-    const int64_t width = int64_t{format.kv_heads} * format.head_dim;
-    SPILLWAY_CHECK(format.dtype == DType::f16 && is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
-    int64_t longest = 0;
-    for (const AppendRun& run : runs) {
-      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
-      SPILLWAY_CHECK(run.first_row >= 0 && int64_t{run.first_row} + run.count <= k.rows);
-      longest = std::max<int64_t>(longest, run.count);
-    }
+    SPILLWAY_CHECK(format.dtype == DType::f16);
+    const int64_t longest = check_append(k, v, format, runs);
     enqueue(stream, "append", [=, this, copies = std::vector<AppendRun>(runs.begin(), runs.end())] {
       each_row(static_cast<int64_t>(copies.size()) * format.kv_heads, longest * format.head_dim * 2, [&](int64_t i) {
         append_head(k, v, format, copies[i / format.kv_heads], static_cast<int>(i % format.kv_heads));
@@ -137,7 +119,7 @@ class CpuOps final : public Ops {
   }
 
   void seal(Stream& stream, const KvFormat& format, std::span<const SealRun> runs) override {
-    SPILLWAY_CHECK(format.packs() && format.dtype == DType::f16 && can_pack(format.head_dim));
+    check_seal(format);
     SPILLWAY_CHECK(format.head_dim <= kMostHeadDim);
     enqueue(stream, "seal", [=, this, copies = std::vector<SealRun>(runs.begin(), runs.end())] {
       const PackedPage packed = format.packed_page();
@@ -150,12 +132,8 @@ class CpuOps final : public Ops {
   }
 
   void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
-    check_attention(q, shape, states);
-    for (const SpanTask& task : tasks) {
-      check_span(task.span, shape.format);
-      SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
-      SPILLWAY_CHECK(task.first_token >= 0 && task.first_token <= task.span.tokens);
-    }
+    check_attend(q, shape, tasks, states);
+    check_heads(shape);
     enqueue(stream, "attend", [=, this, copies = std::vector<SpanTask>(tasks.begin(), tasks.end())] {
       const std::lock_guard lock(scratch_in_use_);
       const AttentionColumns columns(shape);
@@ -175,9 +153,8 @@ class CpuOps final : public Ops {
 
   void attend_chunk(Stream& stream, View q, int first_position, const AttendShape& shape, std::span<const KvSpan> spans,
                     View states, bool fresh) override {
-    check_attention(q, shape, states);
-    SPILLWAY_CHECK(states.rows == q.rows);
-    for (const KvSpan& span : spans) check_span(span, shape.format);
+    check_attend_chunk(q, shape, spans, states);
+    check_heads(shape);
     enqueue(stream, "attend_chunk", [=, this, copies = std::vector<KvSpan>(spans.begin(), spans.end())] {
       const std::lock_guard lock(scratch_in_use_);
       const AttentionColumns columns(shape);
@@ -200,13 +177,9 @@ class CpuOps final : public Ops {
 
   void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
              View out) override {
-    check_attention(out, shape, states);
+    check_merge(states, shape, tasks, out);
     int64_t most = 1;
-    for (const MergeTask& task : tasks) {
-      SPILLWAY_CHECK(task.row >= 0 && task.row < out.rows && task.count >= 0 && task.first_slot >= 0);
-      SPILLWAY_CHECK(int64_t{task.first_slot} + task.count <= states.rows);
-      most = std::max<int64_t>(most, task.count);
-    }
+    for (const MergeTask& task : tasks) most = std::max<int64_t>(most, task.count);
     enqueue(stream, "merge", [=, this, copies = std::vector<MergeTask>(tasks.begin(), tasks.end())] {
       const int d = shape.format.head_dim;
       each_row(static_cast<int64_t>(copies.size()) * shape.heads, most * d, [&](int64_t i) {
@@ -255,7 +228,7 @@ class CpuOps final : public Ops {
 
   void attend_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View states) override {
     check_attend_selected(q, shape, kv, states);
-    check_attention(q, shape, states);
+    check_heads(shape);
     enqueue(stream, "attend_selected", [=, this] {
       const std::lock_guard lock(scratch_in_use_);
       const AttentionColumns columns(shape);
@@ -277,8 +250,7 @@ class CpuOps final : public Ops {
   }
 
   void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
-    SPILLWAY_CHECK(is_f32(gate, out.rows, out.cols) && is_f32(out, out.rows, out.cols));
-    SPILLWAY_CHECK(up.rows == 0 || is_f32(up, out.rows, out.cols));
+    check_activate(gate, up, out);
     enqueue(stream, "activate", [=, this] {
       each_row(out.rows, out.cols, [&](int64_t i) {
         kernels_.activate(kind, gate.f32(i), up.rows == 0 ? nullptr : up.f32(i), out.cols, out.f32(i));
@@ -287,10 +259,7 @@ class CpuOps final : public Ops {
   }
 
   void route(Stream& stream, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) override {
-    SPILLWAY_CHECK(is_f32(logits, routes.rows, routes.experts) && is_f32(x, routes.rows, x.cols));
-    SPILLWAY_CHECK(is_f32(rows, routes.places(), x.cols));
-    SPILLWAY_CHECK(routes.used >= 1 && routes.used <= std::min(routes.experts, kMostExpertsUsed));
-    SPILLWAY_CHECK(routes.experts <= kMostExperts);
+    check_route(logits, x, routes, rows);
     enqueue(stream, "route", [=, this] {
       each_row(routes.rows, int64_t{routes.experts} * (routes.used + kElementsPerExp),
                [&](int64_t i) { choose_experts(logits.f32(i), normalise, routes, i); });
@@ -304,10 +273,7 @@ class CpuOps final : public Ops {
   // One expert after another, each with the whole team: its rows lie together.
   void experts(Stream& stream, Activation kind, const ExpertRoutes& routes, const ExpertWeights& weights, View rows,
                View gate, View up) override {
-    SPILLWAY_CHECK(is_f32(rows, routes.places(), weights.gate.cols) && weights.down.rows == rows.cols);
-    SPILLWAY_CHECK(is_f32(gate, routes.places(), weights.gate.rows) && is_f32(up, gate.rows, gate.cols));
-    SPILLWAY_CHECK(weights.up.rows == gate.cols && weights.up.cols == rows.cols && weights.down.cols == gate.cols);
-    SPILLWAY_CHECK(weights.experts.size() == static_cast<size_t>(routes.experts));
+    check_experts(routes, weights, rows, gate, up);
     scratch_of(routes.rows, std::max(rows.cols, gate.cols));
     enqueue(stream, "experts",
             [=, this, here = std::vector<ExpertData>(weights.experts.begin(), weights.experts.end())] {
@@ -322,17 +288,14 @@ class CpuOps final : public Ops {
   }
 
   void combine(Stream& stream, const ExpertRoutes& routes, View rows, View x) override {
-    SPILLWAY_CHECK(is_f32(x, routes.rows, x.cols) && is_f32(rows, routes.places(), x.cols));
+    check_combine(routes, rows, x);
     enqueue(stream, "combine", [=, this] {
       each_row(routes.rows, x.cols * routes.used, [&](int64_t i) { combine_row(routes, rows, i, x.f32(i), x.cols); });
     });
   }
 
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
-    SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
-    SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
-    SPILLWAY_CHECK(choice.penalised.size() <= kMostPenalised);
-    for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
+    check_candidates(logits, choice, out);
     enqueue(stream, "candidates",
             [=, this, k = choice.k, penalty = choice.penalty,
              ids = std::vector<int32_t>(choice.penalised.begin(), choice.penalised.end())] {
@@ -415,17 +378,9 @@ class CpuOps final : public Ops {
     return worker_floats(worker, shape.format.head_dim);
   }
 
-  void check_attention(const View& q, const AttendShape& shape, const View& states) const {
-    SPILLWAY_CHECK(is_head_shape(shape) && is_f32(q, q.rows, int64_t{shape.heads} * shape.format.head_dim));
-    SPILLWAY_CHECK(is_f32(states, states.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
+  void check_heads(const AttendShape& shape) const {
+    SPILLWAY_CHECK(shape.format.dtype == DType::f16 && shape.format.head_dim <= kMostHeadDim);
     SPILLWAY_CHECK(team_.workers() * worker_bytes(0, shape.format.head_dim) <= scratch_bytes_);
-  }
-
-  static void check_span(const KvSpan& span, const KvFormat& format) {
-    SPILLWAY_CHECK(span.tokens >= 0 && span.tokens <= kSpanTokens);
-    for (int t = 0; t < span.tokens; t += kPageTokens) SPILLWAY_CHECK(span.rows[t / kPageTokens] != nullptr);
-    SPILLWAY_CHECK(span.packed >> span.tokens / kPageTokens == 0);  // packed rows are full ones
-    SPILLWAY_CHECK(span.packed == 0 || (format.packs() && can_pack(format.head_dim)));
   }
 
   void append_head(const View& k, const View& v, const KvFormat& format, const AppendRun& run, int head) const {

@@ -127,7 +127,6 @@ struct KeyScores {
   int64_t scores;   // floats of a row before this page's scores
   int64_t largest;  // and before its largest; the sum follows
   float scale;
-  float* worker;  // attention_scratch_floats
 };
 
 // Weights of a page's granules, from the weights of its tokens and what these are multiplied by.

@@ -45,7 +45,7 @@ void project(const CpuKernels& kernels, const ScoreKeysCall& call, int64_t kv_he
   float_product(kernels, product);
 }
 
-KeyScores key_scores(const ScoreKeysCall& call, int64_t page, int64_t kv_head, float* worker) {
+KeyScores key_scores(const ScoreKeysCall& call, int64_t page, int64_t kv_head) {
   const Columns columns(call);
   const int group = call.shape.heads / call.format.kv_heads;
   return {.page = call.rows[page] + kv_head * call.format.page_bytes(),
@@ -57,8 +57,7 @@ KeyScores key_scores(const ScoreKeysCall& call, int64_t page, int64_t kv_head, f
           .stride = call.scratch.stride,
           .scores = columns.scores_of(page),
           .largest = columns.share_of(page),
-          .scale = call.shape.scale,
-          .worker = worker};
+          .scale = call.shape.scale};
 }
 
 GranuleSums granule_sums(const ScoreKeysCall& call, int64_t page, int64_t kv_head) {
@@ -86,15 +85,15 @@ void share_softmax(float* shares, int64_t pages) {
   for (int64_t i = 0; i < pages; i++) shares[2 * i] /= total;
 }
 
-// Calls visit(page, head, worker) for all pages of all KV heads, several pages to a task.
+// Calls visit(page, head) for all pages of all KV heads, several pages to a task.
 template <typename Visit>
 void each_page(Team& team, const ScoreKeysCall& call, const Visit& visit) {
   const auto pages = static_cast<int64_t>(call.rows.size());
   const int64_t pieces = (pages + kPagesPerTask - 1) / kPagesPerTask;
-  team.run(pieces * call.format.kv_heads, [&](int64_t task, int worker) {
+  team.run(pieces * call.format.kv_heads, [&](int64_t task, int) {
     const int64_t first = task % pieces * kPagesPerTask;
     for (int64_t page = first; page < std::min(pages, first + kPagesPerTask); page++) {
-      visit(page, task / pieces, worker);
+      visit(page, task / pieces);
     }
   });
 }
@@ -106,12 +105,10 @@ void run_score_keys(const CpuKernels& kernels, Team& team, const ScoreKeysCall& 
   const Columns columns(call);
   team.run(call.format.kv_heads,
            [&](int64_t head, int worker) { project(kernels, call, head, scratch.floats(worker)); });
-  each_page(team, call, [&](int64_t page, int64_t head, int worker) {
-    kernels.score_page(key_scores(call, page, head, scratch.floats(worker)));
-  });
+  each_page(team, call, [&](int64_t page, int64_t head) { kernels.score_page(key_scores(call, page, head)); });
   team.run(call.shape.heads,
            [&](int64_t head, int) { share_softmax(call.scratch.f32(head) + columns.shares, columns.pages); });
-  each_page(team, call, [&](int64_t page, int64_t head, int) { kernels.sum_granules(granule_sums(call, page, head)); });
+  each_page(team, call, [&](int64_t page, int64_t head) { kernels.sum_granules(granule_sums(call, page, head)); });
 }
 
 }  // namespace spillway

@@ -21,7 +21,7 @@ struct ScoreKeysCall {
   int granule_tokens = 0;
   View scratch, weights;
 };
-// Memory of worker w from memory + w * bytes on: attention_scratch_floats, and float_scratch_floats.
+// Memory of worker w from memory + w * bytes on: float_scratch_floats.
 struct WorkerScratch {
   std::byte* memory = nullptr;
   uint64_t bytes = 0;

@@ -10,6 +10,7 @@ constexpr int kFloatTileM = 2;
 constexpr int kFloatTileN = 2;
 constexpr int kBroadcastRows = 6;
 constexpr int kBroadcastCols = 1;
+constexpr int kScoreHeads = 4;
 
 struct Lanes {
   __m256 low;
@@ -55,17 +56,27 @@ inline Lanes load_codes(const std::byte* p) {
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
   }
 }
-// 16 GroupScales: their scales, and their minima.
-inline void load_scales(const std::byte* p, Lanes& scales, Lanes& minima) {
-  const auto* groups = reinterpret_cast<const __m256i*>(p);
-  const __m256i low = _mm256_loadu_si256(groups), high = _mm256_loadu_si256(groups + 1);
-  const __m256i half = _mm256_set1_epi32(0xffff);
-  // Packing goes by 128 bits: the quarters 0, 2, 1, 3.
-  const __m256i first = _mm256_packus_epi32(_mm256_and_si256(low, half), _mm256_and_si256(high, half));
-  const __m256i second = _mm256_packus_epi32(_mm256_srli_epi32(low, 16), _mm256_srli_epi32(high, 16));
-  const __m256i s = _mm256_permute4x64_epi64(first, 0xd8), m = _mm256_permute4x64_epi64(second, 0xd8);
-  scales = {_mm256_cvtph_ps(_mm256_castsi256_si128(s)), _mm256_cvtph_ps(_mm256_extracti128_si256(s, 1))};
-  minima = {_mm256_cvtph_ps(_mm256_castsi256_si128(m)), _mm256_cvtph_ps(_mm256_extracti128_si256(m, 1))};
+// A word of 32 bits to each lane, and the codes or halves in them: the i-th of each word.
+struct WordLanes {
+  __m256i low;
+  __m256i high;
+};
+inline WordLanes load_words(const std::byte* p) {
+  const auto* words = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(words), _mm256_loadu_si256(words + 1)};
+}
+template <int kBits>
+inline Lanes element_of(const WordLanes& words, int i) {
+  const __m256i mask = _mm256_set1_epi32((1 << kBits) - 1);
+  const __m256i low = _mm256_and_si256(_mm256_srli_epi32(words.low, i * kBits), mask);
+  const __m256i high = _mm256_and_si256(_mm256_srli_epi32(words.high, i * kBits), mask);
+  if constexpr (kBits == 16) {
+    // Packing goes by 128 bits: the quarters 0, 2, 1, 3.
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
+  } else {
+    return {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
+  }
 }
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) {

@@ -10,6 +10,7 @@ constexpr int kFloatTileM = 6;
 constexpr int kFloatTileN = 4;
 constexpr int kBroadcastRows = 6;
 constexpr int kBroadcastCols = 4;
+constexpr int kScoreHeads = 8;
 
 using Lanes = __m512;
 
@@ -43,11 +44,19 @@ inline Lanes load_codes(const std::byte* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
   }
 }
-// 16 GroupScales: their scales, and their minima.
-inline void load_scales(const std::byte* p, Lanes& scales, Lanes& minima) {
-  const __m512i groups = _mm512_loadu_si512(p);
-  scales = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(groups));
-  minima = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(groups, 16)));
+// A word of 32 bits to each lane, and the codes or halves in them: the i-th of each word.
+using WordLanes = __m512i;
+inline WordLanes load_words(const std::byte* p) { return _mm512_loadu_si512(p); }
+template <int kBits>
+inline Lanes element_of(WordLanes words, int i) {
+  const __m512i moved = _mm512_srli_epi32(words, static_cast<unsigned>(i * kBits));
+  if constexpr (kBits == 4) {  // looked up by the low four bits of each lane
+    return _mm512_permutexvar_ps(moved, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  } else if constexpr (kBits == 8) {
+    return _mm512_cvtepi32_ps(_mm512_and_si512(moved, _mm512_set1_epi32(255)));
+  } else {
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(moved));
+  }
 }
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }

@@ -9,6 +9,7 @@ constexpr int kFloatTileM = 2;
 constexpr int kFloatTileN = 4;
 constexpr int kBroadcastRows = 2;
 constexpr int kBroadcastCols = 2;
+constexpr int kScoreHeads = 4;
 
 struct Lanes {
   float v[kLanes];
@@ -53,10 +54,21 @@ inline Lanes load_codes(const std::byte* p) {
     return static_cast<float>(static_cast<int>(p[bit / 8]) >> bit % 8 & ((1 << kBits) - 1));
   });
 }
-// 16 GroupScales: their scales, and their minima.
-inline void load_scales(const std::byte* p, Lanes& scales, Lanes& minima) {
-  scales = each([=](int i) { return f16_to_f32(load_u16(p + 4 * i)); });
-  minima = each([=](int i) { return f16_to_f32(load_u16(p + 4 * i + 2)); });
+// A word of 32 bits to each lane, and the codes or halves in them: the i-th of each word.
+struct WordLanes {
+  uint32_t v[kLanes];
+};
+inline WordLanes load_words(const std::byte* p) {
+  WordLanes words;
+  __builtin_memcpy(words.v, p, sizeof words.v);
+  return words;
+}
+template <int kBits>
+inline Lanes element_of(const WordLanes& words, int i) {
+  return each([&](int lane) {
+    const uint32_t number = words.v[lane] >> i * kBits & ((1u << kBits) - 1);
+    return kBits == 16 ? f16_to_f32(static_cast<uint16_t>(number)) : static_cast<float>(number);
+  });
 }
 // The first n lanes; the others are zero, and their memory is not touched.
 inline Lanes load_f32_part(const void* p, int n) {

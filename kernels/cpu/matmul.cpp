@@ -164,7 +164,7 @@ class Call {
   const int64_t m_;
   const int64_t k_;
   const int64_t group_;
-  std::array<Cut, kMostParts> cuts_;
+  std::array<Cut, kMostMatmulParts> cuts_;
 };
 
 }  // namespace

@@ -9,11 +9,9 @@
 
 namespace spillway {
 
-inline constexpr int kMostParts = 4;
-
 struct MatmulCall {
   View x;
-  std::array<MatmulPart, kMostParts> parts;
+  std::array<MatmulPart, kMostMatmulParts> parts;
   int count = 0;
 };
 

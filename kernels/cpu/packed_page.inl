@@ -31,13 +31,12 @@ void unpack_per_channel(const PackedPage& p, const std::byte* header, const std:
                         std::byte* out) {
   alignas(64) float scales[kMostHeadDim + kLanes], minima[kMostHeadDim + kLanes];
   for (int c = 0; c < p.head_dim; c += kLanes) {
-    Lanes scale, minimum;
     std::byte edge[4 * kLanes] = {};
     const bool whole = c + kLanes <= p.head_dim;
     if (!whole) __builtin_memcpy(edge, header + 4 * c, 4 * static_cast<size_t>(p.head_dim - c));
-    load_scales(whole ? header + 4 * c : edge, scale, minimum);
-    store_f32(scales + c, scale);
-    store_f32(minima + c, minimum);
+    const WordLanes groups = load_words(whole ? header + 4 * c : edge);  // GroupScale: a scale, then a minimum
+    store_f32(scales + c, element_of<16>(groups, 0));
+    store_f32(minima + c, element_of<16>(groups, 1));
   }
   for (int t = 0; t < tokens; t++) {
     unpack_codes<kBits>(

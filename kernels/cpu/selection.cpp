@@ -13,7 +13,14 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// One token's partial key to codes and their scale.
+// One token's partial key to its words.
+void put_words(const PartialKeyFormat& format, const std::byte* row, int token, std::byte* page) {
+  for (int word = 0; word < format.code_bytes() / 4; word++) {
+    std::memcpy(page + format.word_at(word, token), row + 4 * word, 4);
+  }
+}
+
+// To codes and their scale.
 void pack_key(const PartialKeyFormat& format, const float* key, int token, std::byte* page) {
   float smallest = kInfinity, largest = -kInfinity;
   bool finite = true;
@@ -23,13 +30,15 @@ void pack_key(const PartialKeyFormat& format, const float* key, int token, std::
     finite &= fits_f16(key[j]);
   }
   const GroupScale group = group_scale(smallest, largest, finite, format.bits);
-  std::memcpy(page + kPageTokens * format.code_bytes() + token * sizeof group, &group, sizeof group);
+  std::memcpy(page + format.scale_at(token), &group, sizeof group);
   const float minimum = f16_to_f32(group.minimum), inverse = inverse_of(group);
   uint8_t codes[kMostHeadDim];
+  std::byte row[kMostHeadDim];
   for (int j = 0; j < format.rank; j++) {
     codes[j] = static_cast<uint8_t>(code_of(key[j], minimum, inverse, format.bits));
   }
-  put_codes(codes, format.rank, format.bits, page + token * format.code_bytes());
+  put_codes(codes, format.rank, format.bits, row);
+  put_words(format, row, token, page);
 }
 
 // By digits of a key, the highest first, each time among those that agree in all digits before.
@@ -85,7 +94,9 @@ void partial_keys(const CpuKernels& kernels, const KvFormat& kv, const PartialKe
     const float* key = partial + int64_t{i} * format.rank;
     const int token = run.first_token + i;
     if (format.bits == 16) {
-      kernels.to_f16(key, format.rank, page + token * format.code_bytes());
+      std::byte row[2 * kMostHeadDim];
+      kernels.to_f16(key, format.rank, row);
+      put_words(format, row, token, page);
     } else {
       pack_key(format, key, token, page);
     }

@@ -46,8 +46,12 @@ struct LanePlace {
 // page of 64 tokens is a chain of few round trips to memory. Many query heads need the registers.
 constexpr int loads_in_flight(int heads, int sixteens) { return (heads <= 4 ? 8 : 4) / sixteens; }
 
-// scores[g * kPageTokens + t] = scale * q[g] . k[t] for the page's tokens. source: of its keys and
-// values, from the first token on: for_each_token(value, place, hidden, tokens, visit) as below.
+// What follows reads a page's worth of tokens from a Source, whose
+//   for_each_token<Kv, kLanes, kHeads>(value, place, hidden, tokens, visit)
+// calls visit(token, elements) for the lane's tokens of [0, tokens rounded up), in order, with pieces of keys, or of
+// values; those before `hidden`, absent tokens and absent elements are zero.
+
+// scores[g * kPageTokens + t] = scale * q[g] . k[t].
 template <typename Kv, int kLanes, int kHeads, typename Source>
 __device__ __forceinline__ void score_page(const AttendSizes& a, const float* q, int heads, const Source& source,
                                            int tokens, Shared<float> scores, int lane) {

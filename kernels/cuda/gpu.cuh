@@ -67,6 +67,13 @@ __device__ __forceinline__ uint4 load_stream(const void* address) {
   return v;
 }
 
+// The same of 8 bytes.
+__device__ __forceinline__ uint2 load_pair(const uint2* address) {
+  uint2 v;
+  asm("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
+  return v;
+}
+
 // 16 aligned bytes that other warps read too, and nobody writes meanwhile.
 __device__ __forceinline__ uint4 load_cached(const void* address) { return __ldg(static_cast<const uint4*>(address)); }
 __device__ __forceinline__ float4 load_floats(const float* address) {

@@ -72,9 +72,12 @@ __device__ __forceinline__ float lane_min(float value) { return -lane_max<kWarpL
 // The warp's token, to the page of partial keys at `to`.
 __device__ __forceinline__ void store_key(const PartialKeysLaunch& a, Shared<float> key, int token, std::byte* to) {
   const int lane = lane_index();
-  std::byte* codes = to + token * (a.rank * a.bits / 8);
+  uint32_t* words = reinterpret_cast<uint32_t*>(to) + token;  // kPageTokens apart (PartialKeyFormat)
   if (a.bits == 16) {
-    for (int j = lane; j < a.rank; j += kWarpLanes) reinterpret_cast<uint16_t*>(codes)[j] = f32_to_f16(key[j]);
+    for (int word = lane; word < a.rank / 2; word += kWarpLanes) {
+      words[word * kPageTokens] = f32_to_f16(key[2 * word]) | static_cast<uint32_t>(f32_to_f16(key[2 * word + 1]))
+                                                                  << 16;
+    }
     return;
   }
   float smallest = INFINITY;
@@ -90,19 +93,17 @@ __device__ __forceinline__ void store_key(const PartialKeysLaunch& a, Shared<flo
   largest = lane_max<kWarpLanes / 2>(largest);
   finite = __all_sync(kAllLanes, finite) != 0;
   const GroupScale group = group_scale(smallest, largest, finite, a.bits);
-  if (lane == 0) {
-    reinterpret_cast<uint32_t*>(to + kPageTokens * (a.rank * a.bits / 8))[token] =
-        group.scale | static_cast<uint32_t>(group.minimum) << 16;
-  }
+  const int in_a_word = 32 / a.bits;
+  const int scales = a.rank / in_a_word * kPageTokens;
+  if (lane == 0) words[scales] = group.scale | static_cast<uint32_t>(group.minimum) << 16;
   const float minimum = f16_to_f32(group.minimum);
   const float inverse = inverse_of(group);
-  const int in_a_word = 32 / a.bits;
   for (int word = lane; word < a.rank / in_a_word; word += kWarpLanes) {
     uint32_t packed = 0;
     for (int i = 0; i < in_a_word; i++) {
       packed |= code_of(key[word * in_a_word + i], minimum, inverse, a.bits) << i * a.bits;
     }
-    reinterpret_cast<uint32_t*>(codes)[word] = packed;
+    words[word * kPageTokens] = packed;
   }
 }
 

@@ -69,50 +69,39 @@ struct Word {
   }
 };
 
-// A lane's two tokens of a page: 32 apart, so that the lanes of a warp read side by side.
+// A lane has two tokens of a page side by side, and reads the same word of both at once.
 constexpr int kTokens = kPageTokens / kWarpLanes;
+constexpr int kWordsAtOnce = 4;
 
-// words [kTokens][kWords] of the lane's tokens' partial keys, from a word on.
-template <int kWords>
-__device__ __forceinline__ void load_words(const std::byte* page, int row_bytes, int tokens, int word,
-                                           uint32_t (&words)[kTokens][kWords]) {
-#pragma unroll
-  for (int t = 0; t < kTokens; t++) {
-    const int token = lane_index() + t * kWarpLanes;
-    const std::byte* at = page + token * row_bytes + 4 * word;
-    if constexpr (kWords == 4) {
-      const uint4 held = token < tokens ? load_stream(at) : uint4{0, 0, 0, 0};
-      words[t][0] = held.x, words[t][1] = held.y, words[t][2] = held.z, words[t][3] = held.w;
-    } else {
-      words[t][0] = token < tokens ? *reinterpret_cast<const uint32_t*>(at) : 0;
-    }
-  }
-}
-
-// dots[t][g] = codes or halves of token t . partial query of head g. queries [kHeads x rank].
-template <int kBits, int kHeads, int kWords>
-__device__ __forceinline__ void multiply(const std::byte* page, int rank, int tokens, Shared<float> queries,
+// dots[t][g] = codes or halves of token t . partial query of head g. queries [kHeads x rank]. What no token has written
+// is read, and not used: it is of the page.
+template <int kBits, int kHeads>
+__device__ __forceinline__ void multiply(const std::byte* page, int rank, Shared<float> queries,
                                          float (&dots)[kTokens][kHeads]) {
   constexpr int kCount = Word<kBits>::kCount;
   constexpr int kStep = kBits == 16 ? 2 : 1;  // words together: four numbers of a query are read at once
-  const int row_bytes = rank * kBits / 8;
-#pragma unroll 2
-  for (int word = 0; word < rank / kCount; word += kWords) {
-    uint32_t words[kTokens][kWords];
-    load_words<kWords>(page, row_bytes, tokens, word, words);
+  const uint2* words = reinterpret_cast<const uint2*>(page) + lane_index();
+  const int count = rank / kCount;
+  for (int first = 0; first < count; first += kWordsAtOnce) {
+    uint2 held[kWordsAtOnce];
 #pragma unroll
-    for (int w = 0; w < kWords; w += kStep) {
+    for (int w = 0; w < kWordsAtOnce; w++) {
+      held[w] = first + w < count ? load_pair(words + (first + w) * kWarpLanes) : uint2{0, 0};
+    }
+#pragma unroll
+    for (int w = 0; w < kWordsAtOnce; w += kStep) {
+      if (first + w >= count) break;
       float keys[kTokens][kStep * kCount];
 #pragma unroll
-      for (int t = 0; t < kTokens; t++) {
-#pragma unroll
-        for (int i = 0; i < kStep; i++) Word<kBits>::unpack(words[t][w + i], keys[t] + i * kCount);
+      for (int i = 0; i < kStep; i++) {
+        Word<kBits>::unpack(held[w + i].x, keys[0] + i * kCount);
+        Word<kBits>::unpack(held[w + i].y, keys[1] + i * kCount);
       }
 #pragma unroll
       for (int g = 0; g < kHeads; g++) {
 #pragma unroll
         for (int i = 0; i < kStep * kCount; i += 4) {
-          const float4 query = load_floats(queries, g * rank + (word + w) * kCount + i);
+          const float4 query = load_floats(queries, g * rank + (first + w) * kCount + i);
 #pragma unroll
           for (int t = 0; t < kTokens; t++) {
             dots[t][g] = fmaf(query.x, keys[t][i], dots[t][g]);
@@ -144,8 +133,8 @@ __device__ __forceinline__ void load_queries(const ScoreLaunch& a, int64_t head,
 }
 
 // Block (kWarps page rows, KV head, kHeads of its group): a warp to a page.
-template <int kBits, int kHeads, int kWords>
-__global__ void __launch_bounds__(kThreads) score_pages(ScoreLaunch a) {
+template <int kBits, int kHeads>
+__global__ void __launch_bounds__(kThreads, 2) score_pages(ScoreLaunch a) {
   SPILLWAY_SHARED(float, sums, kHeads);
   const Shared<float> queries = dynamic_shared<float>(0, kHeads * a.rank);
   const int64_t kv_head = blockIdx.y;
@@ -164,16 +153,16 @@ __global__ void __launch_bounds__(kThreads) score_pages(ScoreLaunch a) {
   const int lane = lane_index();
   const std::byte* page = a.rows[row + warp_index()] + kv_head * a.page_bytes;
   float dots[kTokens][kHeads] = {};
-  multiply<kBits, kHeads, kWords>(page, a.rank, tokens, queries, dots);
+  multiply<kBits, kHeads>(page, a.rank, queries, dots);
   float scale[kTokens];
   float minimum[kTokens];
 #pragma unroll
   for (int t = 0; t < kTokens; t++) {
     scale[t] = 1.0f;
     minimum[t] = 0.0f;
-    const int token = lane + t * kWarpLanes;
+    const int token = kTokens * lane + t;
     if (kBits == 16 || token >= tokens) continue;
-    const uint32_t group = reinterpret_cast<const uint32_t*>(page + kPageTokens * (a.rank * kBits / 8))[token];
+    const uint32_t group = reinterpret_cast<const uint32_t*>(page)[a.rank * kBits / 32 * kPageTokens + token];
     scale[t] = load_f16(static_cast<uint16_t>(group & 0xffff));
     minimum[t] = load_f16(static_cast<uint16_t>(group >> 16));
   }
@@ -185,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) score_pages(ScoreLaunch a) {
 #pragma unroll
     for (int t = 0; t < kTokens; t++) {
       const float score = kBits == 16 ? dots[t][g] : fmaf(dots[t][g], scale[t], minimum[t] * sums[g]);
-      scores[t] = lane + t * kWarpLanes < tokens ? score * a.scale : -INFINITY;
+      scores[t] = kTokens * lane + t < tokens ? score * a.scale : -INFINITY;
       largest = fmaxf(largest, scores[t]);
     }
     largest = lane_max<kWarpLanes / 2>(largest);
@@ -193,9 +182,9 @@ __global__ void __launch_bounds__(kThreads) score_pages(ScoreLaunch a) {
     float sum = 0.0f;
 #pragma unroll
     for (int t = 0; t < kTokens; t++) {
-      const bool there = lane + t * kWarpLanes < tokens;
+      const bool there = kTokens * lane + t < tokens;
       const float weight = there ? exp_of_negative(scores[t] - largest) : 0.0f;
-      to[lane + t * kWarpLanes] = weight;
+      to[kTokens * lane + t] = weight;
       sum += weight;
     }
     sum = lane_sum<kWarpLanes / 2>(sum);
@@ -253,12 +242,7 @@ cudaError_t launch_heads(cudaStream_t stream, const ScoreLaunch& a, int rows, in
   const dim3 grid(static_cast<uint32_t>(ceil_div(rows, kWarps)), static_cast<uint32_t>(kv_heads),
                   static_cast<uint32_t>(ceil_div(a.group, kHeads)));
   const size_t shared = static_cast<size_t>(kHeads) * a.rank * sizeof(float);
-  if constexpr (kBits < 16) {  // a token's row of 4 bytes, or 8, or so
-    if (a.rank * kBits / 8 % 16 != 0) {
-      return launch(score_pages<kBits, kHeads, 1>, grid, dim3(kThreads), shared, stream, a);
-    }
-  }
-  return launch(score_pages<kBits, kHeads, 4>, grid, dim3(kThreads), shared, stream, a);
+  return launch(score_pages<kBits, kHeads>, grid, dim3(kThreads), shared, stream, a);
 }
 
 template <int kBits>

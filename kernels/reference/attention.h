@@ -10,13 +10,6 @@
 
 namespace spillway::reference {
 
-inline int64_t query_width(const AttendShape& shape) {
-  return static_cast<int64_t>(shape.heads) * shape.format.head_dim;
-}
-inline int64_t states_width(const AttendShape& shape) {
-  return static_cast<int64_t>(shape.heads) * attn_state_floats(shape.format.head_dim);
-}
-
 // Makes the states [heads x attn_state_floats] empty.
 void clear_states(const AttendShape& shape, float* states);
 // Tokens [begin, end) of a span.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_stream.h"
+#include "kernels/op_checks.h"
 #include "kernels/reference/attention.h"
 #include "kernels/reference/dequantize.h"
 #include "kernels/reference/packed_page.h"
@@ -19,10 +20,6 @@
 
 namespace spillway {
 namespace {
-
-bool is_f32(const View& view, int64_t rows, int64_t cols) {
-  return view.dtype == DType::f32 && view.rows == rows && view.cols == cols;
-}
 
 // Sums over k run in one order for each output, whatever the number of rows. The rows of x are held in groups, as
 // [k x kGroup] doubles, only so that a row of the weight is dequantised once for the group.
@@ -166,7 +163,7 @@ class ReferenceOps final : public Ops {
   void set_scratch(std::byte*, uint64_t) override {}
 
   void dequantize(Stream& stream, View rows, View out) override {
-    SPILLWAY_CHECK(is_f32(out, rows.rows, rows.cols));
+    check_dequantize(rows, out);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < rows.rows; r++) {
         for (int64_t i = 0; i < rows.cols; i++) out.f32(r)[i] = element(rows.dtype, rows.row(r), i);
@@ -175,15 +172,15 @@ class ReferenceOps final : public Ops {
   }
 
   void norm(Stream& stream, View x, View weight, float eps, View out) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(weight, 1, x.cols) && is_f32(out, x.rows, x.cols));
+    check_norm(x, weight, out);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < x.rows; r++) norm_row(x.f32(r), weight.f32(), x.cols, eps, out.f32(r));
     });
   }
 
   void layer_norm(Stream& stream, View x, View weight, View bias, float eps, View out) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && is_f32(out, x.rows, x.cols));
-    SPILLWAY_CHECK(is_f32(weight, 1, x.cols) && is_f32(bias, 1, x.cols));
+    check_norm(x, weight, out);
+    SPILLWAY_CHECK(is_f32(bias, 1, x.cols));
     enqueue(stream, [=] {
       for (int64_t r = 0; r < x.rows; r++) {
         layer_norm_row(x.f32(r), weight.f32(), bias.f32(), x.cols, eps, out.f32(r));
@@ -192,7 +189,7 @@ class ReferenceOps final : public Ops {
   }
 
   void add(Stream& stream, View x, View y) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && (is_f32(y, x.rows, x.cols) || is_f32(y, 1, x.cols)));
+    check_add(x, y);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < x.rows; r++) {
         const float* from = y.f32(y.rows == 1 ? 0 : r);
@@ -211,10 +208,7 @@ class ReferenceOps final : public Ops {
   }
 
   void matmul(Stream& stream, View x, std::span<const MatmulPart> parts) override {
-    SPILLWAY_CHECK(is_f32(x, x.rows, x.cols) && parts.size() <= 4);
-    for (const MatmulPart& part : parts) {
-      SPILLWAY_CHECK(part.weight.cols == x.cols && is_f32(part.out, x.rows, part.weight.rows));
-    }
+    check_matmul(x, parts);
     enqueue(stream, [x, copy = std::vector(parts.begin(), parts.end())] {
       const std::vector<double> values = grouped(x);
       for (const MatmulPart& part : copy) matmul_part(values, x.rows, part);
@@ -222,8 +216,7 @@ class ReferenceOps final : public Ops {
   }
 
   void rotate(Stream& stream, View x, int head_dim, RotationStyle style, View table) override {
-    SPILLWAY_CHECK(is_f32(x, table.rows, x.cols) && is_f32(table, x.rows, table.cols));
-    SPILLWAY_CHECK(x.cols % head_dim == 0 && table.cols % 2 == 0 && table.cols <= head_dim);
+    check_rotate(x, head_dim, table);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < x.rows; r++) {
         for (int64_t at = 0; at < x.cols; at += head_dim) {
@@ -234,19 +227,14 @@ class ReferenceOps final : public Ops {
   }
 
   void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
-    const int64_t width = static_cast<int64_t>(format.kv_heads) * format.head_dim;
-    SPILLWAY_CHECK(is_f32(k, k.rows, width) && is_f32(v, k.rows, width));
-    for (const AppendRun& run : runs) {
-      SPILLWAY_CHECK(run.first_token >= 0 && run.count >= 0 && run.first_token + run.count <= kPageTokens);
-      SPILLWAY_CHECK(run.first_row >= 0 && run.first_row + run.count <= k.rows);
-    }
+    check_append(k, v, format, runs);
     enqueue(stream, [k, v, format, copy = std::vector(runs.begin(), runs.end())] {
       for (const AppendRun& run : copy) append_run(k, v, format, run);
     });
   }
 
   void seal(Stream& stream, const KvFormat& format, std::span<const SealRun> runs) override {
-    SPILLWAY_CHECK(format.packs() && format.dtype == DType::f16 && can_pack(format.head_dim));
+    check_seal(format);
     enqueue(stream, [format, copy = std::vector(runs.begin(), runs.end())] {
       const auto packed_bytes = static_cast<uint64_t>(format.packed_page().bytes());
       for (const SealRun& run : copy) {
@@ -258,11 +246,7 @@ class ReferenceOps final : public Ops {
   }
 
   void attend(Stream& stream, View q, const AttendShape& shape, std::span<const SpanTask> tasks, View states) override {
-    SPILLWAY_CHECK(is_f32(q, q.rows, reference::query_width(shape)));
-    SPILLWAY_CHECK(is_f32(states, states.rows, reference::states_width(shape)));
-    for (const SpanTask& task : tasks) {
-      SPILLWAY_CHECK(task.row >= 0 && task.row < q.rows && task.slot >= 0 && task.slot < states.rows);
-    }
+    check_attend(q, shape, tasks, states);
     enqueue(stream, [q, shape, states, copy = std::vector(tasks.begin(), tasks.end())] {
       for (const SpanTask& task : copy) {
         float* slot = states.f32(task.slot);
@@ -274,8 +258,7 @@ class ReferenceOps final : public Ops {
 
   void attend_chunk(Stream& stream, View q, int first_position, const AttendShape& shape, std::span<const KvSpan> spans,
                     View states, bool fresh) override {
-    SPILLWAY_CHECK(is_f32(q, q.rows, reference::query_width(shape)));
-    SPILLWAY_CHECK(is_f32(states, q.rows, reference::states_width(shape)));
+    check_attend_chunk(q, shape, spans, states);
     enqueue(stream, [=, copy = std::vector(spans.begin(), spans.end())] {
       for (int64_t row = 0; row < q.rows; row++) {
         if (fresh) reference::clear_states(shape, states.f32(row));
@@ -292,12 +275,7 @@ class ReferenceOps final : public Ops {
 
   void merge(Stream& stream, View states, const AttendShape& shape, std::span<const MergeTask> tasks,
              View out) override {
-    SPILLWAY_CHECK(is_f32(out, out.rows, reference::query_width(shape)));
-    SPILLWAY_CHECK(is_f32(states, states.rows, reference::states_width(shape)));
-    for (const MergeTask& task : tasks) {
-      SPILLWAY_CHECK(task.row >= 0 && task.row < out.rows);
-      SPILLWAY_CHECK(task.first_slot >= 0 && task.count >= 0 && task.first_slot + task.count <= states.rows);
-    }
+    check_merge(states, shape, tasks, out);
     enqueue(stream, [states, shape, out, copy = std::vector(tasks.begin(), tasks.end())] {
       for (const MergeTask& task : copy) reference::merge_states(shape, states, task, out.f32(task.row));
     });
@@ -339,8 +317,7 @@ class ReferenceOps final : public Ops {
   }
 
   void activate(Stream& stream, Activation kind, View gate, View up, View out) override {
-    SPILLWAY_CHECK((up.rows == 0 || is_f32(up, gate.rows, gate.cols)) && is_f32(out, gate.rows, gate.cols));
-    SPILLWAY_CHECK(gate.dtype == DType::f32);
+    check_activate(gate, up, out);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < gate.rows; r++) {
         for (int64_t i = 0; i < gate.cols; i++) {
@@ -352,8 +329,7 @@ class ReferenceOps final : public Ops {
   }
 
   void route(Stream& stream, View logits, View x, bool normalise, const ExpertRoutes& routes, View rows) override {
-    SPILLWAY_CHECK(is_f32(logits, routes.rows, routes.experts) && is_f32(x, routes.rows, x.cols));
-    SPILLWAY_CHECK(is_f32(rows, routes.places(), x.cols) && routes.used <= routes.experts);
+    check_route(logits, x, routes, rows);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < routes.rows; r++) {
         const int64_t at = r * routes.used;
@@ -368,8 +344,7 @@ class ReferenceOps final : public Ops {
 
   void experts(Stream& stream, Activation kind, const ExpertRoutes& routes, const ExpertWeights& weights, View rows,
                View gate, View up) override {
-    SPILLWAY_CHECK(is_f32(rows, routes.places(), weights.gate.cols) && is_f32(up, gate.rows, gate.cols));
-    SPILLWAY_CHECK(is_f32(gate, routes.places(), weights.gate.rows) && weights.down.cols == gate.cols);
+    check_experts(routes, weights, rows, gate, up);
     enqueue(stream, [=, here = std::vector(weights.experts.begin(), weights.experts.end())] {
       for (int e = 0; e < routes.experts; e++) {
         const int64_t first = routes.first()[e], count = routes.first()[e + 1] - first;
@@ -392,7 +367,7 @@ class ReferenceOps final : public Ops {
   }
 
   void combine(Stream& stream, const ExpertRoutes& routes, View rows, View x) override {
-    SPILLWAY_CHECK(is_f32(x, routes.rows, rows.cols) && is_f32(rows, routes.places(), x.cols));
+    check_combine(routes, rows, x);
     enqueue(stream, [=] {
       for (int64_t r = 0; r < routes.rows; r++) {
         for (int64_t i = 0; i < x.cols; i++) {
@@ -407,9 +382,7 @@ class ReferenceOps final : public Ops {
   }
 
   void candidates(Stream& stream, View logits, const CandidateChoice& choice, View out) override {
-    SPILLWAY_CHECK(is_f32(logits, out.rows, logits.cols) && is_f32(out, logits.rows, candidate_floats(choice.k)));
-    SPILLWAY_CHECK(choice.k >= 1 && choice.k <= kMostCandidates && choice.k <= logits.cols);
-    for (const int32_t id : choice.penalised) SPILLWAY_CHECK(id >= 0 && id < logits.cols);
+    check_candidates(logits, choice, out);
     const std::vector<int32_t> ids(choice.penalised.begin(), choice.penalised.end());
     enqueue(stream, [=, k = choice.k, penalty = choice.penalty] {
       for (int64_t r = 0; r < logits.rows; r++) {

@@ -13,13 +13,28 @@
 namespace spillway::reference {
 namespace {
 
-std::byte* scale_of(const PartialKeyFormat& format, std::byte* page, int token) {
-  return page + kPageTokens * format.code_bytes() + token * sizeof(GroupScale);
+// Number j of a token, a half or a code.
+void put_number(const PartialKeyFormat& format, int token, int j, uint32_t number, std::byte* page) {
+  const int bit = j * format.bits;
+  uint32_t word;
+  std::memcpy(&word, page + format.word_at(bit / 32, token), sizeof word);
+  const uint32_t mask = ((1u << format.bits) - 1) << bit % 32;
+  word = (word & ~mask) | number << bit % 32;
+  std::memcpy(page + format.word_at(bit / 32, token), &word, sizeof word);
+}
+
+uint32_t number_at(const PartialKeyFormat& format, const std::byte* page, int token, int j) {
+  const int bit = j * format.bits;
+  uint32_t word;
+  std::memcpy(&word, page + format.word_at(bit / 32, token), sizeof word);
+  return word >> bit % 32 & ((1u << format.bits) - 1);
 }
 
 void store_partial_key(const PartialKeyFormat& format, const std::vector<float>& key, int token, std::byte* page) {
-  std::byte* codes = page + token * format.code_bytes();
-  if (format.bits == 16) return store_row(DType::f16, key.data(), format.rank, codes);
+  if (format.bits == 16) {
+    for (int j = 0; j < format.rank; j++) put_number(format, token, j, f32_to_f16(key[j]), page);
+    return;
+  }
   float smallest = std::numeric_limits<float>::infinity(), largest = -smallest;
   bool finite = true;
   for (const float x : key) {
@@ -28,12 +43,9 @@ void store_partial_key(const PartialKeyFormat& format, const std::vector<float>&
     largest = std::max(largest, x);
   }
   const GroupScale group = group_scale(smallest, largest, finite, format.bits);
-  std::memcpy(scale_of(format, page, token), &group, sizeof group);
-  std::memset(codes, 0, static_cast<size_t>(format.code_bytes()));
+  std::memcpy(page + format.scale_at(token), &group, sizeof group);
   for (int j = 0; j < format.rank; j++) {
-    const uint32_t code = code_of(key[j], f16_to_f32(group.minimum), inverse_of(group), format.bits);
-    const int bit = j * format.bits;
-    codes[bit / 8] |= static_cast<std::byte>(code << bit % 8);
+    put_number(format, token, j, code_of(key[j], f16_to_f32(group.minimum), inverse_of(group), format.bits), page);
   }
 }
 
@@ -81,14 +93,13 @@ void partial_keys(const KvFormat& kv, const PartialKeyFormat& format, const Part
 
 void load_partial_key(const PartialKeyFormat& format, const std::byte* row, int kv_head, int token, double* values) {
   const std::byte* page = row + kv_head * format.page_bytes();
-  const std::byte* codes = page + token * format.code_bytes();
-  if (format.bits == 16) return load_row(DType::f16, codes, format.rank, values);
-  GroupScale group;
-  std::memcpy(&group, page + kPageTokens * format.code_bytes() + token * sizeof group, sizeof group);
+  GroupScale group{};
+  if (format.bits < 16) std::memcpy(&group, page + format.scale_at(token), sizeof group);
   for (int j = 0; j < format.rank; j++) {
-    const int bit = j * format.bits;
-    const uint32_t code = std::to_integer<uint32_t>(codes[bit / 8]) >> bit % 8 & ((1u << format.bits) - 1);
-    values[j] = static_cast<double>(f16_to_f32(group.minimum)) + code * static_cast<double>(f16_to_f32(group.scale));
+    const uint32_t number = number_at(format, page, token, j);
+    values[j] = format.bits == 16 ? f16_to_f32(static_cast<uint16_t>(number))
+                                  : static_cast<double>(f16_to_f32(group.minimum)) +
+                                        number * static_cast<double>(f16_to_f32(group.scale));
   }
 }
 

@@ -26,8 +26,8 @@ Value Context::text(std::string made) {
   return Value(std::move(made));
 }
 
-Value Context::list(List items, bool tuple) {
-  Value made = Value::list(std::move(items), tuple);
+Value Context::list(List items, SequenceKind kind) {
+  Value made = Value::list(std::move(items), kind);
   charge(weight_of(made) + 16 * static_cast<int64_t>(made.sequence()->items.size()));
   return made;
 }
@@ -75,6 +75,7 @@ Value Context::subscript(const Value& of, const Value& index) {
     charge(static_cast<int64_t>(mapping->items.size()));
     if (const Value* item = find(*mapping, index)) return *item;
   }
+  if (of.is_generator()) return Value::undefined(to_text(index));
   const bool whole = index.integer() || index.boolean();
   if (whole && (of.sequence() || of.text())) {
     const List items = of.sequence() ? List() : items_of(of);
@@ -88,6 +89,7 @@ Value Context::subscript(const Value& of, const Value& index) {
 }
 
 Value Context::slice(const Value& of, const Value& begin, const Value& end, const Value& step) {
+  if (of.is_generator()) return Value::undefined("a slice of a generator");
   if (!of.sequence() && !of.text()) fail(fmt::format("a slice of {}", of.type_name()));
   const auto whole = [&](const Value& value, int64_t fallback) {
     if (value.is_undefined() || value.is_none()) return fallback;
@@ -108,7 +110,7 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
   const int64_t stride = std::clamp<int64_t>(by, -size - 1, size + 1);
   for (int64_t at = first; by > 0 ? at < last : at > last; at += stride)
     taken.push_back(items[static_cast<size_t>(at)]);
-  if (of.sequence()) return list(std::move(taken), of.sequence()->tuple);
+  if (of.sequence()) return list(std::move(taken), of.sequence()->kind);
   std::string joined;
   for (const Value& item : taken) joined += *item.text();
   return text(std::move(joined));

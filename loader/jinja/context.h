@@ -26,7 +26,7 @@ class Context {
   }
   // Of a new value, which is charged for.
   Value text(std::string made);
-  Value list(List items, bool tuple = false);
+  Value list(List items, SequenceKind kind = SequenceKind::list);
   Value dict(Dict items);
 
   Value filter(const std::string& filter, const Value& of, const Arguments& arguments);
@@ -70,6 +70,9 @@ std::vector<std::string_view> characters(std::string_view text);
 Value method_of_text(Context& context, const Value& of, const std::string& name);
 Value method_of_list(Context& context, const Value& of, const std::string& name);
 Value method_of_dict(Context& context, const Value& of, const std::string& name);
+
+// With entities in place of the characters that mean something in HTML, as markupsafe has them.
+std::string escaped(Context& context, std::string_view text);
 
 // JSON as json.dumps of Python writes it. `indent` < 0: on one line.
 struct JsonStyle {

@@ -171,7 +171,7 @@ Value Evaluator::test(const Node& node) {
 Value Evaluator::items(const Node& node) {
   List made;
   for (const NodePtr& item : node.items) made.push_back(evaluate(*item));
-  return context_.list(std::move(made), node.kind == Kind::tuple);
+  return context_.list(std::move(made), node.kind == Kind::tuple ? SequenceKind::tuple : SequenceKind::list);
 }
 
 Value Evaluator::dict(const Node& node) {

@@ -120,30 +120,14 @@ Value indent(Context& context, const Value& of, const Arguments& arguments) {
   return context.text(std::move(out));
 }
 
-Value escape(Context& context, const Value& of, const Arguments&) {
-  std::string out;
-  for (const char c : to_text(of)) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return context.text(std::move(out));
+Value safe(Context& context, const Value& of, const Arguments&) {
+  Value marked = context.text(to_text(of));
+  marked.markup = true;
+  return marked;
+}
+
+Value escape(Context& context, const Value& of, const Arguments& arguments) {
+  return of.markup ? of : safe(context, Value(escaped(context, to_text(of))), arguments);
 }
 
 // As transformers writes it in place of Jinja's own: nothing is escaped for HTML.
@@ -167,9 +151,34 @@ Value words(Context&, const Value& of, const Arguments&) {
   return Value(static_cast<int64_t>(split_white(to_text(of), -1, false).size()));
 }
 
-Value itself(Context& context, const Value& of, const Arguments&) { return context.text(to_text(of)); }
-
 }  // namespace
+
+std::string escaped(Context& context, std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      default:
+        out += c;
+    }
+  }
+  context.charge(static_cast<int64_t>(out.size()));
+  return out;
+}
 
 const std::map<std::string, Filter>& text_filters() {
   static const std::map<std::string, Filter> known{
@@ -185,7 +194,7 @@ const std::map<std::string, Filter>& text_filters() {
       {"indent", indent},
       {"e", escape},
       {"escape", escape},
-      {"safe", itself},
+      {"safe", safe},
       {"tojson", to_json_text},
       {"wordcount", words},
       {"upper", changed<upper>},

@@ -13,7 +13,7 @@ Value length(Context& context, const Value& of, const Arguments&) {
     context.charge(static_cast<int64_t>(text->size()));
     return Value(static_cast<int64_t>(characters(*text).size()));
   }
-  if (of.sequence()) return Value(static_cast<int64_t>(of.sequence()->items.size()));
+  if (of.sequence() && !of.is_generator()) return Value(static_cast<int64_t>(of.sequence()->items.size()));
   if (of.mapping()) return Value(static_cast<int64_t>(of.mapping()->items.size()));
   if (of.is_undefined()) return Value(int64_t{0});
   context.fail(fmt::format("the length of {}", of.type_name()));
@@ -25,6 +25,7 @@ Value first(Context& context, const Value& of, const Arguments&) {
 }
 
 Value last(Context& context, const Value& of, const Arguments&) {
+  if (of.is_generator()) context.fail("the last item of a generator");
   const List items = context.items_of(of);
   return items.empty() ? Value::undefined("the last of nothing") : items.back();
 }
@@ -86,7 +87,7 @@ Value map(Context& context, const Value& of, const Arguments& arguments) {
       made.push_back(context.filter(need_text(context, arguments.positional[0], "a filter"), item, rest));
     }
   }
-  return context.list(std::move(made));
+  return context.list(std::move(made), SequenceKind::generator);
 }
 
 // select, reject, selectattr, rejectattr.
@@ -103,13 +104,13 @@ Value chosen(Context& context, const Value& of, const Arguments& arguments) {
     const bool holds = tested ? context.test(need_text(context, given[skip], "a test"), asked, rest) : asked.truth();
     if (holds == wanted) made.push_back(item);
   }
-  return context.list(std::move(made));
+  return context.list(std::move(made), SequenceKind::generator);
 }
 
 Value reverse(Context& context, const Value& of, const Arguments&) {
   List all = context.items_of(of);
   std::reverse(all.begin(), all.end());
-  if (!of.text()) return context.list(std::move(all));
+  if (!of.text()) return context.list(std::move(all), SequenceKind::generator);
   std::string out;
   for (const Value& item : all) out += *item.text();
   return context.text(std::move(out));
@@ -167,7 +168,7 @@ Value unique(Context& context, const Value& of, const Arguments& arguments) {
     seen.push_back(key);
     made.push_back(item);
   }
-  return context.list(std::move(made));
+  return context.list(std::move(made), SequenceKind::generator);
 }
 
 template <bool largest>
@@ -205,7 +206,7 @@ Value batch(Context& context, const Value& of, const Arguments& arguments) {
     }
     made.push_back(context.list(std::move(row)));
   }
-  return context.list(std::move(made));
+  return context.list(std::move(made), SequenceKind::generator);
 }
 
 }  // namespace

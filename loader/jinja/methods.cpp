@@ -259,7 +259,7 @@ Value method_of_dict(Context& context, const Value& of, const std::string& name)
   return bound(of, name, [&context, of, name](const Arguments&) {
     List all;
     for (const auto& [key, value] : of.mapping()->items) {
-      all.push_back(name == "items" ? context.list({key, value}, true) : name == "keys" ? key : value);
+      all.push_back(name == "items" ? context.list({key, value}, SequenceKind::tuple) : name == "keys" ? key : value);
     }
     return context.list(std::move(all));
   });

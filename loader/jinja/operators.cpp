@@ -59,23 +59,31 @@ Value repeated(Context& context, const Value& of, int64_t times) {
   return context.list(std::move(made));
 }
 
+// A text after another; where one is marked as markup, the other is escaped, and the whole is marked.
+Value joined(Context& context, const Value& left, const Value& right) {
+  const bool markup = left.markup || right.markup;
+  const auto part = [&](const Value& side) {
+    return markup && !side.markup ? escaped(context, *side.text()) : *side.text();
+  };
+  Value whole = context.text(part(left) + part(right));
+  whole.markup = markup;
+  return whole;
+}
+
 }  // namespace
 
 Value Context::binary(const std::string& sign, const Value& left, const Value& right) {
   if (sign == "~") return text(to_text(left) + to_text(right));
+  if (sign == "+" && left.text() && right.text()) return joined(*this, left, right);
   if (left.is_number() && right.is_number()) {
     if (left.real() || right.real() || sign == "/")
       return Value(reals(*this, sign, left.as_double(), right.as_double()));
     return Value(integers(*this, sign, left.as_integer(), right.as_integer()));
   }
-  if (sign == "+" && left.text() && right.text()) {
-    charge(static_cast<int64_t>(left.text()->size() + right.text()->size()));
-    return Value(*left.text() + *right.text());
-  }
-  if (sign == "+" && left.sequence() && right.sequence()) {
+  if (sign == "+" && left.sequence() && right.sequence() && !left.is_generator() && !right.is_generator()) {
     List items = left.sequence()->items;
     items.insert(items.end(), right.sequence()->items.begin(), right.sequence()->items.end());
-    return list(std::move(items), left.sequence()->tuple);
+    return list(std::move(items), left.sequence()->kind);
   }
   const auto repeats = [](const Value& of, const Value& times) {
     return (of.text() || of.sequence()) && (times.integer() || times.boolean());

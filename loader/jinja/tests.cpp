@@ -38,8 +38,10 @@ const std::map<std::string, Test>& tests() {
       {"number", [](Context&, const Value& of, const List&) { return of.is_number(); }},
       {"string", [](Context&, const Value& of, const List&) { return of.text() != nullptr; }},
       {"mapping", [](Context&, const Value& of, const List&) { return of.mapping() != nullptr; }},
-      {"sequence", [](Context&, const Value& of,
-                      const List&) { return of.sequence() || of.text() || of.mapping() || of.is_undefined(); }},
+      {"sequence",
+       [](Context&, const Value& of, const List&) {
+         return (of.sequence() && !of.is_generator()) || of.text() || of.mapping() || of.is_undefined();
+       }},
       {"iterable", [](Context&, const Value& of, const List&) { return iterable(of); }},
       {"callable", [](Context&, const Value& of, const List&) { return of.function() != nullptr; }},
       {"odd", modulo_two<1>},

@@ -71,10 +71,12 @@ std::string to_repr(const Value& value) {
   if (const double* number = value.real()) return number_text(*number);
   if (const std::string* text = value.text()) return quoted(*text);
   if (const Sequence* list = value.sequence()) {
-    std::string out = list->tuple ? "(" : "[";
+    if (list->kind == SequenceKind::generator) return "<generator>";
+    const bool tuple = list->kind == SequenceKind::tuple;
+    std::string out = tuple ? "(" : "[";
     for (size_t i = 0; i < list->items.size(); ++i) out += (i > 0 ? ", " : "") + to_repr(list->items[i]);
-    if (list->tuple && list->items.size() == 1) out += ",";
-    return out + (list->tuple ? ")" : "]");
+    if (tuple && list->items.size() == 1) out += ",";
+    return out + (tuple ? ")" : "]");
   }
   if (const Mapping* dict = value.mapping()) {
     std::string out = "{";

@@ -33,14 +33,14 @@ Namespace* Value::space() const {
   return held ? *held : nullptr;
 }
 
-Value Value::list(List items, bool tuple) {
+Value Value::list(List items, SequenceKind kind) {
   int depth = 0;
   int64_t weight = 2;
   for (const Value& item : items) {
     depth = std::max(depth, depth_of(item));
     weight = heavier(weight, weight_of(item));
   }
-  return Value(Data(std::make_shared<const Sequence>(Sequence{std::move(items), checked(depth + 1), weight, tuple})));
+  return Value(Data(std::make_shared<const Sequence>(Sequence{std::move(items), checked(depth + 1), weight, kind})));
 }
 
 Value Value::dict(Dict items) {
@@ -83,12 +83,13 @@ bool Value::truth() const {
   if (is_undefined() || is_none()) return false;
   if (is_number()) return as_double() != 0;
   if (const std::string* string = text()) return !string->empty();
-  if (const Sequence* list = sequence()) return !list->items.empty();
+  if (const Sequence* list = sequence()) return list->kind == SequenceKind::generator || !list->items.empty();
   if (const Mapping* dict = mapping()) return !dict->items.empty();
   return true;
 }
 
 const char* Value::type_name() const {
+  if (is_generator()) return "a generator";
   static constexpr const char* kNames[] = {"undefined", "none",   "a boolean", "an integer",  "a number",
                                            "a text",    "a list", "a dict",    "a namespace", "a function"};
   return kNames[data.index()];

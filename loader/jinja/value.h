@@ -22,11 +22,13 @@ struct Undefined {
   std::string name;  // for messages
 };
 struct None {};
+// What map, select and their like give is a generator: it can be gone over, and has no length, items or JSON.
+enum class SequenceKind : uint8_t { list, tuple, generator };
 struct Sequence {
   List items;
-  int depth;           // of lists and dicts in each other
-  int64_t weight;      // bytes to print it, nearly: shared parts count each time
-  bool tuple = false;  // only printing differs
+  int depth;       // of lists and dicts in each other
+  int64_t weight;  // bytes to print it, nearly: shared parts count each time
+  SequenceKind kind = SequenceKind::list;
 };
 struct Mapping {
   Dict items;
@@ -39,6 +41,8 @@ struct Value {
   using Data = std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<const Sequence>,
                             std::shared_ptr<const Mapping>, Namespace*, std::shared_ptr<const Function>>;
   Data data = Undefined{};
+  // A text that `safe` or `escape` has marked: another text that + adds to it is escaped for HTML (markupsafe).
+  bool markup = false;
 
   Value() = default;
   Value(bool flag) : data(flag) {}
@@ -52,7 +56,7 @@ struct Value {
   static Value none() { return Value(Data(None{})); }
   static Value undefined(std::string name) { return Value(Data(Undefined{std::move(name)})); }
   // Error(model) when they are nested too deep.
-  static Value list(List items, bool tuple = false);
+  static Value list(List items, SequenceKind kind = SequenceKind::list);
   static Value dict(Dict items);
 
   bool is_undefined() const { return std::holds_alternative<Undefined>(data); }
@@ -61,6 +65,7 @@ struct Value {
   const double* real() const { return std::get_if<double>(&data); }
   const std::string* text() const { return std::get_if<std::string>(&data); }
   const Sequence* sequence() const;
+  bool is_generator() const { return sequence() && sequence()->kind == SequenceKind::generator; }
   const Mapping* mapping() const;
   Namespace* space() const;
   const Function* function() const;

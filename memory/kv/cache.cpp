@@ -72,9 +72,9 @@ void KvCache::drop(uint32_t index, const Event& last_reader) {
     --device_rows_[row.layer];
     if (row.sealed) std::erase(sealed_on_device_[row.layer], index);
   }
+  std::erase(to_pack_[row.layer], index);
   // Of a row outside the device the last user is its last fetch, or the spill that brought it there.
   const bool fetched = row.last_fetch.timeline != nullptr;
-  std::erase(to_pack_[row.layer], index);
   free_slot(row, row.slot, row.tier, row.tier == Tier::device ? last_reader : fetched ? row.last_fetch : row.written);
   unused_rows_.push_back(index);
   if (layout_.chooses(row.layer)) unused_sidecars_.push_back(row.sidecar);

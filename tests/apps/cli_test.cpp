@@ -1,5 +1,6 @@
-// The built program as a person meets it: exit codes, streams, JSON, budgets measured from outside, and a failing
-// world.
+// The built program as a person meets it: exit codes, streams, JSON, and budgets measured from outside.
+#include "tests/apps/cli.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -11,60 +12,13 @@
 #include <set>
 #include <thread>
 
-#include "tests/apps/program.h"
 #include "tests/support/faults.h"
-#include "tests/support/tiny_model.h"
 
 namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-
-class Cli : public ::testing::Test {
- protected:
-  Cli() {
-    model_ = write_tiny_model({.layers = 3,
-                               .hidden = 64,
-                               .heads = 4,
-                               .kv_heads = 2,
-                               .head_dim = 32,
-                               .ffn = 128,
-                               .vocab = 640,
-                               .type = DType::q4_0,
-                               .seed = 9,
-                               .name = "cli"},
-                              folder_.string());
-  }
-
-  pid_t start(const std::vector<std::string>& arguments) { return program_.start(arguments); }
-  Result run(const std::vector<std::string>& arguments) { return program_.run(arguments); }
-
-  // A device budget that holds everything but half of the KV of `positions`.
-  std::string tight_budget(int positions) {
-    const Result plan = run({"plan", "-m", model_, "-c", std::to_string(positions), "--json"});
-    const auto device = nlohmann::json::parse(plan.out)["tiers"]["device"];
-    const auto of = [&](const char* what) { return device[what].get<uint64_t>(); };
-    return std::to_string(of("process") + of("workspace") + of("weights") + of("kv") / 2);
-  }
-
-  // The tiny model under a fault; text goes nowhere but the outcome.
-  faults::Outcome run_faulty(const std::vector<faults::Fault>& rules, std::vector<std::string> arguments) {
-    std::vector<std::string> command{"/usr/bin/env", "XDG_CACHE_HOME=" + Program::cache(), SPILLWAY_PROGRAM};
-    command.insert(command.end(), arguments.begin(), arguments.end());
-    return faults::run_command(rules, command);
-  }
-
-  std::string prompt_file(int words) {
-    std::ofstream file(folder_ / "prompt.txt");
-    for (int i = 0; i < words; ++i) file << "spill " << i % 7 << " ";
-    return (folder_ / "prompt.txt").string();
-  }
-
-  Program program_;
-  const fs::path& folder_ = program_.folder();
-  std::string model_;
-};
 
 TEST_F(Cli, PlanKnowsTheSpeedsOfAMachineSeenForTheFirstTimeWhateverTheBudgets) {
   SKIP_UNDER_SANITIZERS();
@@ -223,77 +177,6 @@ TEST_F(Cli, AmountsBeyondAnyCountAreRefused) {
   EXPECT_THAT(run({"bench", "-m", model_, "-p", most, "-n", most, "-d", most}).exit_code, ::testing::AnyOf(2, 4));
   EXPECT_EQ(run({"plan", "-m", model_, "-c", most}).exit_code, 2);
   EXPECT_EQ(run({"generate", "-m", model_, "-p", "abc", "-n", "200000000", "--device-mem", "64MiB"}).exit_code, 4);
-}
-
-class FailingWorld : public Cli {
- protected:
-  std::vector<std::string> spilling(int tokens) {
-    return {"generate",
-            "-m",
-            model_,
-            "-f",
-            prompt_file(1200),
-            "-n",
-            std::to_string(tokens),
-            "--temp",
-            "0",
-            "--ignore-eos",
-            "--device-mem",
-            tight_budget(7200),
-            "--disk-mem",
-            "64MiB",
-            "--disk-dir",
-            folder_.string(),
-            "--json"};
-  }
-};
-
-TEST_F(FailingWorld, AFullDriveEndsCleanly) {
-  SKIP_UNDER_SANITIZERS();
-  // Writes by threads, so that the filter sees them; the drive is full after some.
-  const auto outcome = run_faulty(
-      {faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pwrite64=ENOSPC,after=4")}, spilling(4));
-  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
-  ASSERT_GT(outcome.injected, 1u) << outcome.output;
-  EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
-  EXPECT_THAT(outcome.output, HasSubstr("no space left"));
-  EXPECT_THAT(outcome.output, HasSubstr("--disk-dir"));
-}
-
-TEST_F(FailingWorld, AFullDriveAtStartIsNamed) {
-  SKIP_UNDER_SANITIZERS();
-  const auto outcome = run_faulty({faults::parse_fault("fallocate=ENOSPC")}, spilling(4));
-  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
-  EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
-  EXPECT_THAT(outcome.output, HasSubstr(folder_.string()));
-  EXPECT_THAT(outcome.output, HasSubstr("--disk-dir"));
-}
-
-TEST_F(FailingWorld, AnUnreadableDriveIsNamedWithItsOffset) {
-  SKIP_UNDER_SANITIZERS();
-  const auto outcome = run_faulty(
-      {faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pread64=EIO,path=cli.gguf,from=65536")},
-      {"generate", "-m", model_, "-p", "hello", "-n", "3", "--temp", "0"});
-  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
-  EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
-  EXPECT_THAT(outcome.output, HasSubstr("cli.gguf"));
-}
-
-TEST_F(FailingWorld, RefusedIoUringAndLockedMemoryAreSaidAndChangeNothing) {
-  SKIP_UNDER_SANITIZERS();
-  const Result expected = run(spilling(6));
-  ASSERT_EQ(expected.exit_code, 0) << expected.err;
-  const auto tokens = nlohmann::json::parse(expected.out)["tokens"];
-  for (const char* fault : {"io_uring_setup=EPERM", "io_uring_register=ENOMEM,arg1=0", "mlock=ENOMEM"}) {
-    const auto outcome = run_faulty({faults::parse_fault(fault)}, spilling(6));
-    if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
-    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-    const std::string json = outcome.output.substr(outcome.output.find("{\"bytes\""));
-    EXPECT_EQ(nlohmann::json::parse(json.substr(0, json.find('\n')))["tokens"], tokens) << fault;
-    if (std::string(fault).starts_with("io_uring")) {
-      EXPECT_THAT(outcome.output, ::testing::ContainsRegex("disk: [^\n]*\\(")) << "the reason is said";
-    }
-  }
 }
 
 // Every command, whatever it prints: a full drive is no success.
@@ -469,42 +352,6 @@ TEST_F(Cli, ABudgetBeyondWhatIsFreeIsSaidAndRuns) {
   EXPECT_THAT(result.err, HasSubstr("--device-mem 99999GiB is more than the "));
   EXPECT_THAT(run({"generate", "-m", model_, "-p", "x", "-n", "1", "--device-mem", "50%"}).err,
               ::testing::Not(HasSubstr("is more than")));
-}
-
-TEST_F(FailingWorld, KvBeyondWhatTheFolderHasFreeIsRefusedBeforeItIsReserved) {
-  // 16 KiB of KV a position, and a few bytes of workspace.
-  const std::string large = write_tiny_model({.layers = 16,
-                                              .hidden = 32,
-                                              .heads = 1,
-                                              .kv_heads = 1,
-                                              .head_dim = 256,
-                                              .ffn = 32,
-                                              .type = DType::f16,
-                                              .seed = 9,
-                                              .name = "large"},
-                                             folder_.string());
-  const uint64_t free = fs::space(folder_).available;
-  const uint64_t positions = (free + free / 4 + (1 << 30)) / (16 << 10);
-  if (positions > 1 << 28) GTEST_SKIP() << "the drive has more free than any context fills";
-  const std::vector<std::string> flags{
-      "-m",           large,    "--device",   "reference", "-c",         std::to_string(positions),
-      "--device-mem", "512MiB", "--disk-mem", "1000TiB",   "--disk-dir", folder_.string()};
-  std::vector<std::string> plan{"plan"}, generate{"generate", "-p", "x", "-n", "1"};
-  for (auto* command : {&plan, &generate}) {
-    command->insert(command->end(), flags.begin(), flags.end());
-    // Nothing is reserved on a drive that others use, whatever comes of this.
-    const auto outcome = run_faulty({faults::parse_fault("fallocate=ENOSPC")}, *command);
-    if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
-    EXPECT_EQ(outcome.exit_code, 4) << outcome.output;
-    EXPECT_EQ(outcome.injected, 0u);
-    EXPECT_THAT(outcome.output, ::testing::ContainsRegex("\\([0-9]+ bytes\\) are free in " + folder_.string()));
-  }
-  // Nor is it offered there.
-  plan.insert(plan.end(), {"--disk-mem", "100%"});
-  const Result share = run(plan);
-  EXPECT_EQ(share.exit_code, 4) << share.out;
-  EXPECT_THAT(share.err,
-              ::testing::ContainsRegex("or --disk-mem [0-9]+MiB in another --disk-dir \\([0-9]+ bytes are free"));
 }
 
 TEST_F(Cli, MemoryThatIsNotThereIsRefusedBeforeItIsReserved) {

@@ -290,6 +290,32 @@ TEST_F(CudaEmulation, FindsMemoryThatIsReleasedTooEarly) {
   EXPECT_THROW(table_.release(out_), Fault);
 }
 
+// Destructors that run while a fault is thrown meet the work that it has left behind.
+TEST_F(CudaEmulation, WhatAFaultTearsDownDoesNotOutshoutIt) {
+  struct Owner {
+    const SpillwayCudaTable& table;
+    CudaStream other;
+    int* block;
+    ~Owner() {
+      table.synchronize(other);  // runs the second wrong kernel
+      table.release(block);
+      table.end_stream(other);
+    }
+  };
+  CudaStream other = nullptr;
+  expect_fine(table_.make_stream(&other));
+  std::string said;
+  try {
+    const Owner owner{table_, other, out_};
+    ASSERT_EQ(launch(barrier_for_some, dim3(1), dim3(kThreads), 0, static_cast<cudaStream_t>(stream_), out_),
+              cudaSuccess);
+    expect_fine(table_.synchronize(stream_));
+  } catch (const Fault& fault) {
+    said = fault.what();
+  }
+  EXPECT_THAT(said, Says("waits at __syncthreads"));
+}
+
 TEST_F(CudaEmulation, FindsWhatIsLeftBehind) { EXPECT_THROW(emulation::restart(1), Fault); }
 
 #ifdef __SANITIZE_ADDRESS__

@@ -132,7 +132,7 @@ class Keys {
 double coding_error(const PartialKeyFormat& format, const std::byte* row, int head, int token, double value) {
   if (format.bits == 16) return std::abs(value) * 0x1p-11 + 0x1p-25;
   GroupScale group;
-  std::memcpy(&group, row + head * format.page_bytes() + kPageTokens * format.code_bytes() + token * sizeof group, 4);
+  std::memcpy(&group, row + head * format.page_bytes() + format.scale_at(token), sizeof group);
   const double scale = f16_to_f32(group.scale), minimum = f16_to_f32(group.minimum);
   const double levels = (1 << format.bits) - 1;
   return 0.502 * scale + std::abs(minimum) * 0x1p-11 + levels * scale * 0x1p-10 + 0x1p-24;
@@ -160,9 +160,12 @@ TEST_P(OpGridSelection, PartialKeysMatchTheReference) {
       const std::byte* row = keys.partial.here() + token / kPageTokens * format.row_bytes();
       for (int head = 0; head < s.kv_heads; head++) {
         if (!wanted) {
-          const std::byte* codes = row + head * format.page_bytes() + in_page * format.code_bytes();
-          ASSERT_TRUE(
-              std::all_of(codes, codes + format.code_bytes(), [](std::byte b) { return b == std::byte{0x5a}; }));
+          const std::byte* page = row + head * format.page_bytes();
+          for (int word = 0; word <= format.code_bytes() / 4 - (format.bits == 16 ? 1 : 0); word++) {
+            uint32_t bytes;
+            std::memcpy(&bytes, page + format.word_at(word, in_page), sizeof bytes);
+            ASSERT_EQ(bytes, 0x5a5a5a5au) << "token " << token << ", word " << word;
+          }
           continue;
         }
         reference::load_partial_key(format, row, head, in_page, values.data());
@@ -313,7 +316,7 @@ TEST_P(OpGridSelection, ScoresThatAreNoNumbers) {
   const PartialKeyFormat format = key_format(s);
   Keys keys(bench, s, 200);
   // Token 70 of head 1.
-  std::byte* scale = keys.partial.here() + format.row_bytes() + format.page_bytes() + 64 * format.code_bytes() + 6 * 4;
+  std::byte* scale = keys.partial.here() + format.row_bytes() + format.page_bytes() + format.scale_at(6);
   std::memcpy(scale, &kNoScale, sizeof kNoScale);
   keys.partial.upload(bench.stream());
   BenchMatrix q(bench.device(), DType::f32, 1, 4 * 64);

@@ -95,6 +95,15 @@ TEST_F(ChatTemplateTest, TextsOfJinja2) {
   EXPECT_GE(compared, 150);
 }
 
+// As in jinja2, where they raise TypeError.
+TEST_F(ChatTemplateTest, GeneratorsHaveNeitherLengthNorJsonNorSum) {
+  for (const char* use : {"| tojson", "| length", "| last", "+ [1]"}) {
+    const std::string source = "{{ ([1, 2] | map('string')) " + std::string(use) + " }}";
+    EXPECT_THAT(refused(source), HasSubstr("generator")) << source;
+    EXPECT_NO_THROW(text("{{ ([1, 2] | map('string') | list) " + std::string(use) + " }}")) << source;
+  }
+}
+
 TEST_F(ChatTemplateTest, EveryBuiltInTemplateRendersAConversation) {
   const ChatMessage messages[] = {{"system", "Be brief."}, {"user", " Why? "}, {"assistant", "So."}, {"user", "Why?"}};
   ASSERT_GE(ChatTemplate::built_in_names().size(), 6u);

@@ -9,8 +9,6 @@
 #include "kernels/kv_span.h"
 #include "memory/kv/layout.h"
 #include "memory/tier.h"
-#include "runtime/engine.h"
-#include "runtime/planner.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
 
@@ -32,29 +30,6 @@ TinyModelOptions tiny(const std::string& name) {
           .name = name};
 }
 
-Engine engine_of(const Model& model, Device& device, const Options& options) {
-  Plan plan = make_plan({.options = options,
-                         .spec = model.spec,
-                         .checkpoint = model.checkpoint,
-                         .device = device,
-                         .ops = device.ops(),
-                         .limits = {},
-                         .process_bytes = 0});
-  return Engine(model, options, std::move(plan), device, {});
-}
-
-// Raised to about the least that fits, where pages leave the device.
-Engine tight_engine(const Model& model, Device& device, Options options) {
-  for (;;) {
-    try {
-      return engine_of(model, device, options);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      options.device_bytes = *options.device_bytes + *options.device_bytes / 16;
-    }
-  }
-}
-
 // Logits of the last two tokens, then of one decode step.
 std::vector<float> logits_after(Engine& engine, SequenceId sequence, std::span<const int32_t> tokens) {
   std::vector<float> rows;
@@ -73,7 +48,7 @@ void cut_again_and_again(const Model& model, Options options, Tier spilled_to) {
   plenty.context = options.context = kPositions;
   options.disk_directory = ::testing::TempDir();
   options.device_bytes = 256 << 10;
-  Engine engine = tight_engine(model, *device, options);
+  Engine engine = raised_engine(model, options, *device);
   const SequenceId sequence = engine.open_sequence();
   std::vector<int32_t> text;
   for (const int cut : {1399, 1024, 700, 321, 64, 1, 0}) {
@@ -95,7 +70,7 @@ void cut_again_and_again(const Model& model, Options options, Tier spilled_to) {
     text.insert(text.end(), tail.begin(), tail.end());
     const std::vector<float> after = logits_after(engine, sequence, tail);
     const auto other = make_cpu_device({.threads = 1});  // two engines may not share one
-    Engine fresh = engine_of(model, *other, plenty);
+    Engine fresh = engine_for_test(model, plenty, *other);
     const std::vector<float> expected = logits_after(fresh, fresh.open_sequence(), text);
     ASSERT_EQ(after.size(), expected.size());
     ASSERT_EQ(std::memcmp(after.data(), expected.data(), after.size() * sizeof(float)), 0);
@@ -128,7 +103,7 @@ TEST(EngineCut, SpilledPagesGoAndTheRestAnswersAsBefore) {
 // KV bytes that a decode step after 1400 tokens reads from disk; its logits.
 uint64_t fetched(const Model& model, Options options, std::vector<float>* logits) {
   const auto device = make_cpu_device({.threads = 2});
-  Engine engine = tight_engine(model, *device, options);
+  Engine engine = raised_engine(model, options, *device);
   const SequenceId sequence = engine.open_sequence();
   engine.prefill(sequence, random_ids(5, 1400, model.spec.shape.vocab), 0, false, [](int, std::span<const float>) {});
   const uint64_t before = engine.traffic().bytes(Link::disk_read, Cause::kv_fetch);

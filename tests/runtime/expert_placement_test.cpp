@@ -8,8 +8,6 @@
 #include <random>
 
 #include "kernels/backend.h"
-#include "runtime/engine.h"
-#include "runtime/planner.h"
 #include "tests/support/gpu_under_test.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
@@ -62,20 +60,6 @@ Options random_budgets(std::mt19937_64& random, uint64_t weights) {
   return options;
 }
 
-PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work) {
-  for (;;) {
-    try {
-      return run_placed(model, device, options, work);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      const bool host_short =
-          std::strstr(error.what(), "host memory") != nullptr || std::strstr(error.what(), "--host-mem is") != nullptr;
-      if (host_short && options.host_bytes) options.host_bytes = *options.host_bytes + (64 << 10);
-      options.device_bytes = *options.device_bytes + *options.device_bytes / 16;
-    }
-  }
-}
-
 class ExpertPlacement : public testing::Test {
  protected:
   void run_cases(const TinyModelOptions& wanted, int cases, const std::function<std::unique_ptr<Device>()>& make,
@@ -90,7 +74,7 @@ class ExpertPlacement : public testing::Test {
     if (host_needed) everything.host_bytes = kPlenty;
     everything.context = kPrompt + kDecoded;
     everything.chunk = 48;
-    const PlacedRun expected = run_raised(model, *make(), everything, work);
+    const PlacedRun expected = run_placed(model, *make(), everything, work);
     ASSERT_FALSE(expected.covered.experts_move);
     std::mt19937_64 random(wanted.seed);
     for (int i = 0; i < cases; ++i) {
@@ -148,12 +132,7 @@ Plan plan_with_slots(const Model& model, Device& device, Options& options, int s
   for (uint64_t bytes = 64 << 10;; bytes += 4096) {
     options.device_bytes = bytes;
     try {
-      Plan plan = make_plan({.options = options,
-                             .spec = model.spec,
-                             .checkpoint = model.checkpoint,
-                             .device = device,
-                             .ops = device.ops(),
-                             .limits = {}});
+      Plan plan = plan_for_test(model, options, device);
       if (!plan.moves_experts()) throw std::logic_error("more slots than experts");
       if (plan.expert_device_slots >= slots && !plan.streams_weights()) return plan;
     } catch (const Error& error) {

@@ -10,8 +10,6 @@
 #include <random>
 
 #include "kernels/backend.h"
-#include "runtime/engine.h"
-#include "runtime/planner.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
 
@@ -53,17 +51,6 @@ Options resident(KvCodec codec, int edge_layers) {
   return options;
 }
 
-PlacedRun run_raised(const Model& model, Device& device, Options options, const PlacedWork& work) {
-  for (;;) {
-    try {
-      return run_placed(model, device, options, work);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      options.device_bytes = *options.device_bytes + *options.device_bytes / 8;
-    }
-  }
-}
-
 TEST(KvCodecs, PlacementNeverChangesTheLogits) {
   std::map<std::string, int> counts;
   std::mt19937_64 random(3);
@@ -99,18 +86,7 @@ TEST(KvCodecs, PlacementNeverChangesTheLogits) {
     }
   }
   for (const auto& [what, count] : counts) std::printf("  %5d  %s\n", count, what.c_str());
-  EXPECT_GE(3 * counts["a layer's KV in two tiers"], counts["cases"]);
-}
-
-Engine engine_of(const Model& model, const Options& options, Device& device) {
-  Plan plan = make_plan({.options = options,
-                         .spec = model.spec,
-                         .checkpoint = model.checkpoint,
-                         .device = device,
-                         .ops = device.ops(),
-                         .limits = {},
-                         .process_bytes = 0});
-  return Engine(model, options, std::move(plan), device, {});
+  EXPECT_GE(2 * counts["a layer's KV in two tiers"], counts["cases"]);
 }
 
 // A span of text, in a host of its own, comes over once for each step: all of it packed but sinks and the open page.
@@ -124,23 +100,15 @@ TEST(KvCodecs, WhatMovesArePackedBytes) {
     options.chunk = 64;
     options.host_bytes = 64 << 20;
     options.device_bytes = 1 << 20;
-    for (bool fits = false; !fits;) {
-      try {
-        Engine engine = engine_of(model, options, *device);
-        fits = true;
-        if (engine.plan().kv_device_rows_per_layer > 3) ADD_FAILURE() << "most is to leave the device";
-        const SequenceId sequence = engine.open_sequence();
-        engine.prefill(sequence, random_ids(1, 2 * kSpanTokens - 5, 640), 1, false, [](int, std::span<const float>) {});
-        kept[codec] = engine.kv_bytes(Tier::host);
-        const uint64_t before = engine.traffic().bytes(Link::host_to_device, Cause::kv_fetch);
-        spilled[codec] = engine.traffic().bytes(Link::device_to_host, Cause::kv_spill);
-        engine.decode(sequence, 5, false);
-        fetched[codec] = engine.traffic().bytes(Link::host_to_device, Cause::kv_fetch) - before;
-      } catch (const Error& error) {
-        ASSERT_EQ(error.kind(), ErrorKind::fit);
-        *options.device_bytes += 16 << 10;
-      }
-    }
+    Engine engine = raised_engine(model, options, *device);
+    if (engine.plan().kv_device_rows_per_layer > 3) ADD_FAILURE() << "most is to leave the device";
+    const SequenceId sequence = engine.open_sequence();
+    engine.prefill(sequence, random_ids(1, 2 * kSpanTokens - 5, 640), 1, false, [](int, std::span<const float>) {});
+    kept[codec] = engine.kv_bytes(Tier::host);
+    const uint64_t before = engine.traffic().bytes(Link::host_to_device, Cause::kv_fetch);
+    spilled[codec] = engine.traffic().bytes(Link::device_to_host, Cause::kv_spill);
+    engine.decode(sequence, 5, false);
+    fetched[codec] = engine.traffic().bytes(Link::host_to_device, Cause::kv_fetch) - before;
     EXPECT_EQ(spilled[codec], kept[codec]) << info(codec).name;
     EXPECT_GE(fetched[codec], kept[codec]) << info(codec).name;
   }
@@ -164,13 +132,14 @@ TEST(KvCodecs, ACutIsAsIfNothingHadBeenThere) {
                      [&](int, std::span<const float> logits) { row.assign(logits.begin(), logits.end()); });
       return row;
     };
-    Engine engine = engine_of(model, options, *device);
+    Engine engine = engine_for_test(model, options, *device);
     const SequenceId sequence = engine.open_sequence();
     last_row(engine, sequence, first);
     EXPECT_EQ(engine.truncate_sequence(sequence, 299), 299) << "the open page is written again";
     EXPECT_EQ(engine.truncate_sequence(sequence, 150), 128) << "a packed page goes as a whole";
     const std::vector<float> got = last_row(engine, sequence, second);
-    Engine fresh = engine_of(model, options, *device);
+    const auto other = make_cpu_device({.threads = 2});
+    Engine fresh = engine_for_test(model, options, *other);
     const SequenceId anew = fresh.open_sequence();
     last_row(fresh, anew, {first.data(), 128});
     EXPECT_EQ(got, last_row(fresh, anew, second)) << info(codec).name;
@@ -183,7 +152,7 @@ TEST(KvCodecs, HeadsThatCannotBePackedAreRefused) {
   const auto device = make_cpu_device({.threads = 1});
   const Options options = resident(KvCodec::kivi4, 0);
   try {
-    engine_of(model, options, *device);
+    engine_for_test(model, options, *device);
     FAIL() << "heads of 12 elements";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::usage);

@@ -72,13 +72,27 @@ TEST(MetricsTest, ExpertsWhereTheyMove) {
   EXPECT_EQ(metrics_json(m)["experts"]["decode"]["on_host"], 64);
 }
 
+TEST(MetricsTest, WhatWasChosenOfTheKvHasItsShares) {
+  Metrics m;
+  m.chosen = {.granules = 400, .in_place = 100, .hits = 270, .tokens = 1600, .tokens_seen = 16000};
+  EXPECT_NE(metrics_text(m, {}).find(
+                "chosen   10.0% of the tokens; 25.0% of that was on the device, 90.0% of the rest in the hot set\n"),
+            std::string::npos)
+      << metrics_text(m, {});
+  EXPECT_EQ(metrics_json(m)["selection"]["fetched"], 30);
+  EXPECT_TRUE(metrics_json(m)["selection"]["missed_mass"].is_null());
+  m.missed = {.sum = 3, .heads = 40};
+  EXPECT_NE(metrics_text(m, {}).find("; 7.5% of the attention missed\n"), std::string::npos);
+  EXPECT_EQ(metrics_json(m)["selection"]["missed_mass"], 0.075);
+}
+
 TEST(MetricsTest, JsonHasTheNamesOfTheInterface) {
   const nlohmann::json json = metrics_json(example());
   EXPECT_EQ(json["bytes"]["disk_read"]["weights"], 1400 * kMiB);
   EXPECT_EQ(json["bytes"]["device_to_host"]["kv_spill"], 8 * kMiB);
   ASSERT_EQ(json["bytes"].size(), 4u);
   for (const char* link : {"disk_read", "disk_write", "host_to_device", "device_to_host"}) {
-    ASSERT_EQ(json["bytes"][link].size(), 6u) << link;
+    ASSERT_EQ(json["bytes"][link].size(), 7u) << link;
     for (const char* cause : {"weights", "experts", "kv_fetch", "kv_repair", "kv_check", "kv_spill", "activations"}) {
       EXPECT_TRUE(json["bytes"][link][cause].is_number_unsigned()) << link << " " << cause;
     }
@@ -92,7 +106,7 @@ TEST(MetricsTest, JsonHasTheNamesOfTheInterface) {
   for (const char* phase : {"prefill", "decode"}) {
     EXPECT_EQ(json["experts"][phase], (nlohmann::json{{"asked", 0}, {"on_device", 0}, {"on_host", 0}}));
   }
-  EXPECT_EQ(json.size(), 4u);
+  EXPECT_EQ(json.size(), 5u);
 }
 
 }  // namespace

@@ -3,9 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <random>
 
@@ -58,21 +56,6 @@ Options random_budgets(std::mt19937_64& random, uint64_t weights, uint64_t kv) {
   options.context = kPrompt + kDecoded + static_cast<int>(random() % 300);
   if (options.host_bytes && random() % 2 == 0) options.device_layers = static_cast<int>(random() % 4);
   return options;
-}
-
-PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work) {
-  for (;;) {
-    try {
-      return run_placed(model, device, options, work);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      const bool host_short = std::strstr(error.what(), "--host-mem is") != nullptr;
-      if (host_short) options.host_bytes = *options.host_bytes + *options.host_bytes / 8;
-      if (!host_short || std::strstr(error.what(), "--device-mem is") != nullptr) {
-        options.device_bytes = *options.device_bytes + *options.device_bytes / 8;
-      }
-    }
-  }
 }
 
 // At least 200 in all; the sanitizers look at the same code, ten times slower.

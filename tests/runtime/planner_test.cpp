@@ -22,6 +22,7 @@ namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
 constexpr int kCases = 2000;
+const Limits kMeasured{.disk_read = 1e9, .link = 10e9, .weight_bytes = 10e9, .prefill_flops = 100e9};
 
 // Everything a plan says, in words: two plans are the same when these are.
 std::string facts(const Plan& plan) {
@@ -111,7 +112,7 @@ class PlannerTest : public ::testing::Test {
     o.chunk = 1 + static_cast<int>(upto(1 + upto(2048)));
     o.logit_rows = upto(3) == 0 ? 64 : 1;
     o.lookahead = static_cast<int>(upto(4));
-    if (upto(2) == 0) c.limits.disk_read = 0;  // not measured: nothing to choose by
+    if (upto(2) == 0) c.limits = kMeasured;  // else nothing to choose by
     if (upto(4) == 0) o.sequences = 1 + static_cast<int>(upto(6));
     if (upto(4) == 0) o.unit_bytes = 1 + upto(kMiB);
     if (upto(3) == 0) o.kv_codec = kAllKvCodecs[upto(std::size(kAllKvCodecs))];

@@ -21,6 +21,7 @@ using faults::parse_fault;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
+constexpr uint64_t kPlenty = 1ull << 30;
 constexpr int kPrompt = 900;
 
 class SelectionFaults : public ::testing::Test {
@@ -55,17 +56,11 @@ class SelectionFaults : public ::testing::Test {
   std::vector<float> decoded(uint64_t device_bytes) const {
     const Model model = open_for_test(path_);
     const auto device = make_cpu_device({.threads = 1});
-    for (;; device_bytes += 64 << 10) {
-      try {
-        PlacedRun run = run_placed(model, *device, options(device_bytes),
-                                   {.prompt = random_ids(1, kPrompt, 320), .decoded = random_ids(2, 6, 320)});
-        if (device_bytes < (1ull << 30) && !run.covered.granules_fetched)
-          throw std::runtime_error("nothing was fetched");
-        return std::move(run.logits);
-      } catch (const Error& error) {
-        if (error.kind() != ErrorKind::fit) throw;
-      }
-    }
+    Options wanted = options(device_bytes);
+    PlacedRun run =
+        run_raised(model, *device, wanted, {.prompt = random_ids(1, kPrompt, 320), .decoded = random_ids(2, 6, 320)});
+    if (device_bytes < kPlenty && !run.covered.granules_fetched) throw std::runtime_error("nothing was fetched");
+    return std::move(run.logits);
   }
 
   // In a child: 5 and the error's line where the drive fails; 0 where the answer is the one that needs no drive.
@@ -83,7 +78,7 @@ class SelectionFaults : public ::testing::Test {
 };
 
 TEST_F(SelectionFaults, AReadThatFailsIsNamedAndEndsTheRun) {
-  const std::vector<float> expected = decoded(1ull << 30);
+  const std::vector<float> expected = decoded(kPlenty);
   const auto outcome =
       faults::run({parse_fault("io_uring_setup=EPERM"), parse_fault("pread64=EIO,path=selection_spill,after=3")},
                   [&] { return from_disk(expected); });
@@ -94,7 +89,7 @@ TEST_F(SelectionFaults, AReadThatFailsIsNamedAndEndsTheRun) {
 }
 
 TEST_F(SelectionFaults, ADriveThatHesitatesChangesNothing) {
-  const std::vector<float> expected = decoded(1ull << 30);
+  const std::vector<float> expected = decoded(kPlenty);
   const auto outcome = faults::run(
       {parse_fault("io_uring_setup=EPERM"), parse_fault("pread64=EINTR,path=selection_spill,after=2,times=9")},
       [&] { return from_disk(expected); });

@@ -100,21 +100,6 @@ Options random_budgets(std::mt19937_64& random, Options options, uint64_t kv) {
   return options;
 }
 
-PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work) {
-  for (;;) {
-    try {
-      return run_placed(model, device, options, work);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      const bool host_short = std::strstr(error.what(), "--host-mem is") != nullptr;
-      if (host_short) options.host_bytes = *options.host_bytes + *options.host_bytes / 8;
-      if (!host_short || std::strstr(error.what(), "--device-mem is") != nullptr) {
-        options.device_bytes = *options.device_bytes + *options.device_bytes / 8;
-      }
-    }
-  }
-}
-
 TEST(SelectionPlacement, NeverChangesTheLogits) {
   std::map<std::string, int> counts;
   std::mt19937_64 random(31);
@@ -185,22 +170,10 @@ TEST(SelectionPlacement, ReadingMoreIsNearerToReadingAll) {
   }
 }
 
-// With about the least of the device that fits: there nearly all KV is elsewhere.
-std::unique_ptr<Engine> tight_engine(const Model& model, Options options, Device& device) {
-  for (options.device_bytes = 1 << 20;; *options.device_bytes += 16 << 10) {
-    try {
-      Plan plan = make_plan({.options = options,
-                             .spec = model.spec,
-                             .checkpoint = model.checkpoint,
-                             .device = device,
-                             .ops = device.ops(),
-                             .limits = {},
-                             .process_bytes = 0});
-      return std::make_unique<Engine>(model, options, std::move(plan), EngineDevices(device), OnProgress{});
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-    }
-  }
+// With the least of the device that fits: there nearly all KV is elsewhere.
+Engine tight_engine(const Model& model, Options options, Device& device) {
+  options.device_bytes = 128 << 10;
+  return raised_engine(model, options, device);
 }
 
 // What crosses the link is what the hot set misses, granule by granule; of layers that are read whole all of it.
@@ -209,20 +182,20 @@ TEST(SelectionPlacement, OnlyWhatIsMissingMoves) {
   const auto device = make_cpu_device({.threads = 1});
   Options options = resident(oracle(4, 0));
   options.host_bytes = 64 << 20;
-  const std::unique_ptr<Engine> engine = tight_engine(model, options, *device);
-  ASSERT_TRUE(engine->plan().spills_kv());
-  const SequenceId sequence = engine->open_sequence();
-  engine->prefill(sequence, random_ids(1, kPrompt, 640), 1, true, [](int, std::span<const float>) {});
-  uint64_t before = engine->traffic().bytes(Link::host_to_device, Cause::kv_fetch);
-  ChosenCounts seen = engine->chosen_counts();
+  Engine engine = tight_engine(model, options, *device);
+  ASSERT_TRUE(engine.plan().spills_kv());
+  const SequenceId sequence = engine.open_sequence();
+  engine.prefill(sequence, random_ids(1, kPrompt, 640), 1, true, [](int, std::span<const float>) {});
+  uint64_t before = engine.traffic().bytes(Link::host_to_device, Cause::kv_fetch);
+  ChosenCounts seen = engine.chosen_counts();
   EXPECT_EQ(seen.granules, 0u) << "prompts read everything";
   uint64_t hits = 0;
   for (int step = 0; step < 12; ++step) {
-    engine->decode(sequence, 5 + step, step < 11);
-    const uint64_t moved = engine->traffic().bytes(Link::host_to_device, Cause::kv_fetch) - before;
-    const ChosenCounts now = engine->chosen_counts();
+    engine.decode(sequence, 5 + step, step < 11);
+    const uint64_t moved = engine.traffic().bytes(Link::host_to_device, Cause::kv_fetch) - before;
+    const ChosenCounts now = engine.chosen_counts();
     const uint64_t missed = (now.granules - now.in_place - now.hits) - (seen.granules - seen.in_place - seen.hits);
-    EXPECT_EQ(moved, missed * engine->plan().kv_layout.granule_bytes(false)) << "step " << step;
+    EXPECT_EQ(moved, missed * engine.plan().kv_layout.granule_bytes(false)) << "step " << step;
     EXPECT_EQ(now.granules - seen.granules, 5u * 2 * granule_choice(options.selection, kPrompt + step + 1).count);
     hits += now.hits - seen.hits;
     before += moved;
@@ -251,19 +224,19 @@ TEST(SelectionPlacement, ACutIsAsIfNothingHadBeenThere) {
       }
       return rows;
     };
-    const auto cut = tight_engine(model, options, *device);
-    const SequenceId sequence = cut->open_sequence();
-    write(*cut, sequence, first);
-    decode(*cut, sequence);
-    ASSERT_EQ(cut->truncate_sequence(sequence, 130), 128);
-    write(*cut, sequence, second);
+    Engine cut = tight_engine(model, options, *device);
+    const SequenceId sequence = cut.open_sequence();
+    write(cut, sequence, first);
+    decode(cut, sequence);
+    ASSERT_EQ(cut.truncate_sequence(sequence, 130), 128);
+    write(cut, sequence, second);
     const auto other = make_cpu_device({.threads = 1});  // two engines may not share one
-    const auto fresh = tight_engine(model, options, *other);
-    const SequenceId anew = fresh->open_sequence();
-    write(*fresh, anew, {first.data(), 128});
-    write(*fresh, anew, second);
-    EXPECT_EQ(decode(*cut, sequence), decode(*fresh, anew)) << info(codec).name;
-    EXPECT_GT(cut->chosen_counts().granules, cut->chosen_counts().in_place) << "not all was on the device";
+    Engine fresh = tight_engine(model, options, *other);
+    const SequenceId anew = fresh.open_sequence();
+    write(fresh, anew, {first.data(), 128});
+    write(fresh, anew, second);
+    EXPECT_EQ(decode(cut, sequence), decode(fresh, anew)) << info(codec).name;
+    EXPECT_GT(cut.chosen_counts().granules, cut.chosen_counts().in_place) << "not all was on the device";
   }
 }
 

@@ -1,11 +1,13 @@
 #include "tests/support/placed_run.h"
 
+#include <algorithm>
+#include <memory>
 #include <optional>
 #include <random>
+#include <utility>
 
 #include "kernels/backend.h"
 #include "kernels/kv_span.h"
-#include "runtime/engine.h"
 #include "runtime/planner.h"
 
 namespace spillway {
@@ -52,24 +54,28 @@ Covered cover(const Plan& plan, int positions) {
 
 }  // namespace
 
-PlacedRun run_placed(const Model& model, Device& device, const Options& options, const PlacedWork& work) {
-  std::unique_ptr<Device> cpu;
-  std::optional<HostUnit> host;
-  if (options.device_layers) {
-    cpu = make_cpu_device({.threads = 2});
-    host.emplace(HostUnit{*cpu, cpu->ops(), {}});
+namespace {
+
+// A CPU beside the device, where layers are divided.
+std::unique_ptr<Device> cpu_for(const Options& options) {
+  return options.device_layers ? make_cpu_device({.threads = 2}) : nullptr;
+}
+
+// What the refusal names; by little, beside what the device has taken anyway.
+void raise_budgets(Options& options, const std::string& refusal, const Device& device) {
+  constexpr uint64_t kHostStep = 64 << 10, kLeastStep = 4 << 10;
+  const bool host_short = refusal.find("--host-mem is") != std::string::npos;
+  const bool device_short = refusal.find("--device-mem is") != std::string::npos;
+  if (options.host_bytes && (host_short || !device_short)) options.host_bytes = *options.host_bytes + kHostStep;
+  if (device_short || !host_short) {
+    const uint64_t ours = *options.device_bytes - std::min(*options.device_bytes, device.overhead_bytes());
+    options.device_bytes = *options.device_bytes + std::max(ours / 64, kLeastStep);
   }
-  Plan plan = make_plan({.options = options,
-                         .spec = model.spec,
-                         .checkpoint = model.checkpoint,
-                         .device = device,
-                         .ops = device.ops(),
-                         .limits = {},
-                         .process_bytes = 0,
-                         .host = host ? &*host : nullptr});
+}
+
+PlacedRun run(Engine& engine, const PlacedWork& work) {
   PlacedRun run;
-  run.covered = cover(plan, static_cast<int>(work.prompt.size() + work.decoded.size()));
-  Engine engine(model, options, std::move(plan), {device, cpu.get()}, {});
+  run.covered = cover(engine.plan(), static_cast<int>(work.prompt.size() + work.decoded.size()));
   const SequenceId sequence = engine.open_sequence();
   const auto keep = [&](std::span<const float> logits) {
     run.logits.insert(run.logits.end(), logits.begin(), logits.end());
@@ -81,6 +87,56 @@ PlacedRun run_placed(const Model& model, Device& device, const Options& options,
   const ChosenCounts chosen = engine.chosen_counts();
   run.covered.granules_fetched = chosen.granules > chosen.in_place + chosen.hits;
   return run;
+}
+
+}  // namespace
+
+Plan plan_for_test(const Model& model, const Options& options, Device& device, Device* cpu) {
+  const Limits limits{.disk_read = 1e9, .link = 10e9, .weight_bytes = 10e9, .prefill_flops = 100e9};
+  std::optional<HostUnit> host;
+  if (cpu != nullptr) host.emplace(HostUnit{*cpu, cpu->ops(), limits});
+  return make_plan({.options = options,
+                    .spec = model.spec,
+                    .checkpoint = model.checkpoint,
+                    .device = device,
+                    .ops = device.ops(),
+                    .limits = limits,
+                    .process_bytes = 0,
+                    .host = host ? &*host : nullptr});
+}
+
+Plan raised_plan(const Model& model, Options& options, Device& device, Device* cpu) {
+  for (;;) {
+    try {
+      return plan_for_test(model, options, device, cpu);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::fit) throw;
+      raise_budgets(options, error.what(), device);
+    }
+  }
+}
+
+Engine engine_for_test(const Model& model, const Options& options, Device& device, Device* cpu) {
+  return Engine(model, options, plan_for_test(model, options, device, cpu), {device, cpu}, {});
+}
+
+Engine raised_engine(const Model& model, Options& options, Device& device, Device* cpu) {
+  Plan plan = raised_plan(model, options, device, cpu);
+  return Engine(model, options, std::move(plan), {device, cpu}, {});
+}
+
+PlacedRun run_placed(const Model& model, Device& device, const Options& options, const PlacedWork& work) {
+  const std::unique_ptr<Device> cpu = cpu_for(options);
+  Engine engine = engine_for_test(model, options, device, cpu.get());
+  return run(engine, work);
+}
+
+PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work, uint64_t beyond) {
+  const std::unique_ptr<Device> cpu = cpu_for(options);
+  raised_plan(model, options, device, cpu.get());
+  options.device_bytes = *options.device_bytes + beyond;
+  Engine engine = engine_for_test(model, options, device, cpu.get());
+  return run(engine, work);
 }
 
 }  // namespace spillway

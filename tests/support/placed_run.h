@@ -1,4 +1,5 @@
-// Runs a model under given budgets and keeps every logit: what the placement tests compare to the bit.
+// Runs a model under given budgets and keeps every logit: what the placement tests compare to the bit. Plans of tests
+// leave out the process's own memory, so that budgets are small numbers.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +8,26 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "runtime/engine.h"
 #include "runtime/model.h"
 #include "runtime/options.h"
 #include "runtime/plan.h"
 
 namespace spillway {
+
+// A model without a tokenizer (tests speak in ids).
+Model open_for_test(const std::string& path);
+std::vector<int32_t> random_ids(uint64_t seed, int count, int vocab);
+
+// By limits of a machine that has been measured, so that there is something to choose by. cpu: may compute layers
+// beside the device (Options::device_layers). Throws Error(fit) as the planner does.
+Plan plan_for_test(const Model& model, const Options& options, Device& device, Device* cpu = nullptr);
+// The same; budgets that are too small are raised, little by little, to about the least that fits: there everything
+// moves.
+Plan raised_plan(const Model& model, Options& options, Device& device, Device* cpu = nullptr);
+
+Engine engine_for_test(const Model& model, const Options& options, Device& device, Device* cpu = nullptr);
+Engine raised_engine(const Model& model, Options& options, Device& device, Device* cpu = nullptr);
 
 // Where a run's bytes were, for the histogram of what a test covered.
 struct Covered {
@@ -38,11 +54,9 @@ struct PlacedWork {
   int prompt_rows = 2;           // rows of logits kept of the prompt
 };
 
-// A model without a tokenizer (tests speak in ids).
-Model open_for_test(const std::string& path);
-// Plans without the process's own memory, so that budgets are small numbers. Layers beyond Options::device_layers are
-// computed by a CPU device of two threads. Throws Error(fit) as the planner does.
+// Layers beyond Options::device_layers are computed by a CPU device of two threads.
 PlacedRun run_placed(const Model& model, Device& device, const Options& options, const PlacedWork& work);
-std::vector<int32_t> random_ids(uint64_t seed, int count, int vocab);
+// With budgets raised as by raised_plan, and then by `beyond` bytes on the device. What was planned must then do.
+PlacedRun run_raised(const Model& model, Device& device, Options& options, const PlacedWork& work, uint64_t beyond = 0);
 
 }  // namespace spillway

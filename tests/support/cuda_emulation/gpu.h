@@ -137,6 +137,7 @@ T load_wide(const void* address) {
   return value;
 }
 inline uint4 load_stream(const void* address) { return load_wide<uint4>(address); }
+inline uint2 load_pair(const uint2* address) { return load_wide<uint2>(address); }
 inline uint4 load_cached(const void* address) { return load_wide<uint4>(address); }
 inline float4 load_floats(const float* address) { return load_wide<float4>(address); }
 template <typename T>

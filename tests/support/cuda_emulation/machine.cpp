@@ -63,8 +63,11 @@ cudaError_t Machine::release(void* block, bool device) {
   if (found == memory_.end() || found->second.device != device || found->second.registered) {
     return cudaErrorInvalidValue;
   }
-  if (!idle()) fault("memory is released while streams have work");
-  check_guards();
+  if (!idle()) {
+    fault_unless_unwinding("memory is released while streams have work");
+    give_up();
+  }
+  if (!unwinding()) check_guards();
   const Memory memory = found->second;
   memory_.erase(found);
   unpoison(memory.raw, memory.bytes + 2 * kGuardBytes);
@@ -87,7 +90,10 @@ cudaError_t Machine::pin(void* block, size_t bytes) {
 cudaError_t Machine::unpin(void* block) {
   const auto found = memory_.find(static_cast<std::byte*>(block));
   if (found == memory_.end() || !found->second.registered) return cudaErrorHostMemoryNotRegistered;
-  if (!idle()) fault("memory is unpinned while streams have work");
+  if (!idle()) {
+    fault_unless_unwinding("memory is unpinned while streams have work");
+    give_up();
+  }
   memory_.erase(found);
   return cudaSuccess;
 }
@@ -110,6 +116,14 @@ size_t Machine::reserved() const {
 
 void Machine::check_empty() const {
   if (!memory_.empty()) fault(fmt::format("{} blocks of memory were never released", memory_.size()));
+}
+
+void Machine::give_up() {
+  for (const auto& stream : streams) {
+    for (Operation& operation : stream->queue) {
+      if (operation.work != nullptr && !operation.marks) operation.work = [] {};
+    }
+  }
 }
 
 void Machine::drop_all() {
@@ -159,9 +173,13 @@ bool Machine::step() {
       explicit Access(Machine& m) : machine(m) { machine.set_device_access(true); }
       ~Access() { machine.set_device_access(false); }
     } access(*this);
-    operation.work();
+    try {
+      operation.work();
+    } catch (const Fault&) {
+      if (!unwinding()) throw;  // beside this one
+    }
   }
-  check_guards();
+  if (!unwinding()) check_guards();
   return true;
 }
 

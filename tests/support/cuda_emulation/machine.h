@@ -36,6 +36,7 @@ struct Operation {
   std::shared_ptr<EventState> event;
   uint64_t ticket = 0;
   std::function<void()> check = {};  // of a kernel in a graph, whenever that is launched
+  bool marks = false;                // work that touches no memory: an event, the end of a graph
 
   bool can_run() const { return work != nullptr || event->completed >= ticket; }
 };
@@ -101,6 +102,8 @@ class Machine {
   const Memory* find(const void* data, size_t bytes, const std::byte** start = nullptr) const;
   size_t reserved() const;
   void check_empty() const;
+  // Of what is under way, nothing but marks is done any more.
+  void give_up();
   void drop_all();
   bool idle() const;
   // Whether the calling thread captures a stream; then that capture is spoilt.
@@ -125,7 +128,8 @@ class Machine {
 template <typename Reached>
 void Machine::run_until(Reached reached) {
   while (!reached()) {
-    if (!step()) fault("the streams wait for each other, or for an event that is never recorded");
+    if (step()) continue;
+    return fault_unless_unwinding("the streams wait for each other, or for an event that is never recorded");
   }
 }
 

@@ -18,7 +18,9 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 // CUDA lets the work of a destroyed stream run on; nobody could say when it has ended, so here it is a fault.
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   Lock lock(machine().mutex);
-  if (!existing(stream).queue.empty() || existing(stream).capture) fault("a stream is destroyed while it has work");
+  if (!existing(stream).queue.empty() || existing(stream).capture) {
+    fault_unless_unwinding("a stream is destroyed while it has work");
+  }
   std::erase_if(machine().streams, [stream](const auto& known) { return known.get() == stream; });
   return cudaSuccess;
 }
@@ -73,7 +75,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     state->completed = std::max(state->completed, ticket);
     if (state->timed) state->completed_at = std::chrono::steady_clock::now();
   };
-  machine().enqueue(recording, {complete, nullptr, 0});
+  machine().enqueue(recording, {complete, nullptr, 0, {}, true});
   return cudaSuccess;
 }
 
@@ -198,7 +200,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     queue.queue.push_back(operation);
   }
   ++*launched.under_way;
-  queue.queue.push_back({[under_way = launched.under_way] { --*under_way; }, nullptr, 0});
+  queue.queue.push_back({[under_way = launched.under_way] { --*under_way; }, nullptr, 0, {}, true});
   return cudaSuccess;
 }
 
@@ -210,7 +212,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
   Lock lock(machine().mutex);
-  if (*existing(exec).under_way > 0) fault("a graph is destroyed while it runs");
+  if (*existing(exec).under_way > 0) fault_unless_unwinding("a graph is destroyed while it runs");
   machine().execs.erase(exec);
   return cudaSuccess;
 }
