@@ -41,7 +41,7 @@ void print(const CalibrationReport& report, const CalibrateOptions& options, boo
                              {"prefills", report.prefills},
                              {"query", guess},
                              {"ahead", options.ahead},
-                             {"ridge", report.strength},
+                             {"ridge", {report.least_strength, report.most_strength}},
                              {"query_error", {{"gain", report.gain_error}, {"ridge", report.ridge_error}}},
                              {"sums_bytes", report.memory},
                              {"timings", {{"prefill_s", report.prefill_s}, {"solve_s", report.solve_s}}}};
@@ -53,9 +53,9 @@ void print(const CalibrationReport& report, const CalibrateOptions& options, boo
   if (report.ridge_error > 0) {
     put(
         fmt::format("of a query's variance, the model's own matrix misses {:.2f} % from {} back, the corrected one "
-                    "{:.2f} % (ridge {})\n",
+                    "{:.2f} % (ridge {} to {})\n",
                     100 * report.gain_error, options.ahead == 1 ? "a layer" : "two layers", 100 * report.ridge_error,
-                    report.strength));
+                    report.least_strength, report.most_strength));
   }
   flush_output();
 }
@@ -67,7 +67,6 @@ int run_calibrate(const CalibrateFlags& flags) {
   Running running(flags.run);
   const std::string path =
       skew_path(xdg_of_this_user().cache(), model_fingerprint(running.model().checkpoint), options.ahead);
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
   print(running.calibrate(text, options, path), options, flags.run.json);
   return 0;
 }

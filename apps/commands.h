@@ -14,6 +14,7 @@ Command add_chat(CLI::App& app);
 Command add_score(CLI::App& app);
 Command add_plan(CLI::App& app);
 Command add_bench(CLI::App& app);
+Command add_quality(CLI::App& app);
 Command add_calibrate(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_doctor(CLI::App& app);

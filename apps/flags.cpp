@@ -105,15 +105,7 @@ void RunFlags::add(CLI::App& command, Runs runs) {
            "Replay the layers of decode steps as CUDA graphs (default: on)")
       ->group(running);
   add_option(command, "--isa", isa, "CPU kernels: auto, scalar, avx2, avx512")->capture_default_str()->group(running);
-  add_option(command, "--kv-type", kv_type, "Bytes of full pages of KV: fp16, q8, q4, kivi4, kivi2")
-      ->capture_default_str()
-      ->group(running);
-  add_option(command, "--kv-edge-layers", options.kv_edge_layers,
-             "First and last layers whose KV stays fp16, so many of each")
-      ->check(within(0, kMostContext))
-      ->capture_default_str()
-      ->group(running);
-  if (runs != Runs::prompts) selection.add(command);
+  if (runs != Runs::prompts) add_policy(command);
   add_option(
       command, "--gpu-layers,--ngl", gpu_layers,
       "Layers that the device computes, the last ones (-ngl); the CPU computes the others in host memory: a number, "
@@ -146,6 +138,19 @@ void RunFlags::add(CLI::App& command, Runs runs) {
   with_twin(command.add_flag("-v,--verbose", verbosity, "Say more: the plan as a table"))->group(reports);
   add_flag(command, "--no-color", no_color, "No colour on standard error (NO_COLOR is honoured too)")->group(reports);
   add_flag(command, "--refresh", options.refresh_machine, "Measure the machine's limits again")->group(reports);
+}
+
+void RunFlags::add_policy(CLI::App& command) {
+  const std::string running = "Running";
+  add_option(command, "--kv-type", kv_type, "Bytes of full pages of KV: fp16, q8, q4, kivi4, kivi2")
+      ->capture_default_str()
+      ->group(running);
+  add_option(command, "--kv-edge-layers", options.kv_edge_layers,
+             "First and last layers whose KV stays fp16, so many of each")
+      ->check(within(0, kMostContext))
+      ->capture_default_str()
+      ->group(running);
+  selection.add(command);
 }
 
 namespace {

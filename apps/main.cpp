@@ -21,6 +21,25 @@
 namespace spillway {
 namespace {
 
+// Quoted flags behind --policies, which CLI11 would take for the command's own: "--policies=FLAGS", one by one.
+std::vector<std::string> join_policies(const std::vector<std::string>& words) {
+  const std::string name = "--policies";
+  const auto quoted = [](const std::string& word) {
+    return word.starts_with('-') && word.find(' ') != std::string::npos;
+  };
+  std::vector<std::string> joined;
+  bool listing = false;
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (words[i] == name && i + 1 < words.size() && quoted(words[i + 1])) {
+      listing = true;
+    } else {
+      listing = listing && quoted(words[i]);
+      joined.push_back(listing ? name + "=" + words[i] : words[i]);
+    }
+  }
+  return joined;
+}
+
 // llama.cpp's words of several letters behind one dash, which CLI11 would take apart.
 std::vector<std::string> words_of(int argc, char** argv) {
   static const std::map<std::string, std::string> kLong{
@@ -30,7 +49,7 @@ std::vector<std::string> words_of(int argc, char** argv) {
     const auto found = kLong.find(word);
     if (found != kLong.end()) word = found->second;
   }
-  return words;
+  return join_policies(words);
 }
 
 // A refusal begins with its flag. What came from the environment is named as it was given there.

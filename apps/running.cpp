@@ -51,6 +51,8 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
   for (const std::string& line : flags.resolve_budgets(options_, *device_.device)) say(line);
   device_.cpu = cpu_beside(options_, model_.spec.shape, *device_.device);
   options_.logit_rows = wishes.logit_rows;
+  options_.sequences = wishes.sequences;
+  options_.selection.only_check = wishes.only_check && options_.selection.on();
   options_.only_planned = wishes.only_planned;
   if (wishes.for_later) options_.process_room = kProcessRoom;
   // The first line is always said: measuring takes a moment.

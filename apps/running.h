@@ -21,6 +21,8 @@ struct RunOptions {
   bool only_planned = false;  // nothing will run
   bool text = true;           // false: ids alone; the model need not bring a tokenizer
   bool for_later = false;     // the plan is kept for another run
+  int sequences = 1;          // open at once
+  bool only_check = false;    // where decode steps choose among the KV: KvSelection::only_check
 };
 
 class Running {

@@ -224,3 +224,43 @@ def against(title, subtitle, unit, series, band, names):
                 f'fill-opacity="0.8"><title>{escape(f"{name}, {hint}: {number(x)}, {number(y)} {unit}")}</title></circle>'
             )
     return canvas.done()
+
+
+def scatter(title, subtitle, unit, series, x_name, *, x_text=size, level=None):
+    """series: {name: [(x, y, hint)]}, joined in the order of x; both axes are logarithmic. level: (name, y), a line across."""
+    canvas = Canvas(title, subtitle, unit)
+    canvas.legend(list(series), level[0] if level else None)
+    points = [point for values in series.values() for point in values]
+    ys = [y for _, y, _ in points] + ([level[1]] if level else [])
+
+    def decades(values):
+        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        return low, max(high, low + 1)
+
+    (left, right), (bottom, top) = decades([x for x, _, _ in points]), decades(ys)
+
+    def across(x):
+        return LEFT + canvas.plot_width() * (math.log10(x) - left) / (right - left)
+
+    def place(y):
+        return HEIGHT - BOTTOM - canvas.plot_height() * (math.log10(y) - bottom) / (top - bottom)
+
+    for power in range(bottom, top + 1):
+        canvas.line(LEFT, place(10**power), WIDTH - RIGHT, place(10**power), stroke=INK if power == bottom else FAINT)
+        canvas.text(LEFT - 8, place(10**power) + 4, f"{10.0**power:g}", anchor="end", size=11)
+    for power in range(left, right + 1):
+        canvas.line(across(10**power), HEIGHT - BOTTOM, across(10**power), HEIGHT - BOTTOM + 4)
+        canvas.text(across(10**power), HEIGHT - BOTTOM + 18, x_text(10**power), anchor="middle", size=11)
+    canvas.text(LEFT + canvas.plot_width() / 2, HEIGHT - 12, x_name, anchor="middle")
+    if level:
+        canvas.line(LEFT, place(level[1]), WIDTH - RIGHT, place(level[1]), width=1.4, dash="5 4")
+    for s, values in enumerate(series.values()):
+        colour = PALETTE[s % len(PALETTE)]
+        ordered = sorted((across(x), place(y), hint) for x, y, hint in values)
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in ordered)
+        canvas.parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        for x, y, hint in ordered:
+            canvas.parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(hint)}</title></circle>'
+            )
+    return canvas.done()

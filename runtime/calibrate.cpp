@@ -10,19 +10,15 @@
 #include <optional>
 #include <utility>
 
-#include "kernels/whole_file.h"
-#include "loader/gguf_writer.h"
+#include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
-#include "runtime/skew_file.h"
 #include "runtime/skew_solver.h"
+#include "runtime/skew_writer.h"
 
 namespace spillway {
 namespace {
 
-constexpr int kLeastWindow = 256;        // of what is left of the text behind the last whole window
-constexpr int kMostValidated = 8;        // layers that the ridge's strength is chosen by
-constexpr float kUnvalidated = 0.1f;     // the strength where the text is too short for halves
-constexpr uint64_t kFileAlignment = 32;  // of tensors
+constexpr int kLeastWindow = 256;  // of what is left of the text behind the last whole window
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -34,7 +30,19 @@ struct Windows {
 };
 
 std::vector<int32_t> encode(const CalibrateParts& parts) {
+  if (!parts.text.ids.empty()) return parts.text.ids;
+  if (parts.model.tokenizer == nullptr) {
+    throw Error(ErrorKind::model,
+                fmt::format("{}: the model brings no tokenizer, without which no text can be calibrated on",
+                            parts.model.checkpoint.path()));
+  }
   return parts.model.tokenizer->encode(parts.text.text, false);
+}
+
+std::string hash_of(const CalibrationText& text) {
+  const bool typed = text.ids.empty();
+  const void* data = typed ? static_cast<const void*>(text.text.data()) : text.ids.data();
+  return fmt::format("{:016x}", XXH3_64bits(data, typed ? text.text.size() : text.ids.size() * sizeof(int32_t)));
 }
 
 // As many positions as can be calibrated: by the text, and by what is asked for.
@@ -54,7 +62,7 @@ Windows cut(const CalibrateParts& parts, const CalibrateOptions& options) {
   windows.context = context_for(options, parts.model, ids.size());
   if (windows.context < 2) throw Error(ErrorKind::usage, "the text to calibrate on has fewer than 2 tokens");
   const size_t most = std::min<size_t>(ids.size(), std::max(windows.context, CalibrateOptions::kMostTokens));
-  const int32_t bos = parts.model.tokenizer->bos();
+  const int32_t bos = parts.model.tokenizer ? parts.model.tokenizer->bos() : -1;
   const bool add_bos = bos >= 0 && ids.front() == bos;
   for (size_t begin = 0; begin < most; begin += windows.context) {
     const size_t size = std::min<size_t>(windows.context, most - begin);
@@ -67,69 +75,20 @@ Windows cut(const CalibrateParts& parts, const CalibrateOptions& options) {
   return windows;
 }
 
-// Layers in groups whose sums fit the memory; each group is spread over the depth, so that the first one stands for all
-// when the ridge's strength is chosen.
+void make_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw Error(ErrorKind::io, fmt::format("{}: cannot be made: {}", folder.string(), error.message()));
+}
+
+// Layers in groups whose sums fit the memory.
 std::vector<std::vector<int>> group_layers(int layers, uint64_t bytes_each, uint64_t memory) {
   const auto at_once = static_cast<int>(std::clamp<uint64_t>(memory / std::max<uint64_t>(bytes_each, 1), 1, layers));
   const int count = (layers + at_once - 1) / at_once;
   std::vector<std::vector<int>> groups(count);
-  for (int layer = 0; layer < layers; ++layer) groups[layer % count].push_back(layer);
+  for (int layer = 0; layer < layers; ++layer) groups[layer / at_once].push_back(layer);
   return groups;
 }
-
-class SkewFile {
- public:
-  SkewFile(const std::string& path, const Model& model, const std::vector<std::vector<int>>& groups, const Skew& facts)
-      : file_(path, 0600) {
-    writer_.set("general.type", std::string(kSkewType));
-    writer_.set("general.name", model.spec.name);
-    writer_.set(kSkewVersion, static_cast<uint32_t>(kSkewFormat));
-    writer_.set(kSkewFingerprint, facts.fingerprint);
-    writer_.set(kSkewTextName, facts.text_name);
-    writer_.set(kSkewTextHash, facts.text_hash);
-    writer_.set(kSkewContext, static_cast<uint32_t>(facts.context));
-    writer_.set(kSkewAhead, static_cast<uint32_t>(facts.ahead));
-    writer_.set(kSkewGuess, std::string(kQueryGuessNames[static_cast<int>(facts.guess)]));
-    writer_.set(kSkewStrength, 0.0f);
-    for (const auto& group : groups) {
-      for (const int layer : group) {
-        const bool foretold = facts.guess == QueryGuess::ridge && facts.source(layer) != layer;
-        for (const SkewTensor& tensor : skew_tensors(model.spec.shape, layer, foretold)) {
-          writer_.add({.name = tensor.name, .dtype = tensor.dtype, .rows = tensor.rows, .cols = tensor.cols});
-        }
-      }
-    }
-    put(writer_.header(0));
-  }
-
-  // In the order of the groups.
-  void add(const SolvedLayer& layer) {
-    if (!layer.matrix.empty()) {
-      put(layer.matrix);
-      put(std::as_bytes(std::span(layer.bias)));
-    }
-    for (const auto* floats : {&layer.keys, &layer.queries, &layer.mean, &layer.principal}) {
-      put(std::as_bytes(std::span(*floats)));
-    }
-  }
-
-  void commit(float strength) {
-    writer_.set(kSkewStrength, strength);
-    const std::vector<std::byte> header = writer_.header(0);
-    file_.write_at(0, {reinterpret_cast<const char*>(header.data()), header.size()});
-    file_.commit();
-  }
-
- private:
-  void put(std::span<const std::byte> bytes) {
-    file_.write({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-    const uint64_t padding = align_up(bytes.size(), kFileAlignment) - bytes.size();
-    file_.write(std::string(padding, '\0'));
-  }
-
-  WholeFile file_;
-  GgufWriter writer_;
-};
 
 class Calibration {
  public:
@@ -137,25 +96,16 @@ class Calibration {
       : parts_(parts), options_(options), hooks_(hooks), windows_(cut(parts, options)) {}
 
   CalibrationReport run(const std::string& path) {
-    const ModelSpec& spec = parts_.model.spec;
     report_.path = path;
+    make_folder(std::filesystem::path(path).parent_path());
     report_.context = windows_.context;
     report_.tokens = windows_.tokens;
-    Plan plan = make_engine();
-    shape_ = {.ahead = options_.ahead,
-              .ridge = options_.guess == QueryGuess::ridge,
-              .chunk = plan.chunk,
-              .tokens = windows_.tokens,
-              .threads = parts_.options.threads};
-    const uint64_t each = CalibrationSums::bytes(spec, shape_);
-    const uint64_t solving = threads() * solving_bytes(spec.shape);
-    const auto groups = group_layers(spec.shape.layers, each, options_.memory - std::min(solving, options_.memory / 2));
-    report_.prefills = static_cast<int>(groups.size());
-    report_.memory = each * groups.front().size();
-    say(groups.size());
-    SkewFile file(path, parts_.model, groups, facts());
+    const auto groups = divide();
+    make_engine();
+    say();
+    SkewWriter file(path, parts_.model.spec, facts(), groups);
     for (const auto& group : groups) gather(group, file);
-    file.commit(report_.strength);
+    file.commit();
     return report_;
   }
 
@@ -168,38 +118,62 @@ class Calibration {
     Skew skew;
     skew.fingerprint = model_fingerprint(parts_.model.checkpoint);
     skew.text_name = parts_.text.name;
-    skew.text_hash = fmt::format("{:016x}", XXH3_64bits(parts_.text.text.data(), parts_.text.text.size()));
+    skew.text_hash = hash_of(parts_.text);
     skew.context = windows_.context;
     skew.ahead = options_.ahead;
     skew.guess = options_.guess;
     return skew;
   }
 
-  Plan make_engine() {
+  // Layers in groups, within the memory that there is: of a budget half is the model's.
+  std::vector<std::vector<int>> divide() {
+    const ModelSpec& spec = parts_.model.spec;
+    shape_ = {.ahead = options_.ahead,
+              .ridge = options_.guess == QueryGuess::ridge,
+              .chunk = std::min(parts_.options.chunk, windows_.context),
+              .tokens = windows_.tokens,
+              .threads = parts_.options.threads};
+    const auto& budget = on_host() ? parts_.options.device_bytes : parts_.options.host_bytes;
+    memory_ = budget ? std::min(options_.memory, *budget / 2) : options_.memory;
+    const uint64_t each = CalibrationSums::bytes(spec, shape_), solving = threads() * solving_bytes(spec.shape);
+    auto groups = group_layers(spec.shape.layers, each, memory_ - std::min(solving, memory_ / 2));
+    report_.prefills = static_cast<int>(groups.size());
+    report_.memory = each * groups.front().size() + (shape_.ridge ? solving : 0);
+    return groups;
+  }
+
+  bool on_host() const { return parts_.device.device->host_addressable(); }
+
+  void make_engine() {
     Options options = parts_.options;
     options.context = windows_.context;
     options.sequences = 1;
     options.logit_rows = 1;
-    const Device& device = *parts_.device.device;
-    // Sums and solving are inside the budget of the memory that they take.
-    auto& budget = device.host_addressable() ? options.device_bytes : options.host_bytes;
-    if (budget) *budget -= std::min(options_.memory, *budget / 2);
+    options.chunk = shape_.chunk;
+    options.kv_codec = KvCodec::f16;
+    options.selection = {};
+    // What the sums and solving take is no more the engine's: of a budget, or of what is free.
+    auto& budget = on_host() ? options.device_bytes : options.host_bytes;
+    const uint64_t free = on_host() ? parts_.device.device->free_bytes() : free_memory_bytes();
+    if (!budget) budget = free - free / 8;
+    *budget -= std::min(report_.memory, *budget);
     Plan plan = plan_session(parts_.model, options, parts_.device, parts_.limits);
-    engine_.emplace(parts_.model, options, plan, EngineDevices(*parts_.device.device, parts_.device.cpu.get()),
-                    OnProgress{});
-    return plan;
+    SPILLWAY_CHECK(plan.chunk <= shape_.chunk);
+    engine_.emplace(parts_.model, options, std::move(plan),
+                    EngineDevices(*parts_.device.device, parts_.device.cpu.get()), OnProgress{});
   }
 
-  void say(size_t passes) const {
+  void say() const {
     if (!hooks_.said) return;
-    hooks_.said(fmt::format("calibrating on {} tokens of {} in windows of {}; sums of {}{}", windows_.tokens,
-                            parts_.text.name, windows_.context, format_bytes(report_.memory),
-                            passes > 1 ? fmt::format(", the text being read {} times to stay within {}", passes,
-                                                     format_bytes(options_.memory))
-                                       : ""));
+    std::string line = fmt::format("calibrating on {} tokens of {} in windows of {}; {} beside the model",
+                                   windows_.tokens, parts_.text.name, windows_.context, format_bytes(report_.memory));
+    if (report_.prefills > 1) {
+      line += fmt::format(", to stay within {} the text is read {} times", format_bytes(memory_), report_.prefills);
+    }
+    hooks_.said(line);
   }
 
-  void gather(const std::vector<int>& layers, SkewFile& file) {
+  void gather(const std::vector<int>& layers, SkewWriter& file) {
     const double begin = now();
     CalibrationSums sums(parts_.model.spec, shape_, layers, *parts_.device.device);
     engine_->set_observer(&sums);
@@ -215,49 +189,34 @@ class Calibration {
     engine_->set_observer(nullptr);
     const double gathered = now();
     report_.prefill_s += gathered - begin;
-    if (report_.strength == 0 && shape_.ridge) choose_strength(sums);
     solve(sums, file);
     report_.solve_s += now() - gathered;
   }
 
-  // One for the whole model: the strength that leaves the least, layers counting alike.
-  void choose_strength(CalibrationSums& sums) {
-    const size_t layers = sums.layers().size();
-    const size_t step = std::max<size_t>(1, layers / kMostValidated);
-    std::vector<double> left(std::size(kStrengths) + 1);
-    std::vector<std::future<std::vector<double>>> tasks;
-    int validated = 0;
-    for (size_t first = 0; first < layers; first += step * threads()) {
-      tasks.clear();
-      for (size_t i = first; i < std::min(layers, first + step * threads()); i += step) {
-        tasks.push_back(std::async(std::launch::async,
-                                   [&, i] { return validate_layer(parts_.model, sums.layers()[i], sums.of(i)); }));
-      }
-      for (auto& task : tasks) {
-        const std::vector<double> errors = task.get();
-        for (size_t i = 0; i < errors.size(); ++i) left[i] += errors[i];
-        validated += errors.empty() ? 0 : 1;
-      }
-    }
-    report_.strength = kUnvalidated;
-    if (validated == 0) return;
-    const auto best = std::min_element(left.begin(), left.end() - 1);
-    report_.strength = kStrengths[best - left.begin()];
-    report_.ridge_error = *best / validated;
-    report_.gain_error = left.back() / validated;
+  void report(const SolvedLayer& layer) {
+    if (layer.ridge_error == 0) return;
+    if (report_.least_strength == 0) report_.least_strength = layer.strength;
+    report_.least_strength = std::min(report_.least_strength, layer.strength);
+    report_.most_strength = std::max(report_.most_strength, layer.strength);
+    const int layers = parts_.model.spec.shape.layers - options_.ahead;
+    report_.gain_error += layer.gain_error / layers;
+    report_.ridge_error += layer.ridge_error / layers;
   }
 
-  void solve(CalibrationSums& sums, SkewFile& file) {
+  void solve(CalibrationSums& sums, SkewWriter& file) {
     const size_t layers = sums.layers().size();
     std::vector<std::future<SolvedLayer>> tasks;
     for (size_t first = 0; first < layers; first += threads()) {
       tasks.clear();
       for (size_t i = first; i < std::min(layers, first + threads()); ++i) {
-        tasks.push_back(std::async(std::launch::async, [&, i] {
-          return solve_layer(parts_.model, sums.layers()[i], sums.of(i), report_.strength);
-        }));
+        tasks.push_back(
+            std::async(std::launch::async, [&, i] { return solve_layer(parts_.model, sums.layers()[i], sums.of(i)); }));
       }
-      for (auto& task : tasks) file.add(task.get());
+      for (auto& task : tasks) {
+        const SolvedLayer layer = task.get();
+        file.add(layer);
+        report(layer);
+      }
     }
   }
 
@@ -268,6 +227,7 @@ class Calibration {
   CalibrationShape shape_;
   CalibrationReport report_;
   std::optional<Engine> engine_;
+  uint64_t memory_ = 0;  // for sums and solving
   uint64_t prefilled_ = 0;
 };
 
@@ -297,21 +257,28 @@ Skew load_or_calibrate(const CalibrateParts& parts, const CalibrateOptions& opti
   const std::string fingerprint = model_fingerprint(parts.model.checkpoint);
   const std::string path = skew_path(folder, fingerprint, options.ahead);
   std::optional<Skew> kept = find(parts, path, fingerprint, hooks);
-  if (kept && kept->guess == options.guess && kept->context >= options.context) return std::move(*kept);
+  if (kept && kept->context >= options.context) return std::move(*kept);
   CalibrateOptions wanted = options;
   const size_t tokens = encode(parts).size();
   if (options.context > 0 && tokens < static_cast<size_t>(options.context)) {
     wanted.context = static_cast<int>(tokens);
-    if (kept && kept->guess == options.guess && kept->context >= wanted.context) return std::move(*kept);
+    if (kept && kept->context >= wanted.context) return std::move(*kept);
   }
+  if (kept) wanted.guess = kept->guess;  // as it was asked for before
   if (hooks.said) {
-    hooks.said(!kept ? fmt::format("no skew of this model is kept yet: making it ({})", path)
-                     : fmt::format("{} was made for {} positions and {}: making it for {} and {}", path, kept->context,
-                                   kQueryGuessNames[static_cast<int>(kept->guess)], wanted.context,
-                                   kQueryGuessNames[static_cast<int>(options.guess)]));
+    hooks.said(
+        !kept ? fmt::format("no skew of this model is kept yet: making it ({})", path)
+              : fmt::format("{} was made for {} positions: making it for {}", path, kept->context, wanted.context));
   }
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-  calibrate(parts, wanted, path, hooks);
+  try {
+    calibrate(parts, wanted, path, hooks);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::fit) throw;
+    throw Error(ErrorKind::fit,
+                fmt::format("making the model's skew: {}; or run spillway calibrate before, with a larger "
+                            "budget: it is kept",
+                            error.what()));
+  }
   return open_skew(path, parts.model.spec, fingerprint);
 }
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime/session.h"
 #include "runtime/skew.h"
@@ -15,6 +16,7 @@ namespace spillway {
 struct CalibrationText {
   std::string name;
   std::string text;
+  std::vector<int32_t> ids = {};  // in its place, where there is no tokenizer
 };
 // README, ARCHITECTURE and their like, as they were when this was built.
 CalibrationText own_calibration_text();
@@ -30,7 +32,7 @@ struct CalibrateOptions {
 };
 
 struct CalibrateParts {
-  const Model& model;  // with its tokenizer
+  const Model& model;
   const Options& options;
   const ChosenDevice& device;
   const SessionLimits& limits;
@@ -46,17 +48,17 @@ struct CalibrateHooks {
 struct CalibrationReport {
   std::string path;
   int context = 0;
-  int tokens = 0;    // of the text
-  int prefills = 0;  // of all of it
-  float strength = 0;
+  int tokens = 0;                               // of the text
+  int prefills = 0;                             // of all of it
+  float least_strength = 0, most_strength = 0;  // of the layers' ridges
   // The mean square that is left of queries, as a share of their variance, on the half of the text that was not fitted:
-  // by the model's own matrix, and by the corrected one. Zero where the own one is taken.
+  // by the model's own matrix, and by the corrected one; means of layers. Zero where the own one is taken.
   double gain_error = 0, ridge_error = 0;
-  uint64_t memory = 0;  // of the sums
+  uint64_t memory = 0;  // of sums and solving
   double prefill_s = 0, solve_s = 0;
 };
 
-// Writes the skew to `path`, whole or not at all; its folder exists. Throws Error(usage) where the text has fewer
+// Writes the skew to `path`, whole or not at all; makes its folder. Throws Error(usage) where the text has fewer
 // tokens than a window, Error(fit) as a plan does.
 CalibrationReport calibrate(const CalibrateParts& parts, const CalibrateOptions& options, const std::string& path,
                             const CalibrateHooks& hooks);

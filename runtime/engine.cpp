@@ -258,6 +258,12 @@ ChosenCounts Engine::chosen_counts() const {
   return sum;
 }
 
+void Engine::set_only_check(bool on) {
+  for (const auto& unit : parts_->units) {
+    if (unit->rehearsal) unit->rehearsal->set_only_check(on);
+  }
+}
+
 MissedMass Engine::missed_mass() const {
   MissedMass all;
   for (const auto& unit : parts_->units) {

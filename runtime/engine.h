@@ -85,6 +85,9 @@ class Engine {
   ExpertCounts expert_counts(bool prompt) const;
   // What decode steps have chosen of the KV, and where it was; of all units together.
   ChosenCounts chosen_counts() const;
+  // Whether decode steps read and answer by everything from now on, what they would have chosen being looked at alone;
+  // of an engine that was planned with KvSelection::only_check, which is how it begins.
+  void set_only_check(bool on);
   // Where that was checked (KvSelection::check_every, only_check).
   MissedMass missed_mass() const;
 

@@ -23,7 +23,8 @@ HostKeyBasis plain_basis(const KvFormat& format, int rank) {
 
 }  // namespace
 
-Rehearsal::Rehearsal(const RehearsalParts& parts) : p_(parts), track_(Trace::track("host")) {
+Rehearsal::Rehearsal(const RehearsalParts& parts)
+    : p_(parts), only_check_(parts.plan.wishes.only_check), track_(Trace::track("host")) {
   const KvLayout& layout = parts.kv.layout();
   const KvFormat& format = layout.format;
   const int rank = layout.chosen.partial.rank;
@@ -108,11 +109,11 @@ bool Rehearsal::chooses(int tokens) const {
 KvReading Rehearsal::reading(int tokens) const {
   if (!chooses(tokens)) return {};
   const KvSelection& wishes = p_.plan.wishes;
-  return {true, checked_layer(wishes, p_.kv.layout().chosen.layers, tokens), wishes.only_check};
+  return {true, checked_layer(wishes, p_.kv.layout().chosen.layers, tokens), only_check_};
 }
 
 bool Rehearsal::checks(int layer, int tokens) const {
-  return p_.plan.wishes.only_check || layer == reading(tokens).checked_layer;
+  return only_check_ || layer == reading(tokens).checked_layer;
 }
 
 int Rehearsal::foretold_by(int layer) const {

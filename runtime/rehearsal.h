@@ -84,7 +84,12 @@ class Rehearsal {
 
   // Whether a layer that chooses reads everything too in that step, and which of the two it answers by.
   bool checks(int layer, int tokens) const;
-  bool answers_by_all() const { return p_.plan.wishes.only_check; }
+  bool answers_by_all() const { return only_check_; }
+  // KvSelection::only_check from the next step on; only where it was planned for.
+  void set_only_check(bool on) {
+    SPILLWAY_CHECK(p_.plan.wishes.only_check);
+    only_check_ = on;
+  }
   // The states of everything, or of what was chosen, as they are now; and, when both are there, what is missing.
   void look_at(View states, bool all);
   void count_missed();
@@ -98,6 +103,7 @@ class Rehearsal {
   HostKeyBasis basis_of(int layer) const;
 
   RehearsalParts p_;
+  bool only_check_ = false;
   SelectionWorkspace workspace_;
   SelectionHost host_;
   std::vector<Query> queries_;          // [layers]

@@ -179,7 +179,6 @@ Skew open_skew(const std::string& path, const ModelSpec& spec, const std::string
   skew.context = static_cast<int>(bounded(file, kSkewContext, 1, 1 << 30));
   skew.ahead = static_cast<int>(bounded(file, kSkewAhead, 1, kMostAhead));
   skew.guess = guess_of(file);
-  skew.strength = static_cast<float>(file.number(kSkewStrength));
   for (int layer = 0; layer < spec.shape.layers; ++layer) {
     const bool foretold = skew.guess == QueryGuess::ridge && skew.source(layer) != layer;
     SkewLayer& one = skew.layers.emplace_back();

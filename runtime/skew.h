@@ -44,7 +44,6 @@ struct Skew {
   int context = 0;                   // positions that were calibrated
   int ahead = 1;                     // layers between the input that foretells a query and the query
   QueryGuess guess = QueryGuess::ridge;
-  float strength = 0;  // of the ridge, in units of the inputs' variance
   std::vector<SkewLayer> layers;
 
   const std::string& path() const { return checkpoint.path(); }

@@ -18,7 +18,6 @@ inline constexpr const char* kSkewTextHash = "skew.text.xxh3";
 inline constexpr const char* kSkewContext = "skew.context";
 inline constexpr const char* kSkewAhead = "skew.ahead";
 inline constexpr const char* kSkewGuess = "skew.query";
-inline constexpr const char* kSkewStrength = "skew.ridge";
 
 struct SkewTensor {
   std::string name;

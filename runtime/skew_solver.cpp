@@ -1,5 +1,6 @@
 #include "runtime/skew_solver.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/reference/dequantize.h"
@@ -9,6 +10,9 @@
 
 namespace spillway {
 namespace {
+
+constexpr float kStrengths[] = {0.03f, 0.1f, 0.3f, 1.0f};
+constexpr float kUncompared = 0.1f;  // where the text is too short for halves
 
 // A row of a tensor as doubles.
 Eigen::VectorXd read_row(const Checkpoint& checkpoint, const TensorInfo& tensor, int64_t row) {
@@ -81,24 +85,29 @@ void store_matrix(const QueryMap& map, const OwnLayer& own, DType type, SolvedLa
   }
 }
 
-}  // namespace
-
-std::vector<double> validate_layer(const Model& model, int layer, const LayerSums& sums) {
-  if (sums.halves.empty() || sums.halves[0].rows == 0 || sums.halves[1].rows == 0) return {};
-  const OwnLayer own(model, layer);
-  return cross_validate(sums.halves[0], sums.halves[1], {own.weight, sums.shift, own.usable}, kStrengths);
+void choose_strength(const LayerSums& sums, const OwnQuery& own, SolvedLayer& out) {
+  out.strength = kUncompared;
+  if (sums.halves[0].rows == 0 || sums.halves[1].rows == 0) return;
+  const std::vector<double> errors = cross_validate(sums.halves[0], sums.halves[1], own, kStrengths);
+  const auto best = std::min_element(errors.begin(), errors.end() - 1);
+  out.strength = kStrengths[best - errors.begin()];
+  out.ridge_error = *best;
+  out.gain_error = errors.back();
 }
 
-SolvedLayer solve_layer(const Model& model, int layer, LayerSums& sums, float strength) {
+}  // namespace
+
+SolvedLayer solve_layer(const Model& model, int layer, LayerSums& sums) {
   SolvedLayer out;
   solve_directions(sums, out);
   if (sums.halves.empty()) return out;
   const OwnLayer own(model, layer);
+  const OwnQuery query{own.weight, sums.shift, own.usable};
+  choose_strength(sums, query, out);
   sums.halves[0] += sums.halves[1];
   sums.halves.pop_back();
-  const QueryMap map = fit_query(sums.halves[0], {own.weight, sums.shift, own.usable}, strength);
+  store_matrix(fit_query(sums.halves[0], query, out.strength), own, matrix_type(model.spec.shape), out);
   sums.halves.clear();
-  store_matrix(map, own, matrix_type(model.spec.shape), out);
   return out;
 }
 

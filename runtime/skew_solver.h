@@ -9,19 +9,19 @@
 
 namespace spillway {
 
-// In the order and the layout of skew_tensors() (runtime/skew_file.h).
 struct SolvedLayer {
-  std::vector<std::byte> matrix;  // empty where the model's own serves
+  // In the order and the layout of skew_tensors() (runtime/skew_file.h); no matrix where the model's own serves.
+  std::vector<std::byte> matrix;
   std::vector<float> bias, keys, queries, mean, principal;
+  // The ridge's strength, and the mean square that is left of queries where one half of the text foretells the other's,
+  // over their variance: by the model's own matrix, and by the corrected one. Zeros where nothing was compared.
+  float strength = 0;
+  double gain_error = 0, ridge_error = 0;
 };
 
-// Errors of queries that one half of the text foretells for the other, over their variance; ridges in the order of
-// kStrengths, then the model's own matrix. Empty where there is nothing to compare.
-inline constexpr float kStrengths[] = {0.03f, 0.1f, 0.3f, 1.0f};
-std::vector<double> validate_layer(const Model& model, int layer, const LayerSums& sums);
-
-// Uses the sums up.
-SolvedLayer solve_layer(const Model& model, int layer, LayerSums& sums, float strength);
+// Uses the sums up. Of a few strengths the one that foretells best is taken, for each layer by itself: so how layers
+// are grouped says nothing.
+SolvedLayer solve_layer(const Model& model, int layer, LayerSums& sums);
 // Of host memory, while a layer is solved.
 uint64_t solving_bytes(const ModelShape& shape);
 
