@@ -122,7 +122,7 @@ def quality(report, path, data):
     )
     rows = [
         [name, row["rows"], f"{row['kl_mean']:.5f}", f"{row['kl_max']:.4f}", f"{100 * row['top1']:.2f} %"]
-        for name, row in data["logits"].items()
+        for name, row in data.get("logits", {}).items()
     ]
     report.add(common.table(["logits", "rows", "mean KL (nats)", "largest KL", "same top-1"], rows))
 
