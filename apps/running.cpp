@@ -21,7 +21,7 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
-// That a process which runs a plan may be larger than the one that made it: up to 0.6 MiB were seen.
+// That a process which runs a plan may be larger than the one that made it: 1.4 MiB were seen.
 constexpr uint64_t kProcessRoom = 2 << 20;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }

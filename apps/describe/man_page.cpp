@@ -6,7 +6,7 @@ namespace spillway {
 namespace {
 
 // A group of flags that several commands share, in the order of their sections.
-constexpr const char* kGroups[] = {"Running", "Budgets", "Sampling", "Reports"};
+constexpr const char* kGroups[] = {"Running", "Budgets", "Selection of KV", "Sampling", "Reports"};
 
 constexpr const char* kDescription = R"(.B spillway
 runs a language model, or a context, that is larger than the GPU. Budgets say how much device memory, host memory and

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "apps/quality_report.h"
@@ -19,6 +20,7 @@ class QualityCommand : public ::testing::Test {
       : model_(
             write_tiny_model({.layers = 4, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 32, .name = "judged"},
                              program_.folder().string())) {
+    std::filesystem::remove_all(Program::cache() + "/spillway/skew");  // of an earlier run
     std::string words;
     for (int i = 0; i < 900; ++i) words += "word " + std::to_string(i * 37 % 101) + (i % 9 == 8 ? ".\n" : " ");
     text_ = program_.write("text.txt", words);

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -25,7 +26,7 @@ namespace fs = std::filesystem;
 
 class Calibrate : public ::testing::Test {
  protected:
-  Calibrate() : folder_(::testing::TempDir() + "calibrate-test") {
+  Calibrate() : folder_(::testing::TempDir() + "calibrate-" + std::to_string(getpid())) {
     fs::remove_all(folder_);
     fs::create_directories(folder_);
     model_ = std::make_unique<Model>(open_for_test(write_tiny_model(
@@ -37,6 +38,7 @@ class Calibrate : public ::testing::Test {
     options_.device_bytes = 256 << 20;
     options_.disk_directory = folder_;
   }
+  ~Calibrate() override { std::filesystem::remove_all(folder_); }
 
   CalibrateParts parts() {
     if (!device_.device) device_ = choose_device(options_, model_->spec.shape);

@@ -86,7 +86,7 @@ class Quality : public ::testing::Test {
 };
 
 TEST_F(Quality, TheFullCacheDiffersInNothingFromItself) {
-  const auto full = engine({});
+  auto full = engine({});
   ReferenceRows reference;
   const QualityCost cost = measure_window(*full, window(), reference, nullptr, {});
   EXPECT_EQ(cost.decode.tokens, kSteps);
@@ -100,6 +100,7 @@ TEST_F(Quality, TheFullCacheDiffersInNothingFromItself) {
   EXPECT_EQ(tally.greedy_same, kGreedy);
 
   // The rows are those of plain decoding.
+  full.reset();
   const auto plain = engine({}, 1);
   const SequenceId sequence = plain->open_sequence();
   plain->prefill(sequence, std::span(tokens_).first(kTokens - kSteps), 0, true, {});

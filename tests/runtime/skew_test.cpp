@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <bit>
 #include <cmath>
@@ -27,11 +28,12 @@ constexpr const char* kPrint = "0123456789abcdef";
 
 class SkewFileTest : public ::testing::Test {
  protected:
-  SkewFileTest() : folder_(::testing::TempDir() + "skew-test") {
+  SkewFileTest() : folder_(::testing::TempDir() + "skew-" + std::to_string(getpid())) {
     std::filesystem::create_directories(folder_);
     model_ = write_tiny_model({.layers = 3, .name = "skewed"}, folder_);
     spec_ = open_for_test(model_).spec;
   }
+  ~SkewFileTest() override { std::filesystem::remove_all(folder_); }
 
   struct Wrong {
     std::function<void(GgufWriter&)> facts = [](GgufWriter&) {};
