@@ -290,10 +290,17 @@ TEST_F(Cli, SmallerChunksThatWouldHoldMoreAreSaid) {
   const Result refused = run(all);
   ASSERT_EQ(refused.exit_code, 4) << refused.err;
   ASSERT_THAT(refused.err, HasSubstr(", or -ub "));
-  auto smaller = all;
-  smaller.insert(smaller.end(), {"-ub", std::to_string(std::stoi(refused.err.substr(refused.err.find("-ub ") + 4)))});
-  run(smaller);  // a process that measures layers in such chunks is larger, once, than one that finds them kept
-  EXPECT_EQ(run(smaller).exit_code, 0);
+  // A process that measures is larger than one that finds its figures kept, and beside others' work they are not kept:
+  // so an offer may be followed by a smaller one.
+  Result taken = refused;
+  for (int offers = 0; offers < 3 && taken.exit_code == 4; ++offers) {
+    auto smaller = all;
+    const size_t at = taken.err.find("-ub ");
+    ASSERT_NE(at, std::string::npos) << taken.err;
+    smaller.insert(smaller.end(), {"-ub", std::to_string(std::stoi(taken.err.substr(at + 4)))});
+    taken = run(smaller);
+  }
+  EXPECT_EQ(taken.exit_code, 0) << taken.err;
   const std::vector<std::string> some{"plan", "-m", model_, "--device-mem", tight};
   const Result said = run(some);
   EXPECT_EQ(said.exit_code, 0) << said.err;
