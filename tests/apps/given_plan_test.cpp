@@ -55,6 +55,7 @@ class GivenPlan : public ::testing::Test {
 };
 
 TEST_F(GivenPlan, TheSamePlacementAndTheSameText) {
+  SKIP_UNDER_SANITIZERS();
   const std::string budget = tight();
   make({"--device-mem", budget, "--lookahead", "2"});
   const json written = json::parse(read_file(plan_));
@@ -82,6 +83,7 @@ TEST_F(GivenPlan, TheSamePlacementAndTheSameText) {
 }
 
 TEST_F(GivenPlan, FlagsBesideItAgreeOrAreRefused) {
+  SKIP_UNDER_SANITIZERS();
   const std::string budget = tight();
   make({"--device-mem", budget, "-ub", "64", "--kv-type", "q8", "--kv-edge-layers", "1"});
   const std::vector<std::string> same{"generate", "-p",  "one", "-n",        "2",  "--device-mem",     budget, "-c",

@@ -25,10 +25,11 @@ constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that stag
 constexpr int kPrompt = 2 * kSpanTokens + 37;
 constexpr int kDecoded = kPageTokens;  // a page closes on the way
 
+// Of each policy, and how seldom at most its KV comes from host memory: fewer cases say less of that.
 #ifdef SPILLWAY_SANITIZED
-constexpr int kCases = 1;
+constexpr int kCases = 1, kSeldom = 9;
 #else
-constexpr int kCases = 5;
+constexpr int kCases = 5, kSeldom = 4;
 #endif
 
 struct Policy {
@@ -139,8 +140,8 @@ TEST(SelectionPlacement, NeverChangesTheLogits) {
     }
   }
   for (const auto& [what, count] : counts) std::printf("  %5d  %s\n", count, what.c_str());
-  EXPECT_GE(4 * counts["granules fetched from host"], counts["cases"]);
-  EXPECT_GE(6 * counts["granules fetched from disk"], counts["cases"]);
+  EXPECT_GE(kSeldom * counts["granules fetched from host"], counts["cases"]);
+  EXPECT_GE((kSeldom + 2) * counts["granules fetched from disk"], counts["cases"]);
 }
 
 double mean_distance(const PlacedRun& a, const PlacedRun& b, int rows) {
