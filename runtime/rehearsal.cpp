@@ -112,9 +112,7 @@ KvReading Rehearsal::reading(int tokens) const {
   return {true, checked_layer(wishes, p_.kv.layout().chosen.layers, tokens), only_check_};
 }
 
-bool Rehearsal::checks(int layer, int tokens) const {
-  return only_check_ || layer == reading(tokens).checked_layer;
-}
+bool Rehearsal::checks(int layer, int tokens) const { return only_check_ || layer == reading(tokens).checked_layer; }
 
 int Rehearsal::foretold_by(int layer) const {
   const int other = layer + p_.plan.wishes.ahead;
