@@ -14,6 +14,7 @@
 #include "apps/output.h"
 #include "apps/running.h"
 #include "memory/format_bytes.h"
+#include "runtime/fingerprint.h"
 
 namespace spillway {
 namespace {
@@ -66,7 +67,7 @@ int run_calibrate(const CalibrateFlags& flags) {
   if (!flags.file.empty()) text = {std::filesystem::path(flags.file).filename(), read_text_file("-f", flags.file)};
   Running running(flags.run);
   const std::string path =
-      skew_path(xdg_of_this_user().cache(), model_fingerprint(running.model().checkpoint), options.ahead);
+      skew_path(xdg_of_this_user().cache(), fingerprint(running.model().checkpoint), options.ahead);
   print(running.calibrate(text, options, path), options, flags.run.json);
   return 0;
 }

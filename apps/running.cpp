@@ -14,6 +14,7 @@
 #include "apps/reports.h"
 #include "kernels/trace.h"
 #include "runtime/describe_plan.h"
+#include "runtime/fingerprint.h"
 #include "runtime/kv_sizes.h"
 #include "runtime/process_memory.h"
 
@@ -21,8 +22,6 @@ namespace spillway {
 namespace {
 
 constexpr uint64_t kMiB = 1 << 20;
-// That a process which runs a plan may be larger than the one that made it: 1.4 MiB were seen.
-constexpr uint64_t kProcessRoom = 2 << 20;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -54,7 +53,7 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
   options_.sequences = wishes.sequences;
   options_.selection.only_check = wishes.only_check && options_.selection.on();
   options_.only_planned = wishes.only_planned;
-  if (wishes.for_later) options_.process_room = kProcessRoom;
+  if (wishes.for_later) options_.process_room = kProcessVaries;
   // The first line is always said: measuring takes a moment.
   bool said = false;
   limits_ = measure_session(model_, options_, device_, machine_cache(), [&](std::string_view line) {
@@ -261,7 +260,7 @@ void Running::prepare_rehearsal(int positions, bool at_least) {
 // For a command that runs nothing.
 void Running::use_kept_skew() {
   if (!options_.selection.foretells() || model_.skew) return;
-  const std::string fingerprint = model_fingerprint(model_.checkpoint);
+  const std::string fingerprint = spillway::fingerprint(model_.checkpoint);
   const std::string path = skew_path(xdg_of_this_user().cache(), fingerprint, options_.selection.ahead);
   std::error_code ignored;
   if (std::filesystem::exists(path, ignored)) {

@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
+#include "runtime/fingerprint.h"
 #include "runtime/skew_solver.h"
 #include "runtime/skew_writer.h"
 
@@ -116,7 +117,7 @@ class Calibration {
 
   Skew facts() const {
     Skew skew;
-    skew.fingerprint = model_fingerprint(parts_.model.checkpoint);
+    skew.fingerprint = spillway::fingerprint(parts_.model.checkpoint);
     skew.text_name = parts_.text.name;
     skew.text_hash = hash_of(parts_.text);
     skew.context = windows_.context;
@@ -254,7 +255,7 @@ CalibrationReport calibrate(const CalibrateParts& parts, const CalibrateOptions&
 
 Skew load_or_calibrate(const CalibrateParts& parts, const CalibrateOptions& options, const std::string& folder,
                        const CalibrateHooks& hooks) {
-  const std::string fingerprint = model_fingerprint(parts.model.checkpoint);
+  const std::string fingerprint = spillway::fingerprint(parts.model.checkpoint);
   const std::string path = skew_path(folder, fingerprint, options.ahead);
   std::optional<Skew> kept = find(parts, path, fingerprint, hooks);
   if (kept && kept->context >= options.context) return std::move(*kept);

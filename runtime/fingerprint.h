@@ -1,4 +1,4 @@
-// Fingerprint: whether a model's files are those of another day, told without reading them whole.
+// Fingerprint: whether a model is that of another day, told without reading its files whole.
 #pragma once
 
 #include <string>
@@ -7,9 +7,10 @@
 
 namespace spillway {
 
-// 16 hexadecimal digits (XXH3) over where every tensor lies, its type and shape, the sizes of the files, and a sample
-// of each file's bytes. Where the files lie and what they are called does not count. Throws Error(io) when the drive
-// fails.
+// 16 hexadecimal digits (XXH3) of the model's facts, of name, type, shape and samples of all its tensors, and of the
+// sizes of its files. What these are called, where they lie, and what they say of tokens or of their making does not
+// count. Throws Error(io)
+// when the drive fails.
 std::string fingerprint(const Checkpoint& checkpoint);
 
 }  // namespace spillway

@@ -9,6 +9,7 @@
 #include "memory/format_bytes.h"
 #include "runtime/fill_plan.h"
 #include "runtime/fingerprint.h"
+#include "runtime/layer_split.h"
 #include "runtime/plan_file.h"
 
 namespace spillway {
@@ -104,16 +105,6 @@ class GivenUnit {
   Plan plan_;
 };
 
-// What the CPU's layers are planned with, as the planner does: host memory is what it computes from, and there is no
-// link.
-Options beside(const Options& options) {
-  Options cpu = options;
-  cpu.device_bytes = options.host_bytes.value_or(0);
-  cpu.host_bytes.reset();
-  cpu.link_bytes_per_second = 0;
-  return cpu;
-}
-
 }  // namespace
 
 void PlanFile::decide(Options& options) const {
@@ -171,7 +162,7 @@ Plan PlanFile::plan(const PlanInput& input) const {
   Plan plan = GivenUnit(path, units.size() - 1, units.back(), own).plan();
   if (divided) {
     const ModelSpec cpu_spec = input.spec.stretch(0, first, false);
-    const Options cpu_options = beside(input.options);
+    const Options cpu_options = options_of_host_unit(input.options);
     Plan cpu = GivenUnit(path, 0, units.front(),
                          {.options = cpu_options,
                           .spec = cpu_spec,

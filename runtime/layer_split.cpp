@@ -24,15 +24,6 @@ constexpr int kCandidates = 24;  // numbers of layers tried, of a deep model
 
 double job_seconds(const Expected& e) { return kPromptTokens / e.prefill_tps + kAnswerTokens / e.decode_tps; }
 
-// What the CPU's half is planned with: host memory is what it computes from, and there is no link.
-Options beside(const Options& options) {
-  Options cpu = options;
-  cpu.device_bytes = options.host_bytes;
-  cpu.host_bytes.reset();
-  cpu.link_bytes_per_second = 0;
-  return cpu;
-}
-
 class LayerSplit {
  public:
   explicit LayerSplit(const PlanInput& input) : in_(input), layers_(input.spec.shape.layers) {}
@@ -92,7 +83,7 @@ class LayerSplit {
     Halves(const LayerSplit& split, int device_layers)
         : cpu_spec(split.in_.spec.stretch(0, split.layers_ - device_layers, false)),
           device_spec(split.in_.spec.stretch(split.layers_ - device_layers, split.layers_, true)),
-          cpu_options(beside(split.in_.options)),
+          cpu_options(options_of_host_unit(split.in_.options)),
           device_options(split.in_.options),
           cpu{.options = cpu_options,
               .spec = cpu_spec,
@@ -163,6 +154,14 @@ class LayerSplit {
 };
 
 }  // namespace
+
+Options options_of_host_unit(const Options& options) {
+  Options cpu = options;
+  cpu.device_bytes = options.host_bytes;
+  cpu.host_bytes.reset();
+  cpu.link_bytes_per_second = 0;
+  return cpu;
+}
 
 bool may_split(const PlanInput& input) {
   return input.host != nullptr && input.options.host_bytes.has_value() &&

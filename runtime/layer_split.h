@@ -11,6 +11,9 @@ namespace spillway {
 
 // Whether the layers may be divided at all: there is a CPU beside the device, and host memory to compute from.
 bool may_split(const PlanInput& input);
+// What the CPU's half is planned with, where there is a host budget: host memory is what it computes from, and there is
+// no link.
+Options options_of_host_unit(const Options& options);
 // The plan for as many layers on the device as were asked for; where that was left open, of those that fit the fastest
 // by simulation. Throws Error(fit) with the numbers and the nearest thing that would fit.
 Plan plan_split(const PlanInput& input);

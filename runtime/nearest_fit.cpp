@@ -10,6 +10,7 @@
 #include "runtime/free_disk.h"
 #include "runtime/plan_sizes.h"
 #include "runtime/planner.h"
+#include "runtime/process_memory.h"
 
 namespace spillway {
 namespace {
@@ -18,9 +19,6 @@ constexpr uint64_t kMiB = 1024 * 1024;
 
 std::string mib(uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB); }
 uint64_t whole_mib(uint64_t bytes) { return align_up(bytes, kMiB); }
-// A process is never quite of the same size twice: 1.4 MiB apart were seen, where one had measured the model's layers
-// and the other found them kept.
-constexpr uint64_t kProcessVaries = 1536 << 10;
 
 // The least value in (refused, fits] that fits; what is above it fits too.
 template <typename Fits>
@@ -41,7 +39,9 @@ class NearestFit {
         host_budget_(input.options.host_bytes.value_or(0)),
         host_needed_(sizes_.host_fixed()),
         host_enough_(host_short() ? enough(host_needed_, process_on(false)) : host_budget_),
-        device_needed_(sizes_.least_device(host_enough_, input.options.disk_bytes)) {
+        device_needed_(sizes_.least_device(host_enough_, input.options.disk_bytes)),
+        device_offer_(sizes_.least_device(host_enough_ - std::min(host_enough_, variation(process_on(false))),
+                                          input.options.disk_bytes)) {
     SPILLWAY_CHECK(host_short() || device_short());
   }
 
@@ -51,7 +51,7 @@ class NearestFit {
     if (device_short() && host_short()) text += "; ";
     if (host_short()) text += host_text();
     text += "; nearest fit:";
-    if (device_short()) text += fmt::format(" --device-mem {}MiB", enough(device_needed_, process_on(true)) / kMiB);
+    if (device_short()) text += fmt::format(" --device-mem {}MiB", enough(device_offer_, process_on(true)) / kMiB);
     if (host_short()) text += fmt::format(" --host-mem {}MiB", host_enough_ / kMiB);
     return text + shorter_context() + smaller_chunk() + more_host() + more_disk();
   }
@@ -65,17 +65,16 @@ class NearestFit {
   // As they were given, for a process that is somewhat larger.
   Budgets given() const {
     Budgets budgets{device_budget_, host_budget_, in_.options.disk_bytes};
-    if (process_on(true) > 0) budgets.device -= std::min(budgets.device, kProcessVaries);
-    if (process_on(false) > 0) budgets.host -= std::min(budgets.host, kProcessVaries);
+    budgets.device -= std::min(budgets.device, variation(process_on(true)));
+    budgets.host -= std::min(budgets.host, variation(process_on(false)));
     return budgets;
   }
   static bool fits(const PlanSizes& sizes, const Budgets& budgets) {
     return sizes.host_fixed() <= budgets.host && sizes.least_device(budgets.host, budgets.disk) <= budgets.device;
   }
+  static uint64_t variation(uint64_t process) { return process > 0 ? kProcessVaries : 0; }
   // In whole MiB; of which `process` bytes are the process's own.
-  static uint64_t enough(uint64_t needed, uint64_t process) {
-    return whole_mib(needed + (process > 0 ? kProcessVaries : 0));
-  }
+  static uint64_t enough(uint64_t needed, uint64_t process) { return whole_mib(needed + variation(process)); }
   uint64_t process_on(bool device) const { return sizes_.process_in(device ? Tier::device : Tier::host); }
 
   std::string device_text() const {
@@ -160,6 +159,7 @@ class NearestFit {
   uint64_t device_budget_, host_budget_;
   uint64_t host_needed_, host_enough_;
   uint64_t device_needed_;  // with host_enough_
+  uint64_t device_offer_;   // where the process then leaves less of that
 };
 
 }  // namespace

@@ -3,12 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/whole_file.h"
+#include "memory/file.h"
 #include "runtime/fingerprint.h"
 
 namespace spillway {
@@ -179,17 +180,17 @@ UnitChoices choices_of(const Plan& plan, Tier process_in) {
 
 // Error(usage) where it is longer than any plan.
 std::string text_of(const std::string& path) {
-  std::FILE* in = std::fopen(path.c_str(), "rb");
-  if (in == nullptr) throw Error(ErrorKind::usage, fmt::format("--plan {}: it cannot be opened", path));
-  std::string text(kMostFileBytes + 1, '\0');
-  text.resize(std::fread(text.data(), 1, text.size(), in));
-  const bool failed = std::ferror(in) != 0;
-  std::fclose(in);
-  if (failed) throw Error(ErrorKind::usage, fmt::format("--plan {}: it cannot be read", path));
-  if (text.size() > kMostFileBytes) {
-    throw Error(ErrorKind::usage, fmt::format("--plan {}: longer than any plan ({} bytes)", path, kMostFileBytes));
+  try {
+    const File file = File::open_read(path);
+    if (file.bytes() > kMostFileBytes) {
+      throw Error(ErrorKind::usage, fmt::format("longer than any plan ({} bytes)", kMostFileBytes));
+    }
+    std::string text(file.bytes(), '\0');
+    file.read(0, std::as_writable_bytes(std::span(text)));
+    return text;
+  } catch (const Error& error) {
+    throw Error(ErrorKind::usage, fmt::format("--plan {}: {}", path, error.what()));
   }
-  return text;
 }
 
 }  // namespace

@@ -59,6 +59,9 @@ struct Candidate {
   KvShare kv = KvShare::half;
   int ring_units = kAmple;
   double head_start = 0;  // of the spread of what stays resident, in units of weights
+  // Units of weights that might stay and do not: those that rounding leaves over stand side by side, and where little
+  // streams, as much more of it evenly spread may be faster.
+  int left_out = 0;
 };
 
 class Planner {
@@ -176,7 +179,9 @@ class Planner {
                                 ? std::max(4 * sizes_.largest_unit, 32 * kMiB)
                                 : static_cast<uint64_t>(candidate_.ring_units) * sizes_.largest_unit;
     plan_.weight_ring_bytes = std::max(sizes_.least_dense(), align_down(std::min(wanted, room / 3), kDiskAlign));
-    choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device, room - plan_.weight_ring_bytes,
+    const uint64_t most = room - plan_.weight_ring_bytes;
+    choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::device,
+                  most - std::min(most, static_cast<uint64_t>(candidate_.left_out) * sizes_.largest_unit),
                   candidate_.head_start * static_cast<double>(sizes_.largest_unit));
     choose_spread(plan_.units, plan_.unit_tiers, Tier::disk, Tier::host, host_left_);
     device_left_ -= plan_.weight_ring_bytes + dense_in(Tier::device);
@@ -251,8 +256,13 @@ std::optional<Plan> best_ring(const PlanInput& input, const PlanSizes& sizes, Kv
   Plan best = *ample;
   for (const int depth : kRingDepths) {
     for (const double head_start : {0.0, 0.5}) {
-      improve(best, Planner(input, sizes, {.kv = share, .ring_units = depth, .head_start = head_start}).run(),
-              kWorthIt);
+      for (const int left_out : {0, 1}) {
+        improve(
+            best,
+            Planner(input, sizes, {.kv = share, .ring_units = depth, .head_start = head_start, .left_out = left_out})
+                .run(),
+            kWorthIt);
+      }
     }
   }
   if (best.weight_ring_bytes != ample->weight_ring_bytes) best.reasons.push_back(ring_reason(best, *ample));

@@ -57,9 +57,6 @@ struct Skew {
   std::vector<float> bias(int layer) const;
 };
 
-// 16 hexadecimal digits, of the model's facts and of samples of all its tensors: not of the name of its file.
-std::string model_fingerprint(const Checkpoint& checkpoint);
-
 // <folder>/skew/<fingerprint>-ahead<N>.gguf, where a model's skew is kept.
 std::string skew_path(const std::string& folder, const std::string& fingerprint, int ahead);
 

@@ -18,19 +18,7 @@ namespace spillway {
 
 class Cli : public ::testing::Test {
  protected:
-  Cli() {
-    model_ = write_tiny_model({.layers = 3,
-                               .hidden = 64,
-                               .heads = 4,
-                               .kv_heads = 2,
-                               .head_dim = 32,
-                               .ffn = 128,
-                               .vocab = 640,
-                               .type = DType::q4_0,
-                               .seed = 9,
-                               .name = "cli"},
-                              folder_.string());
-  }
+  Cli() { model_ = write_program_model(folder_); }
 
   pid_t start(const std::vector<std::string>& arguments) { return program_.start(arguments); }
   Result run(const std::vector<std::string>& arguments) { return program_.run(arguments); }

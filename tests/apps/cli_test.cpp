@@ -126,7 +126,7 @@ TEST_F(Cli, ATruncatedFileIsNamedWithItsOffset) {
   fs::resize_file(model_, fs::file_size(model_) / 2);
   const Result result = run({"generate", "-m", model_, "-p", "x"});
   EXPECT_EQ(result.exit_code, 3);
-  EXPECT_THAT(result.err, HasSubstr("cli.gguf"));
+  EXPECT_THAT(result.err, HasSubstr("program.gguf"));
 }
 
 TEST_F(Cli, TheContextsEndIsSaid) {

@@ -62,11 +62,11 @@ TEST_F(FailingWorld, AFullDriveAtStartIsNamed) {
 TEST_F(FailingWorld, AnUnreadableDriveIsNamedWithItsOffset) {
   SKIP_UNDER_SANITIZERS();
   const auto outcome = run_faulty(
-      {faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pread64=EIO,path=cli.gguf,from=65536")},
+      {faults::parse_fault("io_uring_setup=EPERM"), faults::parse_fault("pread64=EIO,path=program.gguf,from=65536")},
       {"generate", "-m", model_, "-p", "hello", "-n", "3", "--temp", "0"});
   if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
   EXPECT_EQ(outcome.exit_code, 5) << outcome.output;
-  EXPECT_THAT(outcome.output, HasSubstr("cli.gguf"));
+  EXPECT_THAT(outcome.output, HasSubstr("program.gguf"));
 }
 
 TEST_F(FailingWorld, RefusedIoUringAndLockedMemoryAreSaidAndChangeNothing) {

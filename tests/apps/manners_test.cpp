@@ -28,21 +28,7 @@ using ::testing::Not;
 
 class Manners : public ::testing::Test {
  protected:
-  Manners() { model_ = tiny_model(folder_); }
-
-  static std::string tiny_model(const fs::path& folder) {
-    return write_tiny_model({.layers = 3,
-                             .hidden = 64,
-                             .heads = 4,
-                             .kv_heads = 2,
-                             .head_dim = 32,
-                             .ffn = 128,
-                             .vocab = 640,
-                             .type = DType::q4_0,
-                             .seed = 9,
-                             .name = "manners"},
-                            folder.string());
-  }
+  Manners() { model_ = write_program_model(folder_); }
 
   Result run(std::vector<std::string> arguments) { return program_.run(std::move(arguments)); }
 
@@ -146,7 +132,7 @@ TEST_F(Manners, AModelInAClosedFolderIsNamedWithTheReason) {
   const fs::path closed = folder_ / "closed";
   fs::create_directories(closed / "directory");
   std::ofstream(closed / "config.json") << "{}";
-  const std::string model = tiny_model(closed);
+  const std::string model = write_program_model(closed);
   fs::permissions(closed, fs::perms::owner_read | fs::perms::owner_write);
   for (const std::string& path : {model, (closed / "directory").string(), closed.string()}) {
     for (const std::string command : {"inspect", "plan", "generate"}) {

@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/tiny_model.h"
+
 namespace spillway {
 
 struct Result {
@@ -84,6 +86,21 @@ class Program {
   static std::string temporary() { return std::filesystem::temp_directory_path().string(); }
   std::filesystem::path folder_;
 };
+
+// A model of a few kilobytes with a vocabulary, in a folder.
+inline std::string write_program_model(const std::filesystem::path& folder) {
+  return write_tiny_model({.layers = 3,
+                           .hidden = 64,
+                           .heads = 4,
+                           .kv_heads = 2,
+                           .head_dim = 32,
+                           .ffn = 128,
+                           .vocab = 640,
+                           .type = DType::q4_0,
+                           .seed = 9,
+                           .name = "program"},
+                          folder.string());
+}
 
 }  // namespace spillway
 

@@ -7,6 +7,7 @@
 
 #include "kernels/kv_codec.h"
 #include "kernels/reference/packed_page.h"
+#include "tests/kernels/head_groups.h"
 #include "tests/support/op_bench.h"
 
 namespace spillway {
@@ -14,29 +15,10 @@ namespace {
 
 class OpGridPacked : public OpGrid {};
 
-constexpr KvCodec kPackers[] = {KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCodec::kivi2};
+constexpr HeadGroups kShapes[] = {{3, 2, 64}, {1, 1, 80}, {7, 1, 96},  {2, 2, 128},
+                                  {4, 1, 72}, {5, 1, 16}, {1, 1, 256}, {5, 1, 200}};
 
-struct Shape {
-  int group;
-  int kv_heads;
-  int head_dim;
-};
-constexpr Shape kShapes[] = {{3, 2, 64}, {1, 1, 80}, {7, 1, 96},  {2, 2, 128},
-                             {4, 1, 72}, {5, 1, 16}, {1, 1, 256}, {5, 1, 200}};
-
-AttendShape attend_shape(const Shape& s, KvCodec codec) {
-  return {{DType::f16, s.kv_heads, s.head_dim, codec},
-          s.group * s.kv_heads,
-          1.0f / std::sqrt(static_cast<float>(s.head_dim))};
-}
-ModelShape model_shape(const Shape& s) {
-  ModelShape shape;
-  shape.heads = s.group * s.kv_heads;
-  shape.kv_heads = s.kv_heads;
-  shape.head_dim = s.head_dim;
-  return shape;
-}
-std::string name_of(const Shape& s, KvCodec codec) {
+std::string name_of(const HeadGroups& s, KvCodec codec) {
   return std::string(info(codec).name) + ", " + std::to_string(s.head_dim) + " x " + std::to_string(s.group);
 }
 
@@ -117,10 +99,10 @@ class PackedKv {
 };
 
 TEST_P(OpGridPacked, SealGivesTheBytesOfTheReference) {
-  for (const Shape& s : kShapes) {
+  for (const HeadGroups& s : kShapes) {
     for (const KvCodec codec : kPackers) {
-      const KvFormat format = attend_shape(s, codec).format;
-      OpBench bench(GetParam(), model_shape(s));
+      const KvFormat format = s.attend(codec).format;
+      OpBench bench(GetParam(), s.model());
       PackedKv kv(bench, format, 3 * kPageTokens);
       auto* halves = reinterpret_cast<uint16_t*>(kv.full().here());
       halves[5] = 0x7c00;                             // infinity in a key
@@ -143,10 +125,10 @@ int64_t states_width(const AttendShape& s) { return int64_t{s.heads} * attn_stat
 
 // To the bit what the pages give that the packed ones stand for, and near to the reference's.
 TEST_P(OpGridPacked, AttendReadsPackedPages) {
-  for (const Shape& s : kShapes) {
+  for (const HeadGroups& s : kShapes) {
     for (const KvCodec codec : kPackers) {
-      const AttendShape shape = attend_shape(s, codec);
-      OpBench bench(GetParam(), model_shape(s));
+      const AttendShape shape = s.attend(codec);
+      OpBench bench(GetParam(), s.model());
       PackedKv kv(bench, shape.format, 700);
       BenchMatrix q(bench.device(), DType::f32, 1, int64_t{shape.heads} * s.head_dim);
       q.fill(5);
@@ -195,10 +177,10 @@ TEST_P(OpGridPacked, AttendChunkReadsPackedPages) {
     int rows;
     int window;
   };
-  for (const Shape& s : kShapes) {
+  for (const HeadGroups& s : kShapes) {
     for (const KvCodec codec : kPackers) {
-      AttendShape shape = attend_shape(s, codec);
-      OpBench bench(GetParam(), model_shape(s));
+      AttendShape shape = s.attend(codec);
+      OpBench bench(GetParam(), s.model());
       for (const Chunk& c : {Chunk{128, 33, 0}, Chunk{500, 70, 0}, Chunk{192, 20, 100}}) {
         SCOPED_TRACE(name_of(s, codec) + ", rows from " + std::to_string(c.first));
         shape.window = c.window;
@@ -229,11 +211,11 @@ TEST_P(OpGridPacked, AttendChunkReadsPackedPages) {
 
 // A page that is packed although something in it is no number says so to whoever sees it, and to nobody else.
 TEST_P(OpGridPacked, WhatIsNoNumberShows) {
-  const Shape s{2, 1, 64};
+  const HeadGroups s{2, 1, 64};
   for (const KvCodec codec : kPackers) {
-    AttendShape shape = attend_shape(s, codec);
+    AttendShape shape = s.attend(codec);
     shape.window = 40;
-    OpBench bench(GetParam(), model_shape(s));
+    OpBench bench(GetParam(), s.model());
     PackedKv kv(bench, shape.format, 192);
     auto* halves = reinterpret_cast<uint16_t*>(kv.full().here() + shape.format.row_of_pages_bytes());
     halves[(kPageTokens + 7) * s.head_dim + 2] = 0x7c00;  // the value of position 71

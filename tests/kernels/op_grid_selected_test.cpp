@@ -8,6 +8,7 @@
 
 #include "kernels/kv_codec.h"
 #include "kernels/reference/packed_page.h"
+#include "tests/kernels/head_groups.h"
 #include "tests/support/op_bench.h"
 
 namespace spillway {
@@ -15,28 +16,9 @@ namespace {
 
 class OpGridSelected : public OpGrid {};
 
-struct Shape {
-  int group;
-  int kv_heads;
-  int head_dim;
-};
-constexpr Shape kShapes[] = {{7, 2, 64}, {1, 3, 64},  {2, 1, 80},  {3, 2, 96},  {8, 1, 128},
-                             {4, 1, 72}, {70, 1, 16}, {1, 2, 256}, {5, 1, 200}, {2, 1, 32}};
-constexpr KvCodec kPackers[] = {KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCodec::kivi2};
-
-AttendShape attend_shape(const Shape& s, KvCodec codec = KvCodec::f16) {
-  return {{DType::f16, s.kv_heads, s.head_dim, codec},
-          s.group * s.kv_heads,
-          1.0f / std::sqrt(static_cast<float>(s.head_dim))};
-}
-ModelShape model_shape(const Shape& s) {
-  ModelShape shape;
-  shape.heads = s.group * s.kv_heads;
-  shape.kv_heads = s.kv_heads;
-  shape.head_dim = s.head_dim;
-  return shape;
-}
-std::string name_of(const Shape& s) {
+constexpr HeadGroups kShapes[] = {{7, 2, 64}, {1, 3, 64},  {2, 1, 80},  {3, 2, 96},  {8, 1, 128},
+                                  {4, 1, 72}, {70, 1, 16}, {1, 2, 256}, {5, 1, 200}, {2, 1, 32}};
+std::string name_of(const HeadGroups& s) {
   return std::to_string(s.group) + " x " + std::to_string(s.kv_heads) + " heads of " + std::to_string(s.head_dim);
 }
 int64_t states_width(const AttendShape& s) { return int64_t{s.heads} * attn_state_floats(s.format.head_dim); }
@@ -243,9 +225,9 @@ std::vector<int> choose(const Kv& kv, int kv_heads, int count) {
 }
 
 TEST_P(OpGridSelected, AttendMatchesTheReference) {
-  for (const Shape& s : kShapes) {
-    const AttendShape shape = attend_shape(s);
-    OpBench bench(GetParam(), model_shape(s));
+  for (const HeadGroups& s : kShapes) {
+    const AttendShape shape = s.attend();
+    OpBench bench(GetParam(), s.model());
     BenchMatrix q(bench.device(), DType::f32, 1, int64_t{shape.heads} * s.head_dim, 4);
     q.fill(5);
     q.upload(bench.stream());
@@ -264,9 +246,9 @@ TEST_P(OpGridSelected, AttendMatchesTheReference) {
 
 // All granules: what attend has over the spans, though it may add up in another order.
 TEST_P(OpGridSelected, AllGranulesAreAllTokens) {
-  for (const Shape& s : {kShapes[0], kShapes[4], kShapes[7]}) {
-    const AttendShape shape = attend_shape(s);
-    OpBench bench(GetParam(), model_shape(s));
+  for (const HeadGroups& s : {kShapes[0], kShapes[4], kShapes[7]}) {
+    const AttendShape shape = s.attend();
+    OpBench bench(GetParam(), s.model());
     BenchMatrix q(bench.device(), DType::f32, 1, int64_t{shape.heads} * s.head_dim);
     q.fill(5);
     q.upload(bench.stream());
@@ -289,11 +271,11 @@ TEST_P(OpGridSelected, AllGranulesAreAllTokens) {
 
 // To the bit what the halves give that the packed granules stand for; some of a state packed, and some not.
 TEST_P(OpGridSelected, PackedGranules) {
-  for (const Shape& s :
+  for (const HeadGroups& s :
        {kShapes[0], kShapes[1], kShapes[2], kShapes[4], kShapes[5], kShapes[7], kShapes[8], kShapes[9]}) {
     for (const KvCodec codec : kPackers) {
-      const AttendShape shape = attend_shape(s, codec);
-      OpBench bench(GetParam(), model_shape(s));
+      const AttendShape shape = s.attend(codec);
+      OpBench bench(GetParam(), s.model());
       BenchMatrix q(bench.device(), DType::f32, 1, int64_t{shape.heads} * s.head_dim);
       q.fill(5);
       q.upload(bench.stream());
@@ -316,9 +298,9 @@ TEST_P(OpGridSelected, PackedGranules) {
 
 // Where granules lie changes no bit: in slots or in their pages.
 TEST_P(OpGridSelected, PlacesDoNotMatter) {
-  const Shape s = kShapes[0];
-  const AttendShape shape = attend_shape(s);
-  OpBench bench(GetParam(), model_shape(s));
+  const HeadGroups s = kShapes[0];
+  const AttendShape shape = s.attend();
+  OpBench bench(GetParam(), s.model());
   BenchMatrix q(bench.device(), DType::f32, 1, int64_t{shape.heads} * s.head_dim);
   q.fill(5);
   q.upload(bench.stream());
@@ -345,8 +327,8 @@ TEST_P(OpGridSelected, PlacesDoNotMatter) {
 }
 
 TEST_P(OpGridSelected, NothingSelected) {
-  const AttendShape shape = attend_shape(kShapes[0]);
-  OpBench bench(GetParam(), model_shape(kShapes[0]));
+  const AttendShape shape = kShapes[0].attend();
+  OpBench bench(GetParam(), kShapes[0].model());
   BenchMatrix q(bench.device(), DType::f32, 1, int64_t{shape.heads} * 64);
   BenchMatrix states(bench.device(), DType::f32, 0, states_width(shape));
   bench.ops().attend_selected(bench.stream(), q.there(), shape, {nullptr, 0, 4}, states.there());

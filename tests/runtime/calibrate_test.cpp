@@ -12,6 +12,7 @@
 
 #include "kernels/reference/dequantize.h"
 #include "runtime/calibration_sums.h"
+#include "runtime/fingerprint.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/rehearsed_mass.h"
 #include "tests/support/tiny_model.h"
@@ -49,7 +50,7 @@ class Calibrate : public ::testing::Test {
     return open(name);
   }
   Skew open(const std::string& name) const {
-    return open_skew(folder_ + "/" + name, model_->spec, model_fingerprint(model_->checkpoint));
+    return open_skew(folder_ + "/" + name, model_->spec, fingerprint(model_->checkpoint));
   }
   AttentionTrace trace(int tokens, int rows) {
     Options options = options_;
@@ -185,7 +186,7 @@ TEST_F(Calibrate, WhatIsKeptIsUsedUntilMorePositionsAreWanted) {
   EXPECT_EQ(load(2000).context, 900) << "as many as the text has tokens for";
   EXPECT_EQ(load(2000).context, 900);
   EXPECT_THAT(said, ElementsAre()) << "no more can be had";
-  const std::string path = skew_path(folder_, model_fingerprint(model_->checkpoint), 1);
+  const std::string path = skew_path(folder_, fingerprint(model_->checkpoint), 1);
   fs::resize_file(path, fs::file_size(path) / 2);
   EXPECT_EQ(load(256).context, 256);
   EXPECT_THAT(said, ElementsAre(HasSubstr("truncated"), HasSubstr("no skew"), HasSubstr("calibrating")));

@@ -241,9 +241,10 @@ TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
     }
     return "not refused";
   };
-  for (const char* bytes : {"", "{", "[]", "7", "{\"format\": 1}", "\xff\xfe"}) {
+  for (const char* bytes : {"{", "[]", "7", "{\"format\": 1}", "\xff\xfe"}) {
     EXPECT_THAT(message(bytes), HasSubstr("not a plan")) << bytes;
   }
+  EXPECT_THAT(message(""), HasSubstr("empty"));
   EXPECT_THAT(message("{\"spillway_plan\": 2}"), HasSubstr("format 1"));
   EXPECT_THAT(message("{\"spillway_plan\": 1}"), HasSubstr("model is missing"));
   EXPECT_THAT(message(std::string((16 << 20) + 1, ' ')), HasSubstr("longer than any plan"));

@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "memory/kv/layout.h"
+#include "runtime/process_memory.h"
 #include "runtime/workspace.h"
 #include "tests/support/spec_model.h"
 
@@ -83,25 +84,34 @@ class PlannerTest : public ::testing::Test {
     Limits limits = {};
   };
 
-  PlanInput input(const Case& c, const Options& options) const {
+  // What a process may have more than when a budget was offered.
+  static uint64_t growth(const Case& c) { return c.process_bytes > 0 ? kProcessVaries : 0; }
+
+  PlanInput input(const Case& c, const Options& options, uint64_t more = 0) const {
     return {.options = options,
             .spec = c.model.spec,
             .checkpoint = c.model.checkpoint,
             .device = c.far ? static_cast<const Device&>(*far_) : *near_,
             .ops = near_->ops(),
             .limits = c.limits,
-            .process_bytes = c.process_bytes};
+            .process_bytes = c.process_bytes + more};
   }
 
   // A plan, or the refusal.
-  std::optional<Plan> plan(const Case& c, const Options& options, std::optional<Refusal>* refusal = nullptr) const {
+  std::optional<Plan> plan(const Case& c, const Options& options, std::optional<Refusal>* refusal = nullptr,
+                           uint64_t more = 0) const {
     try {
-      return make_plan(input(c, options));
+      return make_plan(input(c, options, more));
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::fit) << error.what();
       if (refusal != nullptr) refusal->emplace(error.what());
       return std::nullopt;
     }
+  }
+
+  // Whether what is offered holds for a process that has grown, but for no larger one.
+  bool fits_grown(const Case& c, const Options& options) const {
+    return plan(c, options, nullptr, growth(c)).has_value();
   }
 
   Case random_case(std::mt19937_64& random) const {
@@ -271,45 +281,51 @@ void PlannerTest::check_refusal(const Case& c, const Refusal& refusal) {
   if (refusal.host_mib) {
     ASSERT_THAT(refusal.message, ::testing::HasSubstr(fmt::format("({} bytes)", o.host_bytes.value_or(0))));
   }
-  const auto expect = [&](bool fits, const char* what, const Options& options) {
+  const auto expect = [&](const char* what, const Options& options) {
     const std::optional<Plan> found = plan(c, options);
-    ASSERT_EQ(found.has_value(), fits) << what;
-    if (found) check_plan(c, options, *found);
+    ASSERT_TRUE(found) << what;
+    check_plan(c, options, *found);
   };
+  const auto expect_grown = [&](const char* what, const Options& options) {
+    expect(what, options);
+    ASSERT_TRUE(fits_grown(c, options)) << what << ", of a larger process";
+  };
+  const auto refuse = [&](const char* what, const Options& options) { ASSERT_FALSE(fits_grown(c, options)) << what; };
   Options nearest = o;
   if (refusal.device_mib) nearest.device_bytes = *refusal.device_mib * kMiB;
   if (refusal.host_mib) nearest.host_bytes = *refusal.host_mib * kMiB;
-  expect(true, "the nearest fit", nearest);
+  // Of a budget that was not short nothing is said, however near the process is to it.
+  const bool of_process = (c.far ? refusal.host_mib : refusal.device_mib).has_value();
+  of_process ? expect_grown("the nearest fit", nearest) : expect("the nearest fit", nearest);
   Options less = nearest;
   if (refusal.device_mib) {
-    less.device_bytes = *less.device_bytes - (c.process_bytes > 0 ? 3 : 1) * kMiB;
-    expect(false, "a MiB less of the device (or three: a process varies)", less);
+    less.device_bytes = *less.device_bytes - kMiB;
+    refuse("a MiB less of the device", less);
   }
   less = nearest;
   if (refusal.host_mib) {
-    less.host_bytes = *less.host_bytes - (c.process_bytes > 0 ? 3 : 1) * kMiB;
-    expect(false, "a MiB less of the host (or three: a process varies)", less);
+    less.host_bytes = *less.host_bytes - kMiB;
+    refuse("a MiB less of the host", less);
   }
   less = o;
-  const bool exact = c.process_bytes == 0;  // else what is offered leaves room for a larger process
   if (refusal.context) {
     less.context = static_cast<int>(*refusal.context);
-    expect(true, "the shorter context", less);
+    expect_grown("the shorter context", less);
     less.context += 1;
-    if (exact) expect(false, "one position more", less);
-  } else if (exact) {
+    refuse("one position more", less);
+  } else {
     less.context = 1;
-    expect(false, "one position", less);
+    refuse("one position", less);
   }
   less = o;
   if (refusal.disk_mib) {
     less.disk_bytes = *refusal.disk_mib * kMiB;
-    expect(true, "the disk budget", less);
+    expect_grown("the disk budget", less);
     less.disk_bytes -= kMiB;
-    if (exact && less.disk_bytes >= o.disk_bytes) expect(false, "a MiB less of the disk", less);
-  } else if (exact) {
+    if (less.disk_bytes >= o.disk_bytes) refuse("a MiB less of the disk", less);
+  } else {
     less.disk_bytes = 1ull << 50;
-    expect(false, "any disk budget", less);
+    refuse("any disk budget", less);
   }
   check_other_fits(c, refusal);
   counts_["refused"] += 1;
@@ -334,12 +350,12 @@ void PlannerTest::check_other_fits(const Case& c, const Refusal& refusal) const 
     ASSERT_TRUE(found) << "the smaller chunk";
     check_plan(c, other, *found);
     other.chunk += other.chunk < 16 ? 1 : 16;
-    if (c.process_bytes == 0 && other.chunk < chunk) {
-      ASSERT_FALSE(plan(c, other)) << "a larger chunk";
+    if (other.chunk < chunk) {
+      ASSERT_FALSE(fits_grown(c, other)) << "a larger chunk";
     }
-  } else if (c.process_bytes == 0) {
+  } else {
     other.chunk = 1;
-    ASSERT_FALSE(plan(c, other)) << "any chunk";
+    ASSERT_FALSE(fits_grown(c, other)) << "any chunk";
   }
   other = o;
   if (refusal.more_host_mib) {
@@ -349,12 +365,12 @@ void PlannerTest::check_other_fits(const Case& c, const Refusal& refusal) const 
     ASSERT_TRUE(found) << "the larger host budget";
     check_plan(c, other, *found);
     other.host_bytes = *other.host_bytes - kMiB;
-    if (c.process_bytes == 0 && *other.host_bytes >= *o.host_bytes) {
-      ASSERT_FALSE(plan(c, other)) << "a MiB less of the host alone";
+    if (*other.host_bytes >= *o.host_bytes) {
+      ASSERT_FALSE(fits_grown(c, other)) << "a MiB less of the host alone";
     }
-  } else if (c.process_bytes == 0 && o.host_bytes && !refusal.host_mib) {
+  } else if (o.host_bytes && !refusal.host_mib) {
     other.host_bytes = 1ull << 50;
-    ASSERT_FALSE(plan(c, other)) << "any host budget";
+    ASSERT_FALSE(fits_grown(c, other)) << "any host budget";
   }
 }
 

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "runtime/calibrate.h"
+#include "runtime/fingerprint.h"
 #include "runtime/quality.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
@@ -43,7 +44,7 @@ class RehearsalExact : public ::testing::Test {
       const std::string path = ::testing::TempDir() + "still-skew.gguf";
       const CalibrateOptions how{.context = 640, .ahead = wishes.ahead, .guess = QueryGuess::gain};
       calibrate({model_, options_, device_, {}, text}, how, path, {});
-      model_.skew = std::make_unique<Skew>(open_skew(path, model_.spec, model_fingerprint(model_.checkpoint)));
+      model_.skew = std::make_unique<Skew>(open_skew(path, model_.spec, fingerprint(model_.checkpoint)));
     }
     Options options = options_;
     options.context = quality_context(kTokens, kSteps);

@@ -25,11 +25,10 @@ constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that stag
 constexpr int kPrompt = 2 * kSpanTokens + 37;
 constexpr int kDecoded = kPageTokens;  // a page closes on the way
 
-// Of each policy, and how seldom at most its KV comes from host memory: fewer cases say less of that.
 #ifdef SPILLWAY_SANITIZED
-constexpr int kCases = 1, kSeldom = 9;
+constexpr int kCases = 1;  // of each policy
 #else
-constexpr int kCases = 5, kSeldom = 4;
+constexpr int kCases = 5;
 #endif
 
 struct Policy {
@@ -90,10 +89,11 @@ Options resident(const KvSelection& selection, KvCodec codec = KvCodec::f16) {
   return options;
 }
 
-Options random_budgets(std::mt19937_64& random, Options options, uint64_t kv) {
+// What leaves the device goes, in turn, to disk, to the host, and to the host while that has room.
+Options random_budgets(std::mt19937_64& random, int turn, Options options, uint64_t kv) {
   options.disk_directory = ::testing::TempDir();
   options.device_bytes = (random() % 4 == 0 ? random() % (2 * kv) : 0) + (256 << 10);
-  if (random() % 2 == 0) options.host_bytes = kStaging + (random() % 2 == 0 ? random() % (kv / 2) : 2 * kv);
+  if (turn % 3 != 0) options.host_bytes = kStaging + (turn % 3 == 1 ? 2 * kv : random() % (kv / 2));
   options.disk_bytes = random() % 6 == 0 ? random() % kv : 2 * kv;
   options.lookahead = static_cast<int>(random() % 4);
   options.unit_bytes = 1 + random() % (64 << 10);
@@ -122,7 +122,7 @@ TEST(SelectionPlacement, NeverChangesTheLogits) {
     }
     const uint64_t kv = 4ull * model.spec.shape.kv_width() * kPrompt * 5;
     for (int i = 0; i < kCases; ++i) {
-      Options options = random_budgets(random, resident(policy.selection, policy.codec), kv);
+      Options options = random_budgets(random, counts["cases"], resident(policy.selection, policy.codec), kv);
       if (policy.device_layers < 5) {
         options.device_layers = policy.device_layers;
         if (!options.host_bytes) options.host_bytes = kStaging + kv;
@@ -140,8 +140,8 @@ TEST(SelectionPlacement, NeverChangesTheLogits) {
     }
   }
   for (const auto& [what, count] : counts) std::printf("  %5d  %s\n", count, what.c_str());
-  EXPECT_GE(kSeldom * counts["granules fetched from host"], counts["cases"]);
-  EXPECT_GE((kSeldom + 2) * counts["granules fetched from disk"], counts["cases"]);
+  EXPECT_GE(4 * counts["granules fetched from host"], counts["cases"]);
+  EXPECT_GE(6 * counts["granules fetched from disk"], counts["cases"]);
 }
 
 double mean_distance(const PlacedRun& a, const PlacedRun& b, int rows) {

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "runtime/calibrate.h"
+#include "runtime/fingerprint.h"
 #include "tests/support/real_model.h"
 #include "tests/support/rehearsed_mass.h"
 
@@ -29,7 +30,7 @@ class SkewMass : public ::testing::Test {
     text.text.resize(10000);  // two windows
     const std::string path = ::testing::TempDir() + "mass.gguf";
     calibrate({*model_, options_, device_, {}, text}, {.context = kPositions}, path, {});
-    skew_ = std::make_unique<Skew>(open_skew(path, model_->spec, model_fingerprint(model_->checkpoint)));
+    skew_ = std::make_unique<Skew>(open_skew(path, model_->spec, fingerprint(model_->checkpoint)));
     std::ifstream licence(SPILLWAY_TEST_DATA "/../../../LICENSE");
     const std::string words{std::istreambuf_iterator<char>(licence), {}};
     std::vector<int32_t> ids = model_->tokenizer->encode(words, false);

@@ -14,6 +14,7 @@
 #include <limits>
 
 #include "loader/gguf_writer.h"
+#include "runtime/fingerprint.h"
 #include "runtime/skew_file.h"
 #include "tests/support/placed_run.h"
 #include "tests/support/tiny_model.h"
@@ -149,19 +150,19 @@ TEST_F(SkewFileTest, ACutFileIsRefusedWhereverItIsCut) {
 }
 
 TEST_F(SkewFileTest, AFingerprintIsOfTheWeightsNotOfTheName) {
-  const std::string print = model_fingerprint(open_for_test(model_).checkpoint);
+  const std::string print = fingerprint(open_for_test(model_).checkpoint);
   EXPECT_EQ(print.size(), 16u);
   const std::string copy = folder_ + "/copy.gguf";
   std::filesystem::copy_file(model_, copy, std::filesystem::copy_options::overwrite_existing);
-  EXPECT_EQ(model_fingerprint(open_for_test(copy).checkpoint), print);
+  EXPECT_EQ(fingerprint(open_for_test(copy).checkpoint), print);
   const TensorInfo last = open_for_test(model_).spec.layers[2].v;
   std::fstream file(copy, std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(static_cast<std::streamoff>(last.extent.offset + last.extent.bytes - 1));
   file.put('!');
   file.close();
-  EXPECT_NE(model_fingerprint(open_for_test(copy).checkpoint), print);
+  EXPECT_NE(fingerprint(open_for_test(copy).checkpoint), print);
   const std::string other = write_tiny_model({.layers = 3, .rope_base = 20000.0f, .name = "turned"}, folder_);
-  EXPECT_NE(model_fingerprint(open_for_test(other).checkpoint), print);
+  EXPECT_NE(fingerprint(open_for_test(other).checkpoint), print);
 }
 
 }  // namespace

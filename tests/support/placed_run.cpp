@@ -52,10 +52,6 @@ Covered cover(const Plan& plan, int positions) {
   return covered;
 }
 
-}  // namespace
-
-namespace {
-
 // A CPU beside the device, where layers are divided.
 std::unique_ptr<Device> cpu_for(const Options& options) {
   return options.device_layers ? make_cpu_device({.threads = 2}) : nullptr;
