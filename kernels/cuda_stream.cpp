@@ -6,8 +6,17 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/spin.h"
 
 namespace spillway {
+namespace {
+
+using namespace std::chrono_literals;
+
+// A layer's choice is waited for so long; who waits for a disk's place in a ring leaves the core to others.
+constexpr SpinLimit kWaitSpin{100us};
+
+}  // namespace
 
 CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name) : context_(context), name_(std::move(name)) {
   const auto must = [&](CudaProblem problem) {
@@ -153,7 +162,7 @@ bool CudaDeviceStream::done(uint64_t ticket) {
 }
 
 void CudaDeviceStream::wait(uint64_t ticket) {
-  if (known_done(ticket)) return;
+  if (spin_until([&] { return done(ticket); }, kWaitSpin)) return;
   context_.call("wait", context_.table().event_wait, event_of(ticket));
   raise_done(ticket);
 }

@@ -2,7 +2,7 @@
 """What ptxas says of each CUDA kernel: registers, spills, stack and shared memory.
 
     ptxas_report.py compile NOTES COMMAND...   runs a compile command and keeps ptxas's words as NOTES/<object>.txt
-    ptxas_report.py report NOTES OUT           writes a table of all kernels to OUT, prints the one line that sums it up
+    ptxas_report.py report NOTES OUT SOURCE... writes a table of the sources' kernels to OUT, prints the one line that sums it up
 """
 import pathlib
 import re
@@ -53,8 +53,9 @@ def demangled(names):
             for n in result.stdout.splitlines()]
 
 
-def report(notes, out):
-    rows = [row for path in sorted(notes.glob("*.txt")) for row in kernels(path.read_text())]
+def report(notes, out, sources):
+    found = [path for path in sorted(notes.glob("*.txt")) if path.name.split(".cu")[0] + ".cu" in sources]
+    rows = [row for path in found for row in kernels(path.read_text())]
     rows = sorted((name, *row[1:]) for name, row in zip(demangled([row[0] for row in rows]), rows))
     lines = [f"{'registers':>9} {'spilled':>7} {'stack':>6} {'shared':>6}  arch     kernel"]
     lines += [f"{registers:9} {spills:7} {stack:6} {shared:6}  {architecture:8} {name}"
@@ -71,8 +72,9 @@ def report(notes, out):
 def main(arguments):
     if len(arguments) > 2 and arguments[0] == "compile":
         return compile_step(pathlib.Path(arguments[1]), arguments[2:])
-    if len(arguments) == 3 and arguments[0] == "report":
-        return report(pathlib.Path(arguments[1]), pathlib.Path(arguments[2]))
+    if len(arguments) > 3 and arguments[0] == "report":
+        sources = {pathlib.Path(name).name for name in arguments[3:]}
+        return report(pathlib.Path(arguments[1]), pathlib.Path(arguments[2]), sources)
     print(__doc__, file=sys.stderr)
     return 2
 

@@ -2,6 +2,7 @@
 """Puts mistakes into a copy of the sources, one at a time, and shows which test of the emulated CUDA device finds each.
 
     tests/deliberate_faults.py [--work DIR] [--only WORDS] [--table FILE]
+    tests/deliberate_faults.py --check      only whether each fault can still be put in: what it replaces stands there once
 
 The copy is built once in DIR (in the system's folder for temporary files if not given), its tests must pass, and then
 each fault of FAULTS is put in, built, tested and taken out again. Exit code 0 if all are found. A few minutes on two
@@ -85,13 +86,17 @@ FAULTS = [
     Fault("missing event wait", "`Pass`: a product does not wait for its weights",
           "runtime/pass.cpp",
           "    if (lease.moves()) p_.compute.wait_for(lease.ready());\n    MatmulPart", "    MatmulPart", ENGINE),
-    Fault("missing event wait", "`Pass`: attention does not wait for its pages",
-          "runtime/pass.cpp",
-          "    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());\n", "", ENGINE),
+    Fault("missing event wait", "`Pass`: a decode step's attention does not wait for its pages",
+          "runtime/pass_attention.cpp",
+          "    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());\n    for (const", "    for (const",
+          ENGINE),
+    Fault("missing event wait", "`Pass`: a chunk's attention does not wait for its pages",
+          "runtime/pass_attention.cpp",
+          "    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());\n    p_.ops.attend_chunk(",
+          "    p_.ops.attend_chunk(", ENGINE),
     Fault("missing event", "`Pass`: weights are given back before they have been read",
           "runtime/pass.cpp",
-          "lease.moves()) lease.release(p_.compute.record());\n  }\n}\n\n// How many",
-          "lease.moves()) lease.release(Event{});\n  }\n}\n\n// How many", ENGINE),
+          "if (lease.moves()) lease.release(p_.compute.record());", "if (lease.moves()) lease.release(Event{});", ENGINE),
     Fault("stale graph", "`CudaReplay`: a graph is launched whatever its calls' arguments",
           "kernels/cuda_replay.cpp",
           "if (run.calls != calls_) continue;", "if (run.calls.size() != calls_.size()) continue;", ENGINE),
@@ -161,12 +166,22 @@ def try_fault(copy, fault):
         path.write_text(right)
 
 
+def check():
+    gone = [f"{f.file}: what \"{f.what}\" replaces stands there {count} times"
+            for f in FAULTS if (count := (ROOT / f.file).read_text().count(f.right)) != 1]
+    print("\n".join(gone) or f"each of {len(FAULTS)} faults can be put in")
+    return 1 if gone else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "spillway-faults")
     parser.add_argument("--only", default="", help="faults whose kind, file or description holds these words")
     parser.add_argument("--table", type=pathlib.Path)
+    parser.add_argument("--check", action="store_true", help="put nothing in")
     options = parser.parse_args()
+    if options.check:
+        return check()
     options.work.mkdir(parents=True, exist_ok=True)
     copy = Copy(options.work.resolve())
     copy.make()

@@ -15,6 +15,7 @@ import tempfile
 source, build = map(pathlib.Path, sys.argv[1:3])
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(source / "perf" / "gpu"))
+import gtest  # noqa: E402
 import places  # noqa: E402
 import record as records  # noqa: E402
 
@@ -79,6 +80,10 @@ def states(folder):
     stage.run("bad", ["sh", "-c", "echo out of luck >&2; exit 3"])
     stage.run("refused", ["sh", "-c", "echo ERR_NVGPUCTRPERM >&2; exit 1"], refused=("ERR_NVGPUCTRPERM",))
     stage.run("gone", ["/nonexistent/program"])
+    # A tool that has found something has not been refused, whatever words the program under it prints.
+    stage.run("found", ["sh", "-c", "echo ERR_NVGPUCTRPERM >&2; exit 9"], refused=("ERR_NVGPUCTRPERM",))
+    told = ["sh", "-c", "echo '{}'; echo ERR_NVGPUCTRPERM >&2; exit 1"]
+    stage.run("told", told, refused=("ERR_NVGPUCTRPERM",), read=records.read_json)
     stage.run("slow", ["sleep", "30"], limit=0.3)
     stage.run("garbled", ["echo", "no JSON"], read=records.read_json)
     wanted = {
@@ -86,6 +91,8 @@ def states(folder):
         "bad": "failed",
         "refused": "refused",
         "gone": "missing",
+        "found": "failed",
+        "told": "failed",
         "slow": "timed out",
         "garbled": "failed",
     }
@@ -107,9 +114,28 @@ def states(folder):
         fail("parts of another commit are kept")
 
 
+def unlisted(folder):
+    """A program that does not start, or has no such test, fails the stage that wanted its tests."""
+    context = Stand(folder)
+    facts = {"device": "none", "commit": "x", "emulated": True}
+    stage = records.Record(folder / "unlisted.json", "stage", facts, context)
+    broken = folder / "broken" / "tests"
+    broken.mkdir(parents=True)
+    (broken / "kernels_tests").write_text("#!/bin/sh\necho no library >&2\nexit 127\n")
+    (broken / "kernels_tests").chmod(0o755)
+    gtest.run_suites(stage, context, "kernels_tests", "^NoSuchSuite")
+    context.places.build = broken.parent
+    gtest.run_suites(stage, context, "kernels_tests", ".", prefix="broken ")
+    gtest.run_suites(stage, context, "runtime_tests", ".")
+    found = {name: part["status"] for name, part in stage.parts().items()}
+    if found != {"kernels_tests": "failed", "broken kernels_tests": "failed", "runtime_tests": "missing"}:
+        fail(f"of programs that do not name their tests: {found}")
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         states(pathlib.Path(folder))
+        unlisted(pathlib.Path(folder))
         smoke(pathlib.Path(folder))
     print("gpu_run: stages, their ends and their resumption are as they should be")
 

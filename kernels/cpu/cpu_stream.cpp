@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "kernels/cpu/spin.h"
+#include "kernels/spin.h"
 #include "kernels/cpu/throttle.h"
 #include "kernels/trace.h"
 

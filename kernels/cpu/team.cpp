@@ -14,7 +14,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cores.h"
-#include "kernels/cpu/spin.h"
+#include "kernels/spin.h"
 
 namespace spillway {
 namespace {

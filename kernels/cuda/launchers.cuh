@@ -6,6 +6,8 @@
 
 namespace spillway::cuda {
 
+// An error where the module has no code for the device that is in use.
+cudaError_t find_code();
 cudaError_t launch_put(cudaStream_t stream, std::byte* destination, const std::byte* source, uint64_t bytes);
 cudaError_t launch_put_words(cudaStream_t stream, std::byte* destination, const CudaWord* words, int count);
 cudaError_t launch_dequantize(cudaStream_t stream, const CudaDequantize& arguments);

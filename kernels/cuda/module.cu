@@ -60,6 +60,7 @@ CudaProblem open_device(int32_t device, uint64_t* taken) {
     const bool measured = free_without_context(device, &before);
     if (const CudaProblem problem = problem_of(cudaSetDevice(device))) return problem;
     if (const CudaProblem problem = problem_of(cudaFree(nullptr))) return problem;
+    if (const CudaProblem problem = problem_of(find_code())) return problem;
     uint64_t context = kContextGuess;
     if (measured && free_without_context(device, &after) && after < before && before - after <= kMostOfAContext) {
       context = before - after;
@@ -108,7 +109,7 @@ CudaProblem make_event_with(unsigned flags, CudaEvent* event) {
   *event = made;
   return problem;
 }
-CudaProblem make_event(CudaEvent* event) { return make_event_with(cudaEventDisableTiming, event); }
+CudaProblem make_event(CudaEvent* event) { return make_event_with(cudaEventDisableTiming | cudaEventBlockingSync, event); }
 CudaProblem make_timed_event(CudaEvent* event) { return make_event_with(cudaEventDefault, event); }
 CudaProblem elapsed(CudaEvent from, CudaEvent to, float* milliseconds) {
   return problem_of(cudaEventElapsedTime(milliseconds, event_of(from), event_of(to)));
@@ -126,6 +127,7 @@ CudaProblem event_done(CudaEvent event, bool* done) {
   *done = error != cudaErrorNotReady;
   return *done ? problem_of(error) : nullptr;
 }
+// Sleeps: whoever cannot wait so long polls first.
 CudaProblem event_wait(CudaEvent event) { return problem_of(cudaEventSynchronize(event_of(event))); }
 
 CudaProblem copy(CudaStream stream, void* destination, const void* source, uint64_t bytes) {

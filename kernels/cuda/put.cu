@@ -52,6 +52,11 @@ cudaError_t launch_scattered(cudaStream_t stream, std::byte* destination, const 
 
 }  // namespace
 
+cudaError_t find_code() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, write_words<32>);
+}
+
 cudaError_t launch_put_words(cudaStream_t stream, std::byte* destination, const CudaWord* words, int count) {
   constexpr int kFewWords = 32;
   SPILLWAY_CHECK(count >= 0 && count <= kCudaMostScattered);

@@ -22,7 +22,7 @@ __device__ __forceinline__ void note_scale(const CodesForExperts& out, int row, 
 // A thread to 4 elements.
 template <bool kAligned, typename Out, typename Which>
 __global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out, Which which) {
-  const int first = 4 * static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  const int first = 4 * static_cast<int>(blockIdx.y * kThreads + threadIdx.x);
   const int row = which.row();
   if (row < 0) return;
   const float* source = reinterpret_cast<const float*>(x.data + row * x.stride);
@@ -41,13 +41,13 @@ __global__ void __launch_bounds__(kThreads) quantize_rows(MatvecRows x, Out out,
 }
 
 struct RowInTurn {
-  __device__ __forceinline__ int row() const { return static_cast<int>(blockIdx.y); }
+  __device__ __forceinline__ int row() const { return static_cast<int>(blockIdx.x); }
 };
 
 struct RowIfHere {
   RowsOfExperts rows;
   __device__ __forceinline__ int row() const {
-    const int place = rows.first_place + static_cast<int>(blockIdx.y);
+    const int place = rows.first_place + static_cast<int>(blockIdx.x);
     return rows.here(place) ? place : -1;
   }
 };
@@ -55,7 +55,7 @@ struct RowIfHere {
 template <typename Out, typename Which>
 cudaError_t launch_into(cudaStream_t stream, const MatvecShape& shape, const Out& out, const Which& which, int rows) {
   if (shape.x.cols == 0) return cudaSuccess;
-  const dim3 grid(static_cast<uint32_t>(ceil_div(shape.x.cols, 4 * kThreads)), static_cast<uint32_t>(rows));
+  const dim3 grid(static_cast<uint32_t>(rows), static_cast<uint32_t>(ceil_div(shape.x.cols, 4 * kThreads)));
   return launch(shape.x_aligned ? quantize_rows<true, Out, Which> : quantize_rows<false, Out, Which>, grid,
                 dim3(kThreads), 0, stream, shape.x, out, which);
 }

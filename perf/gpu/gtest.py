@@ -1,17 +1,36 @@
 """Tests of one program, each suite a part of the stage."""
 
 import json
+import os
 import re
+import subprocess
 
-import places
 import record as records
 
 
+class NotListed(Exception):
+    """A program does not name its tests."""
+
+
 def tests_of(program, context, wanted):
-    """{suite: [test, ...]} of the tests whose full name matches."""
+    """{suite: [test, ...]} of the tests whose full name matches; NotListed where the program does not tell."""
     suites, suite = {}, ""
-    text = places.output(["env", *(f"{k}={v}" for k, v in context.environment.items()), program, "--gtest_list_tests"])
-    for line in text.splitlines():
+    try:
+        listed = subprocess.run(
+            [program, "--gtest_list_tests"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
+            env={**os.environ, **context.environment},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotListed(str(error)) from error
+    if listed.returncode != 0:
+        raise NotListed(f"--gtest_list_tests ends with {listed.returncode}: {listed.stderr.strip()[-400:]}")
+    for line in listed.stdout.splitlines():
         name = line.split("#")[0].rstrip()
         if line.startswith("  "):
             full = suite + name.strip()
@@ -44,12 +63,19 @@ def reader(path, ran_on=""):
 
 
 def run_suites(record, context, program_name, wanted, *, limit=240, env=None, under=(), refused=(), prefix=""):
-    """Runs each suite with a test that matches `wanted`, under a tool where one is given; says how many there were."""
+    """Runs each suite with a test that matches `wanted`, under a tool where one is given. A build without the program lacks a
+    part; a program that lists no such test has failed."""
     program = context.places.program(program_name)
     if program is None:
         record.note(prefix + program_name, "missing", f"{program_name} is not in this build")
-        return 0
-    suites = tests_of(program, context, wanted)
+        return
+    try:
+        suites = tests_of(program, context, wanted)
+    except NotListed as error:
+        record.note(prefix + program_name, "failed", str(error))
+        return
+    if not suites:
+        record.note(prefix + program_name, "failed", f"it has no test of the name {wanted}")
     for suite, tests in suites.items():
         report = context.places.work / f"{program_name}-{re.sub(r'[^A-Za-z0-9]+', '-', suite)}.json"
         report.unlink(missing_ok=True)
@@ -61,4 +87,3 @@ def run_suites(record, context, program_name, wanted, *, limit=240, env=None, un
             env=env,
             refused=refused,
         )
-    return len(suites)

@@ -88,11 +88,12 @@ def output(command):
     return done.stdout if done.returncode == 0 else ""
 
 
-def gpu_facts():
-    """Device, driver and CUDA version as nvidia-smi tells them; empty texts where it is not there."""
+def gpu_facts(gpu):
+    """Of one GPU: device, driver and CUDA version as nvidia-smi tells them; empty texts where it is not there."""
     line = output(
         [
             "nvidia-smi",
+            f"--id={gpu}",
             "--query-gpu=name,driver_version,memory.total,pcie.link.gen.max,pcie.link.width.max",
             "--format=csv,noheader,nounits",
         ]
@@ -108,10 +109,11 @@ def gpu_facts():
     }
 
 
-def gpu_state():
+def gpu_state(gpu):
     """Clocks, power and temperature now; nothing where nvidia-smi is not there."""
     names = ("pstate", "clocks.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu")
-    line = output(["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]).splitlines()
+    asked = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
+    line = output(asked).splitlines()
     return dict(zip(names, (field.strip() for field in line[0].split(",")))) if line else None
 
 

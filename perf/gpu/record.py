@@ -21,6 +21,7 @@ class Record:
     """A stage under way. `facts` (device, commit, ...) stand at the top of the file; parts of other facts are forgotten."""
 
     IDENTITY = ("device", "commit", "emulated")
+    FOUND = 9  # exit code of a tool that has found errors in what it looked at
 
     def __init__(self, path, stage, facts, context):
         self.path, self.context = path, context
@@ -101,8 +102,6 @@ class Record:
         status, code, out, err = self._wait(command, min(limit, self.left()), env)
         spent = {"command": " ".join(command), "exit": code, "seconds": round(time.monotonic() - began, 2)}
         words = (err.strip() or out.strip())[-LAST_WORDS:]
-        if status != "passed" and any(word in out + err for word in refused):
-            status = "refused"
         if status == "failed" and code == not_yet:
             status = "not yet"
         if status == "failed" and read is not None:
@@ -110,6 +109,10 @@ class Record:
                 spent["result"] = read(out, err)
             except (Unread, ValueError, KeyError, IndexError, OSError):
                 pass
+        # What has told a result, or found errors, has run.
+        ran = "result" in spent or code == self.FOUND
+        if status == "failed" and not ran and any(word in out + err for word in refused):
+            status = "refused"
         if status != "passed":
             # A limit cut short by the end of the stage is no failure of the command.
             if status == "timed out" and spent["seconds"] < limit - 1:

@@ -31,19 +31,21 @@ class Context:
     def __init__(self, args):
         self.places = places.Places(args.build, args.work)
         self.emulated = args.emulated
-        self.device = f"cuda:{args.gpu}" if args.gpu else "cuda"
+        self.device = "cuda"
         self.stage_seconds = args.stage_seconds
         self.llama_cpp = pathlib.Path(args.llama_cpp).resolve() if args.llama_cpp else None
         self.python = args.python
         self.command = shlex.join(["gpu-run.sh", *(["--emulated"] if args.emulated else []), *args.stages])
-        self.environment = {}
+        # Whatever runs sees this GPU alone, under the number that nvidia-smi gives it.
+        self.gpu = args.gpu
+        self.environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": args.gpu}
         if args.emulated:
             self.environment["SPILLWAY_CUDA_MODULE"] = str(self.places.emulated_module())
         # Its own measurements of the machine, apart from the user's.
         self.environment["XDG_CACHE_HOME"] = str(self.places.work / "cache")
 
     def facts(self):
-        found = places.gpu_facts()
+        found = places.gpu_facts(self.gpu)
         if self.emulated:
             found = {"device": places.EMULATED_DEVICE, "driver": "", "cuda": "", "device_memory_mib": "", "pcie": ""}
         return {**found, "emulated": self.emulated, **self.places.build_facts(), "host": places.host_facts()}
@@ -70,7 +72,11 @@ def parse():
         "--build", help="a build folder or an unpacked bundle (default: this bundle, else build/cuda or build/cpu)"
     )
     parser.add_argument("--work", help="folder for model files, 30 GB for all stages (default: one in $TMPDIR or /tmp)")
-    parser.add_argument("--gpu", type=int, default=0, help="number of the GPU")
+    parser.add_argument(
+        "--gpu",
+        default=os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0",
+        help="number of the GPU as nvidia-smi has it, or its UUID (default: the first of $CUDA_VISIBLE_DEVICES, or 0)",
+    )
     parser.add_argument("--stage-seconds", type=float, default=480, help="most that a stage may take (default: 480)")
     parser.add_argument("--llama-cpp", help="llama.cpp's source folder (built here when it is not), for peers")
     parser.add_argument(

@@ -95,7 +95,7 @@ def machine_limits(record, context, part, model=None):
     program = need(record, context, "limits")
     if not program:
         return None
-    state = places.gpu_state()
+    state = places.gpu_state(context.gpu)
     record.note(f"{part}: state of the GPU", "passed" if state else "missing", result=state)
     paths = ["-m", model, "--disk-dir", context.places.work] if model else []
     return record.run(

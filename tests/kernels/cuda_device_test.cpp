@@ -35,6 +35,17 @@ TEST_F(CudaDeviceTest, SaysWhatItIs) {
   EXPECT_GT(gpu->overhead_bytes(), 0u) << "the context takes memory";
 }
 
+TEST_F(CudaDeviceTest, ADeviceThatTheModuleHasNoCodeForIsRefused) {
+  emulation::set_presence(emulation::Presence::no_code);
+  try {
+    device();
+    FAIL() << "its first kernel would have failed";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::io);
+    EXPECT_THAT(error.what(), HasSubstr("no kernel image"));
+  }
+}
+
 TEST_F(CudaDeviceTest, MemoryThatIsNotThereIsRefusedWithNumbers) {
   const auto gpu = device();
   const uint64_t before = gpu->free_bytes();
@@ -78,7 +89,8 @@ TEST_F(CudaDeviceTest, PinsWhatTheSystemAllows) {
   }
 }
 
-// Kernels read pinned memory alone: runs from other memory are copied, whether a list of the others can be pinned or not.
+// Kernels read pinned memory alone: runs from other memory are copied, whether a list of the others can be pinned or
+// not.
 TEST_F(CudaDeviceTest, GathersFromWhatIsNotPinned) {
   constexpr uint64_t kBytes = 40 * kMiB, kRun = 4096;
   for (const uint64_t limit : {20 * kMiB, 21 * kMiB}) {

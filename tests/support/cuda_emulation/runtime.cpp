@@ -89,6 +89,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorInvalidDevice:
       return "invalid device ordinal";
+    case cudaErrorNoKernelImageForDevice:
+      return "no kernel image is available for execution on the device";
     case cudaErrorNotReady:
       return "device not ready";
     case cudaErrorHostMemoryAlreadyRegistered:
@@ -114,8 +116,13 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 
+cudaError_t find_kernel() {
+  Lock lock(machine().mutex);
+  return machine().presence == Presence::no_code ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = machine().presence == Presence::device ? 1 : 0;
+  *count = machine().presence == Presence::device || machine().presence == Presence::no_code ? 1 : 0;
   if (machine().presence == Presence::no_driver) return cudaErrorInsufficientDriver;
   return *count == 1 ? cudaSuccess : cudaErrorNoDevice;
 }

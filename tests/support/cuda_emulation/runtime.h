@@ -28,8 +28,9 @@ namespace spillway::emulation {
 void restart(uint64_t seed);
 // After a fault: drops whatever memory, streams and events there are.
 void abandon();
-// Makes the calls that find devices answer as without a driver, or with a driver and no device.
-enum class Presence : uint8_t { device, no_driver, no_device };
+// Makes the calls that find devices answer as without a driver, with a driver and no device, or with a device that the
+// module has no code for.
+enum class Presence : uint8_t { device, no_driver, no_device, no_code };
 void set_presence(Presence presence);
 // What the device is taken for: kernels are chosen by it. A restart makes it an 8.0 with one multiprocessor.
 struct Likeness {
@@ -64,6 +65,7 @@ enum cudaError_t : int {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
   cudaErrorNotReady = 600,
   cudaErrorHostMemoryAlreadyRegistered = 712,
   cudaErrorHostMemoryNotRegistered = 713,
@@ -95,6 +97,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemGetInfo(size_t* available, size_t* total);
+struct cudaFuncAttributes {};
+cudaError_t find_kernel();
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return find_kernel();
+}
 
 cudaError_t cudaMalloc(void** block, size_t bytes);
 cudaError_t cudaFree(void* block);
@@ -111,6 +119,7 @@ using cudaStream_t = FakeStream*;
 using cudaEvent_t = FakeEvent*;
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline constexpr unsigned cudaEventDefault = 0;
+inline constexpr unsigned cudaEventBlockingSync = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 enum cudaMemcpyKind : int { cudaMemcpyDefault = 4 };
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
