@@ -120,6 +120,9 @@ void RunFlags::add(CLI::App& command, Runs runs) {
   add_option(command, "--host-mem", host_mem,
              "Host memory to use beside the device; on a CPU this emulates a GPU's tiers")
       ->group(budgets);
+  add_option(command, "--kv-device-mem", kv_device_mem,
+             "Of the device memory, the most that the KV takes (default: what is fastest)")
+      ->group(budgets);
   add_option(command, "--disk-mem", disk_mem, "Disk space for KV that fits nowhere else (default: none)")
       ->group(budgets);
   add_option(command, "--disk-dir", options.disk_directory, "Folder of that space (default: the cache folder)")
@@ -245,6 +248,9 @@ std::vector<std::string> RunFlags::resolve_budgets(Options& result, const Device
     return bytes;
   };
   if (device_mem) result.device_bytes = resolve_one("--device-mem", *device_mem, on.free_bytes());
+  if (kv_device_mem) {
+    result.kv_device_bytes = resolve_one("--kv-device-mem", *kv_device_mem, on.free_bytes());
+  }
   if (host_mem) result.host_bytes = resolve_one("--host-mem", *host_mem, free_memory_bytes());
   return said;
 }

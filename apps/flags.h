@@ -18,7 +18,7 @@ enum class Runs : uint8_t { nothing, prompts, model };
 
 // Shared by all commands that run a model, or plan it.
 struct RunFlags {
-  std::optional<std::string> model, device_mem, host_mem, disk_mem;
+  std::optional<std::string> model, device_mem, kv_device_mem, host_mem, disk_mem;
   std::string device = "auto";
   std::string isa = "auto";
   std::string kv_type = "fp16";

@@ -98,6 +98,7 @@ void Running::take_given_plan() {
         std::to_string(plan.kv_edge_layers));
   agree("--link-gbps", "--link-gbps", asked.link_bytes_per_second == plan.link_bytes_per_second,
         fmt::format("{:g}", plan.link_bytes_per_second * 1e-9));
+  if (flags_.kv_device_mem) refuse("--kv-device-mem", "says itself what the device holds of the KV");
   if (asked.context > plan.context) refuse("-c", fmt::format("has {} positions", plan.context));
   if (flags_.host_mem && !plan.host_bytes) refuse("--host-mem", "was made without one");
   if (flags_.disk_mem) options_.disk_bytes = asked.disk_bytes;

@@ -54,18 +54,16 @@ class Bench:
 
 def device_items(plan):
     """What the device holds for the KV, in bytes."""
-    device, selection = plan["tiers"]["device"], plan.get("selection") or {}
-    items = {"pages": device["kv"], "rings": device["rings"]}
-    items.update(selection.get("bytes", {}))
-    return {name: nbytes for name, nbytes in items.items() if nbytes}
+    items = {"pages": plan["tiers"]["device"]["kv"], "ring": plan["kv"]["ring_bytes"]}
+    items.update((plan.get("selection") or {}).get("bytes", {}))
+    return {**{name: nbytes for name, nbytes in items.items() if nbytes}, "all": plan["kv"]["device_bytes"]}
 
 
 def measure(bench, name, r, resident_s, kv16):
     flags, cap = POLICIES[name]
     flags = flags.split()
     whole = bench.plan(flags)["tiers"]["device"]
-    fixed = whole["process"] + whole["workspace"] + whole["weights"]
-    budget = int(fixed + cap * kv16 + 2 * MIB)  # a process is not always equally large
+    budget = int(sum(whole[part] for part in ("process", "workspace", "weights")) + kv16 + 64 * MIB)
     if bench.args.disk:
         place, speed = ["--disk-mem", 3 * kv16, "--disk-dir", bench.args.disk_dir], None
     else:
@@ -73,7 +71,7 @@ def measure(bench, name, r, resident_s, kv16):
         place = ["--host-mem", int(2 * kv16 + 256 * MIB), "--link-gbps", f"{speed / 1e9:.6f}"]
     row = {"policy": name, "flags": " ".join(flags), "context": bench.context, "r": r, "cap": cap}
     try:
-        budgets = ["--device-mem", budget, *place]
+        budgets = ["--device-mem", budget, "--kv-device-mem", int(cap * kv16), *place]
         plan = bench.plan([*flags, *budgets])
         _, alone = bench.step(flags)
         ran, tps = bench.step([*flags, *budgets])
@@ -81,7 +79,8 @@ def measure(bench, name, r, resident_s, kv16):
         row["refused"] = str(error)
         return row
     if plan["tiers"]["device"]["weights"] != whole["weights"]:
-        row["note"] = "weights left the device too"
+        row["refused"] = "weights would leave the device too"
+        return row
     moved = ran["bytes_per_token_by_cause"]
     over = {"host_to_device": speed, "device_to_host": speed, "disk_read": bench.args.disk_speed}
     link_s = max(sum(moved[link].values()) / rate for link, rate in over.items() if rate)
@@ -89,7 +88,7 @@ def measure(bench, name, r, resident_s, kv16):
     row.update(
         tps=tps, on_device_tps=alone, bound_tps=bound, of_bound=tps / bound, link_gbps=speed and speed / 1e9,
         bytes_per_token={link: {cause: n for cause, n in causes.items() if n} for link, causes in moved.items() if any(causes.values())},
-        device={**device_items(plan), "of_kv": round((sum(device_items(plan).values())) / kv16, 4)},
+        device={**device_items(plan), "of_kv": round(plan["kv"]["device_bytes"] / kv16, 4)},
         selection=ran["selection"], machine=f"{ran['cpu_info']}, {ran['n_threads']} threads")
     return row
 

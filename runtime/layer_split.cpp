@@ -159,6 +159,7 @@ Options options_of_host_unit(const Options& options) {
   Options cpu = options;
   cpu.device_bytes = options.host_bytes;
   cpu.host_bytes.reset();
+  cpu.kv_device_bytes.reset();
   cpu.link_bytes_per_second = 0;
   return cpu;
 }

@@ -18,6 +18,8 @@ struct Options {
   // Budgets in bytes. Not given: most of what is free (device; beside a GPU, host), nothing (disk; beside a CPU, host).
   std::optional<uint64_t> device_bytes;
   std::optional<uint64_t> host_bytes;
+  // Of the device's budget, the most that KV takes: pages, rings, and what choosing among it needs. Not given: as fast.
+  std::optional<uint64_t> kv_device_bytes;
   uint64_t disk_bytes = 0;  // for spilled KV
   std::string disk_directory;
 

@@ -113,6 +113,8 @@ struct Plan {
   bool streams_weights() const { return weight_ring_bytes > 0; }
   bool moves_experts() const { return expert_device_slots > 0; }
   bool streams() const { return streams_weights() || moves_experts(); }
+  // What KV takes of the device: pages, rings, and what choosing among it needs.
+  uint64_t kv_on_device() const { return tier(Tier::device).kv + tier(Tier::device).selection + kv_ring_bytes; }
   bool spills_kv() const { return kv_host_slots.rows() + kv_disk_slots.rows() > 0; }
 };
 

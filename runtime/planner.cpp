@@ -78,6 +78,7 @@ class Planner {
     if (!place_kv() || !place_weights()) return std::nullopt;
     count_tiers(plan_, in_, sizes_);
     SPILLWAY_CHECK(within_budgets(plan_));
+    SPILLWAY_CHECK(plan_.kv_on_device() <= in_.options.kv_device_bytes.value_or(UINT64_MAX));
     plan_.expected = predict(plan_, in_.spec, in_.limits);
     return std::move(plan_);
   }
@@ -89,15 +90,23 @@ class Planner {
   bool place_kv() {
     const KvSizes& kv = sizes_.kv;
     const uint64_t all = kv.all();
-    const uint64_t room = device_left_ > sizes_.least_weights() ? device_left_ - sizes_.least_weights() : 0;
+    const uint64_t cap = kv_cap();
+    const uint64_t room =
+        std::min(cap, device_left_ > sizes_.least_weights() ? device_left_ - sizes_.least_weights() : 0);
     const uint64_t wanted = candidate_.kv == KvShare::half ? room / 2 : candidate_.kv == KvShare::most ? room : 0;
-    if (all + sizes_.all_weights() > device_left_ && (all > room || all > wanted) && spill_kv(room, wanted))
-      return true;
+    const bool too_much = all > cap || all + sizes_.all_weights() > device_left_;
+    if (too_much && (all > room || all > wanted) && spill_kv(room, wanted)) return true;
     if (all > room) return false;
     plan_.kv_device_rows_per_layer = plan_.kv_choosing_rows_per_layer = kv.rows_per_layer();
     plan_.kv_device_slots = kv.device_slots(kv.all_rows(), false);
     device_left_ -= all;
     return true;
+  }
+
+  // What the wish leaves to pages, rings and hot sets: what choosing needs beside them is in the fixed part.
+  uint64_t kv_cap() const {
+    const uint64_t cap = in_.options.kv_device_bytes.value_or(UINT64_MAX), fixed = sizes_.selection.on_device();
+    return cap > fixed ? cap - fixed : 0;
   }
 
   // Some of the KV outside the device, the rest in about `wanted` bytes, at most `room`. False where that cannot be.
@@ -298,9 +307,39 @@ std::optional<Plan> plan_unit(const PlanInput& input) {
   return std::nullopt;
 }
 
+namespace {
+
+// Where it is the wish for little KV on the device that cannot be kept.
+void refuse_kv_cap(const PlanInput& input) {
+  Options options = input.options;
+  const PlanInput other{.options = options,
+                        .spec = input.spec,
+                        .checkpoint = input.checkpoint,
+                        .device = input.device,
+                        .ops = input.ops,
+                        .limits = input.limits,
+                        .process_bytes = input.process_bytes,
+                        .host = input.host,
+                        .skew = input.skew};
+  options.kv_device_bytes.reset();
+  if (!plan_unit(other)) return;  // not it alone
+  uint64_t low = *input.options.kv_device_bytes / kMiB, high = *input.options.device_bytes / kMiB + 1;
+  while (low + 1 < high) {
+    const uint64_t middle = low + (high - low) / 2;
+    options.kv_device_bytes = middle * kMiB;
+    (plan_unit(other) ? high : low) = middle;
+  }
+  throw Error(ErrorKind::fit,
+              fmt::format("--kv-device-mem is {} ({} bytes), which is too little; nearest fit: --kv-device-mem {}MiB",
+                          mib(*input.options.kv_device_bytes), *input.options.kv_device_bytes, high));
+}
+
+}  // namespace
+
 Plan make_plan(const PlanInput& input) {
   if (may_split(input)) return plan_split(input);
   if (std::optional<Plan> plan = plan_unit(input)) return std::move(*plan);
+  if (input.options.kv_device_bytes) refuse_kv_cap(input);
   refuse_to_plan(input);
 }
 

@@ -60,13 +60,14 @@ CudaProblem open_device(int32_t device, uint64_t* taken) {
     const bool measured = free_without_context(device, &before);
     if (const CudaProblem problem = problem_of(cudaSetDevice(device))) return problem;
     if (const CudaProblem problem = problem_of(cudaFree(nullptr))) return problem;
-    if (const CudaProblem problem = problem_of(find_code())) return problem;
     uint64_t context = kContextGuess;
     if (measured && free_without_context(device, &after) && after < before && before - after <= kMostOfAContext) {
       context = before - after;
     }
     known[device] = context + kCodeAndGraphsToCome;
   }
+  if (const CudaProblem problem = problem_of(cudaSetDevice(device))) return problem;
+  if (const CudaProblem problem = problem_of(find_code())) return problem;
   *taken = known[device];
   return nullptr;
 }

@@ -262,8 +262,8 @@ void PlannerTest::check_plan(const Case& c, const Options& options, const Plan& 
   ASSERT_LE(plan.logit_rows, options.logit_rows);
   ASSERT_EQ(plan.staged, c.far || options.host_bytes.has_value());
   Workspace views;
-  const uint64_t workspace =
-      Workspace::cut(c.model.spec, {plan.chunk, plan.logit_rows, plan.context, plan.batch}, near_->ops(), nullptr, &views);
+  const uint64_t workspace = Workspace::cut(c.model.spec, {plan.chunk, plan.logit_rows, plan.context, plan.batch},
+                                            near_->ops(), nullptr, &views);
   ASSERT_GE(plan.workspace_bytes, workspace);
   ASSERT_GE(plan.host_input_bytes, 2 * views.host_half_bytes());
 }
@@ -421,6 +421,38 @@ TEST_F(PlannerTest, FitsOrNamesTheNearestFit) {
   std::printf("%d cases\n", kCases);
   for (const auto& [what, number] : counts_) std::printf("  %5d  %s\n", number, what.c_str());
   for (const auto& [what, number] : counts_) EXPECT_GE(number, kCases / 200) << what;
+}
+
+TEST_F(PlannerTest, KvKeepsToItsPartOfTheDevice) {
+  std::mt19937_64 random(22);
+  int kept = 0, refused = 0;
+  for (int i = 0; i < kCases / 4; ++i) {
+    Case c = random_case(random);
+    c.options.device_layers.reset();
+    const std::optional<Plan> whole = plan(c, c.options);
+    if (!whole || whole->first_layer > 0) continue;
+    SCOPED_TRACE(fmt::format("case {}", i));
+    const uint64_t cap = whole->kv_on_device() * (random() % 110) / 100;
+    c.options.kv_device_bytes = cap;
+    try {
+      const Plan found = make_plan(input(c, c.options));
+      EXPECT_LE(found.kv_on_device(), cap);
+      kept += cap < whole->kv_on_device();
+    } catch (const Error& error) {
+      std::smatch match;
+      const std::string said = error.what();
+      ASSERT_TRUE(std::regex_search(said, match, std::regex("nearest fit: --kv-device-mem ([0-9]+)MiB"))) << said;
+      const uint64_t fit = std::stoull(match[1]);
+      c.options.kv_device_bytes = fit * kMiB;
+      EXPECT_TRUE(plan(c, c.options).has_value()) << said;
+      c.options.kv_device_bytes = (fit - 1) * kMiB;
+      EXPECT_FALSE(plan(c, c.options).has_value()) << said;
+      ++refused;
+    }
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(kept, 5);
+  EXPECT_GT(refused, 5);
 }
 
 TEST_F(PlannerTest, MorePositionsThanCanBeCountedAreAMatterOfTheFlag) {
