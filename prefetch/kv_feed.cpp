@@ -26,7 +26,9 @@ void KvFeed::begin_pass(SequenceId sequence, const KvReading& reading) {
   reading_ = reading;
   version_ = cache_.version();
   for (int layer = 0; layer < cache_.layout().layers; ++layer) {
-    if (!only_checked(layer) || reading.checks_all || layer == reading.checked_layer) plan_layer(sequence, layer);
+    if (only_checked(layer) && !reading.checks_all && layer != reading.checked_layer) continue;
+    plan_layer(sequence, layer, false);
+    if (reading.adds_up && cache_.layout().chooses(layer)) plan_layer(sequence, layer, true);
   }
 }
 
@@ -36,18 +38,18 @@ int KvFeed::first_span(SequenceId sequence, int layer) const {
   return window == 0 ? 0 : std::max(0, cache_.tokens(sequence) + 1 - window) / kSpanTokens;
 }
 
-void KvFeed::plan_layer(SequenceId sequence, int layer) {
+void KvFeed::plan_layer(SequenceId sequence, int layer, bool again) {
   const int rows = cache_.rows(sequence, layer);
   const int spans = (rows + kPagesPerSpan - 1) / kPagesPerSpan;
   const int first = first_span(sequence, layer);
-  PlannedGroup group{.layer = layer, .first_span = first, .last_span = 0, .rows = {}, .last = false};
+  PlannedGroup group{.layer = layer, .first_span = first, .last_span = 0, .rows = {}, .last = false, .again = again};
   uint64_t bytes = 0;  // of the group
   const auto close = [&](int next_span, bool last) {
     group.last_span = next_span;
     group.last = last;
     planned_.push_back(std::move(group));
     const uint32_t item = first_item_ + static_cast<uint32_t>(planned_.size()) - 1;
-    group = {.layer = layer, .first_span = next_span, .last_span = 0, .rows = {}, .last = false};
+    group = {.layer = layer, .first_span = next_span, .last_span = 0, .rows = {}, .last = false, .again = again};
     if (bytes > 0) feed_.plan(item, bytes);
     bytes = 0;
   };
@@ -94,8 +96,9 @@ Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
 }
 
 int KvFeed::groups(int layer) const {
-  return static_cast<int>(
-      std::count_if(planned_.begin(), planned_.end(), [&](const PlannedGroup& g) { return g.layer == layer; }));
+  const bool again = !planned_.empty() && planned_.front().again;
+  return static_cast<int>(std::count_if(planned_.begin(), planned_.end(),
+                                        [&](const PlannedGroup& g) { return g.layer == layer && g.again == again; }));
 }
 
 KvGroup KvFeed::next(int layer, int tokens) {

@@ -28,6 +28,7 @@ struct KvReading {
   bool chooses = false;
   int checked_layer = -1;   // this one by this feed too,
   bool checks_all = false;  // or all of them
+  bool adds_up = false;     // a prompt: they are read twice, the second time to add up their attention
 
   bool operator==(const KvReading&) const = default;
 };
@@ -46,7 +47,7 @@ class KvFeed {
   // its first fetches then run while that pass ends.
   void begin_pass(SequenceId sequence, const KvReading& reading);
   // The layer's groups in position order, up to `tokens` positions; each released before the next is taken. Layers in
-  // order.
+  // order; where a layer is read twice (KvReading), the groups of the second reading follow those of the first.
   int groups(int layer) const;
   KvGroup next(int layer, int tokens);
   // Moves what `layer` no longer keeps on the device, after all that `compute` has been given to do so far.
@@ -65,8 +66,9 @@ class KvFeed {
     int last_span = 0;  // one past; the layer's last group runs to the end of the context
     std::vector<PlannedRow> rows;
     bool last = false;
+    bool again = false;  // of the second reading
   };
-  void plan_layer(SequenceId sequence, int layer);
+  void plan_layer(SequenceId sequence, int layer, bool again);
   // Whether a layer is read elsewhere as well, and here for a check alone.
   bool only_checked(int layer) const { return reading_.chooses && cache_.layout().chooses(layer); }
   int first_span(SequenceId sequence, int layer) const;

@@ -82,8 +82,7 @@ void Pass::blocks(const PassInput& input, int first_position) {
 void Pass::block(int layer, const PassInput& input, int first_position) {
   const TraceRange range(track_, layer_names_[layer]);
   const LayerVectors& v = p_.vectors.layers[layer];
-  const int rows = static_cast<int>(x_.rows);
-  const int tokens = first_position + rows;
+  const int rows = static_cast<int>(x_.rows), tokens = first_position + rows;
   const int foretold = chooses(input.decode, tokens) ? p_.rehearsal->foretold_by(layer) : -1;
   if (foretold >= 0) foretell(foretold, input, tokens);
   const int number = p_.first_layer + layer;
@@ -114,13 +113,15 @@ bool Pass::chooses(bool decode, int tokens) const {
 }
 
 KvReading Pass::reading(bool decode, int tokens) const {
-  return chooses(decode, tokens) ? p_.rehearsal->reading(tokens) : KvReading{};
+  if (p_.rehearsal == nullptr) return {};
+  return decode ? p_.rehearsal->reading(tokens) : p_.rehearsal->prompt_reading();
 }
 
 // The query of a later layer, from this one's input: by it that layer chooses among the KV while this one computes.
 void Pass::foretell(int layer, const PassInput& input, int tokens) {
   const TraceRange range(track_, "foretell");
   Rehearsal& r = *p_.rehearsal;
+  if (!r.scores()) return r.choose(layer, input.sequence, {}, tokens - 1, tokens);
   const LayerVectors& v = p_.vectors.layers[layer];
   const View q = r.query();
   const LayerVectors& norm = p_.vectors.layers[r.norm_of(layer)];
@@ -332,6 +333,12 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
     const int first = attend_spans(layer, input, attend, first_position);
     if (input.decode) merges.push_back({0, first, span_count(tokens) - first});
     for (int row = 0; !input.decode && row < rows; ++row) merges.push_back({row, row, 1});
+    // Once more: what a query gives to each span is known when it has seen all.
+    if (!input.decode && p_.rehearsal != nullptr && p_.rehearsal->adds_up(layer)) {
+      each_group(layer, tokens, [&](std::span<const KvSpan> spans) {
+        p_.rehearsal->add_up(layer, input.sequence, q_, first_position, spans, p_.workspace.states.slice_rows(0, rows));
+      });
+    }
   }
   pack(layer);
   p_.ops.merge_for_matmul(p_.compute, p_.workspace.states, attend, merges, attn_);
@@ -366,17 +373,14 @@ int Pass::attend_chosen(int layer, const PassInput& input, const AttendShape& sh
 
 // Reads everything that the queries see, as it arrives. Returns the first span of a decode step.
 int Pass::attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position) {
-  const int rows = static_cast<int>(q_.rows);
-  const int tokens = first_position + rows;
+  const int rows = static_cast<int>(q_.rows), tokens = first_position + rows;
   const int first = first_seen(shape.window, tokens);
   std::vector<SpanTask> tasks;
   bool fresh = true;
-  for (int left = p_.kv_feed.groups(layer); left > 0; --left) {
-    KvGroup group = p_.kv_feed.next(layer, tokens);
-    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());
+  each_group(layer, tokens, [&](std::span<const KvSpan> spans) {
     if (input.decode) {
       tasks.clear();
-      for (const KvSpan& span : group.spans) {
+      for (const KvSpan& span : spans) {
         if (span.first_position + span.tokens <= first) continue;
         tasks.push_back({.span = span,
                          .row = 0,
@@ -385,13 +389,21 @@ int Pass::attend_spans(int layer, const PassInput& input, const AttendShape& sha
       }
       p_.ops.attend(p_.compute, q_, shape, tasks, p_.workspace.states);
     } else {
-      p_.ops.attend_chunk(p_.compute, q_, first_position, shape, group.spans, p_.workspace.states.slice_rows(0, rows),
-                          fresh);
+      p_.ops.attend_chunk(p_.compute, q_, first_position, shape, spans, p_.workspace.states.slice_rows(0, rows), fresh);
     }
     fresh = false;
+  });
+  return first / kSpanTokens;
+}
+
+// Each is read as it arrives.
+void Pass::each_group(int layer, int tokens, const std::function<void(std::span<const KvSpan>)>& read) {
+  for (int left = p_.kv_feed.groups(layer); left > 0; --left) {
+    KvGroup group = p_.kv_feed.next(layer, tokens);
+    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());
+    read(group.spans);
     if (group.lease.moves()) group.lease.release(p_.compute.record());
   }
-  return first / kSpanTokens;
 }
 
 // Pages that this pass has filled, and read as they were written: before any byte of them leaves the device.

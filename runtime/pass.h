@@ -117,6 +117,7 @@ class Pass {
   KvReading reading(bool decode, int tokens) const;
   int attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens);
   int attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position);
+  void each_group(int layer, int tokens, const std::function<void(std::span<const KvSpan>)>& read);
   void rotate_observed(int layer, PassObserver& observer, View table);
   void count_observed(uint64_t bytes);
   void attend(int layer, const PassInput& input, int first_position, int rows);
