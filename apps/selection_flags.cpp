@@ -111,6 +111,10 @@ void SelectionFlags::add(CLI::App& command) {
                           "In every so many-th step one layer, in turn, reads all of its KV too, to see what share of "
                           "the attention the choice misses; 0: never"))
       ->check(within(0, kMostTokens));
+  of_selection_.push_back(with_twin(command.add_flag("--repair", repair,
+                                                     "Choose again by a layer's own query when it is there, and fetch "
+                                                     "what the foretold one has missed, before the layer reads"))
+                              ->group(group));
   with_twin(command.add_flag("--exact", exact, "Refuse whatever changes the answer: packed KV, KV that is not read"))
       ->group(group);
 }
@@ -133,6 +137,7 @@ void SelectionFlags::resolve(Options& options) const {
   refuse_idle(selection);
   selection.alpha = alpha;
   selection.top_p = top_p;
+  selection.repair = repair;
   selection.rank = rank;
   selection.key_bits = key_bits;
   selection.granule_tokens = granule > 0                                ? granule

@@ -18,7 +18,7 @@ struct SelectionFlags {
   double alpha = 0, top_p = 0;
   double hot_set = 2;
   int check_every = 0;
-  bool exact = false;
+  bool repair = false, exact = false;
 
   void add(CLI::App& command);
   // Throws Error(usage) naming the flag, for what --exact forbids too.

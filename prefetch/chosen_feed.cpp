@@ -85,18 +85,19 @@ int ChosenFeed::numbers_of(SequenceId sequence) {
   return static_cast<int>(found - known_.begin()) * granules_;
 }
 
-void ChosenFeed::fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens) {
+void ChosenFeed::fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens, Cause cause) {
   SPILLWAY_CHECK(p_.cache.layout().chooses(layer) && ids.size() % format_.kv_heads == 0);
   const int first_number = p_.slots > 0 ? numbers_of(sequence) : 0;
   Choice& chosen = choice(layer);
   chosen.layer = layer;
   chosen.tokens = tokens;
+  chosen.counts = {};
   chosen.ids.assign(ids.begin(), ids.end());
   chosen.slots.assign(ids.size(), kInPlace);
   p_.cache.places(sequence, layer, rows_);
   missing_.clear();
   for (int head = 0; head < format_.kv_heads; ++head) look_up(layer, head, first_number, chosen);
-  if (!missing_.empty()) fetched_[layer] = bring(sequence, layer);
+  if (!missing_.empty()) fetched_[layer] = bring(sequence, layer, cause);
 }
 
 // Rows that the step itself begins are not there yet; they will be on the device.
@@ -110,13 +111,13 @@ void ChosenFeed::look_up(int layer, int head, int first_number, Choice& chosen) 
     const auto row = static_cast<size_t>(row_of(chosen.ids[i]));
     if (row < rows_.size() && rows_[row].tier != Tier::device) outside_.push_back(first_number + chosen.ids[i]);
   }
-  counts_.granules += end - begin;
-  counts_.in_place += end - begin - outside_.size();
+  chosen.counts.granules += end - begin;
+  chosen.counts.in_place += end - begin - outside_.size();
   if (outside_.empty()) return;
   slots_.resize(outside_.size());
   missed_.clear();
   hot_.choose(number_[layer] * format_.kv_heads + head, outside_, slots_, missed_);
-  counts_.hits += outside_.size() - missed_.size();
+  chosen.counts.hits += outside_.size() - missed_.size();
   for (const int32_t i : missed_) missing_.push_back({outside_[i] - first_number, head, slots_[i]});
   for (size_t i = begin, next = 0; next < outside_.size(); ++i) {
     if (first_number + chosen.ids[i] == outside_[next]) chosen.slots[i] = slots_[next++];
@@ -141,13 +142,15 @@ void ChosenFeed::pieces_of(const Missing& missing, bool packed, std::byte* to,
   pieces.push_back({to + half, keys + kPageTokens * format_.token_bytes(), half});
 }
 
-Event ChosenFeed::bring(SequenceId sequence, int layer) {
+Event ChosenFeed::bring(SequenceId sequence, int layer, Cause cause) {
   std::sort(missing_.begin(), missing_.end(), [&](const Missing& a, const Missing& b) {
     return std::tuple(row_of(a.granule), a.head, a.granule) < std::tuple(row_of(b.granule), b.head, b.granule);
   });
   PieceMoves moves;
   std::vector<Event> after;
   std::vector<int> read;
+  // An earlier choice of the same step may still be on its way to these slots.
+  if (!fetched_[layer].done()) after.push_back(fetched_[layer]);
   for (size_t i = 0; i < missing_.size();) {
     const int row = row_of(missing_[i].granule);
     const RowPlace& place = rows_[row];
@@ -164,7 +167,7 @@ Event ChosenFeed::bring(SequenceId sequence, int layer) {
       for (const StretchPiece& piece : pieces_) moves.link.push_back({piece.to, place.data + piece.from, piece.bytes});
     }
   }
-  const Event end = p_.lane->gather(std::move(moves), std::move(after), Cause::kv_fetch);
+  const Event end = p_.lane->gather(std::move(moves), std::move(after), cause);
   for (const int row : read) p_.cache.reading(sequence, layer, row, end);
   return end;
 }
@@ -238,6 +241,7 @@ Event ChosenFeed::places(SequenceId sequence, int layer, std::span<GranulePlace>
     place.tokens = std::min(granule_tokens_, chosen.tokens - granule * granule_tokens_);
     counts_.tokens += static_cast<uint64_t>(place.tokens);
   }
+  counts_ += chosen.counts;
   counts_.tokens_seen += static_cast<uint64_t>(chosen.tokens) * format_.kv_heads;
   return fetched_[layer];
 }

@@ -51,8 +51,9 @@ class ChosenFeed {
   static uint64_t hot_bytes(const KvLayout& layout, int slots);
 
   // The step's choice, ids [kv_heads x count] ascending and kNoGranule behind them, of a sequence of `tokens` positions
-  // with the step's own. All that read the layer's slots before has run. Starts the fetches of what is missing.
-  void fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens);
+  // with the step's own. All that read the layer's slots before has run. Starts the fetches of what is missing, counted
+  // as `cause`. A layer may choose once more before it asks for its places; of those the last is read.
+  void fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens, Cause cause = Cause::kv_fetch);
   // The places [kv_heads x count] in host memory, to be copied to the device; they may be read after the event.
   Event places(SequenceId sequence, int layer, std::span<GranulePlace> table);
 
@@ -63,6 +64,7 @@ class ChosenFeed {
   struct Choice {
     int layer = -1, tokens = 0;
     std::vector<int32_t> ids, slots;  // [kv_heads x count]; kInPlace: its row is on the device
+    ChosenCounts counts;
   };
   struct Missing {
     int32_t granule, head, slot;
@@ -72,7 +74,7 @@ class ChosenFeed {
   Choice& choice(int layer) { return choices_[static_cast<size_t>(layer) % choices_.size()]; }
   int row_of(int32_t granule) const { return granule * granule_tokens_ / kPageTokens; }
   void look_up(int layer, int head, int first_number, Choice& choice);
-  Event bring(SequenceId sequence, int layer);
+  Event bring(SequenceId sequence, int layer, Cause cause);
   void pieces_of(const Missing& missing, bool packed, std::byte* slot, std::vector<StretchPiece>& pieces) const;
   void from_disk(const RowPlace& row, PieceMoves& moves);
   std::byte* slot(int layer, int head, int32_t slot, bool packed) const;

@@ -123,6 +123,9 @@ void check_policy(const KvSelection& selection, KvCodec codec) {
     refuse(fmt::format("{}: {} keeps as many tokens as --select-budget says, whatever their scores",
                        selection.alpha > 0 ? "--select-alpha" : "--select-top-p", selection.flag()));
   }
+  if (selection.repair && !selection.foretells()) {
+    refuse(fmt::format("--repair: {} foretells nothing that could be mended", selection.flag()));
+  }
   if (selection.lets_go() && selection.check_every > 0) {
     refuse(fmt::format("--check-every: what {} has let go cannot be read", selection.flag()));
   }

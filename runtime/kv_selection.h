@@ -47,8 +47,10 @@ struct KvSelection {
   int key_bits = 0;        // of their numbers; 0: 4, of infinigen 16
   int granule_tokens = 4;  // chosen and fetched together
   int whole_layers = 2;    // the model's first layers, whose KV is read whole
-  int ahead = 1;           // layers between the input that foretells a query and the query
-  double hot_slots = 2;    // granules that the device keeps, in terms of those chosen
+  // A layer whose query was foretold chooses again by its own when it is there, and fetches what that lacks.
+  bool repair = false;
+  int ahead = 1;         // layers between the input that foretells a query and the query
+  double hot_slots = 2;  // granules that the device keeps, in terms of those chosen
   // > 0: in every so many-th step one of the choosing layers, in turn, reads everything too, to see what share of the
   // attention its choice misses. That changes no answer.
   int check_every = 0;

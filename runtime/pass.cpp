@@ -350,10 +350,7 @@ void Pass::attend(int layer, const PassInput& input, int first_position, int row
 // of states. To check what is missing everything is read too, and the last of the two readings is the answer.
 int Pass::attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens) {
   Rehearsal& r = *p_.rehearsal;
-  if (!r.is_foretold(layer)) {
-    r.choose(layer, input.sequence, q_, tokens, tokens);
-    r.fetch(layer, input.sequence, tokens);
-  }
+  r.choose_truly(layer, input.sequence, q_, tokens);
   const bool checks = r.checks(layer, tokens);
   int states = 0;
   const auto read = [&](bool all) {

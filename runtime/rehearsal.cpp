@@ -251,7 +251,7 @@ void Rehearsal::take_window(const GranuleChoice& choice) {
   }
 }
 
-void Rehearsal::fetch(int layer, SequenceId sequence, int tokens) {
+void Rehearsal::fetch(int layer, SequenceId sequence, int tokens, Cause cause) {
   const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
   ids_.clear();
   if (p_.plan.wishes.keep == KvRetention::window) {
@@ -265,7 +265,7 @@ void Rehearsal::fetch(int layer, SequenceId sequence, int tokens) {
       ids_.insert(ids_.end(), row, row + choice.count);
     }
   }
-  p_.feed.fetch(sequence, layer, ids_, tokens);
+  p_.feed.fetch(sequence, layer, ids_, tokens, cause);
   // Where every step reads everything, to be looked at, nothing may go.
   if (p_.plan.wishes.lets_go() && !only_check_) let_go(layer, sequence, tokens);
 }

@@ -92,7 +92,13 @@ class Rehearsal {
   void choose(int layer, SequenceId sequence, View q, int keys, int tokens);
   // Waits for the choice, the one thing that the host waits for, and starts the fetches of what is missing. Pages of
   // which nothing is kept are free from now on.
-  void fetch(int layer, SequenceId sequence, int tokens);
+  void fetch(int layer, SequenceId sequence, int tokens, Cause cause = Cause::kv_fetch);
+  // Chooses by the layer's own query, and fetches: where nothing has foretold it, or what was foretold is mended.
+  void choose_truly(int layer, SequenceId sequence, View q, int tokens) {
+    if (is_foretold(layer) && !p_.plan.wishes.repair) return;
+    choose(layer, sequence, q, tokens, tokens);
+    fetch(layer, sequence, tokens, is_foretold(layer) ? Cause::kv_repair : Cause::kv_fetch);
+  }
   // The states of what was chosen; returns how many.
   int attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens);
 

@@ -236,6 +236,7 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
           "--kv-keep heavy adds up attention over keys in half precision: --kv-type q8 ");
   refused({"plan", "--kv-keep", "heavy", "--check-every", "4"}, "--check-every: what --kv-keep heavy has let go");
   refused({"plan", "--kv-keep", "window", "--select-alpha", "4"}, "--select-alpha: --kv-keep window keeps as many");
+  refused({"plan", "--kv-select", "oracle", "--repair"}, "--repair: --kv-select oracle foretells nothing");
   refused({"plan", "--kv-keep", "window", "--rank", "16"}, "--rank: --kv-keep window scores no keys");
   refused({"plan", "--kv-keep", "window", "--exact"}, "--exact: --kv-keep window does not read all of the KV");
   refused({"plan", "--kv-select", "bounds", "--ahead", "2"}, "--ahead: --kv-select bounds goes by the true query");

@@ -133,7 +133,7 @@ TEST_F(KvPolicies, FewerByTheirScoresAnswerTheSameEverywhere) {
   const PlacedWork work{.prompt = prompt_, .decoded = decoded_, .prompt_rows = 1};
   KvSelection alpha = policy(KvRetention::all, KvSelector::rehearsal),
               top_p = policy(KvRetention::all, KvSelector::oracle),
-              pages = policy(KvRetention::all, KvSelector::bounds), both = alpha;
+              pages = policy(KvRetention::all, KvSelector::bounds), both = alpha, mended = alpha;
   alpha.alpha = 1;
   top_p.top_p = 0.5;
   top_p.granule_tokens = 1;
@@ -141,7 +141,8 @@ TEST_F(KvPolicies, FewerByTheirScoresAnswerTheSameEverywhere) {
   both.alpha = 3;
   both.top_p = 0.7;
   both.ahead = 2;
-  for (const KvSelection& selection : {alpha, top_p, pages, both}) {
+  mended.repair = true;
+  for (const KvSelection& selection : {alpha, top_p, pages, both, mended}) {
     const PlacedRun expected = run_placed(model_, *device_, options(selection), work);
     for (const bool on_disk : {false, true}) {
       Options wanted = tight(options(selection), on_disk);
@@ -185,6 +186,29 @@ TEST_F(KvPolicies, AlphaAndTopPReadLess) {
   }
 }
 
+// By its own query a layer chooses better than by a foretold one: with whole keys, as the oracle does. What the
+// foretold choice had not fetched is counted as repair.
+TEST_F(KvPolicies, RepairReadsWhatTheOwnQueryChooses) {
+  const PlacedWork work{.prompt = prompt_, .decoded = decoded_, .prompt_rows = 0};
+  KvSelection rehearsal = policy(KvRetention::all, KvSelector::rehearsal);
+  rehearsal.rank = 32;
+  rehearsal.key_bits = 16;
+  KvSelection mended = rehearsal;
+  mended.repair = true;
+  const auto oracle = run_placed(model_, *device_, options(policy(KvRetention::all, KvSelector::oracle)), work).logits;
+  EXPECT_NE(run_placed(model_, *device_, options(rehearsal), work).logits, oracle);
+  EXPECT_EQ(run_placed(model_, *device_, options(mended), work).logits, oracle);
+  mended.hot_slots = 1;  // what was fetched in vain takes the place of what is wanted
+  Options wanted = tight(options(mended), true);
+  Engine on = engine(wanted);
+  const SequenceId sequence = on.open_sequence();
+  on.prefill(sequence, prompt_, 0, true, [](int, std::span<const float>) {});
+  EXPECT_EQ(decode(on, sequence, decoded_), oracle);
+  const auto bytes = [&](Cause cause) { return on.traffic().bytes(Link::host_to_device, cause); };
+  EXPECT_GT(bytes(Cause::kv_repair), 0u);
+  EXPECT_EQ(on.chosen_counts().granules, uint64_t{kDecoded} * (kLayers - 1) * 2 * (kKept / 4)) << "each once";
+}
+
 // Of each layer that lets go, the pages of the first tokens and of the newest stay; all others leave every tier.
 TEST_F(KvPolicies, AWindowLeavesItsPages) {
   for (const bool tightly : {false, true}) {
@@ -196,7 +220,7 @@ TEST_F(KvPolicies, AWindowLeavesItsPages) {
     const uint64_t row = on.plan().kv_layout.row_bytes();
     EXPECT_EQ(on.kv_kept(sequence), kLayers * 7 * row) << "a prompt is kept whole";
     decode(on, sequence, decoded_);
-    // 72 tokens by granules of 4: one of sinks, 17 of the newest 68 of 461, from 393 on: page rows 0, 6 and 7.
+    // 72 tokens by granules of 4: one of sinks, 17 of the newest 68 of 461, from 396 on: page rows 0, 6 and 7.
     ASSERT_EQ(on.tokens(sequence), kPrompt + kDecoded);
     EXPECT_EQ(on.kv_kept(sequence), (8 + (kLayers - 1) * 3) * row);
     uint64_t used = 0;

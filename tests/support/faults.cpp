@@ -21,6 +21,7 @@
 #include <cstring>
 #include <span>
 #include <stdexcept>
+#include <thread>
 #include <string_view>
 
 namespace spillway::faults {
