@@ -70,6 +70,25 @@ class Engine {
   // One token; returns the logits [vocab] of the next, or what is chosen from them, valid until the next call. another:
   // a further step is expected.
   std::span<const float> decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice = nullptr);
+  // One pass over tokens of several sequences that all differ: of each a decode step, or a chunk of its prompt. Up to
+  // Options::batch parts, and in all so many tokens beside a chunk. any_kernel: as PassInput's.
+  struct Step {
+    std::span<const PassPart> parts;
+    bool any_kernel = false;
+    NextPass next;
+  };
+  // Gets the logits [vocab] after a token, of each part the last `logit_rows` in order: the part's index, its token's,
+  // the row; valid during the call.
+  using OnPartRow = std::function<void(size_t part, int index, std::span<const float> logits)>;
+  void step(const Step& step, const OnPartRow& on_row);
+  // Whether a decode step over `tokens` positions, its own among them, must have a pass to itself: it chooses among its
+  // KV.
+  bool decodes_alone(int tokens) const;
+  // Whether tokens are let go (KvRetention): then no sequence can be cut back to what another one begins with.
+  bool lets_go() const;
+  // Beginnings that sequences share in multiples of so many tokens leave every bit as it is without: of a prompt that
+  // is packed as it is computed, or whose kernels follow from the rows at once, whole chunks. 0: none do.
+  int identical_prefix() const;
   // The whole of the last row of logits, of which something was chosen; valid until the next call.
   std::span<const float> last_logits();
 
@@ -98,7 +117,6 @@ class Engine {
   struct Parts;
   void run(const PassInput& input, const Pass::OnLogits& on_logits);
   View on_host(View logits);
-  bool lets_go() const;
   void step_through(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
                     const OnRow& on_row, const OnProgress& progress);
   void end_step();

@@ -4,36 +4,12 @@
 
 #include <chrono>
 
-#include "runtime/stop.h"
+#include "runtime/text_out.h"
 
 namespace spillway {
 namespace {
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-// Token bytes to text as it may be shown: whole characters, up to the first stop string.
-class TextOut {
- public:
-  TextOut(const std::vector<std::string>& stops, const GenerateHooks& hooks, std::string& text)
-      : stops_(stops), hooks_(hooks), text_(text) {}
-  void push(std::string_view bytes) { emit(stops_.push(utf8_.push(bytes))); }
-  void finish() {
-    emit(stops_.push(utf8_.finish()));
-    emit(stops_.finish());
-  }
-  bool stopped() const { return stops_.stopped(); }
-
- private:
-  void emit(const std::string& text) {
-    if (text.empty()) return;
-    text_ += text;
-    if (hooks_.on_text) hooks_.on_text(text);
-  }
-  Utf8Stream utf8_;
-  StopStrings stops_;
-  const GenerateHooks& hooks_;
-  std::string& text_;
-};
 
 // Between two chunks of the prompt.
 struct Stopped {};
@@ -55,7 +31,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   check_prompt(prompt, engine.tokens(sequence), context);
   Generation result;
   result.prompt_tokens = static_cast<int>(prompt.size());
-  TextOut out(options.stops, hooks, result.text);
+  TextOut out(options.stops, hooks.on_text, result.text);
   Sampler sampler(options.sampling, tokenizer.vocab());
   for (int32_t id : options.before) sampler.accept(id);
   for (int32_t id : prompt) sampler.accept(id);

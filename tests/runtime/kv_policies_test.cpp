@@ -284,6 +284,40 @@ TEST_F(KvPolicies, ForksTakeTheirSumsAlong) {
   EXPECT_EQ(decode(on, again, rest), forked);
 }
 
+// Prompts that share passes add up their own, wherever their pages are; each then decodes as it does alone.
+TEST_F(KvPolicies, PromptsThatSharePassesAddUpTheirOwn) {
+  constexpr int kChunk = 32;  // of each
+  const std::vector<std::vector<int32_t>> prompts = {prompt_, random_ids(3, kPrompt, kVocab)};
+  Options wanted = options(policy(KvRetention::heavy));
+  std::vector<std::vector<float>> alone;
+  for (const auto& prompt : prompts) {
+    Options one = wanted;
+    one.chunk = kChunk;
+    Engine on = engine(one);
+    const SequenceId sequence = on.open_sequence();
+    on.prefill(sequence, prompt, 0, true, [](int, std::span<const float>) {});
+    alone.push_back(decode(on, sequence, decoded_));
+  }
+  wanted.sequences = wanted.batch = 2;
+  wanted.context *= 2;
+  for (const bool tightly : {false, true}) {
+    Engine on = engine(tightly ? tight(wanted, false) : wanted);
+    const SequenceId ids[] = {on.open_sequence(), on.open_sequence()};
+    for (int begin = 0; begin < kPrompt; begin += kChunk) {
+      PassPart parts[2];
+      for (size_t i = 0; i < 2; ++i) {
+        parts[i] = {.sequence = ids[i],
+                    .tokens = std::span(prompts[i]).subspan(begin, std::min(kChunk, kPrompt - begin)),
+                    .decode = false,
+                    .logit_rows = 1};
+      }
+      on.step({.parts = parts}, [](size_t, int, std::span<const float>) {});
+    }
+    EXPECT_TRUE(on.decodes_alone(kPrompt + 1));
+    for (size_t i = 0; i < 2; ++i) EXPECT_EQ(decode(on, ids[i], decoded_), alone[i]) << tightly << ", " << i;
+  }
+}
+
 // What comes after something has been let go is decoded, token by token, and a cut takes everything.
 TEST_F(KvPolicies, WhatFollowsIsDecoded) {
   for (const KvRetention keep : {KvRetention::window, KvRetention::heavy}) {

@@ -1,0 +1,54 @@
+// Continuation: one request's answer as it grows: draws the next token from a row of logits, turns tokens to text, and
+// knows when to end. It computes nothing, so that any number of them may grow side by side.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/batch.h"
+#include "runtime/sampler.h"
+#include "runtime/text_out.h"
+
+namespace spillway {
+
+// The logarithms of the probabilities by a row of logits: of one token, and of the `top` likeliest. Throws Error(usage)
+// where `top` is more than kMostLogprobs.
+inline constexpr int kMostLogprobs = 100;
+TokenLogprob token_logprob(std::span<const float> logits, int32_t token, int top);
+
+class Continuation {
+ public:
+  // Throws Error(usage): an empty prompt, one of `positions` tokens or more, options out of their range.
+  Continuation(BatchRequest request, const Tokenizer& tokenizer, int positions);
+  Continuation(const Continuation&) = delete;
+
+  std::span<const int32_t> prompt() const { return request_.prompt; }
+  // Positions that the request takes at most: the prompt and all of the answer but its last token.
+  int most_positions() const { return most_positions_; }
+  // Whether any token is wanted at all.
+  bool wants_logits() const { return request_.options.max_tokens != 0; }
+
+  // Draws from the logits [vocab] of the next token. True: the answer goes on, and token() is to be computed next.
+  bool take(std::span<const float> logits);
+  int32_t token() const { return answer_.generation.tokens.back(); }
+  int tokens() const { return static_cast<int>(answer_.generation.tokens.size()); }
+  // Whether one more step after the next is expected.
+  bool expects_another() const;
+
+  // The end; nothing may be called after it.
+  BatchAnswer finish();
+  BatchAnswer fail(const Error& error);
+
+ private:
+  BatchRequest request_;
+  const Tokenizer& tokenizer_;
+  int positions_;
+  int most_positions_ = 0;
+  BatchAnswer answer_;
+  Sampler sampler_;
+  std::function<void(std::string_view)> nobody_;
+  TextOut out_;
+};
+
+}  // namespace spillway
