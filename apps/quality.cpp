@@ -22,7 +22,8 @@ constexpr int kDefaultWindow = 4096;
 constexpr int kDepths[] = {10, 50, 90};  // percent of a context before its passkey
 constexpr int kAnswerTokens = 12;
 constexpr const char* kDefaultPolicies[] = {"--kv-select oracle", "--kv-select rehearsal", "--kv-select infinigen",
-                                            "--kv-type kivi4", "--kv-select rehearsal --kv-type kivi4"};
+                                            "--kv-select bounds", "--kv-keep window",      "--kv-keep heavy",
+                                            "--kv-type kivi4",    "--kv-select rehearsal --kv-type kivi4"};
 
 struct QualityFlags {
   RunFlags run;
@@ -153,6 +154,7 @@ class Quality {
       result.windows.push_back(std::move(tally));
       result.decode += cost.decode;
       result.chosen += cost.chosen;
+      result.kv_kept = std::max(result.kv_kept, cost.kv_kept);
       result.missed.sum += cost.missed.sum;
       result.missed.heads += cost.missed.heads;
     }

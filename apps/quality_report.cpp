@@ -39,7 +39,7 @@ std::string row(const QualityReport& report, const PolicyQuality& one, bool refe
   const bool chooses = one.chosen.granules > 0;
   const auto percent = [](double part) { return fmt::format("{:.1f} %", 100 * part); };
   return fmt::format(
-      "| {} | {:.3f} ({:+.2f} %) | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
+      "| {} | {:.3f} ({:+.2f} %) | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
       one.policy.empty() ? "full, fp16" : one.policy, one.all.perplexity(),
       100 * (share(one.all.perplexity(), full) - 1), reference ? "-" : fmt::format("{:.5f}", one.all.mean_divergence()),
       reference ? "-" : fmt::format("{:.5f}", one.all.divergence_at(0.95)), reference ? "-" : percent(one.all.top1()),
@@ -52,6 +52,7 @@ std::string row(const QualityReport& report, const PolicyQuality& one, bool refe
           : "-",
       format_bytes(static_cast<uint64_t>(moved_per_step(one, Link::host_to_device))),
       format_bytes(static_cast<uint64_t>(moved_per_step(one, Link::disk_read))), format_bytes(kv_on_device(one.plan)),
+      format_bytes(one.kv_kept),
       reference || one.all.greedy_tokens == 0 ? "-" : percent(share(one.all.greedy_same, one.all.greedy_tokens)));
 }
 
@@ -86,6 +87,7 @@ nlohmann::json policy_json(const QualityReport& report, const PolicyQuality& one
                        {"hits", chosen.hits},          {"fetched", chosen.granules - chosen.in_place - chosen.hits}};
   json["bytes_per_step"] = bytes_json(one.decode);
   json["kv_device_bytes"] = kv_on_device(one.plan);
+  json["kv_kept_bytes"] = one.kv_kept;
   json["decode_tps"] = share(static_cast<double>(one.decode.tokens), one.decode.seconds);
   json["greedy"] = {{"same", one.all.greedy_same}, {"tokens", one.all.greedy_tokens}};
   json["passkeys"] = nlohmann::json::array();
@@ -116,8 +118,7 @@ std::string quality_text(const QualityReport& report) {
   for (const PasskeyScore& score : first.passkeys) passkeys += fmt::format(" {} %", score.depth);
   text +=
       "| policy | perplexity | KL | KL p95 | top-1 | missed | read | hits | link/step | disk/step | KV on device | "
-      "greedy "
-      "|\n|---|---|---|---|---|---|---|---|---|---|---|---|\n";
+      "KV kept | greedy |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
   for (size_t i = 0; i < report.policies.size(); ++i) text += row(report, report.policies[i], i == 0);
   if (first.passkeys.empty()) return text;
   text += fmt::format("\n| policy | passkey at{} |\n|---|---|\n", passkeys);

@@ -24,7 +24,8 @@ struct PolicyQuality {
   std::vector<QualityTally> windows;
   PhaseCost decode;
   ChosenCounts chosen;
-  MissedMass missed;  // no heads: nothing is missed, for all is read
+  uint64_t kv_kept = 0;  // bytes of a window's pages at its end, in any tier
+  MissedMass missed;     // no heads: nothing is missed, for all is read
   std::vector<PasskeyScore> passkeys;
   Plan plan;
 };

@@ -41,6 +41,7 @@ nlohmann::json selection_json(const Plan& plan) {
   if (!s.on()) return {};
   const KvLayout& layout = plan.kv_layout;
   return {{"selector", kKvSelectorNames[static_cast<int>(s.wishes.selector)]},
+          {"keep", kKvRetentionNames[static_cast<int>(s.wishes.keep)]},
           {"layers", layout.choosing_layers()},
           {"tokens", s.most * layout.chosen.granule_tokens},
           {"granule", layout.chosen.granule_tokens},
@@ -49,7 +50,9 @@ nlohmann::json selection_json(const Plan& plan) {
           {"ahead", s.wishes.ahead},
           {"hot_granules", s.hot_slots},
           {"bytes",
-           {{"partial_keys", s.partial_keys},
+           {{"partial_keys", layout.chosen.bounds ? 0 : s.partial_keys},
+            {"key_bounds", layout.chosen.bounds ? s.partial_keys : 0},
+            {"attention_sums", s.attention_sums},
             {"key_scales", s.key_scales},
             {"hot_set", s.hot_set},
             {"landing", s.landing.bytes()},

@@ -76,7 +76,8 @@ void Running::check(std::span<const int32_t> prompt, const SamplingOptions& samp
 // What a flag says beside the plan must be what the plan says too; a budget may be smaller, or larger.
 void Running::take_given_plan() {
   if (options_.selection.on()) {
-    throw Error(ErrorKind::usage, "--kv-select: a plan from a file (--plan) reads all KV: leave one of the two out");
+    throw Error(ErrorKind::usage, fmt::format("{}: a plan from a file (--plan) reads all KV: leave one of the two out",
+                                              options_.selection.flag()));
   }
   const Options asked = options_;
   const PlanFile& plan = *given_;
@@ -116,7 +117,8 @@ Plan Running::given_plan(int positions) const {
 
 void Running::save(const Plan& plan, const std::string& path) const {
   if (options_.selection.on()) {
-    throw Error(ErrorKind::usage, "-o: a plan with --kv-select cannot be kept as a file: leave one of the two out");
+    throw Error(ErrorKind::usage, fmt::format("-o: a plan with {} cannot be kept as a file: leave one of the two out",
+                                              options_.selection.flag()));
   }
   PlanFile::of(plan, {.options = options_,
                       .spec = model_.spec,
@@ -217,13 +219,11 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
   }
   if (options_.selection.on() && !plan.selection.on()) {
     const bool windows = choosing_layers(options_.selection, model_.spec).empty();
-    say(fmt::format("--kv-select {} changes nothing: {}",
-                    kKvSelectorNames[static_cast<int>(options_.selection.selector)],
+    say(fmt::format("{} changes nothing: {}", options_.selection.flag(),
                     windows ? "no layer reads more than its window, or the first ones"
                             : fmt::format("of {} positions all are read", plan.context)));
   } else if (options_.selection.on() && !plan.spills_kv()) {
-    say(fmt::format("all KV fits the device: --kv-select {} saves no transfer, and reads less",
-                    kKvSelectorNames[static_cast<int>(options_.selection.selector)]));
+    say(fmt::format("all KV fits the device: {} saves no transfer, and reads less", options_.selection.flag()));
   }
   const bool resident = !plan.streams() && !plan.spills_kv() && plan.before.empty();
   std::vector<const char*> flags;

@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <bit>
 #include <span>
-#include <type_traits>
 
 #include "kernels/blocks.h"
 #include "kernels/check.h"
-#include "kernels/cuda_descriptors.h"
-#include "kernels/cuda_replay.h"
+#include "kernels/cuda_calls.h"
 #include "kernels/cuda_stream.h"
 #include "kernels/op_checks.h"
 #include "kernels/selection_checks.h"
@@ -21,19 +19,12 @@ namespace {
 constexpr uint64_t kScratchAlignment = 256;
 // The ring of descriptors holds those of a whole step where it can, so that most of them are there already in the next.
 constexpr uint64_t kLeastRing = 64 << 10, kMostRing = 4 << 20;
-constexpr uint64_t kDescriptorAlignment = CudaDescriptors::kAlignment;
 
 uint64_t align(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-// What a decode step's layers are made of.
-template <typename Arguments>
-constexpr bool kMayBeHeld = !std::is_same_v<Arguments, CudaAttendChunk> && !std::is_same_v<Arguments, CudaCandidates> &&
-                            !std::is_same_v<Arguments, CudaSeal>;
-
-class CudaOps final : public Ops {
+class CudaOps final : public Ops, private CudaCalls {
  public:
-  CudaOps(CudaContext& context, bool graphs)
-      : context_(context), table_(context.table()), descriptors_(context), replay_(context, descriptors_, graphs) {}
+  CudaOps(CudaContext& context, bool graphs) : CudaCalls(context, graphs), context_(context) {}
 
   const char* name() const override { return context_.info().emulated != 0 ? "cuda (emulated)" : "cuda"; }
 
@@ -235,21 +226,69 @@ class CudaOps final : public Ops {
                                .scores_stride = scores.stride,
                                .weights = weights.data,
                                .weights_stride = weights.stride};
-    // Beside the number of tokens, and rounded up to a power of two.
-    const size_t most = std::bit_floor(descriptors_.bytes() / 2 / sizeof(const std::byte*));
-    SPILLWAY_CHECK(most > 0 || rows.empty());
-    for (size_t first = 0; first < rows.size(); first += most) {
-      const auto piece = rows.subspan(first, std::min(most, rows.size() - first));
-      const size_t count = room_for(piece.size());
-      std::byte* there = room(stream, kDescriptorAlignment + count * sizeof(const std::byte*));
-      put_counted(stream, there, tokens, piece);
-      arguments.rows = reinterpret_cast<const std::byte* const*>(there + kDescriptorAlignment);
-      arguments.tokens = reinterpret_cast<const int32_t*>(there);
-      arguments.first_row = static_cast<int32_t>(first);
-      arguments.rows_count = static_cast<int32_t>(count);
-      arguments.last = first + piece.size() == rows.size();
-      enqueue(stream, "score_keys", table_.score_keys, arguments);
-    }
+    score_rows(stream, "score_keys", table_.score_keys, rows, tokens, arguments);
+  }
+
+  void key_bounds(Stream& stream, const KvFormat& kv, int granule_tokens,
+                  std::span<const PartialKeyRun> runs) override {
+    check_key_bounds(kv, granule_tokens, runs);
+    CudaKeyBounds arguments = {.kv = kv, .granule_tokens = granule_tokens, .runs = nullptr, .runs_count = 0};
+    in_pieces(stream, runs, [&](const PartialKeyRun* there, int32_t count, size_t) {
+      arguments.runs = there;
+      arguments.runs_count = count;
+      enqueue(stream, "key_bounds", table_.key_bounds, arguments);
+    });
+  }
+
+  void score_bounds(Stream& stream, View q, const AttendShape& shape, std::span<const std::byte* const> rows,
+                    int tokens, int granule_tokens, View scores, View weights) override {
+    check_score_bounds({q, shape, rows, tokens, granule_tokens, scores, weights});
+    CudaScoreBounds arguments = {.q = q,
+                                 .shape = shape,
+                                 .granule_tokens = granule_tokens,
+                                 .scores = scores.data,
+                                 .scores_stride = scores.stride,
+                                 .weights = weights.data,
+                                 .weights_stride = weights.stride};
+    score_rows(stream, "score_bounds", table_.score_bounds, rows, tokens, arguments);
+  }
+
+  void sum_attention(Stream& stream, View q, int first_position, const AttendShape& shape,
+                     std::span<const KvSpan> spans, View states, int granule_tokens, View sums) override {
+    check_sum_attention(q, shape, spans, states, granule_tokens, sums);
+    CudaSumAttention arguments = {.q = q,
+                                  .states = states,
+                                  .sums = sums,
+                                  .shape = shape,
+                                  .spans = nullptr,
+                                  .spans_count = 0,
+                                  .first_position = first_position,
+                                  .granule_tokens = granule_tokens};
+    in_pieces(stream, spans, [&](const KvSpan* there, int32_t count, size_t) {
+      arguments.spans = there;
+      arguments.spans_count = count;
+      enqueue(stream, "sum_attention", table_.sum_attention, arguments);
+    });
+  }
+
+  void sum_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View ids, View states,
+                    int tokens, View sums) override {
+    check_sum_selected({q, shape, kv, ids, states, tokens, sums});
+    const CudaSelectedSums step = {kv, tokens};
+    CudaSumSelected arguments = {.q = q,
+                                 .shape = shape,
+                                 .step = nullptr,
+                                 .granules = static_cast<int32_t>(room_for(static_cast<size_t>(sums.cols))),
+                                 .ids = ids.data,
+                                 .ids_stride = ids.stride,
+                                 .states = states.data,
+                                 .states_stride = states.stride,
+                                 .sums = sums.data,
+                                 .sums_stride = sums.stride};
+    in_pieces(stream, std::span(&step, 1), [&](const CudaSelectedSums* there, int32_t, size_t) {
+      arguments.step = there;
+      enqueue(stream, "sum_selected", table_.sum_selected, arguments);
+    });
   }
 
   void choose_granules(Stream& stream, View weights, const GranuleChoice& choice, View ids) override {
@@ -353,15 +392,6 @@ class CudaOps final : public Ops {
   std::string layers_report() const override { return replay_.report(); }
 
  private:
-  template <typename Arguments>
-  void enqueue(Stream& stream, const char* what, CudaProblem (*function)(CudaStream, const Arguments*),
-               const Arguments& arguments) {
-    if constexpr (kMayBeHeld<Arguments>) {
-      if (replay_.holds()) return replay_.add(what, function, arguments);
-    }
-    static_cast<CudaDeviceStream&>(stream).enqueue(what, function, &arguments);
-  }
-
   void norm(Stream& stream, const CudaNorm& a) {
     check_norm(a.x, a.weight, a.out);
     enqueue(stream, "norm", table_.norm, a);
@@ -385,59 +415,45 @@ class CudaOps final : public Ops {
   // groups, or the rows of partial keys in the same way, which are fewer bytes; and the experts.
   static uint64_t ring_bytes(const ModelShape& shape) {
     const auto spans = static_cast<uint64_t>((shape.context + kSpanTokens - 1) / kSpanTokens);
-    const uint64_t of_layer = 8 * kDescriptorAlignment + spans * (2 * sizeof(SpanTask) + kDescriptorAlignment) +
+    const uint64_t of_layer = 8 * kAlignment + spans * (2 * sizeof(SpanTask) + kAlignment) +
                               static_cast<uint64_t>(shape.experts) * sizeof(ExpertData);
     const uint64_t of_step = static_cast<uint64_t>(shape.layers) * of_layer;
     return align(std::clamp(of_step, kLeastRing, kMostRing), kScratchAlignment);
   }
 
-  std::byte* room(Stream& stream, uint64_t bytes) {
-    return descriptors_.room(static_cast<CudaDeviceStream&>(stream), bytes);
-  }
-  void put(Stream& stream, std::byte* there, const void* bytes, uint64_t count) {
-    descriptors_.write(there, bytes, count);
-    if (replay_.holds()) return replay_.note_descriptors();
-    descriptors_.send(static_cast<CudaDeviceStream&>(stream));
-  }
-
-  // Of a call that comes again with every step: a power of two, so that it stays the same while the context grows,
-  // until that has doubled. How many there are, the device is told in device memory.
-  size_t room_for(size_t count) const { return replay_.holds() ? std::bit_ceil(count) : count; }
-  // A number, and the list from the next multiple of kDescriptorAlignment on.
-  template <typename T>
-  void put_counted(Stream& stream, std::byte* there, int32_t number, std::span<const T> list) {
-    const int32_t first[kDescriptorAlignment / sizeof(int32_t)] = {number};
-    put(stream, there, first, sizeof first);
-    put(stream, there + kDescriptorAlignment, list.data(), list.size_bytes());
+  // Page rows that are scored, beside the number of tokens, rounded up to a power of two.
+  template <typename Arguments>
+  void score_rows(Stream& stream, const char* what, CudaProblem (*function)(CudaStream, const Arguments*),
+                  std::span<const std::byte* const> rows, int tokens, Arguments& arguments) {
+    const size_t most = std::bit_floor(descriptors_.bytes() / 2 / sizeof(const std::byte*));
+    SPILLWAY_CHECK(most > 0 || rows.empty());
+    for (size_t first = 0; first < rows.size(); first += most) {
+      const auto piece = rows.subspan(first, std::min(most, rows.size() - first));
+      const size_t count = room_for(piece.size());
+      std::byte* there = room(stream, kAlignment + count * sizeof(const std::byte*));
+      put_counted(stream, there, tokens, piece);
+      arguments.rows = reinterpret_cast<const std::byte* const*>(there + kAlignment);
+      arguments.tokens = reinterpret_cast<const int32_t*>(there);
+      arguments.first_row = static_cast<int32_t>(first);
+      arguments.rows_count = static_cast<int32_t>(count);
+      arguments.last = first + piece.size() == rows.size();
+      enqueue(stream, what, function, arguments);
+    }
   }
 
   // False where a ring cannot hold so many.
   bool attend_counted(Stream& stream, std::span<const SpanTask> tasks, CudaAttend& arguments) {
     const size_t count = room_for(tasks.size());
-    const uint64_t bytes = kDescriptorAlignment + count * sizeof(SpanTask);
+    const uint64_t bytes = kAlignment + count * sizeof(SpanTask);
     SPILLWAY_CHECK(descriptors_.has_ring());
     if (bytes > descriptors_.bytes()) return false;
     std::byte* there = room(stream, bytes);
     put_counted(stream, there, static_cast<int32_t>(tasks.size()), tasks);
-    arguments.tasks = reinterpret_cast<const SpanTask*>(there + kDescriptorAlignment);
+    arguments.tasks = reinterpret_cast<const SpanTask*>(there + kAlignment);
     arguments.tasks_count = static_cast<int32_t>(count);
     arguments.tasks_there = reinterpret_cast<const int32_t*>(there);
     enqueue(stream, "attend", table_.attend, arguments);
     return true;
-  }
-
-  // Puts descriptors on the device and calls use(there, count, index of the first): once, or for one ringful after
-  // another.
-  template <typename T, typename Use>
-  void in_pieces(Stream& stream, std::span<const T> all, const Use& use) {
-    const size_t most = descriptors_.bytes() / sizeof(T);
-    SPILLWAY_CHECK(most > 0 || all.empty());
-    for (size_t first = 0; first < all.size(); first += most) {
-      const std::span<const T> piece = all.subspan(first, std::min(most, all.size() - first));
-      std::byte* there = room(stream, piece.size_bytes());
-      put(stream, there, piece.data(), piece.size_bytes());
-      use(reinterpret_cast<const T*>(there), static_cast<int32_t>(piece.size()), first);
-    }
   }
 
   bool is_coded(const View& x) const {
@@ -466,13 +482,10 @@ class CudaOps final : public Ops {
   }
 
   CudaContext& context_;
-  const SpillwayCudaTable& table_;
   std::byte* product_ = nullptr;  // scratch of the matrix products
   View coded_;                    // what x its codes are of; no data: of none
   bool reads_codes_ = false;      // some weight so far was quantised
   uint64_t product_bytes_ = 0;
-  CudaDescriptors descriptors_;
-  CudaReplay replay_;
 };
 
 }  // namespace

@@ -73,7 +73,8 @@ class CudaReplay final : public HeldWork {
       std::variant<HeldCall<CudaDequantize>, HeldCall<CudaNorm>, HeldCall<CudaLayerNorm>, HeldCall<CudaAdd>,
                    HeldCall<CudaScale>, HeldProduct, HeldCall<CudaRotate>, HeldCall<CudaAppend>,
                    HeldCall<CudaRotateAppend>, HeldCall<CudaAttend>, HeldCall<CudaMerge>, HeldCall<CudaActivate>,
-                   HeldCall<CudaPartialKeys>, HeldCall<CudaScoreKeys>, HeldCall<CudaChooseGranules>,
+                   HeldCall<CudaPartialKeys>, HeldCall<CudaScoreKeys>, HeldCall<CudaKeyBounds>,
+                   HeldCall<CudaScoreBounds>, HeldCall<CudaSumSelected>, HeldCall<CudaChooseGranules>,
                    HeldCall<CudaAttendSelected>, HeldCall<CudaRoute>, HeldCall<CudaExperts>, HeldCall<CudaCombine>>;
   struct Run {
     std::vector<Call> calls;

@@ -134,8 +134,29 @@ class Ops {
   virtual void score_keys(Stream&, View q, const AttendShape& shape, const PartialKeyFormat&, const PartialKeyBasis&,
                           std::span<const std::byte* const> rows, int tokens, int granule_tokens, View scores,
                           View weights) = 0;
+  // The bounds (KeyBoundsFormat) of the granules that the runs' tokens are in, of what these hold up to the last token
+  // of a run. format: F16.
+  virtual void key_bounds(Stream&, const KvFormat& format, int granule_tokens, std::span<const PartialKeyRun> runs) = 0;
+  // As score_keys, by bounds (Quest, arXiv 2406.10774, section 3.2): a granule's score is the most that any key within
+  // its bounds could have, shape.scale * the sum over channels of max(q * smallest, q * largest); its weight is the sum
+  // over the group's heads of the softmax over all granules, so that in a group of one they are ordered as published.
+  // rows: the bounds of each page row in order, a host value. scores: scratch [heads x granules] f32, left in any
+  // state.
+  virtual void score_bounds(Stream&, View q, const AttendShape& shape, std::span<const std::byte* const> rows,
+                            int tokens, int granule_tokens, View scores, View weights) = 0;
+  // Accumulated attention (H2O, arXiv 2306.14048, section 4.2): sums [kv_heads x granules] f32, over query rows, a
+  // group's heads and a granule's tokens, of the softmax weight that each has had. Adds that of a chunk, arguments as
+  // of attend_chunk, whose final states say what the softmax is over; spans may come in any number of calls. Granules
+  // that begin at first_position or later had none before. No page is packed, and the shape has no window.
+  virtual void sum_attention(Stream&, View q, int first_position, const AttendShape&, std::span<const KvSpan> spans,
+                             View states, int granule_tokens, View sums) = 0;
+  // Adds that of a decode step over `tokens` positions, arguments as of attend_selected, whose states those are: to the
+  // chosen granules, ids [kv_heads x kv.granules] i32. All others' sums [kv_heads x ceil(tokens / granule)] become no
+  // numbers: they are never chosen again.
+  virtual void sum_selected(Stream&, View q, const AttendShape&, const SelectedKv& kv, View ids, View states,
+                            int tokens, View sums) = 0;
   // ids [kv_heads x choice.count] i32: the chosen granules of each row of weights [kv_heads x choice.granules] f32, in
-  // ascending order. What is not a number is below all numbers.
+  // ascending order, and kNoGranule behind them. What is not a number is below all numbers.
   virtual void choose_granules(Stream&, View weights, const GranuleChoice& choice, View ids) = 0;
   // As attend of the query row q [1 x heads * head_dim] f32, with the chosen granules in place of spans: the states of
   // granules [i * kv.granules_per_state(), ...) go to row i of states [kv.states() x heads * attn_state_floats] f32.

@@ -52,7 +52,22 @@ struct PartialKeyBasis {
   bool operator==(const PartialKeyBasis&) const = default;
 };
 
-// Tokens [first_token, first_token + count) of a page row that is not packed: their partial keys go to `partial`.
+// The bounds of keys (Quest, arXiv 2406.10774, section 3.2): the smallest and the largest number of each channel over a
+// granule's tokens, in half precision, which is exact. Those of a page: [kPageTokens / granule_tokens][2][head_dim];
+// those of a page row lie head by head. Of a granule that is not full they are those of its tokens so far.
+struct KeyBoundsFormat {
+  int kv_heads = 0;
+  int head_dim = 0;
+  int granule_tokens = 0;
+
+  constexpr int granules() const { return kPageTokens / granule_tokens; }  // of a page
+  constexpr int granule_bytes() const { return 2 * head_dim * 2; }
+  constexpr uint64_t page_bytes() const { return static_cast<uint64_t>(granules()) * granule_bytes(); }
+  constexpr uint64_t row_bytes() const { return kv_heads * page_bytes(); }
+};
+
+// Tokens [first_token, first_token + count) of a page row that is not packed: their partial keys go to `partial`, or
+// the bounds of their granules.
 struct PartialKeyRun {
   const std::byte* page_row = nullptr;
   std::byte* partial = nullptr;  // of the page row
@@ -62,22 +77,35 @@ struct PartialKeyRun {
 
 // A choice among the granules of `tokens` positions, for each KV head: the first and the last ones in any case, and of
 // the others those with the largest weights, among equals the earlier first.
+//
+// How many that are may follow from the weights, of which only the first `scored` are read then. Of the others are
+// chosen only those of at least `of_largest` times the largest weight of all (InfiniGen's alpha, arXiv 2406.19707,
+// section 4.3, is exp(-alpha)), and only those before which the weights of the ones chosen in any case and of all that
+// are larger do not reach `mass` (top-p, arXiv 1904.09751, section 3.1; not a share: of a group of n query heads all
+// weights have the sum n). A weight that is no number counts for nothing.
 struct GranuleChoice {
   int granules = 0;  // there are
-  int count = 0;     // to be chosen: 0 < count <= granules
+  int count = 0;     // to be chosen at most: 0 < count <= granules
   int first = 0;     // chosen in any case: attention sinks (arXiv 2309.17453)
   int last = 0;      // and the newest; first + last <= count
+  float of_largest = 0;
+  float mass = 0;  // 0: whatever
+  int scored = 0;
+
+  constexpr bool adapts() const { return of_largest > 0 || mass > 0; }
 };
+inline constexpr int32_t kNoGranule = -1;  // in the places behind those chosen
 
 // Where one granule of one KV head lies in device memory.
 struct GranulePlace {
   const std::byte* keys = nullptr;    // [tokens x head_dim] half precision; or a granule of a PackedPage
   const std::byte* values = nullptr;  // [tokens x head_dim] half precision; or the head of that page: its key scales
-  int32_t tokens = 0;                 // that are written: fewer than a granule in the last place only
+  int32_t tokens = 0;                 // that are written: fewer than a granule in the last place only, 0 behind it
   int32_t packed = 0;
 };
 
-// What a decode step attends to, in ascending order, in device memory: places [kv_heads x granules].
+// What a decode step attends to, in ascending order, in device memory: places [kv_heads x granules]. A KV head may have
+// fewer: behind its last place are some without tokens.
 struct SelectedKv {
   const GranulePlace* places = nullptr;
   int granules = 0;

@@ -45,7 +45,7 @@ class Bench : public OpsBench {
       for (int64_t m : {1, 512}) experts(type, m);
     }
     if (wanted("attend ") || wanted("attend_chunk")) attention();
-    if (wanted("score_keys") || wanted("attend_selected")) selection();
+    if (wanted("score_keys") || wanted("score_bounds") || wanted("attend_selected")) selection();
   }
 
  private:
@@ -215,6 +215,7 @@ class Bench : public OpsBench {
       const AttendShape shape{
           {DType::f16, c.kv_heads, c.head_dim}, c.heads, 1.0f / std::sqrt(static_cast<float>(c.head_dim))};
       score_keys(shape, {.kv_heads = c.kv_heads, .rank = c.rank, .bits = c.bits});
+      if (c.bits == 4) score_bounds(shape, 16);
     }
     for (const KvCodec codec : {KvCodec::f16, KvCodec::kivi4}) {
       for (const auto& [heads, kv_heads, head_dim] : {std::tuple{14, 2, 64}, std::tuple{32, 8, 128}}) {
@@ -249,6 +250,30 @@ class Bench : public OpsBench {
             next += bytes;
             device_->ops().score_keys(*stream_, q.view(1), shape, format, basis, rows, kSelectionTokens, kGranule,
                                       scores.view(shape.heads), weights.view(format.kv_heads));
+          }
+          stream_->synchronize();
+        },
+        [&] { return read_limit(); });
+  }
+
+  void score_bounds(const AttendShape& shape, int granule) {
+    const KeyBoundsFormat format{shape.format.kv_heads, shape.format.head_dim, granule};
+    const int granules = kSelectionTokens / granule;
+    const DeviceFloats q = on_device(shape.heads * format.head_dim), scores = on_device(shape.heads * granules),
+                       weights = on_device(format.kv_heads * granules);
+    const uint64_t bytes = format.row_bytes() * (kSelectionTokens / kPageTokens);
+    uint64_t next = 0;
+    measure(
+        fmt::format("score_bounds {} by {}", name_of(shape), granule), "GB/s",
+        static_cast<double>(bytes * calls_of(bytes)),
+        [&] {
+          for (int64_t i = 0; i < calls_of(bytes); i++) {
+            std::vector<const std::byte*> rows;
+            if (next + bytes > pool_bytes_) next = 0;
+            for (uint64_t at = 0; at < bytes; at += format.row_bytes()) rows.push_back(pool_ + next + at);
+            next += bytes;
+            device_->ops().score_bounds(*stream_, q.view(1), shape, rows, kSelectionTokens, granule,
+                                        scores.view(shape.heads), weights.view(format.kv_heads));
           }
           stream_->synchronize();
         },

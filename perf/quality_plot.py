@@ -21,7 +21,7 @@ def moved(policy):
 
 
 def kind(policy):
-    return " ".join(re.sub(r"--select-budget[ =]\S+", "", policy).split()).replace("--kv-select ", "").replace("--kv-type ", "")
+    return " ".join(re.sub(r"--select-budget[ =]\S+", "", policy).split()).replace("--kv-select ", "").replace("--kv-keep ", "").replace("--kv-type ", "")
 
 
 def plot(result):

@@ -51,9 +51,11 @@ ChosenFeed::ChosenFeed(const ChosenFeedParts& parts)
       format_(parts.cache.layout().format),
       granule_tokens_(parts.cache.layout().chosen.granule_tokens),
       hot_(parts.slots == 0 ? 0 : parts.cache.layout().choosing_layers() * format_.kv_heads,
-           granules_of(parts.context, granule_tokens_), std::max(parts.slots, 1)),
+           granules_of(parts.context, granule_tokens_) * parts.sequences, std::max(parts.slots, 1)),
       fetched_(static_cast<size_t>(parts.cache.layout().layers)),
-      choices_(static_cast<size_t>(parts.ahead) + 1) {
+      choices_(static_cast<size_t>(parts.ahead) + 1),
+      known_(static_cast<size_t>(parts.sequences)),
+      granules_(granules_of(parts.context, granule_tokens_)) {
   const KvLayout& layout = parts.cache.layout();
   SPILLWAY_CHECK(parts.hot.size() >= hot_bytes(layout, parts.slots));
   SPILLWAY_CHECK(parts.slots == 0 || (parts.slots >= parts.most && parts.lane != nullptr));
@@ -78,42 +80,55 @@ std::byte* ChosenFeed::slot(int layer, int head, int32_t slot, bool packed) cons
   return p_.hot.data() + hot_offset_[layer] + index * p_.cache.layout().granule_bytes(packed);
 }
 
-void ChosenFeed::fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens) {
-  SPILLWAY_CHECK(p_.cache.layout().chooses(layer) && ids.size() % format_.kv_heads == 0);
-  if (const uint64_t generation = p_.cache.generation(sequence); generation != generation_) {
-    hot_.clear();
-    generation_ = generation;
+int ChosenFeed::numbers_of(SequenceId sequence) {
+  const uint64_t generation = p_.cache.generation(sequence);
+  auto found = std::find_if(known_.begin(), known_.end(), [&](const Known& k) { return k.generation == generation; });
+  if (found == known_.end()) {
+    found =
+        std::min_element(known_.begin(), known_.end(), [](const Known& a, const Known& b) { return a.used < b.used; });
+    if (found->generation != 0) hot_.forget(static_cast<int>(found - known_.begin()) * granules_, granules_);
+    found->generation = generation;
   }
+  found->used = ++clock_;
+  return static_cast<int>(found - known_.begin()) * granules_;
+}
+
+void ChosenFeed::fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens, Cause cause) {
+  SPILLWAY_CHECK(p_.cache.layout().chooses(layer) && ids.size() % format_.kv_heads == 0);
+  const int first_number = p_.slots > 0 ? numbers_of(sequence) : 0;
   Choice& chosen = choice(layer);
   chosen.layer = layer;
   chosen.tokens = tokens;
+  chosen.counts = {};
   chosen.ids.assign(ids.begin(), ids.end());
   chosen.slots.assign(ids.size(), kInPlace);
   p_.cache.places(sequence, layer, rows_);
   missing_.clear();
-  for (int head = 0; head < format_.kv_heads; ++head) look_up(layer, head, chosen);
-  if (!missing_.empty()) fetched_[layer] = bring(sequence, layer);
+  for (int head = 0; head < format_.kv_heads; ++head) look_up(layer, head, first_number, chosen);
+  if (!missing_.empty()) fetched_[layer] = bring(sequence, layer, cause);
 }
 
 // Rows that the step itself begins are not there yet; they will be on the device.
-void ChosenFeed::look_up(int layer, int head, Choice& chosen) {
+void ChosenFeed::look_up(int layer, int head, int first_number, Choice& chosen) {
   const size_t count = chosen.ids.size() / format_.kv_heads;
   const size_t begin = count * head;
   outside_.clear();
-  for (size_t i = begin; i < begin + count; ++i) {
+  size_t end = begin;
+  for (; end < begin + count && chosen.ids[end] != kNoGranule; ++end) {
+    const size_t i = end;
     const auto row = static_cast<size_t>(row_of(chosen.ids[i]));
-    if (row < rows_.size() && rows_[row].tier != Tier::device) outside_.push_back(chosen.ids[i]);
+    if (row < rows_.size() && rows_[row].tier != Tier::device) outside_.push_back(first_number + chosen.ids[i]);
   }
-  counts_.granules += count;
-  counts_.in_place += count - outside_.size();
+  chosen.counts.granules += end - begin;
+  chosen.counts.in_place += end - begin - outside_.size();
   if (outside_.empty()) return;
   slots_.resize(outside_.size());
   missed_.clear();
   hot_.choose(number_[layer] * format_.kv_heads + head, outside_, slots_, missed_);
-  counts_.hits += outside_.size() - missed_.size();
-  for (const int32_t i : missed_) missing_.push_back({outside_[i], head, slots_[i]});
+  chosen.counts.hits += outside_.size() - missed_.size();
+  for (const int32_t i : missed_) missing_.push_back({outside_[i] - first_number, head, slots_[i]});
   for (size_t i = begin, next = 0; next < outside_.size(); ++i) {
-    if (chosen.ids[i] == outside_[next]) chosen.slots[i] = slots_[next++];
+    if (first_number + chosen.ids[i] == outside_[next]) chosen.slots[i] = slots_[next++];
   }
 }
 
@@ -135,13 +150,15 @@ void ChosenFeed::pieces_of(const Missing& missing, bool packed, std::byte* to,
   pieces.push_back({to + half, keys + kPageTokens * format_.token_bytes(), half});
 }
 
-Event ChosenFeed::bring(SequenceId sequence, int layer) {
+Event ChosenFeed::bring(SequenceId sequence, int layer, Cause cause) {
   std::sort(missing_.begin(), missing_.end(), [&](const Missing& a, const Missing& b) {
     return std::tuple(row_of(a.granule), a.head, a.granule) < std::tuple(row_of(b.granule), b.head, b.granule);
   });
   PieceMoves moves;
   std::vector<Event> after;
   std::vector<int> read;
+  // An earlier choice of the same step may still be on its way to these slots.
+  if (!fetched_[layer].done()) after.push_back(fetched_[layer]);
   for (size_t i = 0; i < missing_.size();) {
     const int row = row_of(missing_[i].granule);
     const RowPlace& place = rows_[row];
@@ -158,7 +175,7 @@ Event ChosenFeed::bring(SequenceId sequence, int layer) {
       for (const StretchPiece& piece : pieces_) moves.link.push_back({piece.to, place.data + piece.from, piece.bytes});
     }
   }
-  const Event end = p_.lane->gather(std::move(moves), std::move(after), Cause::kv_fetch);
+  const Event end = p_.lane->gather(std::move(moves), std::move(after), cause);
   for (const int row : read) p_.cache.reading(sequence, layer, row, end);
   return end;
 }
@@ -213,6 +230,10 @@ Event ChosenFeed::places(SequenceId sequence, int layer, std::span<GranulePlace>
   for (size_t i = 0; i < table.size(); ++i) {
     const int head = static_cast<int>(i / count);
     const int32_t granule = chosen.ids[i];
+    if (granule == kNoGranule) {
+      table[i] = {};
+      continue;
+    }
     const RowPlace& row = rows_[row_of(granule)];
     GranulePlace& place = table[i];
     if (chosen.slots[i] == kInPlace) {
@@ -228,6 +249,7 @@ Event ChosenFeed::places(SequenceId sequence, int layer, std::span<GranulePlace>
     place.tokens = std::min(granule_tokens_, chosen.tokens - granule * granule_tokens_);
     counts_.tokens += static_cast<uint64_t>(place.tokens);
   }
+  counts_ += chosen.counts;
   counts_.tokens_seen += static_cast<uint64_t>(chosen.tokens) * format_.kv_heads;
   return fetched_[layer];
 }

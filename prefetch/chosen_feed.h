@@ -1,7 +1,7 @@
 // ChosenFeed: what the runtime sees of the KV of a layer whose decode step reads chosen granules alone: where each of
 // them lies on the device. Granules of rows on the device are read in place; the others lie in the hot set, slots of
-// the device that keep what was chosen last, and only what is not there is fetched (ShadowKV, arXiv 2410.21465, section
-// 4.2, keeps hits likewise). What is read never depends on what happens to be there.
+// the device that keep what was chosen last, by any sequence, and only what is not there is fetched (ShadowKV, arXiv
+// 2410.21465, section 4.2, keeps hits likewise). What is read never depends on what happens to be there.
 //
 // A step first says what a layer has chosen (fetch), as early as that is known; then, when the layer has room for its
 // new token, asks for the places. Layers in order.
@@ -40,6 +40,7 @@ struct ChosenFeedParts {
   int slots = 0;             // of each layer and KV head; 0 where all rows stay on the device
   int most = 0;              // granules chosen at once, of a KV head
   int ahead = 1;             // layers that have chosen and not attended yet, at most one more
+  int sequences = 1;         // whose granules the slots may hold at once
   CopyLane* lane = nullptr;  // null where all rows stay on the device
 };
 
@@ -51,9 +52,10 @@ class ChosenFeed {
   static uint64_t hot_bytes(const KvLayout& layout, int layer, int slots);
   static uint64_t hot_bytes(const KvLayout& layout, int slots);
 
-  // The step's choice, ids [kv_heads x count] ascending, of a sequence of `tokens` positions with the step's own. All
-  // that read the layer's slots before has run. Starts the fetches of what is missing.
-  void fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens);
+  // The step's choice, ids [kv_heads x count] ascending and kNoGranule behind them, of a sequence of `tokens` positions
+  // with the step's own. All that read the layer's slots before has run. Starts the fetches of what is missing, counted
+  // as `cause`. A layer may choose once more before it asks for its places; of those the last is read.
+  void fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens, Cause cause = Cause::kv_fetch);
   // The places [kv_heads x count] in host memory, to be copied to the device; they may be read after the event.
   Event places(SequenceId sequence, int layer, std::span<GranulePlace> table);
 
@@ -64,14 +66,17 @@ class ChosenFeed {
   struct Choice {
     int layer = -1, tokens = 0;
     std::vector<int32_t> ids, slots;  // [kv_heads x count]; kInPlace: its row is on the device
+    ChosenCounts counts;
   };
   struct Missing {
     int32_t granule, head, slot;
   };
+  // Of each sequence the granules have numbers of their own in the hot set; the first one.
+  int numbers_of(SequenceId sequence);
   Choice& choice(int layer) { return choices_[static_cast<size_t>(layer) % choices_.size()]; }
   int row_of(int32_t granule) const { return granule * granule_tokens_ / kPageTokens; }
-  void look_up(int layer, int head, Choice& choice);
-  Event bring(SequenceId sequence, int layer);
+  void look_up(int layer, int head, int first_number, Choice& choice);
+  Event bring(SequenceId sequence, int layer, Cause cause);
   void pieces_of(const Missing& missing, bool packed, std::byte* slot, std::vector<StretchPiece>& pieces) const;
   void from_disk(const RowPlace& row, PieceMoves& moves);
   std::byte* slot(int layer, int head, int32_t slot, bool packed) const;
@@ -90,7 +95,12 @@ class ChosenFeed {
   std::vector<Missing> missing_;
   std::vector<int32_t> outside_, slots_, missed_;  // of the head in turn
   std::vector<StretchPiece> pieces_;               // of the row in turn
-  uint64_t generation_ = 0;
+  struct Known {
+    uint64_t generation = 0, used = 0;
+  };
+  std::vector<Known> known_;  // sequences
+  uint64_t clock_ = 0;
+  int granules_;  // of a sequence
   ChosenCounts counts_;
 };
 

@@ -28,7 +28,10 @@ void KvFeed::begin_pass(std::span<const SequenceId> sequences, const KvReading& 
   version_ = cache_.version();
   for (int layer = 0; layer < cache_.layout().layers; ++layer) {
     if (only_checked(layer) && !reading.checks_all && layer != reading.checked_layer) continue;
-    for (const SequenceId sequence : sequences) plan_layer(sequence, layer);
+    for (const SequenceId sequence : sequences) {
+      plan_layer(sequence, layer, false);
+      if (reading.adds_up && cache_.layout().chooses(layer)) plan_layer(sequence, layer, true);
+    }
   }
 }
 
@@ -38,18 +41,18 @@ int KvFeed::first_span(SequenceId sequence, int layer) const {
   return window == 0 ? 0 : std::max(0, cache_.tokens(sequence) + 1 - window) / kSpanTokens;
 }
 
-void KvFeed::plan_layer(SequenceId sequence, int layer) {
+void KvFeed::plan_layer(SequenceId sequence, int layer, bool again) {
   const int rows = cache_.rows(sequence, layer);
   const int spans = (rows + kPagesPerSpan - 1) / kPagesPerSpan;
   const int first = first_span(sequence, layer);
-  PlannedGroup group{.sequence = sequence, .layer = layer, .first_span = first, .rows = {}};
+  PlannedGroup group{.sequence = sequence, .layer = layer, .first_span = first, .rows = {}, .again = again};
   uint64_t bytes = 0;  // of the group
   const auto close = [&](int next_span, bool last) {
     group.last_span = next_span;
     group.last = last;
     planned_.push_back(std::move(group));
     const uint32_t item = first_item_ + static_cast<uint32_t>(planned_.size()) - 1;
-    group = {.sequence = sequence, .layer = layer, .first_span = next_span, .rows = {}};
+    group = {.sequence = sequence, .layer = layer, .first_span = next_span, .rows = {}, .again = again};
     if (bytes > 0) feed_.plan(item, bytes);
     bytes = 0;
   };
@@ -97,7 +100,7 @@ Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
 
 int KvFeed::groups(int layer, SequenceId sequence) const {
   const auto other = std::find_if(planned_.begin(), planned_.end(), [&](const PlannedGroup& group) {
-    return group.layer != layer || group.sequence != sequence;
+    return group.layer != layer || group.sequence != sequence || group.again != planned_.front().again;
   });
   return static_cast<int>(other - planned_.begin());
 }

@@ -28,6 +28,7 @@ struct KvReading {
   bool chooses = false;
   int checked_layer = -1;   // this one by this feed too,
   bool checks_all = false;  // or all of them
+  bool adds_up = false;     // a prompt: they are read twice, the second time to add up their attention
 
   bool operator==(const KvReading&) const = default;
 };
@@ -46,7 +47,8 @@ class KvFeed {
   // layer: its first fetches then run while that pass ends.
   void begin_pass(std::span<const SequenceId> sequences, const KvReading& reading);
   // The groups of a sequence in a layer in position order, up to `tokens` positions; each released before the next is
-  // taken. Layers in order, and in each the pass's sequences in theirs.
+  // taken. Layers in order, and in each the pass's sequences in theirs; where a layer is read twice (KvReading), the
+  // groups of a sequence's second reading follow those of its first.
   int groups(int layer, SequenceId sequence) const;
   KvGroup next(int layer, SequenceId sequence, int tokens);
   // Moves what `layer` no longer keeps on the device, after all that `compute` has been given to do so far.
@@ -66,8 +68,9 @@ class KvFeed {
     int last_span = 0;  // one past; the layer's last group runs to the end of the context
     std::vector<PlannedRow> rows;
     bool last = false;
+    bool again = false;  // of the second reading
   };
-  void plan_layer(SequenceId sequence, int layer);
+  void plan_layer(SequenceId sequence, int layer, bool again);
   // Whether a layer is read elsewhere as well, and here for a check alone.
   bool only_checked(int layer) const { return reading_.chooses && cache_.layout().chooses(layer); }
   int first_span(SequenceId sequence, int layer) const;

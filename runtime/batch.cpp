@@ -70,7 +70,9 @@ class BatchRun {
             .sequences = most,
             .rows = plan.chunk + (plan.batch > 1 ? plan.batch : 0),
             .chunk = plan.chunk,
-            .shared_unit = options.deterministic ? engine.identical_prefix() : kPageTokens,
+            .shared_unit = engine.lets_go()        ? 0
+                           : options.deterministic ? engine.identical_prefix()
+                                                   : kPageTokens,
             .alone = [&engine](int tokens) { return engine.decodes_alone(tokens); }};
   }
 

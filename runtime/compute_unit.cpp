@@ -140,6 +140,7 @@ void ComputeUnit::place_selection(const ComputeUnitParts& parts) {
                                                              .slots = plan.hot_slots,
                                                              .most = plan.most,
                                                              .ahead = plan.wishes.ahead,
+                                                             .sequences = plan.sequences,
                                                              .lane = fetch_lane.get()});
   Arena& inputs = device.host_addressable() ? parts.device_arena : parts.host_arena;
   rehearsal = std::make_unique<Rehearsal>(
@@ -152,6 +153,7 @@ void ComputeUnit::place_selection(const ComputeUnitParts& parts) {
                      .feed = *chosen_feed,
                      .query_matrices = parts.device_arena.take("query matrices", plan.query_matrices),
                      .directions = parts.device_arena.take("directions", plan.directions),
+                     .sums = parts.device_arena.take("attention sums", plan.attention_sums),
                      .workspace = parts.device_arena.take("selection", plan.workspace),
                      .host = inputs.take("selection", plan.host_bytes),
                      .context = parts.plan.positions,

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/kv_page.h"
 #include "runtime/kv_selection.h"
@@ -60,17 +61,24 @@ std::string describe_selection(const Plan& plan) {
   const auto fp16 =
       static_cast<double>(page_rows(plan.context)) * layout.layers * static_cast<double>(layout.row_bytes());
   const auto kept = static_cast<double>(s.on_device() + layout.bytes(plan.kv_device_slots) + plan.kv_ring_bytes);
-  std::string text = fmt::format(
-      "KV is chosen by {} in {} of {} layers: up to {} tokens a head and step, by granules of {}; partial keys of {} "
-      "numbers in {} bits {:.2f} MiB",
-      kKvSelectorNames[static_cast<int>(s.wishes.selector)], layout.choosing_layers(), layout.layers,
-      s.most * layout.chosen.granule_tokens, layout.chosen.granule_tokens, layout.chosen.partial.rank,
-      layout.chosen.partial.bits, s.partial_keys / kMiB);
-  const auto item = [&](const char* name, uint64_t bytes) {
-    if (bytes > 0) text += fmt::format(", {} {:.2f} MiB", name, bytes / kMiB);
+  const bool lets_go = s.wishes.lets_go();
+  bool first = true;
+  std::string text = fmt::format("KV {} {} in {} of {} layers: up to {} tokens a head{}, by granules of {}",
+                                 lets_go ? "is kept by" : "is chosen by",
+                                 lets_go ? kKvRetentionNames[static_cast<int>(s.wishes.keep)]
+                                         : kKvSelectorNames[static_cast<int>(s.wishes.selector)],
+                                 layout.choosing_layers(), layout.layers, s.most * layout.chosen.granule_tokens,
+                                 lets_go ? "" : " and step", layout.chosen.granule_tokens);
+  const auto item = [&](const std::string& name, uint64_t bytes) {
+    if (bytes > 0) text += fmt::format("{} {} {:.2f} MiB", std::exchange(first, false) ? ";" : ",", name, bytes / kMiB);
   };
+  item(layout.chosen.bounds ? "bounds of keys"
+                            : fmt::format("partial keys of {} numbers in {} bits", layout.chosen.partial.rank,
+                                          layout.chosen.partial.bits),
+       s.partial_keys);
+  item("sums of attention", s.attention_sums);
   item("key scales of packed pages", s.key_scales);
-  item(fmt::format("hot set of {} granules a head", s.hot_slots).c_str(), s.hot_set);
+  item(fmt::format("hot set of {} granules a head", s.hot_slots), s.hot_set);
   item("pages and their ring", layout.bytes(plan.kv_device_slots) + plan.kv_ring_bytes);
   item("landing of reads", s.landing.bytes());
   item("scores and places", s.workspace);

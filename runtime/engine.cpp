@@ -114,7 +114,10 @@ SequenceId Engine::open_sequence() {
 
 SequenceId Engine::fork_sequence(SequenceId from) {
   SequenceId id = 0;
-  for (const auto& unit : parts_->units) id = unit->kv->fork(from);
+  for (const auto& unit : parts_->units) {
+    id = unit->kv->fork(from);
+    if (unit->rehearsal) unit->rehearsal->forked(from, id);
+  }
   return id;
 }
 
@@ -124,10 +127,18 @@ void Engine::close_sequence(SequenceId sequence) {
   for (const auto& unit : parts_->units) {
     unit->kv_feed->end();
     unit->kv->close(sequence, unit->compute->record());
+    if (unit->rehearsal) unit->rehearsal->closed(sequence);
   }
 }
 
+// Of what has been let go nothing comes back, and attention that has been added up is not taken off.
+bool Engine::lets_go() const {
+  return plan_.selection.wishes.lets_go() &&
+         std::any_of(parts_->units.begin(), parts_->units.end(), [](const auto& u) { return u->rehearsal != nullptr; });
+}
+
 int Engine::truncate_sequence(SequenceId sequence, int tokens) {
+  if (tokens < this->tokens(sequence) && lets_go()) tokens = 0;
   const auto cut = [&] {
     for (const auto& unit : parts_->units) {
       unit->kv_feed->end();
@@ -142,6 +153,9 @@ int Engine::truncate_sequence(SequenceId sequence, int tokens) {
 void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
                      const OnRow& on_row, const OnProgress& progress) {
   const int total = static_cast<int>(tokens.size());
+  if (lets_go() && this->tokens(sequence) > 0) {
+    return step_through(sequence, tokens, rows, decode_follows, on_row, progress);
+  }
   const auto end_of = [&](int begin) { return std::min(begin + plan_.chunk, total); };
   const auto rows_wanted = [&](int begin) {
     return std::clamp(end_of(begin) - (total - rows.count), 0, end_of(begin) - begin);
@@ -180,6 +194,16 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
   }
   end_step();
   if (progress) progress(total, total);
+}
+
+void Engine::step_through(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
+                          const OnRow& on_row, const OnProgress& progress) {
+  const int total = static_cast<int>(tokens.size());
+  for (int i = 0; i < total; ++i) {
+    const auto row = decode(sequence, tokens[i], i + 1 < total || decode_follows, rows.choice);
+    if (i >= total - rows.count) on_row(i, row);
+    if (progress) progress(i + 1, total);
+  }
 }
 
 std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice) {
@@ -276,6 +300,12 @@ uint64_t Engine::peak(Tier tier) const {
   const TierPlan& planned = plan_.tier(tier);
   return planned.total() - planned.kv - (tier == Tier::disk ? planned.weights : 0) +
          parts_->kv_bytes(tier, [](const KvCache& kv, Tier t) { return kv.bytes_peak(t); });
+}
+
+uint64_t Engine::kv_kept(SequenceId sequence) const {
+  uint64_t sum = 0;
+  for (const auto& unit : parts_->units) sum += unit->kv->bytes_kept(sequence);
+  return sum;
 }
 
 uint64_t Engine::kv_bytes(Tier tier) const {

@@ -45,7 +45,7 @@ class Engine {
   // Its pages are free once nobody else reads them.
   void close_sequence(SequenceId sequence);
   // Forgets all but the leading `tokens`, which it holds, and returns how many are left: where the page of the cut is
-  // shared or has left the device, it goes as a whole.
+  // shared or has left the device, it goes as a whole; where tokens are let go (KvRetention), everything.
   int truncate_sequence(SequenceId sequence, int tokens);
   int tokens(SequenceId sequence) const;
   // Sees the passes from now on; null: nobody does.
@@ -63,7 +63,8 @@ class Engine {
   // the call.
   using OnRow = std::function<void(int index, std::span<const float> logits)>;
   // Runs `tokens` through the model in chunks; on_row gets the logits after the last `rows` of them.
-  // decode_follows: the first weights of the next step are fetched while the last chunk ends.
+  // decode_follows: the first weights of the next step are fetched while the last chunk ends. Where tokens are let go,
+  // what follows on others is decoded, token by token: there is no reading them all.
   void prefill(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
                const OnRow& on_row, const OnProgress& progress = {});
   // One token; returns the logits [vocab] of the next, or what is chosen from them, valid until the next call. another:
@@ -83,6 +84,8 @@ class Engine {
   // Whether a decode step over `tokens` positions, its own among them, must have a pass to itself: it chooses among its
   // KV.
   bool decodes_alone(int tokens) const;
+  // Whether tokens are let go (KvRetention): then no sequence can be cut back to what another one begins with.
+  bool lets_go() const;
   // Beginnings that sequences share in multiples of so many tokens leave every bit as it is without: of a prompt that
   // is packed as it is computed, or whose kernels follow from the rows at once, whole chunks. 0: none do.
   int identical_prefix() const;
@@ -95,6 +98,8 @@ class Engine {
   uint64_t peak(Tier tier) const;
   // Bytes of KV pages in use now, by all sequences.
   uint64_t kv_bytes(Tier tier) const;
+  // Of the pages that one sequence still has, whatever tier they are in and whoever shares them.
+  uint64_t kv_kept(SequenceId sequence) const;
   // One line on how the disk is read, and why not better; empty when it is not used.
   std::string disk_report() const;
   DiskStats disk_stats() const;
@@ -112,6 +117,8 @@ class Engine {
   struct Parts;
   void run(const PassInput& input, const Pass::OnLogits& on_logits);
   View on_host(View logits);
+  void step_through(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,
+                    const OnRow& on_row, const OnProgress& progress);
   void end_step();
   void check_disk();
 

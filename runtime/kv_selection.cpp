@@ -8,18 +8,46 @@
 
 namespace spillway {
 
+std::string KvSelection::flag() const {
+  return lets_go() ? fmt::format("--kv-keep {}", kKvRetentionNames[static_cast<int>(keep)])
+                   : fmt::format("--kv-select {}", kKvSelectorNames[static_cast<int>(selector)]);
+}
+
+namespace {
+
+// Whole granules, so that what is kept grows by one at most with each that begins.
+int granules_kept(const KvSelection& selection, int granules) {
+  const int size = selection.granule_tokens;
+  if (selection.tokens > 0) return selection.tokens / size;
+  return std::max(static_cast<int>(selection.share * granules), kLeastTokens / size);
+}
+
+int granules_read(const KvSelection& selection, int tokens) {
+  const double share = selection.share * static_cast<double>(tokens);
+  return (selection.tokens > 0 ? selection.tokens : std::max(static_cast<int>(share), kLeastTokens)) /
+         selection.granule_tokens;
+}
+
+}  // namespace
+
 GranuleChoice granule_choice(const KvSelection& selection, int tokens) {
   const int size = selection.granule_tokens;
   const int granules = (tokens + size - 1) / size;
   const int first = (kSinkTokens + size - 1) / size;
-  // Those that hold one of the newest tokens.
-  const int last = granules - std::max(0, tokens - kRecentTokens) / size;
-  const int wanted = selection.tokens > 0
-                         ? selection.tokens
-                         : std::max(static_cast<int>(selection.share * static_cast<double>(tokens)), kLeastTokens);
-  const int count = std::max(wanted / size, first + last);
+  // Those that hold one of the newest tokens, wherever these begin in a granule of what is kept.
+  const int recent = selection.lets_go() ? (kRecentTokens + size - 1) / size + (size > 1 ? 1 : 0)
+                                         : granules - std::max(0, tokens - kRecentTokens) / size;
+  const int wanted = selection.lets_go() ? granules_kept(selection, granules) : granules_read(selection, tokens);
+  const int count = std::max(wanted, first + recent);
   if (!selection.on() || count >= granules) return {.granules = granules, .count = granules, .first = 0, .last = 0};
+  int last = recent;
+  if (selection.keep == KvRetention::window) last = count - first;
+  if (selection.keep == KvRetention::heavy) last = std::max(recent, count / 2);
   return {.granules = granules, .count = count, .first = first, .last = last};
+}
+
+bool chooses(const KvSelection& selection, const GranuleChoice& choice) {
+  return choice.count < choice.granules || selection.adds_up();
 }
 
 int most_granules(const KvSelection& selection, int context) {
@@ -55,6 +83,7 @@ int checked_layer(const KvSelection& selection, const std::vector<bool>& choosin
 
 PartialKeyFormat partial_key_format(const KvSelection& selection, const ModelShape& shape) {
   if (selection.selector == KvSelector::oracle) return {shape.kv_heads, shape.head_dim, 16};
+  if (!selection.foretells()) return {shape.kv_heads, 0, 16};
   const bool infinigen = selection.selector == KvSelector::infinigen;
   const int part = static_cast<int>(align_down(shape.head_dim / (infinigen ? 4 : 2), 8));
   const int rank = selection.rank == 0 ? std::max(part, 8) : selection.rank;
@@ -63,6 +92,47 @@ PartialKeyFormat partial_key_format(const KvSelection& selection, const ModelSha
                                               selection.rank, shape.head_dim));
   }
   return {shape.kv_heads, rank, selection.key_bits > 0 ? selection.key_bits : infinigen ? 16 : 4};
+}
+
+void check_policy(const KvSelection& selection, KvCodec codec) {
+  const auto refuse = [](const std::string& text) { throw Error(ErrorKind::usage, text); };
+  const char* selector = kKvSelectorNames[static_cast<int>(selection.selector)];
+  const char* packs = info(codec).name;
+  if (selection.keep == KvRetention::window && selection.scores()) {
+    refuse(
+        fmt::format("--kv-keep window reads all of what it keeps, as much as --select-budget says: --kv-select {} "
+                    "has nothing to choose from",
+                    selector));
+  }
+  if (selection.adds_up() && selection.scores()) {
+    refuse(
+        fmt::format("--kv-keep heavy goes by the attention that tokens have had: of those that --kv-select {} does "
+                    "not read it is not seen",
+                    selector));
+  }
+  if (selection.adds_up() && (codec == KvCodec::kivi4 || codec == KvCodec::kivi2)) {
+    refuse(
+        fmt::format("--kv-keep heavy lets single tokens go: the {} of a page of --kv-type {} share the scales of "
+                    "their keys",
+                    kPageTokens, packs));
+  }
+  if (selection.adds_up() && codec != KvCodec::f16) {
+    refuse(fmt::format("--kv-keep heavy adds up attention over keys in half precision: --kv-type {} has none", packs));
+  }
+  if (selection.lets_go() && (selection.alpha > 0 || selection.top_p > 0)) {
+    refuse(fmt::format("{}: {} keeps as many tokens as --select-budget says, whatever their scores",
+                       selection.alpha > 0 ? "--select-alpha" : "--select-top-p", selection.flag()));
+  }
+  if (selection.repair && !selection.foretells()) {
+    refuse(fmt::format("--repair: {} foretells nothing that could be mended", selection.flag()));
+  }
+  if (selection.lets_go() && selection.check_every > 0) {
+    refuse(fmt::format("--check-every: what {} has let go cannot be read", selection.flag()));
+  }
+  if (codec != KvCodec::f16 && selection.on() && selection.granule_tokens != kGranuleTokens) {
+    refuse(fmt::format("--granule {}: packed pages (--kv-type {}) are read by {} tokens", selection.granule_tokens,
+                       packs, kGranuleTokens));
+  }
 }
 
 }  // namespace spillway

@@ -33,12 +33,11 @@ KvLayout kv_layout(const ModelSpec& spec, const Options& options) {
   KvLayout layout = pages_layout(spec, options);
   const KvSelection& selection = options.selection;
   if (!selection.on()) return layout;
-  layout.chosen = {choosing_layers(selection, spec), partial_key_format(selection, spec.shape),
-                   selection.granule_tokens};
-  if (layout.packed_layers() > 0 && selection.granule_tokens != kGranuleTokens) {
-    throw Error(ErrorKind::usage, fmt::format("--granule {}: packed pages (--kv-type {}) are read by {} tokens",
-                                              selection.granule_tokens, info(options.kv_codec).name, kGranuleTokens));
-  }
+  check_policy(selection, options.kv_codec);
+  layout.chosen = {.layers = choosing_layers(selection, spec),
+                   .partial = partial_key_format(selection, spec.shape),
+                   .bounds = selection.selector == KvSelector::bounds,
+                   .granule_tokens = selection.granule_tokens};
   return layout;
 }
 

@@ -50,8 +50,9 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   for (const Placed& one : parts_) p_.kv.advance(one.part.sequence, one.rows());
   if (const NextPass& next = input.next; !next.sequences.empty()) {
     const bool alone = next.sequences.size() == 1;
-    p_.kv_feed.begin_pass(next.sequences,
-                          alone ? reading(next.decodes, p_.kv.tokens(next.sequences[0]) + 1) : KvReading{});
+    p_.kv_feed.begin_pass(next.sequences, alone || !next.decodes
+                                              ? reading(next.decodes, p_.kv.tokens(next.sequences[0]) + 1)
+                                              : KvReading{});
   }
   if (!p_.spec.has_head()) return {x_, p_.compute.record(), &x_free_};
   head(input, on_logits);
@@ -93,7 +94,7 @@ void Pass::plan_feeds(const PassInput& input) {
   p_.weight_feed.begin_pass(head_sweeps(input.logit_rows()),
                             another ? head_sweeps(input.next.logit_rows) : WeightFeed::kNoPass);
   const Placed& first = parts_.front();
-  p_.kv_feed.begin_pass(sequences_, chooses() ? reading(first.part.decode, first.tokens()) : KvReading{});
+  p_.kv_feed.begin_pass(sequences_, reading(first.part.decode, first.tokens()));
 }
 
 void Pass::take_over(const Handover& from) {

@@ -147,6 +147,7 @@ class Pass {
   int attend_chosen(int layer, const Placed& one, const AttendShape& shape);
   int attend_spans(int layer, const Placed& one, const AttendShape& shape, int first_state);
   void attend_chunk(int layer, const Placed& one, const AttendShape& shape, int first_state);
+  void each_group(int layer, const Placed& one, const std::function<void(std::span<const KvSpan>)>& read);
   void attend_pending(const AttendShape& shape);
   void rotate_observed(int layer, PassObserver& observer, View table);
   void count_observed(uint64_t bytes);

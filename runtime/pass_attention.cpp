@@ -24,15 +24,17 @@ bool Pass::chooses() const {
   return false;
 }
 
+// Of a pass whose first part is so.
 KvReading Pass::reading(bool decode, int tokens) const {
-  return p_.rehearsal != nullptr && decode && p_.rehearsal->chooses(tokens) ? p_.rehearsal->reading(tokens)
-                                                                            : KvReading{};
+  if (p_.rehearsal == nullptr) return {};
+  return decode ? p_.rehearsal->reading(tokens) : p_.rehearsal->prompt_reading();
 }
 
 // The query of a later layer, from this one's input: by it that layer chooses among the KV while this one computes.
 void Pass::foretell(int layer, const Placed& one) {
   const TraceRange range(track_, "foretell");
   Rehearsal& r = *p_.rehearsal;
+  if (!r.scores()) return r.choose(layer, one.part.sequence, {}, one.tokens() - 1, one.tokens());
   const LayerVectors& v = p_.vectors.layers[layer];
   const View q = r.query();
   const LayerVectors& norm = p_.vectors.layers[r.norm_of(layer)];
@@ -138,10 +140,7 @@ int Pass::attend_chosen(int layer, const Placed& one, const AttendShape& shape) 
   Rehearsal& r = *p_.rehearsal;
   const SequenceId sequence = one.part.sequence;
   const int tokens = one.tokens();
-  if (!r.is_foretold(layer)) {
-    r.choose(layer, sequence, q_, tokens, tokens);
-    r.fetch(layer, sequence, tokens);
-  }
+  r.choose_truly(layer, sequence, q_, tokens);
   const bool checks = r.checks(layer, tokens);
   int states = 0;
   const auto read = [&](bool all) {
@@ -190,11 +189,23 @@ void Pass::attend_chunk(int layer, const Placed& one, const AttendShape& shape, 
   const View q = q_.slice_rows(one.first_row, one.rows());
   const View states = p_.workspace.states.slice_rows(first_state, one.rows());
   bool fresh = true;
+  each_group(layer, one, [&](std::span<const KvSpan> spans) {
+    p_.ops.attend_chunk(p_.compute, q, one.first_position, shape, spans, states, fresh);
+    fresh = false;
+  });
+  if (p_.rehearsal == nullptr || !p_.rehearsal->adds_up(layer)) return;
+  // Once more: what a query gives to each span is known when it has seen all.
+  each_group(layer, one, [&](std::span<const KvSpan> spans) {
+    p_.rehearsal->add_up(layer, one.part.sequence, q, one.first_position, spans, states);
+  });
+}
+
+// Each is read as it arrives.
+void Pass::each_group(int layer, const Placed& one, const std::function<void(std::span<const KvSpan>)>& read) {
   for (int left = p_.kv_feed.groups(layer, one.part.sequence); left > 0; --left) {
     KvGroup group = p_.kv_feed.next(layer, one.part.sequence, one.tokens());
     if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());
-    p_.ops.attend_chunk(p_.compute, q, one.first_position, shape, group.spans, states, fresh);
-    fresh = false;
+    read(group.spans);
     if (group.lease.moves()) group.lease.release(p_.compute.record());
   }
 }

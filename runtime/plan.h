@@ -39,21 +39,25 @@ struct Expected {
 // What choosing among the KV takes beside the pages, in bytes of the device where nothing else is said.
 struct SelectionPlan {
   KvSelection wishes;
-  int most = 0;           // granules that a KV head chooses at once; 0: decode steps read everything
-  int hot_slots = 0;      // of each layer and KV head; 0: all KV stays on the device
-  uint32_t sidecars = 0;  // page rows of layers that choose
-  uint64_t partial_keys = 0;
+  int most = 0;                 // granules that a KV head chooses at once; 0: decode steps read everything
+  int hot_slots = 0;            // of each layer and KV head; 0: all KV stays on the device
+  uint32_t sidecars = 0;        // page rows of layers that choose
+  uint64_t partial_keys = 0;    // or bounds of keys
   uint64_t key_scales = 0;      // of packed pages, wherever these are
   uint64_t query_matrices = 0;  // that foretell queries
   uint64_t directions = 0;      // of partial keys
   uint64_t workspace = 0;       // scores, weights, ids, places
+  int sequences = 1;            // open at once
+  uint64_t attention_sums = 0;  // of all of them: what each granule has had of the attention
   uint64_t hot_set = 0;
   StagingShape landing{0, 0};  // of reads from disk where it reaches device memory directly
   uint64_t host_bytes = 0;     // of the tier that host inputs lie in: ids and places on their way
   uint64_t lookup = 0;         // of the tier of the process: which granule is in which slot
 
   bool on() const { return most > 0; }
-  uint64_t fixed() const { return partial_keys + key_scales + query_matrices + directions + workspace; }
+  uint64_t fixed() const {
+    return partial_keys + key_scales + query_matrices + directions + workspace + attention_sums;
+  }
   uint64_t of_spilled() const { return hot_set + landing.bytes(); }
   uint64_t on_device() const { return fixed() + of_spilled(); }
 };

@@ -99,7 +99,8 @@ void PlanSizes::size_selection() {
   StagingShape landing{0, 0};
   if (!staged) landing = {room_ == Room::least ? kLeastLanding : kLeastPiece, kLandingPieces};
   kv.layout.chosen = choosing_;
-  selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew, positions, kv.rows_per_layer());
+  selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew,
+                             {positions, kv.rows_per_layer(), in_.options.sequences});
   if (!selection.on()) kv.layout.chosen = {};  // nor is anything kept beside the pages
   spilled_selection = selection;
   add_hot_set(spilled_selection, kv.layout, positions, landing);

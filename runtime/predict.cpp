@@ -137,7 +137,10 @@ KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
       outside += std::max(0, rows - plan.kv_choosing_rows_per_layer) * row_bytes;
       sum.fetched.push_back(0);
       const uint64_t granule = layout.granule_bytes(packed);
-      const double missed = kMissed * layout.format.kv_heads * choice.count;
+      // Of what is kept all is there, but for what has just left the device.
+      const double missed =
+          layout.format.kv_heads *
+          (plan.selection.wishes.lets_go() ? 1.0 / layout.chosen.granule_tokens : kMissed * choice.count);
       granules += missed * static_cast<double>(granule);
       blocks +=
           missed * static_cast<double>(packed ? align_up(granule, kDiskAlign) : 2 * align_up(granule / 2, kDiskAlign));

@@ -140,6 +140,7 @@ class WindowRun {
     cost.decode =
         timed(window_.steps, [&] { given(base, [&](size_t step, std::span<const float> row) { take(step, row); }); });
     cost.chosen = engine_.chosen_counts().since(before);
+    cost.kv_kept = kept_;
     if (window_.greedy > 0) compare_greedy(base);
     if (window_.checks) cost.missed = look(base);
     engine_.close_sequence(base);
@@ -162,6 +163,7 @@ class WindowRun {
       on_row(i, engine_.decode(fork.id(), tokens[i], i + 1 < tokens.size()));
       steps_.did(1);
     }
+    kept_ = engine_.kv_kept(fork.id());
   }
 
   void take(size_t step, std::span<const float> row) {
@@ -200,6 +202,7 @@ class WindowRun {
   ReferenceRows& reference_;
   QualityTally* tally_;
   Steps steps_;
+  uint64_t kept_ = 0;  // bytes of pages that the last sequence of given tokens had at its end
 };
 
 }  // namespace

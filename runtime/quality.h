@@ -59,6 +59,7 @@ struct QualityWindow {
 struct QualityCost {
   PhaseCost prefill, decode;  // of the teacher-forced steps alone
   ChosenCounts chosen;        // of these steps
+  uint64_t kv_kept = 0;       // bytes of the pages that there are at the end of these steps, in any tier
   MissedMass missed;          // where every step read everything (the trajectory of the full attention)
 };
 

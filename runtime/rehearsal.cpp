@@ -28,11 +28,19 @@ Rehearsal::Rehearsal(const RehearsalParts& parts)
   const KvLayout& layout = parts.kv.layout();
   const KvFormat& format = layout.format;
   const int rank = layout.chosen.partial.rank;
-  SelectionWorkspace::cut(parts.spec, layout, parts.plan.most, parts.context, parts.workspace.data(), &workspace_);
+  const KvSelection& wishes = parts.plan.wishes;
+  SelectionWorkspace::cut(parts.spec, layout, {parts.plan.most, parts.context, wishes.ahead + 1},
+                          parts.workspace.data(), &workspace_);
   host_ = SelectionHost::of(parts.spec, parts.plan.wishes, parts.plan.most, parts.context, parts.host.data());
   chosen_.resize(static_cast<size_t>(host_.choices));
   queries_.resize(static_cast<size_t>(layout.layers));
   basis_.resize(static_cast<size_t>(layout.layers));
+  owners_.assign(static_cast<size_t>(parts.plan.sequences), -1);
+  for (int layer = 0, number = 0; layer < layout.layers; ++layer) {
+    numbers_.push_back(number);
+    number += layout.chooses(layer) ? 1 : 0;
+  }
+  if (rank == 0) return;
   std::byte* at = parts.query_matrices.data();
   int sets = 0;
   for (int layer = 0; layer < layout.layers; ++layer) {
@@ -80,7 +88,7 @@ void Rehearsal::load(Device& device, const Checkpoint& model, std::span<std::byt
   std::vector<std::byte> read;
   for (size_t layer = 0; layer < queries_.size(); ++layer) {
     const int number = static_cast<int>(layer);
-    if (!chooses_in(number)) continue;
+    if (!chooses_in(number) || basis_[layer].keys.rows == 0) continue;
     const HostKeyBasis basis = basis_of(number);
     put(basis.keys, basis_[layer].keys);
     put(basis.queries, basis_[layer].queries);
@@ -102,14 +110,15 @@ void Rehearsal::load(Device& device, const Checkpoint& model, std::span<std::byt
 }
 
 bool Rehearsal::chooses(int tokens) const {
-  const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
-  return choice.count < choice.granules;
+  return spillway::chooses(p_.plan.wishes, granule_choice(p_.plan.wishes, tokens));
 }
 
 KvReading Rehearsal::reading(int tokens) const {
   if (!chooses(tokens)) return {};
   const KvSelection& wishes = p_.plan.wishes;
-  return {true, checked_layer(wishes, p_.kv.layout().chosen.layers, tokens), only_check_};
+  return {.chooses = true,
+          .checked_layer = checked_layer(wishes, p_.kv.layout().chosen.layers, tokens),
+          .checks_all = only_check_};
 }
 
 bool Rehearsal::checks(int layer, int tokens) const { return only_check_ || layer == reading(tokens).checked_layer; }
@@ -124,6 +133,7 @@ AttendShape Rehearsal::shape_of(int layer) const {
 }
 
 void Rehearsal::keep_keys(int layer, const KvGrowth& growth) {
+  if (!scores()) return;
   runs_.clear();
   for (size_t i = 0; i < growth.runs.size(); ++i) {
     const AppendRun& run = growth.runs[i];
@@ -131,7 +141,9 @@ void Rehearsal::keep_keys(int layer, const KvGrowth& growth) {
   }
   KvFormat format = p_.kv.layout().format;
   format.codec = KvCodec::f16;
-  p_.ops.partial_keys(p_.compute, format, p_.kv.layout().chosen.partial, basis_[layer], runs_);
+  const KvChosen& chosen = p_.kv.layout().chosen;
+  if (chosen.bounds) return p_.ops.key_bounds(p_.compute, format, chosen.granule_tokens, runs_);
+  p_.ops.partial_keys(p_.compute, format, chosen.partial, basis_[layer], runs_);
 }
 
 // Without the scales of its keys, which all its tokens share, no granule of a page can be read by itself.
@@ -150,21 +162,77 @@ void Rehearsal::keep_heads(int layer, const KvPacking& packing) {
   p_.compute.gather(heads_);
 }
 
-void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tokens) {
-  const TraceRange range(track_, "choose");
+View Rehearsal::ids_of(int layer, int count) const {
+  const int heads = p_.spec.shape.kv_heads;
+  return workspace_.ids.slice_rows(int64_t{layer} % host_.choices * heads, heads).slice_cols(0, count);
+}
+
+View Rehearsal::sums_of(int layer, SequenceId sequence) {
+  auto owner = std::find(owners_.begin(), owners_.end(), sequence);
+  if (owner == owners_.end()) owner = std::find(owners_.begin(), owners_.end(), -1);
+  SPILLWAY_CHECK(owner != owners_.end());
+  *owner = sequence;
   const KvLayout& layout = p_.kv.layout();
-  const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
-  p_.kv.sidecars(sequence, layer, rows_);
-  rows_.resize(static_cast<size_t>(page_rows(keys)));
+  std::byte* at = p_.sums.data() +
+                  static_cast<uint64_t>(owner - owners_.begin()) * attention_sum_bytes(layout, p_.context) +
+                  static_cast<uint64_t>(numbers_[layer]) * layer_sum_bytes(layout, p_.context);
+  return View::dense(at, DType::f32, layout.format.kv_heads, workspace_.weights.cols);
+}
+
+void Rehearsal::forked(SequenceId from, SequenceId to) {
+  const auto owner = std::find(owners_.begin(), owners_.end(), from);
+  if (!p_.plan.wishes.adds_up() || owner == owners_.end()) return;
+  const auto place = std::find(owners_.begin(), owners_.end(), -1);
+  SPILLWAY_CHECK(place != owners_.end());
+  *place = to;
+  const uint64_t bytes = attention_sum_bytes(p_.kv.layout(), p_.context);
+  p_.compute.copy(p_.sums.data() + static_cast<uint64_t>(place - owners_.begin()) * bytes,
+                  p_.sums.data() + static_cast<uint64_t>(owner - owners_.begin()) * bytes, bytes);
+}
+
+void Rehearsal::closed(SequenceId sequence) { std::replace(owners_.begin(), owners_.end(), sequence, SequenceId{-1}); }
+
+void Rehearsal::add_up(int layer, SequenceId sequence, View q, int first_position, std::span<const KvSpan> spans,
+                       View states) {
+  p_.ops.sum_attention(p_.compute, q, first_position, shape_of(layer), spans, states,
+                       p_.kv.layout().chosen.granule_tokens, sums_of(layer, sequence));
+}
+
+// Views of the same memory in every step, so that the calls can be replayed. The new token's own granule, where it is
+// not scored, is among the newest, which no weight decides.
+void Rehearsal::score(int layer, View q, int keys, View weights) {
+  const KvLayout& layout = p_.kv.layout();
   const int size = layout.chosen.granule_tokens;
-  // Views of the same memory in every step, so that the calls can be replayed. The new token's own granule, where it is
-  // not scored, is among the newest, which no weight decides.
-  const View weights = workspace_.weights.slice_cols(0, choice.granules);
+  if (layout.chosen.bounds) {
+    const View scores = workspace_.scores.slice_cols(0, weights.cols);
+    return p_.ops.score_bounds(p_.compute, q, shape_of(layer), rows_, keys, size, scores, weights);
+  }
   const View scores = workspace_.scores.slice_cols(0, score_columns(layout.chosen.partial, keys));
-  const View ids = workspace_.ids.slice_cols(0, choice.count);
   p_.ops.score_keys(p_.compute, q, shape_of(layer), layout.chosen.partial, basis_[layer], rows_, keys, size, scores,
-                    weights.slice_cols(0, (keys + size - 1) / size));
-  p_.ops.choose_granules(p_.compute, weights, choice, ids);
+                    weights);
+}
+
+void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tokens) {
+  const KvSelection& wishes = p_.plan.wishes;
+  if (wishes.keep == KvRetention::window) return;  // the host knows what is in it
+  const TraceRange range(track_, "choose");
+  GranuleChoice choice = granule_choice(wishes, tokens);
+  View weights;
+  if (wishes.adds_up()) {
+    weights = sums_of(layer, sequence);
+  } else {
+    const int size = p_.kv.layout().chosen.granule_tokens;
+    p_.kv.sidecars(sequence, layer, rows_);
+    rows_.resize(static_cast<size_t>(page_rows(keys)));
+    weights = workspace_.weights;
+    choice.scored = (keys + size - 1) / size;
+    score(layer, q, keys, weights.slice_cols(0, choice.scored));
+    if (wishes.alpha > 0) choice.of_largest = static_cast<float>(std::exp(-wishes.alpha));
+    const int group = p_.spec.shape.heads / p_.spec.shape.kv_heads;
+    if (wishes.top_p > 0) choice.mass = static_cast<float>(wishes.top_p * group);
+  }
+  const View ids = ids_of(layer, choice.count);
+  p_.ops.choose_granules(p_.compute, weights.slice_cols(0, choice.granules), choice, ids);
   const int slot = layer % host_.choices;
   const uint64_t bytes = static_cast<uint64_t>(ids.rows) * ids.stride;
   p_.compute.copy(host_.ids(slot), ids.data, bytes);
@@ -172,17 +240,43 @@ void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tok
   chosen_[slot] = p_.compute.record();
 }
 
-void Rehearsal::fetch(int layer, SequenceId sequence, int tokens) {
-  const TraceRange range(track_, "wait for the choice");
-  const int slot = layer % host_.choices;
-  chosen_[slot].wait();
-  const int count = granule_choice(p_.plan.wishes, tokens).count;
-  ids_.clear();
+// The first ones and the last ones, of every KV head.
+void Rehearsal::take_window(const GranuleChoice& choice) {
   for (int head = 0; head < p_.spec.shape.kv_heads; ++head) {
-    const int32_t* row = host_.ids(slot) + int64_t{head} * p_.plan.most;
-    ids_.insert(ids_.end(), row, row + count);
+    for (int id = 0; id < choice.granules; ++id) {
+      if (choice.count == choice.granules || id < choice.first || id >= choice.granules - choice.last) {
+        ids_.push_back(id);
+      }
+    }
   }
-  p_.feed.fetch(sequence, layer, ids_, tokens);
+}
+
+void Rehearsal::fetch(int layer, SequenceId sequence, int tokens, Cause cause) {
+  const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
+  ids_.clear();
+  if (p_.plan.wishes.keep == KvRetention::window) {
+    take_window(choice);
+  } else {
+    const TraceRange range(track_, "wait for the choice");
+    const int slot = layer % host_.choices;
+    chosen_[slot].wait();
+    for (int head = 0; head < p_.spec.shape.kv_heads; ++head) {
+      const int32_t* row = host_.ids(slot) + int64_t{head} * p_.plan.most;
+      ids_.insert(ids_.end(), row, row + choice.count);
+    }
+  }
+  p_.feed.fetch(sequence, layer, ids_, tokens, cause);
+  // Where every step reads everything, to be looked at, nothing may go.
+  if (p_.plan.wishes.lets_go() && !only_check_) let_go(layer, sequence, tokens);
+}
+
+// A page goes when no KV head keeps a token of it.
+void Rehearsal::let_go(int layer, SequenceId sequence, int tokens) {
+  const int in_row = kPageTokens / p_.kv.layout().chosen.granule_tokens;
+  stays_.assign(static_cast<size_t>(page_rows(tokens)), false);
+  for (const int32_t id : ids_) stays_[static_cast<size_t>(id / in_row)] = true;
+  if (std::find(stays_.begin(), stays_.end(), false) == stays_.end()) return;
+  p_.kv.let_go(sequence, layer, stays_, p_.compute.record());
 }
 
 int Rehearsal::attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens) {
@@ -199,6 +293,11 @@ int Rehearsal::attend(int layer, SequenceId sequence, View q, const AttendShape&
   p_.compute.wait_for(ready);
   const SelectedKv chosen{workspace_.places, count, p_.kv.layout().chosen.granule_tokens};
   p_.ops.attend_selected(p_.compute, q, shape, chosen, states.slice_rows(0, chosen.states()));
+  if (p_.plan.wishes.adds_up()) {
+    const View sums = sums_of(layer, sequence).slice_cols(0, granule_choice(p_.plan.wishes, tokens).granules);
+    p_.ops.sum_selected(p_.compute, q, shape_of(layer), chosen, ids_of(layer, count),
+                        states.slice_rows(0, chosen.states()), tokens, sums);
+  }
   return chosen.states();
 }
 

@@ -1,6 +1,8 @@
 // Rehearsal: what a decode step does where layers read chosen granules of the KV alone (InfiniGen, arXiv 2406.19707,
 // sections 4.2 and 4.3): it keeps the partial keys of every token on the device, scores them with a layer's query,
-// foretold from the input of an earlier layer where it can be, and lets what was chosen be fetched meanwhile.
+// foretold from the input of an earlier layer where it can be, and lets what was chosen be fetched meanwhile. The
+// policies that it is compared with go the same way: by bounds of keys in place of partial ones, or, where tokens are
+// let go (KvRetention), by the attention that they have had or by their positions alone.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +32,7 @@ struct RehearsalParts {
   Stream& compute;
   KvCache& kv;
   ChosenFeed& feed;
-  std::span<std::byte> query_matrices, directions, workspace, host;  // as large as the plan says
+  std::span<std::byte> query_matrices, directions, sums, workspace, host;  // as large as the plan says
   int context = 0;
   Traffic& traffic;  // counts choices and places
   bool far = false;  // where the device's memory is not the host's
@@ -54,6 +56,8 @@ class Rehearsal {
   // Whether a decode step over `tokens` positions, its own among them, chooses; and in which layers.
   bool chooses(int tokens) const;
   KvReading reading(int tokens) const;
+  // How a prompt reads the layers: those whose attention is added up, twice.
+  KvReading prompt_reading() const { return {.adds_up = p_.plan.wishes.adds_up()}; }
   bool chooses_in(int layer) const { return p_.kv.layout().chooses(layer); }
   // The layer whose query the input of `layer` foretells; none: below 0.
   int foretold_by(int layer) const;
@@ -62,6 +66,9 @@ class Rehearsal {
     return p_.plan.wishes.selector == KvSelector::infinigen ? layer - p_.plan.wishes.ahead : layer;
   }
   bool is_foretold(int layer) const { return foretold(p_.plan.wishes, layer); }
+  bool adds_up(int layer) const { return p_.plan.wishes.adds_up() && chooses_in(layer); }
+  // Whether a choice takes a query; else choose() is given none.
+  bool scores() const { return p_.plan.wishes.scores(); }
 
   // Places of the foretold layer's input, normalised, and of its query; the matrix between them and its bias, which has
   // no data where the model's own serves.
@@ -70,15 +77,28 @@ class Rehearsal {
   View matrix(int layer) const { return queries_[layer].matrix; }
   View bias(int layer) const { return queries_[layer].bias; }
 
-  // After an append: the partial keys of new tokens; and the heads of pages that have been packed.
+  // After an append: the partial keys of new tokens, or the bounds; and the heads of pages that have been packed.
   void keep_keys(int layer, const KvGrowth& growth);
   void keep_heads(int layer, const KvPacking& packing);
+
+  // After a chunk has attended, in `states` over all spans, its spans once more: adds up what each granule has had.
+  void add_up(int layer, SequenceId sequence, View q, int first_position, std::span<const KvSpan> spans, View states);
+  // A sequence's sums are copied with it, and their place is another's after it.
+  void forked(SequenceId from, SequenceId to);
+  void closed(SequenceId sequence);
 
   // A step over `tokens` positions, in the order of calls. Scores the partial keys of the first `keys` positions with
   // the layer's query q [1 x heads * head_dim], rotated, and chooses.
   void choose(int layer, SequenceId sequence, View q, int keys, int tokens);
-  // Waits for the choice, the one thing that the host waits for, and starts the fetches of what is missing.
-  void fetch(int layer, SequenceId sequence, int tokens);
+  // Waits for the choice, the one thing that the host waits for, and starts the fetches of what is missing. Pages of
+  // which nothing is kept are free from now on.
+  void fetch(int layer, SequenceId sequence, int tokens, Cause cause = Cause::kv_fetch);
+  // Chooses by the layer's own query, and fetches: where nothing has foretold it, or what was foretold is mended.
+  void choose_truly(int layer, SequenceId sequence, View q, int tokens) {
+    if (is_foretold(layer) && !p_.plan.wishes.repair) return;
+    choose(layer, sequence, q, tokens, tokens);
+    fetch(layer, sequence, tokens, is_foretold(layer) ? Cause::kv_repair : Cause::kv_fetch);
+  }
   // The states of what was chosen; returns how many.
   int attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens);
 
@@ -100,6 +120,11 @@ class Rehearsal {
     View matrix, bias;
   };
   AttendShape shape_of(int layer) const;
+  void score(int layer, View q, int keys, View weights);
+  View sums_of(int layer, SequenceId sequence);  // [kv_heads x granules]
+  View ids_of(int layer, int count) const;
+  void take_window(const GranuleChoice& choice);
+  void let_go(int layer, SequenceId sequence, int tokens);
   HostKeyBasis basis_of(int layer) const;
 
   RehearsalParts p_;
@@ -113,6 +138,9 @@ class Rehearsal {
   int table_ = 0;
   int64_t seen_[2] = {};  // rows of states looked at: of what was chosen, of everything
   MissedMass missed_;
+  std::vector<SequenceId> owners_;      // of the places of sums; below 0: nobody's
+  std::vector<int> numbers_;            // of layers among those that choose
+  std::vector<bool> stays_;             // of the layer's rows in turn
   std::vector<const std::byte*> rows_;  // of the layer in turn
   std::vector<int32_t> ids_;
   std::vector<PartialKeyRun> runs_;

@@ -6,11 +6,19 @@
 #include "prefetch/chosen_feed.h"
 
 namespace spillway {
+namespace {
 
-uint64_t SelectionWorkspace::cut(const ModelSpec& spec, const KvLayout& layout, int most, int context,
+int granules_of(const KvLayout& layout, int context) {
+  return (context + layout.chosen.granule_tokens - 1) / layout.chosen.granule_tokens;
+}
+
+}  // namespace
+
+uint64_t SelectionWorkspace::cut(const ModelSpec& spec, const KvLayout& layout, const SelectionRoom& room,
                                  std::byte* memory, SelectionWorkspace* out) {
   const ModelShape& shape = spec.shape;
-  const int size = layout.chosen.granule_tokens;
+  const int granules = granules_of(layout, room.context);
+  const bool partial = layout.chosen.partial.rank > 0;
   uint64_t used = 0;
   const auto take = [&](uint64_t bytes) {
     std::byte* piece = memory == nullptr ? nullptr : memory + used;
@@ -23,10 +31,13 @@ uint64_t SelectionWorkspace::cut(const ModelSpec& spec, const KvLayout& layout, 
   SelectionWorkspace w;
   w.h = matrix(DType::f32, 1, shape.hidden);
   w.q = matrix(DType::f32, 1, shape.q_width());
-  w.scores = matrix(DType::f32, shape.heads, score_columns(layout.chosen.partial, context));
-  w.weights = matrix(DType::f32, shape.kv_heads, (context + size - 1) / size);
-  w.ids = matrix(DType::i32, shape.kv_heads, most);
-  w.places = reinterpret_cast<GranulePlace*>(take(sizeof(GranulePlace) * shape.kv_heads * most));
+  w.scores = matrix(DType::f32, shape.heads,
+                    partial                ? score_columns(layout.chosen.partial, room.context)
+                    : layout.chosen.bounds ? granules
+                                           : 0);
+  w.weights = matrix(DType::f32, shape.kv_heads, granules);
+  w.ids = matrix(DType::i32, int64_t{room.choices} * shape.kv_heads, room.most);
+  w.places = reinterpret_cast<GranulePlace*>(take(sizeof(GranulePlace) * shape.kv_heads * room.most));
   if (out != nullptr) *out = w;
   return used;
 }
@@ -49,12 +60,15 @@ const SkewLayer* corrected(const ModelSpec& spec, const KvSelection& selection, 
 }
 
 TensorInfo query_matrix(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer) {
-  if (!foretold(selection, layer)) return {};
+  if (!selection.foretells() || !foretold(selection, layer)) return {};
   const SkewLayer* kept = corrected(spec, selection, skew, layer);
   return kept != nullptr ? kept->matrix : spec.layers[layer].q;
 }
 
-int direction_sets(const KvLayout& layout, const Skew* skew) { return skew == nullptr ? 1 : layout.choosing_layers(); }
+int direction_sets(const KvLayout& layout, const Skew* skew) {
+  if (layout.chosen.partial.rank == 0) return 0;
+  return skew == nullptr ? 1 : layout.choosing_layers();
+}
 
 uint64_t direction_bytes(const KvLayout& layout) {
   const KvFormat& format = layout.format;
@@ -63,12 +77,26 @@ uint64_t direction_bytes(const KvLayout& layout) {
   return align_up(floats * sizeof(float), 64);
 }
 
+uint64_t layer_sum_bytes(const KvLayout& layout, int context) {
+  return align_up(row_bytes(DType::f32, granules_of(layout, context)) * layout.format.kv_heads, 64);
+}
+
+uint64_t attention_sum_bytes(const KvLayout& layout, int context) {
+  return static_cast<uint64_t>(layout.choosing_layers()) * layer_sum_bytes(layout, context);
+}
+
 SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection, const KvLayout& layout,
-                             const Skew* skew, int context, int rows) {
+                             const Skew* skew, const SelectionScale& scale) {
   SelectionPlan plan{.wishes = selection};
+  const int context = scale.context;
   plan.most = layout.choosing_layers() == 0 ? 0 : most_granules(selection, context);
   if (!plan.on()) return plan;
-  plan.sidecars = static_cast<uint32_t>(rows) * static_cast<uint32_t>(layout.choosing_layers());
+  plan.sequences = scale.sequences;
+  if (selection.adds_up()) {
+    plan.attention_sums =
+        align_up(static_cast<uint64_t>(scale.sequences) * attention_sum_bytes(layout, context), kDiskAlign);
+  }
+  plan.sidecars = static_cast<uint32_t>(scale.rows) * static_cast<uint32_t>(layout.choosing_layers());
   plan.key_scales = plan.sidecars * layout.heads_bytes();
   plan.partial_keys = align_up(plan.sidecars * layout.sidecar_bytes(), kDiskAlign) - plan.key_scales;
   for (int layer = 0; layer < layout.layers; ++layer) {
@@ -79,20 +107,21 @@ SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection
   }
   plan.query_matrices = align_up(plan.query_matrices, kDiskAlign);
   plan.directions = align_up(static_cast<uint64_t>(direction_sets(layout, skew)) * direction_bytes(layout), kDiskAlign);
-  plan.workspace = align_up(SelectionWorkspace::cut(spec, layout, plan.most, context, nullptr, nullptr), kDiskAlign);
+  plan.workspace = align_up(
+      SelectionWorkspace::cut(spec, layout, {plan.most, context, selection.ahead + 1}, nullptr, nullptr), kDiskAlign);
   plan.host_bytes = align_up(SelectionHost::of(spec, selection, plan.most, context, nullptr).bytes(), kDiskAlign);
   return plan;
 }
 
 void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, const StagingShape& landing) {
   if (!plan.on()) return;
-  const int size = layout.chosen.granule_tokens;
-  const int granules = (context + size - 1) / size;
+  const int granules = granules_of(layout, context);
   const auto wanted = static_cast<int>(std::lround(plan.wishes.hot_slots * plan.most));
   plan.hot_slots = std::clamp(wanted, plan.most, granules);
   plan.hot_set = align_up(ChosenFeed::hot_bytes(layout, plan.hot_slots), kDiskAlign);
   plan.landing = landing;
-  plan.lookup = HotSet::bytes(layout.choosing_layers() * layout.format.kv_heads, granules, plan.hot_slots);
+  plan.lookup =
+      HotSet::bytes(layout.choosing_layers() * layout.format.kv_heads, granules * plan.sequences, plan.hot_slots);
 }
 
 }  // namespace spillway

@@ -13,17 +13,23 @@
 
 namespace spillway {
 
-// All views are f32 but `ids`. most: granules that a KV head chooses at once.
+struct SelectionRoom {
+  int most = 0;  // granules that a KV head chooses at once
+  int context = 0;
+  int choices = 1;  // on their way at once
+};
+
+// All views are f32 but `ids`.
 struct SelectionWorkspace {
   View h;                          // [1 x hidden] the input of the layer that is foretold, normalised
   View q;                          // [1 x heads * head_dim] its query
-  View scores;                     // [heads x score_columns] scratch of Ops::score_keys
+  View scores;                     // [heads x score_columns] scratch of Ops::score_keys, [heads x granules] of bounds
   View weights;                    // [kv_heads x granules]
-  View ids;                        // [kv_heads x most] i32
+  View ids;                        // [choices * kv_heads x most] i32: of as many layers as are on their way at once
   GranulePlace* places = nullptr;  // [kv_heads x most]
 
   // Cuts it from `memory`; with null memory only counts. Returns the bytes used.
-  static uint64_t cut(const ModelSpec& spec, const KvLayout& layout, int most, int context, std::byte* memory,
+  static uint64_t cut(const ModelSpec& spec, const KvLayout& layout, const SelectionRoom& room, std::byte* memory,
                       SelectionWorkspace* out);
 };
 
@@ -53,14 +59,22 @@ const SkewLayer* corrected(const ModelSpec& spec, const KvSelection& selection, 
 // The matrix that foretells the query of a layer: the skew's, or the model's own. No columns where nothing foretells
 // it.
 TensorInfo query_matrix(const ModelSpec& spec, const KvSelection& selection, const Skew* skew, int layer);
-// Sets of directions that are kept: one for each layer that chooses, or one for all.
+// Sets of directions that are kept: one for each layer that chooses, or one for all; none without partial keys.
 int direction_sets(const KvLayout& layout, const Skew* skew);
 uint64_t direction_bytes(const KvLayout& layout);  // of a set
+// What each granule of each KV head has had of the attention, of a sequence: of one layer [kv_heads x granules] f32,
+// and of all that choose.
+uint64_t layer_sum_bytes(const KvLayout& layout, int context);
+uint64_t attention_sum_bytes(const KvLayout& layout, int context);
 
-// What choosing takes with `rows` page rows of each layer, where all KV stays on the device; nothing where no step of
-// so many positions chooses. The hot set comes with KV that does not: hot_set_of().
+// Positions, page rows of each layer, and sequences that share them.
+struct SelectionScale {
+  int context = 0, rows = 0, sequences = 1;
+};
+// What choosing takes where all KV stays on the device; nothing where no step of so many positions chooses. The hot set
+// comes with KV that does not: add_hot_set().
 SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection, const KvLayout& layout,
-                             const Skew* skew, int context, int rows);
+                             const Skew* skew, const SelectionScale& scale);
 // Adds what KV outside the device asks for; landing: of reads from disk.
 void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, const StagingShape& landing);
 

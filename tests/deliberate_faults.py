@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Puts mistakes into a copy of the sources, one at a time, and shows which test of the emulated CUDA device finds each.
+"""Puts mistakes into a copy of the sources, one at a time, and shows which test finds each: on the emulated CUDA device, and
+in a rehearsal of KV that looks sound and is not.
 
     tests/deliberate_faults.py [--work DIR] [--only WORDS] [--table FILE]
     tests/deliberate_faults.py --check      only whether each fault can still be put in: what it replaces stands there once
@@ -21,6 +22,9 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ("kernels_tests", "Cuda*:*OpGrid*cuda_emulated*")
 ENGINE = ("runtime_tests", "CudaPlacement*:CudaGraphs*")
+MASS = ("runtime_tests", "RehearsalMass*:RehearsalExact*")
+CHOICE = ("runtime_tests", "KvSelection*")
+SCORES = ("kernels_tests", "*OpGridSelection.Scores*cpu*")
 SECONDS = 400  # of one run of the tests: what hangs is found too, and said
 
 
@@ -86,20 +90,36 @@ FAULTS = [
     Fault("missing event wait", "`Pass`: a product does not wait for its weights",
           "runtime/pass.cpp",
           "    if (lease.moves()) p_.compute.wait_for(lease.ready());\n    MatmulPart", "    MatmulPart", ENGINE),
-    Fault("missing event wait", "`Pass`: a decode step's attention does not wait for its pages",
+    Fault("missing event wait", "`Pass`: attention does not wait for its pages",
           "runtime/pass_attention.cpp",
-          "    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());\n    for (const", "    for (const",
-          ENGINE),
-    Fault("missing event wait", "`Pass`: a chunk's attention does not wait for its pages",
-          "runtime/pass_attention.cpp",
-          "    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());\n    p_.ops.attend_chunk(",
-          "    p_.ops.attend_chunk(", ENGINE),
+          "    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());\n    read(", "    read(", ENGINE),
     Fault("missing event", "`Pass`: weights are given back before they have been read",
           "runtime/pass.cpp",
           "if (lease.moves()) lease.release(p_.compute.record());", "if (lease.moves()) lease.release(Event{});", ENGINE),
     Fault("stale graph", "`CudaReplay`: a graph is launched whatever its calls' arguments",
           "kernels/cuda_replay.cpp",
           "if (run.calls != calls_) continue;", "if (run.calls.size() != calls_.size()) continue;", ENGINE),
+    Fault("wrong rehearsal", "the basis of another layer", "runtime/rehearsal.cpp",
+          "int number = p_.spec.layers[layer].from_start;", "int number = p_.spec.layers[layer].from_start - 1;", MASS),
+    Fault("wrong rehearsal", "the basis of another KV head", "kernels/cpu/key_scores.cpp",
+          "call.basis.queries.row(kv_head * call.format.rank);",
+          "call.basis.queries.row((call.format.kv_heads - 1 - kv_head) * call.format.rank);", MASS),
+    Fault("wrong rehearsal", "a query that is not turned to its position", "runtime/pass_attention.cpp",
+          "if (!rotations_.empty()) {\n    p_.ops.rotate(p_.compute, q,", "if (false) {\n    p_.ops.rotate(p_.compute, q,",
+          MASS),
+    Fault("wrong rehearsal", "the input of an earlier layer or token", "runtime/pass_attention.cpp",
+          "  norm_for_matmul(x_, norm.attn_norm, norm.attn_norm_bias, r.input());\n", "", MASS),
+    Fault("wrong rehearsal", "the bias of the queries forgotten", "runtime/pass_attention.cpp",
+          "  add_bias(q, r.bias(layer).data != nullptr ? r.bias(layer) : v.q_bias);\n", "", MASS),
+    Fault("wrong rehearsal", "query heads dealt out to the KV heads one by one", "kernels/cpu/key_scores.cpp",
+          "call.q.f32() + kv_head * group * head_dim;\n  product.x_stride = ",
+          "call.q.f32() + kv_head * head_dim;\n  product.x_stride = static_cast<uint64_t>(call.format.kv_heads) * ", MASS),
+    Fault("wrong rehearsal", "a group's weights added up, not their shares of softmaxes", "kernels/cpu/key_scores.cpp",
+          "shares[2 * i] /= total;", "shares[2 * i] /= 1.0f;", SCORES),
+    Fault("wrong rehearsal", "sinks not always chosen", "runtime/kv_selection.cpp",
+          "const int first = (kSinkTokens + size - 1) / size;", "const int first = 0 * size;", CHOICE),
+    Fault("wrong rehearsal", "the newest tokens not always chosen", "runtime/kv_selection.cpp",
+          "  int last = recent;\n", "  int last = 0;\n", CHOICE),
 ]
 
 

@@ -6,10 +6,12 @@
 #include <vector>
 
 #include "kernels/cpu/attention_columns.h"
+#include "kernels/cpu/attention_sums.h"
 #include "kernels/cpu/candidates.h"
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/cpu/expert_routes.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/key_bounds.h"
 #include "kernels/cpu/key_scores.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/cpu/pack_page.h"
@@ -217,6 +219,50 @@ class CpuOps final : public Ops {
     });
   }
 
+  void key_bounds(Stream& stream, const KvFormat& kv, int granule_tokens,
+                  std::span<const PartialKeyRun> runs) override {
+    check_key_bounds(kv, granule_tokens, runs);
+    SPILLWAY_CHECK(kv.head_dim <= kMostHeadDim);
+    enqueue(stream, "key_bounds", [=, this, copies = std::vector<PartialKeyRun>(runs.begin(), runs.end())] {
+      const KeyBoundsFormat format{kv.kv_heads, kv.head_dim, granule_tokens};
+      each_row(static_cast<int64_t>(copies.size()) * kv.kv_heads, int64_t{kPageTokens} * kv.head_dim, [&](int64_t i) {
+        spillway::key_bounds(kernels_, kv, format, copies[i / kv.kv_heads], static_cast<int>(i % kv.kv_heads));
+      });
+    });
+  }
+
+  void score_bounds(Stream& stream, View q, const AttendShape& shape, std::span<const std::byte* const> rows,
+                    int tokens, int granule_tokens, View scores, View weights) override {
+    check_score_bounds({q, shape, rows, tokens, granule_tokens, scores, weights});
+    SPILLWAY_CHECK(shape.format.head_dim <= kMostHeadDim);
+    const KeyBoundsFormat format{shape.format.kv_heads, shape.format.head_dim, granule_tokens};
+    ScoreBoundsCall call{q, shape, format, {rows.begin(), rows.end()}, scores, weights};
+    enqueue(stream, "score_bounds", [this, call = std::move(call)] { run_score_bounds(kernels_, team_, call); });
+  }
+
+  void sum_attention(Stream& stream, View q, int first_position, const AttendShape& shape,
+                     std::span<const KvSpan> spans, View states, int granule_tokens, View sums) override {
+    check_sum_attention(q, shape, spans, states, granule_tokens, sums);
+    check_heads(shape);
+    SumAttentionCall call{q, first_position, shape, {spans.begin(), spans.end()}, states, granule_tokens, sums};
+    enqueue(stream, "sum_attention", [this, call = std::move(call)] {
+      const std::lock_guard lock(scratch_in_use_);
+      run_sum_attention(kernels_, team_, call, [&](int worker) { return worker_floats(worker, call.shape); });
+    });
+  }
+
+  void sum_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View ids, View states,
+                    int tokens, View sums) override {
+    check_sum_selected({q, shape, kv, ids, states, tokens, sums});
+    check_heads(shape);
+    enqueue(stream, "sum_selected", [this, call = SumSelectedCall{q, shape, kv, ids, states, tokens, sums}] {
+      const std::lock_guard lock(scratch_in_use_);
+      run_tasks(call.shape.format.kv_heads, [&](int64_t head, int worker) {
+        sum_head(kernels_, call, static_cast<int>(head), worker_floats(worker, call.shape));
+      });
+    });
+  }
+
   void choose_granules(Stream& stream, View weights, const GranuleChoice& choice, View ids) override {
     check_choose_granules(weights, choice, ids);
     enqueue(stream, "choose_granules", [=, this] {
@@ -236,11 +282,12 @@ class CpuOps final : public Ops {
         const int64_t state = index / columns.count, column = index % columns.count;
         AttentionTile tile = columns.tile(shape, column, q, states.slice_rows(state, 1), worker_floats(worker, shape));
         const int64_t first = state * kv.granules_per_state();
-        const auto count = static_cast<int>(std::min<int64_t>(kv.granules_per_state(), kv.granules - first));
+        auto count = static_cast<int>(std::min<int64_t>(kv.granules_per_state(), kv.granules - first));
         tile.places = kv.places + column / columns.pieces * kv.granules + first;
+        while (count > 0 && tile.places[count - 1].tokens == 0) count--;
         tile.granule_tokens = kv.granule_tokens;
         KvSpan span;
-        span.tokens = (count - 1) * kv.granule_tokens + tile.places[count - 1].tokens;
+        span.tokens = count == 0 ? 0 : (count - 1) * kv.granule_tokens + tile.places[count - 1].tokens;
         tile.spans = &span;
         tile.span_count = 1;
         tile.first_position = span.tokens - 1;

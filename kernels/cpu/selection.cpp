@@ -1,8 +1,11 @@
 #include "kernels/cpu/selection.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
+#include <vector>
 
 #include "kernels/cpu/pack_page.h"
 #include "kernels/granule_key.h"
@@ -47,6 +50,37 @@ struct Digit {
   int bits;
 };
 constexpr Digit kDigits[] = {{21, 11}, {10, 11}, {0, 10}};
+
+// Of `ids`, ascending, those that the weights leave; returns how many.
+int adapt(const float* weights, const GranuleChoice& choice, int32_t* ids) {
+  const auto weight = [&](int32_t id) { return id >= choice.scored || std::isnan(weights[id]) ? 0.0f : weights[id]; };
+  const auto forced = [&](int32_t id) { return id < choice.first || id >= choice.granules - choice.last; };
+  float largest = 0.0f;
+  for (int32_t id = 0; id < choice.scored; id++) largest = std::max(largest, weight(id));
+  float least = largest * choice.of_largest;
+  if (choice.mass > 0) {
+    std::vector<float> others;
+    double sum = 0;
+    for (int i = 0; i < choice.count; i++) {
+      if (forced(ids[i])) {
+        sum += weight(ids[i]);
+      } else {
+        others.push_back(weight(ids[i]));
+      }
+    }
+    std::sort(others.begin(), others.end(), std::greater<>());
+    size_t i = 0;
+    while (i < others.size() && sum < choice.mass) sum += others[i++];
+    // All that are not smaller than the last one; none where those chosen in any case are enough.
+    if (i == 0) {
+      least = kInfinity;
+    } else {
+      least = std::max(least, others[i - 1]);
+    }
+  }
+  return static_cast<int>(
+      std::remove_if(ids, ids + choice.count, [&](int32_t id) { return !forced(id) && weight(id) < least; }) - ids);
+}
 
 }  // namespace
 
@@ -125,6 +159,7 @@ void choose_granules(const float* weights, const GranuleChoice& choice, int32_t*
   // Above the prefix all, and of its equals the earliest.
   int equals = wanted;
   const bool any = choice.first + choice.last < choice.count;
+  int32_t* const begin = ids;
   for (int id = 0; id < choice.granules; id++) {
     bool chosen = id < choice.first || id >= last;
     if (!chosen && any) {
@@ -133,6 +168,9 @@ void choose_granules(const float* weights, const GranuleChoice& choice, int32_t*
     }
     if (chosen) *ids++ = id;
   }
+  if (!choice.adapts()) return;
+  const int left = adapt(weights, choice, begin);
+  std::fill(begin + left, begin + choice.count, kNoGranule);
 }
 
 }  // namespace spillway

@@ -102,6 +102,20 @@ struct GranulesOfHead {
   }
 };
 
+// How many of them have tokens: those without are behind the others.
+__device__ __forceinline__ int count_places(const GranulePlace* places, int count) {
+  int low = 0;
+  while (low < count) {
+    const int middle = (low + count) / 2;
+    if (places[middle].tokens > 0) {
+      low = middle + 1;
+    } else {
+      count = middle;
+    }
+  }
+  return low;
+}
+
 // Block (state, KV head, kHeads of its group).
 template <typename Kv, int kLanes, int kHeads, bool kPacks>
 __global__ void __launch_bounds__(kAttendThreads, 2) attend_granules(SelectedLaunch a) {
@@ -115,9 +129,10 @@ __global__ void __launch_bounds__(kAttendThreads, 2) attend_granules(SelectedLau
   const int first_granule = state * kv.granules_per_state();
   if (first_granule >= kv.granules) return;
   const int left = kv.granules - first_granule;
-  const int granules = left < kv.granules_per_state() ? left : kv.granules_per_state();
   const GranulePlace* places = kv.places + static_cast<int64_t>(kv_head) * kv.granules + first_granule;
-  const int all_tokens = (granules - 1) * kv.granule_tokens + places[granules - 1].tokens;
+  int granules = left < kv.granules_per_state() ? left : kv.granules_per_state();
+  if (places[granules - 1].tokens == 0) granules = count_places(places, granules);
+  const int all_tokens = granules == 0 ? 0 : (granules - 1) * kv.granule_tokens + places[granules - 1].tokens;
 
   const int first_of_group = static_cast<int>(blockIdx.z) * kHeads;
   const int heads = a.sizes.group - first_of_group < kHeads ? a.sizes.group - first_of_group : kHeads;

@@ -12,6 +12,7 @@ set(cuda_kernels
   dequantize
   experts
   gather
+  key_bounds
   layer_norm
   matmul
   matmul_blocks
@@ -31,6 +32,7 @@ set(cuda_kernels
   route
   rows
   score_keys
-  seal)
+  seal
+  sum_attention)
 list(TRANSFORM cuda_kernels PREPEND ${PROJECT_SOURCE_DIR}/kernels/cuda/)
 list(TRANSFORM cuda_kernels APPEND .cu)

@@ -33,6 +33,10 @@ cudaError_t launch_gather(cudaStream_t stream, const CudaGather& arguments);
 cudaError_t launch_gather_runs(cudaStream_t stream, const CudaGatherRuns& arguments);
 cudaError_t launch_partial_keys(cudaStream_t stream, const CudaPartialKeys& arguments);
 cudaError_t launch_score_keys(cudaStream_t stream, const CudaScoreKeys& arguments);
+cudaError_t launch_key_bounds(cudaStream_t stream, const CudaKeyBounds& arguments);
+cudaError_t launch_score_bounds(cudaStream_t stream, const CudaScoreBounds& arguments);
+cudaError_t launch_sum_attention(cudaStream_t stream, const CudaSumAttention& arguments);
+cudaError_t launch_sum_selected(cudaStream_t stream, const CudaSumSelected& arguments);
 cudaError_t launch_choose_granules(cudaStream_t stream, const CudaChooseGranules& arguments);
 cudaError_t launch_attend_selected(cudaStream_t stream, const CudaAttendSelected& arguments);
 

@@ -232,6 +232,18 @@ CudaProblem partial_keys(CudaStream stream, const CudaPartialKeys* arguments) {
 CudaProblem score_keys(CudaStream stream, const CudaScoreKeys* arguments) {
   return problem_of(launch_score_keys(stream_of(stream), *arguments));
 }
+CudaProblem key_bounds(CudaStream stream, const CudaKeyBounds* arguments) {
+  return problem_of(launch_key_bounds(stream_of(stream), *arguments));
+}
+CudaProblem score_bounds(CudaStream stream, const CudaScoreBounds* arguments) {
+  return problem_of(launch_score_bounds(stream_of(stream), *arguments));
+}
+CudaProblem sum_attention(CudaStream stream, const CudaSumAttention* arguments) {
+  return problem_of(launch_sum_attention(stream_of(stream), *arguments));
+}
+CudaProblem sum_selected(CudaStream stream, const CudaSumSelected* arguments) {
+  return problem_of(launch_sum_selected(stream_of(stream), *arguments));
+}
 CudaProblem choose_granules(CudaStream stream, const CudaChooseGranules* arguments) {
   return problem_of(launch_choose_granules(stream_of(stream), *arguments));
 }
@@ -303,6 +315,10 @@ const SpillwayCudaTable* spillway_cuda_table() {
                                           .gather_runs = gather_runs,
                                           .partial_keys = partial_keys,
                                           .score_keys = score_keys,
+                                          .key_bounds = key_bounds,
+                                          .score_bounds = score_bounds,
+                                          .sum_attention = sum_attention,
+                                          .sum_selected = sum_selected,
                                           .choose_granules = choose_granules,
                                           .attend_selected = attend_selected};
   return &table;

@@ -176,6 +176,65 @@ struct CudaScoreKeys {
   bool operator==(const CudaScoreKeys&) const = default;
 };
 
+struct CudaKeyBounds {
+  KvFormat kv;
+  int32_t granule_tokens;
+  const PartialKeyRun* runs;
+  int32_t runs_count;
+
+  bool operator==(const CudaKeyBounds&) const = default;
+};
+
+// Some page rows of a Ops::score_bounds, as CudaScoreKeys.
+struct CudaScoreBounds {
+  View q;  // [1 x heads * head_dim] f32
+  AttendShape shape;
+  const std::byte* const* rows;
+  const int32_t* tokens;
+  int32_t first_row;
+  int32_t rows_count;
+  int32_t granule_tokens;
+  std::byte* scores;
+  uint64_t scores_stride;
+  std::byte* weights;
+  uint64_t weights_stride;
+  bool last;
+
+  bool operator==(const CudaScoreBounds&) const = default;
+};
+
+// Pages of F16, head_dim as for CudaAttend.
+struct CudaSumAttention {
+  View q;       // [m x heads * head_dim] f32
+  View states;  // [m x heads * attn_state_floats] f32
+  View sums;    // [kv_heads x granules] f32
+  AttendShape shape;
+  const KvSpan* spans;
+  int32_t spans_count;
+  int32_t first_position;
+  int32_t granule_tokens;
+};
+
+// Of a Ops::sum_selected what changes from step to step, in device memory.
+struct CudaSelectedSums {
+  SelectedKv kv;
+  int32_t tokens;
+};
+struct CudaSumSelected {
+  View q;  // [1 x heads * head_dim] f32
+  AttendShape shape;
+  const CudaSelectedSums* step;
+  int32_t granules;  // that there are, or more
+  const std::byte* ids;
+  uint64_t ids_stride;
+  const std::byte* states;
+  uint64_t states_stride;
+  std::byte* sums;
+  uint64_t sums_stride;
+
+  bool operator==(const CudaSumSelected&) const = default;
+};
+
 inline constexpr int kCudaMostGranules = (1 << 21) - 1;
 
 struct CudaChooseGranules {
@@ -400,6 +459,10 @@ struct SpillwayCudaTable {
   spillway::CudaProblem (*gather_runs)(spillway::CudaStream stream, const spillway::CudaGatherRuns* arguments);
   spillway::CudaProblem (*partial_keys)(spillway::CudaStream stream, const spillway::CudaPartialKeys* arguments);
   spillway::CudaProblem (*score_keys)(spillway::CudaStream stream, const spillway::CudaScoreKeys* arguments);
+  spillway::CudaProblem (*key_bounds)(spillway::CudaStream stream, const spillway::CudaKeyBounds* arguments);
+  spillway::CudaProblem (*score_bounds)(spillway::CudaStream stream, const spillway::CudaScoreBounds* arguments);
+  spillway::CudaProblem (*sum_attention)(spillway::CudaStream stream, const spillway::CudaSumAttention* arguments);
+  spillway::CudaProblem (*sum_selected)(spillway::CudaStream stream, const spillway::CudaSumSelected* arguments);
   spillway::CudaProblem (*choose_granules)(spillway::CudaStream stream, const spillway::CudaChooseGranules* arguments);
   spillway::CudaProblem (*attend_selected)(spillway::CudaStream stream, const spillway::CudaAttendSelected* arguments);
 };

@@ -142,7 +142,8 @@ void attend_granules(const AttendShape& shape, const float* q, const SelectedKv&
   const int count = std::min(kv.granules_per_state(), kv.granules - first);
   for (int kv_head = 0; kv_head < shape.format.kv_heads; kv_head++) {
     const GranulePlace* places = kv.places + static_cast<int64_t>(kv_head) * kv.granules + first;
-    const int tokens = (count - 1) * kv.granule_tokens + places[count - 1].tokens;
+    int tokens = 0;
+    for (int i = 0; i < count; i++) tokens += places[i].tokens;  // full ones, the last, and then none
     const auto folded =
         states_of(shape, q + kv_head * group * head_dim, {0, tokens}, [&](int token, bool value, double* values) {
           load_token(shape.format, places[token / kv.granule_tokens], token % kv.granule_tokens, value, values);

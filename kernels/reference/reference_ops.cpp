@@ -13,7 +13,9 @@
 #include "kernels/cpu/cpu_stream.h"
 #include "kernels/op_checks.h"
 #include "kernels/reference/attention.h"
+#include "kernels/reference/attention_sums.h"
 #include "kernels/reference/dequantize.h"
+#include "kernels/reference/key_bounds.h"
 #include "kernels/reference/packed_page.h"
 #include "kernels/reference/selection.h"
 #include "kernels/selection_checks.h"
@@ -296,6 +298,40 @@ class ReferenceOps final : public Ops {
     enqueue(stream, [=, copy = std::vector(rows.begin(), rows.end())] {
       reference::score_keys(q.f32(), shape, format, basis, copy, tokens, granule_tokens, weights);
     });
+  }
+
+  void key_bounds(Stream& stream, const KvFormat& kv, int granule_tokens,
+                  std::span<const PartialKeyRun> runs) override {
+    check_key_bounds(kv, granule_tokens, runs);
+    enqueue(stream, [=, copy = std::vector(runs.begin(), runs.end())] {
+      const KeyBoundsFormat format{kv.kv_heads, kv.head_dim, granule_tokens};
+      for (const PartialKeyRun& run : copy) reference::key_bounds(kv, format, run);
+    });
+  }
+
+  void score_bounds(Stream& stream, View q, const AttendShape& shape, std::span<const std::byte* const> rows,
+                    int tokens, int granule_tokens, View scores, View weights) override {
+    check_score_bounds({q, shape, rows, tokens, granule_tokens, scores, weights});
+    enqueue(stream, [=, copy = std::vector(rows.begin(), rows.end())] {
+      const KeyBoundsFormat format{shape.format.kv_heads, shape.format.head_dim, granule_tokens};
+      reference::score_bounds(q.f32(), shape, format, copy, weights);
+    });
+  }
+
+  void sum_attention(Stream& stream, View q, int first_position, const AttendShape& shape,
+                     std::span<const KvSpan> spans, View states, int granule_tokens, View sums) override {
+    check_sum_attention(q, shape, spans, states, granule_tokens, sums);
+    enqueue(stream, [=, copy = std::vector(spans.begin(), spans.end())] {
+      for (const KvSpan& span : copy) {
+        reference::sum_span(q, first_position, shape, span, states, granule_tokens, sums);
+      }
+    });
+  }
+
+  void sum_selected(Stream& stream, View q, const AttendShape& shape, const SelectedKv& kv, View ids, View states,
+                    int tokens, View sums) override {
+    check_sum_selected({q, shape, kv, ids, states, tokens, sums});
+    enqueue(stream, [=] { reference::sum_granules(q.f32(), shape, kv, ids, states, tokens, sums); });
   }
 
   void choose_granules(Stream& stream, View weights, const GranuleChoice& choice, View ids) override {

@@ -122,14 +122,37 @@ void choose_granules(const float* weights, const GranuleChoice& choice, int32_t*
   std::vector<int32_t> order(static_cast<size_t>(choice.granules));
   std::iota(order.begin(), order.end(), 0);
   const auto forced = [&](int32_t id) { return id < choice.first || id >= choice.granules - choice.last; };
+  const auto weight = [&](int32_t id) {
+    return id >= choice.scored || std::isnan(weights[id]) ? 0.0 : static_cast<double>(weights[id]);
+  };
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     if (forced(a) != forced(b)) return forced(a);
     if (forced(a)) return false;
     if (std::isnan(weights[a]) || std::isnan(weights[b])) return !std::isnan(weights[a]) && std::isnan(weights[b]);
     return weights[a] > weights[b];
   });
-  std::copy_n(order.begin(), choice.count, ids);
-  std::sort(ids, ids + choice.count);
+  order.resize(static_cast<size_t>(choice.count));
+  if (choice.adapts()) {
+    double most = 0;
+    for (int32_t id = 0; id < choice.scored; id++) most = std::max(most, weight(id));
+    std::vector<int32_t> kept;
+    double before = 0;  // weights of those in any case, and of all that are larger
+    double equals = 0;  // of those since that weigh the same
+    for (const int32_t id : order) {
+      if (!forced(id) && !kept.empty() && !forced(kept.back()) && weight(kept.back()) == weight(id)) {
+        equals += weight(id);
+      } else {
+        before += equals;
+        equals = weight(id);
+      }
+      if (!forced(id) && choice.mass > 0 && before >= choice.mass) break;
+      if (!forced(id) && weight(id) < static_cast<float>(most) * choice.of_largest) break;
+      kept.push_back(id);
+    }
+    order = std::move(kept);
+  }
+  std::sort(order.begin(), order.end());
+  std::fill(std::copy(order.begin(), order.end(), ids), ids + choice.count, kNoGranule);
 }
 
 }  // namespace spillway::reference

@@ -51,7 +51,9 @@ SequenceId KvCache::fork(SequenceId from) {
   SequenceState copy = state(from);
   copy.generation = next_generation_++;
   for (const auto& layer : copy.rows) {
-    for (uint32_t row : layer) ++rows_[row].references;
+    for (uint32_t row : layer) {
+      if (row != kGone) ++rows_[row].references;
+    }
   }
   sequences_[next_sequence_] = copy;
   return next_sequence_++;
@@ -66,6 +68,7 @@ void KvCache::close(SequenceId sequence, const Event& last_reader) {
 }
 
 void KvCache::drop(uint32_t index, const Event& last_reader) {
+  if (index == kGone) return;
   Row& row = rows_[index];
   if (--row.references > 0) return;
   if (row.tier == Tier::device) {
@@ -87,6 +90,7 @@ int KvCache::truncate(SequenceId sequence, int tokens, const Event& last_reader)
   s.generation = next_generation_++;
   const auto cut = static_cast<size_t>(tokens / kPageTokens);
   const auto writable = [&](const auto& layer) {
+    SPILLWAY_CHECK(tokens == 0 || std::find(layer.begin(), layer.end(), kGone) == layer.end());
     const Row& row = rows_[layer[cut]];
     return row.tier == Tier::device && row.references == 1 && !row.packed;
   };
@@ -249,6 +253,27 @@ void KvCache::moved(const Demotion& demotion, const Event& end) {
   free_slot(row, demotion.from_slot, Tier::device, end);
 }
 
+int KvCache::let_go(SequenceId sequence, int layer, const std::vector<bool>& stays, const Event& last_reader) {
+  std::vector<uint32_t>& table = state(sequence).rows[layer];
+  int gone = 0;
+  for (size_t row = 0; row < std::min(table.size(), stays.size()); ++row) {
+    if (stays[row] || table[row] == kGone || !rows_[table[row]].sealed) continue;
+    drop(table[row], last_reader);
+    table[row] = kGone;
+    ++gone;
+  }
+  if (gone > 0) ++version_;
+  return gone;
+}
+
+uint64_t KvCache::bytes_kept(SequenceId sequence) const {
+  uint64_t sum = 0;
+  for (const auto& layer : state(sequence).rows) {
+    for (const uint32_t row : layer) sum += row == kGone ? 0 : layout_.row_bytes(rows_[row].packed);
+  }
+  return sum;
+}
+
 int KvCache::rows(SequenceId sequence, int layer) const { return static_cast<int>(state(sequence).rows[layer].size()); }
 
 RowPlace KvCache::place_of(const Row& row) const {
@@ -267,17 +292,23 @@ RowPlace KvCache::place_of(const Row& row) const {
 }
 
 RowPlace KvCache::place(SequenceId sequence, int layer, int row) const {
-  return place_of(rows_[state(sequence).rows[layer][row]]);
+  const uint32_t index = state(sequence).rows[layer][row];
+  SPILLWAY_CHECK(index != kGone);
+  return place_of(rows_[index]);
 }
 
 void KvCache::places(SequenceId sequence, int layer, std::vector<RowPlace>& places) const {
   places.clear();
-  for (const uint32_t row : state(sequence).rows[layer]) places.push_back(place_of(rows_[row]));
+  for (const uint32_t row : state(sequence).rows[layer]) {
+    places.push_back(row == kGone ? RowPlace{} : place_of(rows_[row]));
+  }
 }
 
 void KvCache::sidecars(SequenceId sequence, int layer, std::vector<const std::byte*>& sidecars) const {
   sidecars.clear();
-  for (const uint32_t row : state(sequence).rows[layer]) sidecars.push_back(sidecar_of(rows_[row]));
+  for (const uint32_t row : state(sequence).rows[layer]) {
+    sidecars.push_back(row == kGone ? nullptr : sidecar_of(rows_[row]));
+  }
 }
 
 std::byte* KvCache::sidecar_of(const Row& row) const {

@@ -96,9 +96,15 @@ class KvCache {
   std::vector<Demotion> settle(int layer);
   void moved(const Demotion& demotion, const Event& end);
 
-  int rows(SequenceId sequence, int layer) const;
+  // Drops the sealed rows of a layer that are not to stay, `stays` in the order of rows, for good: nobody may ask for
+  // them again, and the sequence cannot be cut back but to nothing. Returns how many these were.
+  int let_go(SequenceId sequence, int layer, const std::vector<bool>& stays, const Event& last_reader);
+  // Bytes of the page rows that a sequence has, whatever tier they are in and whoever shares them.
+  uint64_t bytes_kept(SequenceId sequence) const;
+
+  int rows(SequenceId sequence, int layer) const;  // with those let go
   RowPlace place(SequenceId sequence, int layer, int row) const;
-  // Those of all rows of the layer, in their order.
+  // Those of all rows of the layer, in their order; of one let go, nothing.
   void places(SequenceId sequence, int layer, std::vector<RowPlace>& places) const;
   // On the device, whatever tier the row is in; null where the layer does not choose.
   std::byte* sidecar(SequenceId sequence, int layer, int row) const;
@@ -129,6 +135,7 @@ class KvCache {
     Event last_fetch;
     uint32_t sidecar = 0;  // where its layer chooses
   };
+  static constexpr uint32_t kGone = UINT32_MAX;
   struct FreeSlot {
     uint32_t slot;
     Event after;
@@ -136,7 +143,7 @@ class KvCache {
   struct SequenceState {
     int tokens = 0;
     uint64_t generation = 0;
-    std::vector<std::vector<uint32_t>> rows;  // [layer][row]
+    std::vector<std::vector<uint32_t>> rows;  // [layer][row]; kGone: let go
   };
 
   uint32_t new_row(int layer, std::vector<Event>& after);

@@ -43,6 +43,31 @@ void HotSet::make_newest(int list, int32_t slot) {
   ends.newest = slot;
 }
 
+void HotSet::make_oldest(int list, int32_t slot) {
+  Ends& ends = ends_[list];
+  if (ends.oldest == slot) return;
+  Slot* all = slots_of(list);
+  Slot& one = all[slot];
+  (one.newer == kNone ? ends.newest : all[one.newer].older) = one.older;
+  all[one.older].newer = one.newer;
+  one.newer = ends.oldest;
+  one.older = kNone;
+  all[ends.oldest].older = slot;
+  ends.oldest = slot;
+}
+
+void HotSet::forget(int first, int count) {
+  for (int list = 0; list < static_cast<int>(ends_.size()); ++list) {
+    int32_t* place = places_of(list);
+    for (int granule = first; granule < first + count; ++granule) {
+      if (place[granule] == kNone) continue;
+      slots_of(list)[place[granule]].granule = kNone;
+      make_oldest(list, place[granule]);
+      place[granule] = kNone;
+    }
+  }
+}
+
 void HotSet::choose(int list, std::span<const int32_t> granules, std::span<int32_t> places,
                     std::vector<int32_t>& missed) {
   SPILLWAY_CHECK(granules.size() <= static_cast<size_t>(slots_) && granules.size() == places.size());

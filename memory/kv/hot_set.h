@@ -10,7 +10,7 @@ namespace spillway {
 
 class HotSet {
  public:
-  // granules: of the context, numbered from 0; slots: of each list.
+  // granules: numbered from 0, of all sequences; slots: of each list.
   HotSet(int lists, int granules, int slots);
 
   int slots() const { return slots_; }
@@ -20,6 +20,8 @@ class HotSet {
   void choose(int list, std::span<const int32_t> granules, std::span<int32_t> places, std::vector<int32_t>& missed);
   // Forgets everything.
   void clear();
+  // Forgets granules [first, first + count) of all lists; their slots give way before all others.
+  void forget(int first, int count);
 
   // Of its memory.
   static uint64_t bytes(int lists, int granules, int slots);
@@ -36,6 +38,7 @@ class HotSet {
   Slot* slots_of(int list) { return slot_.data() + static_cast<int64_t>(list) * slots_; }
   int32_t* places_of(int list) { return place_.data() + static_cast<int64_t>(list) * granules_; }
   void make_newest(int list, int32_t slot);
+  void make_oldest(int list, int32_t slot);
 
   int granules_, slots_;
   std::vector<Slot> slot_;      // [lists][slots]

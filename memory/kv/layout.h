@@ -32,11 +32,12 @@ struct KvPacked {
 };
 
 // Layers of which a decode step reads chosen granules alone. Their rows have a sidecar that is on the device whatever
-// tier the row is in: the row's partial keys, by which it chooses, and, where rows are packed, the heads of its pages
-// (their keys' scales), without which no granule can be read.
+// tier the row is in: the row's partial keys, or the bounds of its keys, by which it chooses, and, where rows are
+// packed, the heads of its pages (their keys' scales), without which no granule can be read.
 struct KvChosen {
   std::vector<bool> layers;  // of each whether it is one of them; empty: none is
-  PartialKeyFormat partial;
+  PartialKeyFormat partial;  // of no rank: there are none
+  bool bounds = false;       // in their place
   int granule_tokens = kGranuleTokens;
 
   bool operator==(const KvChosen&) const = default;
@@ -63,8 +64,15 @@ struct KvLayout {
   int full_layers() const { return layers - packed.layers(); }
   bool chooses(int layer) const { return !chosen.layers.empty() && chosen.layers[static_cast<size_t>(layer)]; }
   int choosing_layers() const { return static_cast<int>(std::count(chosen.layers.begin(), chosen.layers.end(), true)); }
-  // Of a page row's sidecar; the heads of its pages follow its partial keys.
-  uint64_t partial_bytes() const { return choosing_layers() == 0 ? 0 : align_up(chosen.partial.row_bytes(), 16); }
+  KeyBoundsFormat bounds() const { return {format.kv_heads, format.head_dim, chosen.granule_tokens}; }
+  // Of a page row's sidecar; the heads of its pages follow its partial keys, or bounds.
+  uint64_t partial_bytes() const {
+    if (choosing_layers() == 0) return 0;
+    return align_up(chosen.bounds              ? bounds().row_bytes()
+                    : chosen.partial.rank == 0 ? 0
+                                               : chosen.partial.row_bytes(),
+                    16);
+  }
   uint64_t heads_bytes() const {
     return choosing_layers() == 0 ? 0 : static_cast<uint64_t>(format.kv_heads) * format.packed_page().header_bytes;
   }

@@ -220,11 +220,30 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
   refused({"generate", "-p", "x", "--top-k=", "3"}, "--top-k: no value after the =");
   refused({"generate", "-p", "x", "--top-k", "-3"}, "--top-k: -3 is less than 0");
   refused({"generate", "-p", "x", "--bogus", "1"}, "not expected: --bogus 1");
-  refused({"plan", "--kv-select", "some"}, "--kv-select: \"some\" is not one of all, rehearsal, infinigen, oracle");
-  refused({"plan", "--rank", "16"}, "--rank means nothing where all of the KV is read (--kv-select)");
+  refused({"plan", "--kv-select", "some"},
+          "--kv-select: \"some\" is not one of all, rehearsal, infinigen, oracle, bounds");
+  refused({"plan", "--rank", "16"}, "--rank means nothing where all of the KV is read (--kv-select, --kv-keep)");
   refused({"plan", "--kv-select", "oracle", "--rank", "16"}, "--rank: the oracle scores whole keys");
   refused({"plan", "--kv-select", "oracle", "--select-budget", "half"}, "--select-budget half: a number of tokens");
   refused({"plan", "--kv-select", "oracle", "--select-budget", "40"}, "--select-budget 40: at least 44 are wanted");
+  refused({"plan", "--kv-keep", "some"}, "--kv-keep: \"some\" is not one of all, window, heavy");
+  refused({"plan", "--kv-keep", "window", "--kv-select", "bounds"}, "--kv-keep window reads all of what it keeps");
+  refused({"plan", "--kv-keep", "heavy", "--kv-select", "oracle"},
+          "--kv-keep heavy goes by the attention that tokens have had");
+  refused({"plan", "--kv-keep", "heavy", "--kv-type", "kivi4"},
+          "--kv-keep heavy lets single tokens go: the 64 of a page of --kv-type kivi4");
+  refused({"plan", "--kv-keep", "heavy", "--kv-type", "q8"},
+          "--kv-keep heavy adds up attention over keys in half precision: --kv-type q8 ");
+  refused({"plan", "--kv-keep", "heavy", "--check-every", "4"}, "--check-every: what --kv-keep heavy has let go");
+  refused({"plan", "--kv-keep", "window", "--select-alpha", "4"}, "--select-alpha: --kv-keep window keeps as many");
+  refused({"plan", "--kv-select", "oracle", "--repair"}, "--repair: --kv-select oracle foretells nothing");
+  refused({"plan", "--kv-keep", "window", "--rank", "16"}, "--rank: --kv-keep window scores no keys");
+  refused({"plan", "--kv-keep", "window", "--exact"}, "--exact: --kv-keep window does not read all of the KV");
+  refused({"plan", "--kv-select", "bounds", "--ahead", "2"}, "--ahead: --kv-select bounds goes by the true query");
+  refused({"plan", "--kv-select", "bounds", "--key-bits", "8"}, "--key-bits: bounds are of whole keys");
+  refused({"plan", "--kv-select", "bounds", "--kv-type", "kivi4"}, "--granule 16: packed pages (--kv-type kivi4) are");
+  refused({"plan", "--kv-select", "bounds", "--granule", "64", "--select-budget", "100"},
+          "--select-budget 100: by granules of 64, at least 192 are read");
   refused({"plan", "--kv-select", "oracle", "--exact"}, "--exact: --kv-select oracle does not read all of the KV");
   refused({"plan", "--kv-type", "kivi4", "--exact"}, "--exact: --kv-type kivi4 rounds the KV");
   setenv("SPILLWAY_TEMP", "abc", 1);

@@ -73,6 +73,34 @@ TEST_F(QualityCommand, MeasuresEachPolicyBesideTheFullCache) {
   EXPECT_THAT(text.out, HasSubstr("| --kv-type q8 --kv-edge-layers 1 | "));
 }
 
+// At one budget all of them read as many tokens; what is let go is no longer kept.
+TEST_F(QualityCommand, BaselinesStandInTheSameTable) {
+  const Result result = quality({"--json", "--device-mem", "512MiB", "--passkeys", "0", "--policies",
+                                 "--kv-keep window --select-budget 128 --first-layers rehearsed",
+                                 "--kv-keep heavy --select-budget 128 --first-layers rehearsed",
+                                 "--kv-select bounds --select-budget 128 --first-layers rehearsed"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const auto json = nlohmann::json::parse(result.out);
+  ASSERT_EQ(json["policies"].size(), 4u);
+  const uint64_t all = json["policies"][0]["kv_kept_bytes"];
+  for (int i = 1; i < 4; ++i) {
+    const auto& policy = json["policies"][i];
+    EXPECT_GT(policy["kl"], 0.0) << policy["policy"];
+    EXPECT_GT(policy["missed_mass"], 0.0) << policy["policy"];
+    const double read = policy["selection"]["tokens_read"], seen = policy["selection"]["tokens_seen"];
+    EXPECT_NEAR(read / seen, 128.0 / 480, 0.02) << policy["policy"];
+  }
+  // 512 tokens are 8 pages of a layer and KV head; of a window of 128 three or four are left.
+  EXPECT_LE(json["policies"][1]["kv_kept_bytes"].get<uint64_t>(), all / 2);
+  EXPECT_LE(json["policies"][2]["kv_kept_bytes"].get<uint64_t>(), all);
+  EXPECT_EQ(json["policies"][3]["kv_kept_bytes"].get<uint64_t>(), all);
+  EXPECT_EQ(json["policies"][1]["plan"]["selection"]["keep"], "window");
+  EXPECT_GT(json["policies"][2]["plan"]["selection"]["bytes"]["attention_sums"], 0);
+  EXPECT_GT(json["policies"][3]["plan"]["selection"]["bytes"]["key_bounds"], 0);
+  // Half of what heavy hitters keep is the window's.
+  EXPECT_LT(json["policies"][2]["missed_mass"], json["policies"][1]["missed_mass"]);
+}
+
 TEST_F(QualityCommand, WhatCannotBeMeasuredIsRefused) {
   struct Case {
     std::vector<std::string> flags;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 
@@ -323,6 +324,38 @@ TEST_P(OpGridSelected, PlacesDoNotMatter) {
   States second(bench, shape, q, places, 4);
   for (int64_t i = 0; i < first.states.here().rows; i++) {
     EXPECT_TRUE(same_bits(first.states.here(), i, second.states.here(), i));
+  }
+}
+
+// A KV head that chose fewer has places without tokens behind its own; a state of such places alone is empty.
+TEST_P(OpGridSelected, HeadsThatChoseFewer) {
+  for (const HeadGroups& s : {kShapes[0], kShapes[3], kShapes[7]}) {
+    SCOPED_TRACE(name_of(s));
+    const AttendShape shape = s.attend();
+    OpBench bench(GetParam(), s.model());
+    BenchMatrix q(bench.device(), DType::f32, 1, int64_t{shape.heads} * s.head_dim);
+    q.fill(5);
+    q.upload(bench.stream());
+    Kv kv(bench, shape.format, 1203, 4);
+    const std::vector<int> few = choose(kv, s.kv_heads, 70);
+    States own(bench, shape, q, kv.places(true, false, few), 4);
+    std::vector<GranulePlace> places;
+    const std::vector<GranulePlace> chosen = kv.places(true, false, few);
+    for (int head = 0; head < s.kv_heads; head++) {
+      places.insert(places.end(), chosen.begin() + head * 70, chosen.begin() + (head + 1) * 70);
+      places.resize(places.size() + 200);
+    }
+    States padded(bench, shape, q, places, 4);
+    ASSERT_EQ(padded.states.here().rows, 3);
+    EXPECT_TRUE(same_bits(padded.states.here(), 0, own.states.here(), 0));
+    for (int head = 0; head < shape.heads; head++) {
+      for (const int row : {1, 2}) {
+        const float* state = padded.states.row(row) + head * attn_state_floats(s.head_dim);
+        EXPECT_EQ(state[s.head_dim + 1], 0.0f);
+        EXPECT_EQ(state[s.head_dim], -std::numeric_limits<float>::infinity());
+        EXPECT_EQ(state[0], 0.0f);
+      }
+    }
   }
 }
 

@@ -408,6 +408,61 @@ TEST_P(OpGridSelection, ChoicesAmongEqualsAndNoNumbers) {
   for (const int count : {1, 999, 1000, 1001, 2345}) expect_choice(GetParam(), few, {3000, count, 0, count / 5});
 }
 
+// How many are chosen follows from the weights. Of whole numbers and halves, whose sums are exact in any order.
+TEST_P(OpGridSelection, ChoicesThatFollowTheWeights) {
+  std::mt19937 random(5);
+  for (const int granules : {9, 100, 1500}) {
+    if (GetParam().emulated && granules == 100) continue;
+    std::vector<float> weights(static_cast<size_t>(granules));
+    for (float& w : weights) w = random() % 3 == 0 ? static_cast<float>(random() % 64) / 2 : 0.0f;
+    weights[3] = kNan;
+    double total = 0;
+    for (const float w : weights) total += std::isnan(w) ? 0 : w;
+    for (const int count : {3, granules / 2, granules}) {
+      for (const int scored : {granules, granules - 1}) {
+        if (GetParam().emulated && (scored < granules || count == granules / 2)) continue;
+        for (const float of_largest : {0.0f, 0.01f, 0.5f, 1.0f}) {
+          for (const double share : {0.0, 0.25, 0.9, 1.0, 2.0}) {
+            if (of_largest == 0 && share == 0) continue;
+            if (GetParam().emulated && (of_largest == 0.01f || share > 1)) continue;
+            expect_choice(GetParam(), weights,
+                          {.granules = granules,
+                           .count = count,
+                           .first = 1,
+                           .last = 1,
+                           .of_largest = of_largest,
+                           .mass = static_cast<float>(std::round(total * share)),
+                           .scored = scored});
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
+// By hand: of 7, 4, 2, 2, 1, 0 and the newest, whose weight is not known.
+TEST_P(OpGridSelection, ChoicesThatFollowTheWeightsByHand) {
+  const std::vector<float> weights = {1.0f, 7.0f, 2.0f, 4.0f, 0.0f, 2.0f, kNan};
+  const auto chosen = [&](float of_largest, float mass) {
+    OpBench bench(GetParam());
+    BenchMatrix row(bench.device(), DType::f32, 1, 7), ids(bench.device(), DType::i32, 1, 7);
+    std::copy(weights.begin(), weights.end(), row.row(0));
+    row.upload(bench.stream());
+    bench.ops().choose_granules(bench.stream(), row.there(), {7, 7, 1, 1, of_largest, mass, 6}, ids.there());
+    ids.download(bench.stream());
+    const auto* got = reinterpret_cast<const int32_t*>(ids.here().row(0));
+    return std::vector<int32_t>(got, got + 7);
+  };
+  constexpr int32_t no = kNoGranule;
+  EXPECT_EQ(chosen(0.5f, 0), (std::vector<int32_t>{0, 1, 3, 6, no, no, no})) << "at least 3.5";
+  EXPECT_EQ(chosen(0.25f, 0), (std::vector<int32_t>{0, 1, 2, 3, 5, 6, no})) << "at least 1.75";
+  EXPECT_EQ(chosen(0, 8), (std::vector<int32_t>{0, 1, 6, no, no, no, no})) << "1 + 7";
+  EXPECT_EQ(chosen(0, 9), (std::vector<int32_t>{0, 1, 3, 6, no, no, no})) << "1 + 7 are less";
+  EXPECT_EQ(chosen(0, 13), (std::vector<int32_t>{0, 1, 2, 3, 5, 6, no})) << "equals are alike";
+  EXPECT_EQ(chosen(0, 1), (std::vector<int32_t>{0, 6, no, no, no, no, no})) << "the first is enough";
+}
+
 // The first and the last are chosen whatever their weights (rehearsals that forget them look much like those that do
 // not).
 TEST_P(OpGridSelection, SinksAndWindowAreAlwaysChosen) {

@@ -51,6 +51,22 @@ TEST(HotSet, ListsDoNotKnowEachOther) {
   EXPECT_TRUE(choose(set, 1, {4, 5}).missed.empty());
 }
 
+// Of some granules, in all lists; their slots are the first to be taken, and the others are where they were.
+TEST(HotSet, ForgetsARange) {
+  HotSet set(2, 20, 4);
+  for (const int list : {0, 1}) choose(set, list, {1, 12, 3, 15});
+  const Chosen before = choose(set, 0, {1, 3});
+  set.forget(10, 10);
+  const Chosen after = choose(set, 0, {1, 3, 4, 5});
+  EXPECT_EQ(after.missed, (Ids{2, 3}));
+  EXPECT_EQ((Ids{after.slots[0], after.slots[1]}), before.slots);
+  EXPECT_EQ(choose(set, 1, {12, 15}).missed.size(), 2u);
+  EXPECT_TRUE(choose(set, 1, {1, 3}).missed.empty()) << "what came took the places of what was forgotten";
+  set.forget(0, 20);
+  EXPECT_EQ(choose(set, 0, {1, 3, 4, 5}).missed.size(), 4u);
+  EXPECT_EQ(choose(set, 1, {1, 3, 12, 15}).missed.size(), 4u);
+}
+
 TEST(HotSet, ForgetsEverything) {
   HotSet set(2, 10, 2);
   choose(set, 0, {1, 2});

@@ -235,7 +235,7 @@ TEST(KvCache, AClosedSequencesSlotsAreFreeAfterTheirLastUser) {
 // A row keeps its sidecar wherever it goes; who writes on in a shared page has one of its own, with what was there.
 TEST(KvCache, SidecarsFollowTheirRows) {
   KvLayout layout(shape_of(2));
-  layout.chosen = {{false, true}, {2, 8, 16}, 4};
+  layout.chosen = {.layers = {false, true}, .partial = {2, 8, 16}, .granule_tokens = 4};
   Memory memory(layout, {16, 0}, {8, 0}, {0, 0}, 1);
   std::vector<std::byte> sidecars(6 * layout.sidecar_bytes());
   memory.pools.choosing_rows_per_layer = 1;
@@ -279,6 +279,42 @@ TEST(KvCache, SidecarsFollowTheirRows) {
   for (std::byte* place : cache.grow(all, 1, 6 * kPageTokens).sidecars) places.insert(place);
   EXPECT_EQ(places.size(), 6u) << "all are free again, each once";
   EXPECT_THROW(cache.grow(cache.open(), 1, 1), Error);
+}
+
+// Rows that are let go are free in whatever tier they are, once nobody else has them; the others stay where they are.
+TEST(KvCache, WhatIsLetGoIsFree) {
+  KvLayout layout(shape_of(1));
+  Memory memory(layout, {8, 0}, {4, 0}, {4, 0}, 2);
+  KvCache cache(layout, memory.pools);
+  const SequenceId first = cache.open();
+  cache.grow(first, 0, 6 * kPageTokens + 10);
+  cache.advance(first, 6 * kPageTokens + 10);
+  for (const Demotion& demotion : cache.settle(0)) cache.moved(demotion, {});
+  const uint64_t row = layout.row_bytes();
+  EXPECT_EQ(cache.bytes_kept(first), 7 * row);
+  EXPECT_EQ(cache.slots_used(Tier::host), 4u);
+  const SequenceId fork = cache.fork(first);
+  const uint64_t version = cache.version();
+  EXPECT_EQ(cache.let_go(first, 0, {true, false, false, true, false, false, true}, {}), 4);
+  EXPECT_NE(cache.version(), version);
+  EXPECT_EQ(cache.bytes_kept(first), 3 * row);
+  EXPECT_EQ(cache.bytes_kept(fork), 7 * row);
+  EXPECT_EQ(cache.slots_used(Tier::host), 4u) << "the fork has them";
+  EXPECT_EQ(cache.rows(first, 0), 7);
+  EXPECT_EQ(cache.place(first, 0, 3).tier, Tier::host);
+  std::vector<RowPlace> places;
+  cache.places(first, 0, places);
+  ASSERT_EQ(places.size(), 7u);
+  EXPECT_EQ(places[1].data, nullptr);
+  EXPECT_EQ(places[3].data, cache.place(fork, 0, 3).data);
+  cache.close(fork, {});
+  EXPECT_EQ(cache.bytes_used(Tier::host) + cache.bytes_used(Tier::device) + cache.bytes_used(Tier::disk), 3 * row);
+  // Again, and the open row, which stays whatever is said.
+  EXPECT_EQ(cache.let_go(first, 0, {true, false, false, false, false, false, false}, {}), 1);
+  EXPECT_EQ(cache.bytes_kept(first), 2 * row);
+  EXPECT_EQ(cache.truncate(first, 0, {}), 0);
+  EXPECT_EQ(cache.slots_used(Tier::device) + cache.slots_used(Tier::host) + cache.slots_used(Tier::disk), 0u);
+  EXPECT_EQ(cache.grow(first, 0, 8 * kPageTokens).runs.size(), 8u) << "all slots are free again";
 }
 
 // Random growth, forks and closes over small pools: every slot has one owner at a time, and contents follow the rows.

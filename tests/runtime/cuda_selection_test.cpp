@@ -75,8 +75,8 @@ class CudaSelection : public testing::Test {
       counts_["granules fetched from host"] += run.covered.granules_fetched && run.covered.kv_on_host;
       counts_["granules fetched from disk"] += run.covered.granules_fetched && run.covered.kv_on_disk;
       ASSERT_EQ(std::memcmp(run.logits.data(), expected.logits.data(), run.logits.size() * sizeof(float)), 0)
-          << "case " << i << " of " << kKvSelectorNames[static_cast<int>(selection.selector)] << " " << info(codec).name
-          << " --host-mem " << *options.host_bytes << " graphs " << graphs << " order " << order;
+          << "case " << i << " of " << selection.flag() << " " << info(codec).name << " --host-mem "
+          << *options.host_bytes << " graphs " << graphs << " order " << order;
     }
   }
 
@@ -97,9 +97,23 @@ TEST_F(CudaSelection, PlacementNeverChangesTheLogits) {
   run_cases(few(KvSelector::rehearsal, 24, 2, 2), KvCodec::f16, 2);
   run_cases(few(KvSelector::oracle, 0, 1, 1), KvCodec::f16, 3);
   run_cases(few(KvSelector::rehearsal, 16, 4, 1), KvCodec::kivi4, 4);
+  run_cases(few(KvSelector::bounds, 0, 16, 1), KvCodec::f16, 5);
+  KvSelection adapts = few(KvSelector::rehearsal, 16, 2, 1);
+  adapts.alpha = 2;
+  adapts.top_p = 0.6;
+  run_cases(adapts, KvCodec::f16, 6);
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
   EXPECT_GE(counts_["granules fetched from host"], 3);
   EXPECT_GE(counts_["granules fetched from disk"], 1);
+}
+
+// What is kept, in prompts of several chunks whose KV is elsewhere when the last one reads it.
+TEST_F(CudaSelection, WhatIsKeptIsTheSameEverywhere) {
+  KvSelection window = few(KvSelector::all, 0, 4, 1), heavy = few(KvSelector::all, 0, 2, 2);
+  window.keep = KvRetention::window;
+  heavy.keep = KvRetention::heavy;
+  run_cases(window, KvCodec::kivi4, 7);
+  run_cases(heavy, KvCodec::f16, 8);
 }
 
 }  // namespace

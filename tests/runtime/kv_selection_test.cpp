@@ -31,6 +31,34 @@ TEST(KvSelection, SinksAndTheNewestTokensAreAlwaysIn) {
   }
 }
 
+// What has been let go is never wanted again: neither does the window begin earlier in a longer sequence, nor does the
+// number grow by more than what is new.
+TEST(KvSelection, WhatIsKeptNeverGrowsByWhatIsGone) {
+  for (const KvRetention keep : {KvRetention::window, KvRetention::heavy}) {
+    for (const int size : {1, 4, 16}) {
+      for (const double part : {0.03, 0.1, 0.57, 0.9}) {
+        KvSelection selection = share(part, size);
+        selection.selector = KvSelector::all;
+        selection.keep = keep;
+        GranuleChoice before = granule_choice(selection, 1);
+        for (int tokens = 2; tokens < 3000; ++tokens) {
+          const GranuleChoice choice = granule_choice(selection, tokens);
+          EXPECT_LE(choice.count - before.count, choice.granules - before.granules) << tokens;
+          if (choice.count < choice.granules) {
+            EXPECT_LE((choice.granules - choice.last) * size, tokens - kRecentTokens) << tokens;
+            EXPECT_GE(choice.first * size, kSinkTokens);
+            if (before.count < before.granules) {
+              EXPECT_GE(choice.granules - choice.last, before.granules - before.last) << tokens;
+            }
+            if (keep == KvRetention::window) EXPECT_EQ(choice.first + choice.last, choice.count);
+          }
+          before = choice;
+        }
+      }
+    }
+  }
+}
+
 TEST(KvSelection, OfAShortContextEverythingIsRead) {
   const auto reads_all = [](const KvSelection& selection, int tokens) {
     const GranuleChoice choice = granule_choice(selection, tokens);

@@ -22,7 +22,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr uint64_t kPlenty = 1ull << 30;
-constexpr int kPrompt = 900;
+constexpr int kPrompt = 957;  // a page fills with the third token decoded
 
 class SelectionFaults : public ::testing::Test {
  protected:
@@ -53,13 +53,14 @@ class SelectionFaults : public ::testing::Test {
     return options;
   }
 
-  std::vector<float> decoded(uint64_t device_bytes) const {
+  std::vector<float> decoded(uint64_t device_bytes, int steps = 6) const {
     const Model model = open_for_test(path_);
     const auto device = make_cpu_device({.threads = 1});
     Options wanted = options(device_bytes);
-    PlacedRun run =
-        run_raised(model, *device, wanted, {.prompt = random_ids(1, kPrompt, 320), .decoded = random_ids(2, 6, 320)});
-    if (device_bytes < kPlenty && !run.covered.granules_fetched) throw std::runtime_error("nothing was fetched");
+    PlacedRun run = run_raised(model, *device, wanted,
+                               {.prompt = random_ids(1, kPrompt, 320), .decoded = random_ids(2, steps, 320)});
+    if (device_bytes < kPlenty && steps > 0 && !run.covered.granules_fetched)
+      throw std::runtime_error("nothing was fetched");
     return std::move(run.logits);
   }
 
@@ -96,6 +97,35 @@ TEST_F(SelectionFaults, ADriveThatHesitatesChangesNothing) {
   if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
   EXPECT_GT(outcome.injected, 9u) << "and io_uring was refused";
+}
+
+TEST_F(SelectionFaults, ASlowDriveChangesNothing) {
+  const std::vector<float> expected = decoded(kPlenty);
+  const auto outcome = faults::run(
+      {parse_fault("io_uring_setup=EPERM"), parse_fault("pread64=SLOW,ms=20,path=selection_spill,times=30")},
+      [&] { return from_disk(expected); });
+  if (!outcome.ran) GTEST_SKIP() << "this machine allows no system call filters";
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_GT(outcome.injected, 30u) << "and io_uring was refused";
+}
+
+// The page that fills while steps decode finds no room.
+TEST_F(SelectionFaults, AFullDiskIsNamedAndEndsTheRun) {
+  const std::vector<float> expected = decoded(kPlenty);
+  const auto prompt =
+      faults::run({parse_fault("io_uring_setup=EPERM"), parse_fault("pwrite64=SLOW,ms=0,path=selection_spill")}, [&] {
+        decoded(256 << 10, 0);
+        return 0;
+      });
+  if (!prompt.ran) GTEST_SKIP() << "this machine allows no system call filters";
+  ASSERT_EQ(prompt.exit_code, 0) << prompt.output;
+  ASSERT_GT(prompt.injected, 1u) << "the prompt's pages are written";
+  const auto outcome =
+      faults::run({parse_fault("io_uring_setup=EPERM"),
+                   parse_fault("pwrite64=ENOSPC,path=selection_spill,after=" + std::to_string(prompt.injected - 1))},
+                  [&] { return from_disk(expected); });
+  EXPECT_EQ(outcome.exit_code, static_cast<int>(ErrorKind::io)) << outcome.output;
+  EXPECT_THAT(outcome.output, AllOf(HasSubstr("selection_spill"), HasSubstr("No space left on device")));
 }
 
 }  // namespace

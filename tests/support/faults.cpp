@@ -15,11 +15,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <span>
 #include <stdexcept>
+#include <thread>
 #include <string_view>
 
 namespace spillway::faults {
@@ -185,9 +187,13 @@ class Supervisor {
       if (!matches(faults_[i], told)) continue;
       const uint64_t nth = seen_[i]++;
       if (nth < faults_[i].after || nth - faults_[i].after >= faults_[i].times) continue;
+      ++outcome.injected;
+      if (faults_[i].error == 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(faults_[i].milliseconds));
+        break;
+      }
       answer.flags = 0;
       answer.error = -faults_[i].error;
-      ++outcome.injected;
       break;
     }
     ::ioctl(listener_, SECCOMP_IOCTL_NOTIF_SEND, &answer);
@@ -232,7 +238,9 @@ Fault parse_fault(const std::string& text) {
     if (first) {
       number_of(kCalls, name);
       fault.call = name;
-      fault.error = number_of(kErrors, value);
+      if (value != "SLOW") fault.error = number_of(kErrors, value);
+    } else if (name == "ms" && fault.error == 0) {
+      fault.milliseconds = std::stoull(value, nullptr, 0);
     } else if (name == "path") {
       fault.path = value;
     } else if (name == "from") {

@@ -50,6 +50,7 @@ RowMatrixXf foretell(const AttentionTrace& trace, const Skew& skew, int layer, c
   const RowMatrixXf weight =
       own ? tensor(model.checkpoint, tensors.q) : tensor(skew.checkpoint, skew.layers[layer].matrix);
   RowMatrixXf q = x * weight.transpose();
+  if (!choice.biased) return q;
   if (!own) return q.rowwise() + tensor(skew.checkpoint, skew.layers[layer].bias).row(0);
   if (tensors.q_bias.cols > 0) q.rowwise() += tensor(model.checkpoint, tensors.q_bias).row(0);
   return q;
@@ -141,9 +142,10 @@ double mass_of_head(const AttentionTrace& trace, const Skew& skew, const MassCho
       truth += scores;
       if (choice.truth) continue;
       const int seen = std::max(0, row - choice.input_lag);
-      const Eigen::RowVectorXf q = foretold.row(seen).segment(column, d) * basis.queries.transpose();
+      const int from = choice.interleaved ? (member * shape.kv_heads + head) * d : column;
+      const Eigen::RowVectorXf q = foretold.row(seen).segment(from, d) * basis.queries.transpose();
       scores = trace.model.spec.attention_scale * q * partial.topRows(tokens).transpose();
-      softmax(scores);
+      if (!choice.raw_scores) softmax(scores);
       weights += scores;
     }
     if (choice.truth) weights = truth;
@@ -210,7 +212,7 @@ double kept_mass(const AttentionTrace& trace, const Skew& skew, const MassChoice
     RowMatrixXf foretold;
     if (!choice.truth) {
       foretold = foretell(trace, skew, layer, choice);
-      rotate(trace.model.spec, trace.tokens - trace.last_rows, foretold);
+      if (choice.turned) rotate(trace.model.spec, trace.tokens - trace.last_rows + choice.turned_to, foretold);
     }
     for (int head = 0; head < shape.kv_heads; ++head) sum += mass_of_head(trace, skew, choice, layer, head, foretold);
   }

@@ -47,6 +47,11 @@ struct MassChoice {
   int basis_shift = 0;  // the basis of the layer so many further on
   int head_shift = 0;   // and of the KV head
   int input_lag = 0;    // the input of so many tokens before
+  int turned_to = 0;    // so many positions further on
+  bool turned = true;
+  bool biased = true;
+  bool interleaved = false;  // query heads are dealt out to the KV heads one by one
+  bool raw_scores = false;   // a group's scores are added up, not their softmaxes
 };
 
 // The queries of a layer as they are foretold for the last rows, before the norm of heads and the rotation [rows x
