@@ -142,6 +142,25 @@ std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
   }
 }
 
+std::optional<Plan> Running::plan_shared(int sequences, int positions) const {
+  if (given_) return std::nullopt;
+  Options options = options_;
+  options.sequences = sequences;
+  options.context = positions;
+  try {
+    return plan_session(model_, options, device_, limits_);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::fit) throw;
+    return std::nullopt;
+  }
+}
+
+void Running::share(int sequences, int positions, int longest) {
+  options_.sequences = sequences;
+  options_.context = positions;
+  longest_ = longest;
+}
+
 // By halving the distance between a context that fits and one that does not.
 Plan Running::longest(Plan fits, int refused, int chunk) const {
   while (refused - fits.context > kPageTokens) {
@@ -278,7 +297,8 @@ Engine& Running::start(int positions, bool at_least) {
   say(device_.said);
   say(describe_placement(plan));
   say_what_changes_nothing(plan);
-  if (const int known = model_.spec.shape.context; std::max(positions, options_.context) > known) {
+  const int longest = longest_ > 0 ? longest_ : std::max(positions, options_.context);
+  if (const int known = model_.spec.shape.context; longest > known) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }
   if (flags_.verbosity > 0) say(describe_plan(plan));

@@ -44,6 +44,11 @@ class Running {
   // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
   // context.
   Plan plan(int positions, bool at_least = false, bool quiet = false);
+  // For so many sequences at once, which share so many positions; none where that does not fit, or --plan has chosen.
+  std::optional<Plan> plan_shared(int sequences, int positions) const;
+  // What plan(), start() do from now on; one sequence has at most `longest` of the positions.
+  void share(int sequences, int positions, int longest);
+  bool planned_before() const { return given_.has_value(); }
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
   // little, or the chunk was asked for.
   std::string chunk_advice(const Plan& plan) const;
@@ -60,6 +65,10 @@ class Running {
   // generate() in a new sequence. An error of the model names its file.
   Generation answer(std::span<const int32_t> prompt, const GenerateOptions& options);
   LinkPeaks link_peaks() const;
+  // What does not depend on what was run: the load, and the peaks.
+  Metrics metrics() const;
+  // How the work was handed to the device, where -v or --stats asks.
+  void report_layers() const;
   // Ends the text of one answer of several, and reports as the flags ask.
   void end_answer(const Generation& generation);
   // What --stats says of it.
@@ -89,10 +98,6 @@ class Running {
   void load(Plan plan);
   // For memory that went between plan and reservation: the budget that would fit now.
   [[noreturn]] void refuse_given_budget(const Error& error, uint64_t there) const;
-  // How the work was handed to the device, where -v or --stats asks.
-  void report_layers() const;
-  // What does not depend on what was run: the load, and the peaks.
-  Metrics metrics() const;
   Metrics metrics(const Generation& generation) const;
 
   const RunFlags& flags_;
@@ -105,6 +110,7 @@ class Running {
   std::unique_ptr<Progress> prefill_progress_;
   LinkBytes load_bytes_;
   double load_s_ = 0;
+  int longest_ = 0;  // positions of one sequence of several; 0: all
 };
 
 }  // namespace spillway

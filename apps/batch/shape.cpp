@@ -1,0 +1,55 @@
+#include "apps/batch/shape.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/kv_page.h"
+#include "memory/extent.h"
+
+namespace spillway {
+namespace {
+
+constexpr int kGuessedAnswer = 512;  // tokens of one that ends where the model ends it
+constexpr int kMostPositions = 1 << 28;
+
+// Tokens a second of a decode step with a row of each sequence: what is read, is read once; a row costs what it does in
+// a prompt.
+double expected_speed(const Plan& plan, int sequences) {
+  const Expected& e = plan.expected;
+  if (e.bound.empty() || e.prefill_tps <= 0) return sequences;
+  const double compute = e.compute_s + (sequences - 1) / e.prefill_tps;
+  return sequences / std::max({e.disk_s, e.link_s, compute, std::numeric_limits<double>::min()});
+}
+
+}  // namespace
+
+void BatchNeeds::add(const BatchRequest& request, int most_positions) {
+  const int prompt = static_cast<int>(request.prompt.size()), most = request.options.max_tokens;
+  const auto within = [&](int64_t answer) {
+    return static_cast<int>(std::min<int64_t>(prompt + answer, most_positions));
+  };
+  ++requests;
+  longest = std::max(longest, within(most < 0 ? most_positions : most));
+  positions += align_up(static_cast<uint64_t>(within(most < 0 ? kGuessedAnswer : most)), kPageTokens);
+}
+
+BatchShape choose_shape(const Running& running, const BatchNeeds& needs, int most) {
+  const auto longest = static_cast<uint64_t>(align_up(std::max(needs.longest, 1), kPageTokens));
+  const uint64_t mean = needs.requests > 0 ? needs.positions / needs.requests + kPageTokens : kPageTokens;
+  most = static_cast<int>(std::clamp<uint64_t>(needs.requests, 1, static_cast<uint64_t>(most)));
+  BatchShape best;
+  double best_speed = 0;
+  for (int sequences = 1; sequences <= most; sequences = sequences < most ? std::min(2 * sequences, most) : most + 1) {
+    const uint64_t positions = std::max(longest, std::min(needs.positions, sequences * mean));
+    if (positions > kMostPositions) break;
+    const auto plan = running.plan_shared(sequences, static_cast<int>(positions));
+    if (!plan) break;
+    const double speed = expected_speed(*plan, sequences);
+    if (speed <= best_speed) continue;
+    best_speed = speed;
+    best = {.sequences = sequences, .positions = plan->context};
+  }
+  return best;
+}
+
+}  // namespace spillway

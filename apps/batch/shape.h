@@ -1,0 +1,31 @@
+// What the requests of a batch need, and the shape of the engine that serves them: how many at once, on how many
+// positions of KV.
+#pragma once
+
+#include <cstdint>
+
+#include "apps/running.h"
+#include "runtime/batch.h"
+
+namespace spillway {
+
+struct BatchNeeds {
+  uint64_t requests = 0;
+  uint64_t faults = 0;  // lines that will have an error
+  int longest = 0;      // positions of one
+  uint64_t positions = 0;
+
+  // most_positions: of one request. An answer that may go on to the end is reckoned with a guess.
+  void add(const BatchRequest& request, int most_positions);
+};
+
+struct BatchShape {
+  int sequences = 1;
+  int positions = 0;
+};
+
+// Of 1, 2, 4, ... and `most` sequences, those with the highest speed to expect: more of them share what a pass reads,
+// and their KV leaves less room for weights that stay. Where not even the longest request fits, as much as does.
+BatchShape choose_shape(const Running& running, const BatchNeeds& needs, int most);
+
+}  // namespace spillway
