@@ -107,7 +107,7 @@ JobRecord::JobRecord(const std::string& output, bool make) : output_(output) {
     throw Error(ErrorKind::usage, fmt::format("{}: there is no {}, which lies beside the output of a batch", output,
                                               std::filesystem::path(path).filename().string()));
   }
-  if (descriptor_ < 0) fail(path, errno);
+  if (descriptor_ < 0) throw Error(ErrorKind::usage, fmt::format("{}: {}", path, std::strerror(errno)));
   if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
     const int error = errno;
     ::close(std::exchange(descriptor_, -1));

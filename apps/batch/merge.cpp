@@ -82,6 +82,10 @@ MergeReport read_part(const Part& part, uint32_t number, std::vector<Place>& pla
 MergeReport merge_batches(const std::string& output, const std::vector<std::string>& paths) {
   std::vector<Part> parts;
   for (const std::string& path : paths) {
+    std::error_code ignored;
+    for (const Part& other : parts) {
+      if (std::filesystem::equivalent(other.path, path, ignored)) refuse(path + ": it is given twice");
+    }
     Part part = open_part(path);
     check_part(parts, part);
     parts.push_back(std::move(part));
