@@ -18,15 +18,17 @@ KvFeed::KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLan
         return start(item, place, std::move(after));
       }) {}
 
-void KvFeed::begin_pass(SequenceId sequence, const KvReading& reading) {
-  const bool same = sequence == sequence_ && reading == reading_ && version_ == cache_.version();
+void KvFeed::begin_pass(std::span<const SequenceId> sequences, const KvReading& reading) {
+  const bool same = std::equal(sequences.begin(), sequences.end(), sequences_.begin(), sequences_.end()) &&
+                    reading == reading_ && version_ == cache_.version();
   if (same && !planned_.empty()) return;
   end();
-  sequence_ = sequence;
+  sequences_.assign(sequences.begin(), sequences.end());
   reading_ = reading;
   version_ = cache_.version();
   for (int layer = 0; layer < cache_.layout().layers; ++layer) {
-    if (!only_checked(layer) || reading.checks_all || layer == reading.checked_layer) plan_layer(sequence, layer);
+    if (only_checked(layer) && !reading.checks_all && layer != reading.checked_layer) continue;
+    for (const SequenceId sequence : sequences) plan_layer(sequence, layer);
   }
 }
 
@@ -40,14 +42,14 @@ void KvFeed::plan_layer(SequenceId sequence, int layer) {
   const int rows = cache_.rows(sequence, layer);
   const int spans = (rows + kPagesPerSpan - 1) / kPagesPerSpan;
   const int first = first_span(sequence, layer);
-  PlannedGroup group{.layer = layer, .first_span = first, .last_span = 0, .rows = {}, .last = false};
+  PlannedGroup group{.sequence = sequence, .layer = layer, .first_span = first, .rows = {}};
   uint64_t bytes = 0;  // of the group
   const auto close = [&](int next_span, bool last) {
     group.last_span = next_span;
     group.last = last;
     planned_.push_back(std::move(group));
     const uint32_t item = first_item_ + static_cast<uint32_t>(planned_.size()) - 1;
-    group = {.layer = layer, .first_span = next_span, .last_span = 0, .rows = {}, .last = false};
+    group = {.sequence = sequence, .layer = layer, .first_span = next_span, .rows = {}};
     if (bytes > 0) feed_.plan(item, bytes);
     bytes = 0;
   };
@@ -72,7 +74,7 @@ Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
   const PlannedGroup& group = planned_[item - first_item_];
   Moves moves;
   for (const PlannedRow& planned : group.rows) {
-    const RowPlace row = cache_.place(sequence_, group.layer, planned.row);
+    const RowPlace row = cache_.place(group.sequence, group.layer, planned.row);
     SPILLWAY_CHECK(row.tier != Tier::device);
     if (!row.written.done()) after.push_back(row.written);
     std::byte* to = place + planned.offset;
@@ -89,17 +91,19 @@ Event KvFeed::start(uint32_t item, std::byte* place, std::vector<Event> after) {
   }
   const Cause cause = only_checked(group.layer) ? Cause::kv_check : Cause::kv_fetch;
   const Event end = fetch_lane_->to_device(std::move(moves), std::move(after), cause);
-  for (const PlannedRow& planned : group.rows) cache_.reading(sequence_, group.layer, planned.row, end);
+  for (const PlannedRow& planned : group.rows) cache_.reading(group.sequence, group.layer, planned.row, end);
   return end;
 }
 
-int KvFeed::groups(int layer) const {
-  return static_cast<int>(
-      std::count_if(planned_.begin(), planned_.end(), [&](const PlannedGroup& g) { return g.layer == layer; }));
+int KvFeed::groups(int layer, SequenceId sequence) const {
+  const auto other = std::find_if(planned_.begin(), planned_.end(), [&](const PlannedGroup& group) {
+    return group.layer != layer || group.sequence != sequence;
+  });
+  return static_cast<int>(other - planned_.begin());
 }
 
-KvGroup KvFeed::next(int layer, int tokens) {
-  SPILLWAY_CHECK(!planned_.empty() && planned_.front().layer == layer);
+KvGroup KvFeed::next(int layer, SequenceId sequence, int tokens) {
+  SPILLWAY_CHECK(groups(layer, sequence) > 0);
   const PlannedGroup group = std::move(planned_.front());
   planned_.pop_front();
   ++first_item_;
@@ -113,7 +117,7 @@ KvGroup KvFeed::next(int layer, int tokens) {
         .rows = {}, .first_position = span * kSpanTokens, .tokens = std::min(kSpanTokens, tokens - span * kSpanTokens)};
     for (int i = 0; i < kPagesPerSpan && span * kPagesPerSpan + i < rows; ++i) {
       const int row = span * kPagesPerSpan + i;
-      const RowPlace place = cache_.place(sequence_, layer, row);
+      const RowPlace place = cache_.place(sequence, layer, row);
       if (place.packed) view.packed |= 1u << i;
       if (outside != group.rows.end() && outside->row == row) {
         view.rows[i] = result.lease.data() + outside->offset;
@@ -150,7 +154,7 @@ void KvFeed::end() {
   feed_.drop();
   first_item_ += static_cast<uint32_t>(planned_.size());
   planned_.clear();
-  sequence_ = -1;
+  sequences_.clear();
 }
 
 }  // namespace spillway

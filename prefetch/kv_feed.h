@@ -1,7 +1,7 @@
-// KvFeed: what the runtime sees of the KV cache during a pass: groups of spans in position order, each on the device
-// when it is read. Rows kept on the device are read in place; the others stream through a ring, fetched ahead in the
-// order the layers read them, over the end of one pass into the next. It also spills what a layer no longer keeps on
-// the device.
+// KvFeed: what the runtime sees of the KV cache during a pass: of each sequence of it groups of spans in position
+// order, each on the device when it is read. Rows kept on the device are read in place; the others stream through a
+// ring, fetched ahead in the order the layers read them, over the end of one pass into the next. It also spills what a
+// layer no longer keeps on the device.
 #pragma once
 
 #include <cstdint>
@@ -42,13 +42,13 @@ class KvFeed {
   KvFeed(KvCache& cache, std::span<std::byte> ring, int lookahead, CopyLane* fetch_lane, CopyLane* spill_lane,
          std::vector<int> windows);
 
-  // A pass of `sequence` over all layers follows. May be called ahead, when the pass before has settled its last layer:
-  // its first fetches then run while that pass ends.
-  void begin_pass(SequenceId sequence, const KvReading& reading);
-  // The layer's groups in position order, up to `tokens` positions; each released before the next is taken. Layers in
-  // order.
-  int groups(int layer) const;
-  KvGroup next(int layer, int tokens);
+  // A pass of `sequences` over all layers follows. May be called ahead, when the pass before has settled its last
+  // layer: its first fetches then run while that pass ends.
+  void begin_pass(std::span<const SequenceId> sequences, const KvReading& reading);
+  // The groups of a sequence in a layer in position order, up to `tokens` positions; each released before the next is
+  // taken. Layers in order, and in each the pass's sequences in theirs.
+  int groups(int layer, SequenceId sequence) const;
+  KvGroup next(int layer, SequenceId sequence, int tokens);
   // Moves what `layer` no longer keeps on the device, after all that `compute` has been given to do so far.
   void settle(int layer, Stream& compute);
   // Forgets fetches planned for a pass that does not come.
@@ -60,6 +60,7 @@ class KvFeed {
     uint64_t offset;  // in the item's place
   };
   struct PlannedGroup {
+    SequenceId sequence = 0;
     int layer = 0;
     int first_span = 0;
     int last_span = 0;  // one past; the layer's last group runs to the end of the context
@@ -78,7 +79,7 @@ class KvFeed {
   std::vector<int> windows_;
   uint64_t group_bytes_;  // at most, of rows outside the device
   RingFeed feed_;
-  SequenceId sequence_ = -1;
+  std::vector<SequenceId> sequences_;  // of the pass
   KvReading reading_;
   uint64_t version_ = 0;
   std::deque<PlannedGroup> planned_;  // groups not taken yet

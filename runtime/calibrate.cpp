@@ -148,7 +148,8 @@ class Calibration {
   void make_engine() {
     Options options = parts_.options;
     options.context = windows_.context;
-    options.sequences = 1;
+    options.sequences = options.batch = 1;
+    options.positions = 0;
     options.logit_rows = 1;
     options.chunk = shape_.chunk;
     options.kv_codec = KvCodec::f16;

@@ -17,7 +17,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
   compute = device.make_compute_stream(parts.name + "compute");
   make_lanes(parts);
   std::byte* activations = parts.device_arena.take("workspace", plan.workspace_bytes).data();
-  Workspace::cut(spec, {plan.chunk, plan.logit_rows, plan.context}, device.ops(), activations, &workspace);
+  Workspace::cut(spec, {plan.chunk, plan.logit_rows, plan.context, plan.batch}, device.ops(), activations, &workspace);
   device.ops().set_scratch(workspace.scratch_shape, workspace.scratch, workspace.scratch_bytes);
   scratch.ops = &device.ops();
   place_weights(parts);
@@ -46,7 +46,7 @@ ComputeUnit::ComputeUnit(const ComputeUnitParts& parts)
                                           .rehearsal = rehearsal.get(),
                                           .workspace = workspace,
                                           .vectors = vectors,
-                                          .context = plan.context,
+                                          .positions = plan.positions,
                                           .host_inputs = host_inputs,
                                           .traffic = parts.traffic,
                                           .far = !device.host_addressable(),
@@ -136,7 +136,7 @@ void ComputeUnit::place_selection(const ComputeUnitParts& parts) {
   if (!landing.empty()) fetch_lane->set_landing(landing, plan.landing);
   chosen_feed = std::make_unique<ChosenFeed>(ChosenFeedParts{.cache = *kv,
                                                              .hot = hot,
-                                                             .context = parts.plan.context,
+                                                             .context = parts.plan.positions,
                                                              .slots = plan.hot_slots,
                                                              .most = plan.most,
                                                              .ahead = plan.wishes.ahead,
@@ -154,7 +154,7 @@ void ComputeUnit::place_selection(const ComputeUnitParts& parts) {
                      .directions = parts.device_arena.take("directions", plan.directions),
                      .workspace = parts.device_arena.take("selection", plan.workspace),
                      .host = inputs.take("selection", plan.host_bytes),
-                     .context = parts.plan.context,
+                     .context = parts.plan.positions,
                      .traffic = parts.traffic,
                      .far = !device.host_addressable()});
 }

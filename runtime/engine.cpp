@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -148,21 +149,25 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
   Event chunk_ended;
   for (int begin = 0; begin < total; begin = end_of(begin)) {
     const int end = end_of(begin);
-    const PassInput input{.sequence = sequence,
-                          .tokens = tokens.subspan(begin, end - begin),
-                          .decode = false,
-                          .logit_rows = rows_wanted(begin),
+    const PassPart part{.sequence = sequence,
+                        .tokens = tokens.subspan(begin, end - begin),
+                        .decode = false,
+                        .logit_rows = rows_wanted(begin)};
+    const bool another = end < total || decode_follows;
+    const PassInput input{.parts = {&part, 1},
                           .choice = rows.choice,
-                          .next_logit_rows = end < total      ? rows_wanted(end)
-                                             : decode_follows ? 1
-                                                              : PassInput::kNoPass,
-                          .next_decodes = end == total,
+                          .next = {.logit_rows = end < total      ? rows_wanted(end)
+                                                 : decode_follows ? 1
+                                                                  : NextPass::kNone,
+                                   .decodes = end == total,
+                                   .sequences = std::span(&sequence, another ? 1 : 0)},
                           .observer = observer_};
+    const int before = end - part.logit_rows;
     run(input, [&](int first, View logits) {
       const View here = on_host(logits);
       end_step();
       for (int row = 0; row < here.rows; ++row) {
-        on_row(begin + first + row, {here.f32(row), static_cast<size_t>(here.cols)});
+        on_row(before + first + row, {here.f32(row), static_cast<size_t>(here.cols)});
       }
     });
     // One chunk is computed while the next is enqueued: what is said of it is said one chunk late.
@@ -179,16 +184,43 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
 
 std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice) {
   std::span<const float> row;
-  const PassInput input{.sequence = sequence,
-                        .tokens = {&token, 1},
-                        .decode = true,
-                        .logit_rows = 1,
+  const PassPart part{.sequence = sequence, .tokens = {&token, 1}, .decode = true, .logit_rows = 1};
+  const PassInput input{.parts = {&part, 1},
                         .choice = choice,
-                        .next_logit_rows = another ? 1 : PassInput::kNoPass,
+                        .next = {.logit_rows = another ? 1 : NextPass::kNone,
+                                 .decodes = true,
+                                 .sequences = std::span(&sequence, another ? 1 : 0)},
                         .observer = observer_};
   run(input, [&](int, View logits) { row = {on_host(logits).f32(), static_cast<size_t>(logits.cols)}; });
   end_step();
   return row;
+}
+
+void Engine::step(const Step& step, const OnPartRow& on_row) {
+  std::vector<PassPart> parts(step.parts.begin(), step.parts.end());
+  std::vector<size_t> numbers(parts.size());
+  std::iota(numbers.begin(), numbers.end(), size_t{0});
+  const auto few = static_cast<size_t>(parts_->device.ops().few_rows());
+  std::stable_partition(numbers.begin(), numbers.end(), [&](size_t i) { return step.parts[i].tokens.size() <= few; });
+  for (size_t i = 0; i < parts.size(); ++i) parts[i] = step.parts[numbers[i]];
+  const PassInput input{.parts = parts, .any_kernel = step.any_kernel, .next = step.next, .observer = observer_};
+  size_t part = 0;
+  int row_of_part = 0;
+  run(input, [&](int, View logits) {
+    const View here = on_host(logits);
+    end_step();
+    for (int row = 0; row < here.rows; ++row, ++row_of_part) {
+      for (; row_of_part == parts[part].logit_rows; ++part) row_of_part = 0;
+      const int index = static_cast<int>(parts[part].tokens.size()) - parts[part].logit_rows + row_of_part;
+      on_row(numbers[part], index, {here.f32(row), static_cast<size_t>(here.cols)});
+    }
+  });
+  end_step();
+}
+
+bool Engine::decodes_alone(int tokens) const {
+  return std::any_of(parts_->units.begin(), parts_->units.end(),
+                     [&](const auto& unit) { return unit->rehearsal && unit->rehearsal->chooses(tokens); });
 }
 
 bool Engine::should_choose() const { return !parts_->device.host_addressable(); }
@@ -204,7 +236,8 @@ void Engine::run(const PassInput& input, const Pass::OnLogits& on_logits) {
   for (const auto& unit : parts_->units) {
     from = unit->pass->run(input, from, on_logits);
     if (unit->device.host_addressable()) continue;
-    traffic_.add(Link::host_to_device, Cause::activations, input.tokens.size() * unit->pass->input_bytes_per_token());
+    traffic_.add(Link::host_to_device, Cause::activations,
+                 static_cast<uint64_t>(input.rows()) * unit->pass->input_bytes_per_token());
   }
 }
 

@@ -69,6 +69,20 @@ class Engine {
   // One token; returns the logits [vocab] of the next, or what is chosen from them, valid until the next call. another:
   // a further step is expected.
   std::span<const float> decode(SequenceId sequence, int32_t token, bool another, const RowChoice* choice = nullptr);
+  // One pass over tokens of several sequences that all differ: of each a decode step, or a chunk of its prompt. Up to
+  // Options::batch parts, and in all so many tokens beside a chunk. any_kernel: as PassInput's.
+  struct Step {
+    std::span<const PassPart> parts;
+    bool any_kernel = false;
+    NextPass next;
+  };
+  // Gets the logits [vocab] after a token, of each part the last `logit_rows` in order: the part's index, its token's,
+  // the row; valid during the call.
+  using OnPartRow = std::function<void(size_t part, int index, std::span<const float> logits)>;
+  void step(const Step& step, const OnPartRow& on_row);
+  // Whether a decode step over `tokens` positions, its own among them, must have a pass to itself: it chooses among its
+  // KV.
+  bool decodes_alone(int tokens) const;
   // The whole of the last row of logits, of which something was chosen; valid until the next call.
   std::span<const float> last_logits();
 

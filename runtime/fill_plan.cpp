@@ -7,6 +7,9 @@ Plan sized_plan(const PlanInput& input, const PlanSizes& sizes) {
   plan.last_layer = input.spec.shape.layers;
   plan.head = input.spec.has_head();
   plan.context = sizes.context;
+  plan.positions = sizes.positions;
+  plan.sequences = input.options.sequences;
+  plan.batch = input.options.batch;
   plan.chunk = sizes.chunk;
   plan.logit_rows = sizes.logit_rows;
   plan.lookahead = input.options.lookahead;

@@ -79,7 +79,7 @@ class GivenUnit {
     const KvSizes& kv = sizes_.kv;
     const int rows = kv.rows_per_layer(), kept = choices_.kv_device_rows_per_layer;
     // What slots are counted in.
-    const int64_t most_rows = int64_t{rows} + kv.transient_rows() + kv.chunk_rows + 1;
+    const int64_t most_rows = int64_t{rows} + kv.transient_rows() + kv.pass_rows();
     require(most_rows * (kv.layout.layers + kv.layout.packed_layers()) <= int64_t{UINT32_MAX}, "sequences");
     // As if there were room for all elsewhere: what has to stay whatever the budgets are.
     const int least = rows - kv.outside_rows(kMostSum, kMostSum);

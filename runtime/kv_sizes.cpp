@@ -70,7 +70,7 @@ KvSlots KvSizes::device_slots(const KvKept& kept, bool spills) const {
   }
   if (layout.full_layers() > 0) slots.full += transient;
   if (layout.packed_layers() == 0) return slots;
-  slots.full += static_cast<uint32_t>(chunk_rows + 1);  // what a pass fills in one layer before it is packed
+  slots.full += static_cast<uint32_t>(pass_rows());  // what a pass fills in one layer before it is packed
   slots.packed += transient;
   return slots;
 }

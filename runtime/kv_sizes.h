@@ -31,6 +31,7 @@ struct KvKept {
 struct KvSizes {
   KvLayout layout;
   int sequences = 1;
+  int batch = 1;              // of them in one pass
   int context_rows = 0;       // page rows of one layer that the context fills
   int chunk_rows = 0;         // that a chunk of the prompt fills
   uint64_t beside_bytes = 0;  // of the device where rows leave it: the hot set of layers that choose
@@ -38,9 +39,11 @@ struct KvSizes {
   // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its
   // own: its last one, and one copied in the middle of a page where it left another sequence.
   int rows_per_layer() const { return context_rows + 2 * (sequences - 1); }
-  // Rows that a pass writes into one layer before they can be spilled, twice, so that spilling one layer overlaps the
-  // next.
-  int transient_rows() const { return 2 * (chunk_rows + 1); }
+  // Rows that a pass fills, or begins, in one layer: of a chunk, which may begin and end in the middle of a page; where
+  // several sequences share it, one more of each, and the tokens that they have beside it.
+  int pass_rows() const { return chunk_rows + 1 + (batch > 1 ? batch + page_rows(batch) : 0); }
+  // They are there before they can be spilled, twice, so that spilling one layer overlaps the next.
+  int transient_rows() const { return 2 * pass_rows(); }
   // Slots of the device with which the layers keep `kept` rows there; spills: the others leave it.
   KvSlots device_slots(const KvKept& kept, bool spills) const;
   // Of the rows that are not kept: those for which `bytes` suffice, full ones first.

@@ -101,8 +101,8 @@ class Stretch {
   void pass(SequenceId sequence, int rows, bool decode, int logit_rows) {
     std::vector<int32_t> tokens(static_cast<size_t>(rows));  // of all kinds: experts are chosen by them
     for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_));
-    unit_.pass->run({.sequence = sequence, .tokens = tokens, .decode = decode, .logit_rows = logit_rows}, {},
-                    [](int, View) {});
+    const PassPart part{.sequence = sequence, .tokens = tokens, .decode = decode, .logit_rows = logit_rows};
+    unit_.pass->run({.parts = {&part, 1}, .choice = nullptr, .next = {}}, {}, [](int, View) {});
   }
   void prompt(int chunks) {
     const SequenceId sequence = unit_.kv->open();
@@ -143,7 +143,8 @@ std::optional<LayerTimes> measure_layers(const Model& model, const Options& opti
   own.disk_bytes = 0;
   own.link_bytes_per_second = 0;
   own.kv_codec = KvCodec::f16;
-  own.sequences = 1;
+  own.sequences = own.batch = 1;
+  own.positions = 0;
   own.logit_rows = 1;
   own.chunk = std::min(options.chunk, kMostChunk);
   own.context = std::max(own.chunk, kPageTokens);

@@ -23,6 +23,8 @@ struct Options {
 
   int context = 0;     // positions; 0: what the caller needs, or what the budgets allow
   int sequences = 1;   // open at once; they share the context's positions, and what forks have in common counts once
+  int positions = 0;   // of one sequence at most; 0: the context's
+  int batch = 1;       // sequences that one pass may compute, a token of each and a chunk beside them
   int chunk = 512;     // prompt tokens computed together (-ub)
   int logit_rows = 1;  // rows of logits kept at once; a plan may give fewer
   KvCodec kv_codec = KvCodec::f16;  // of full KV pages

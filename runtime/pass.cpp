@@ -9,16 +9,8 @@
 #include "kernels/check.h"
 
 namespace spillway {
-namespace {
-
-// The oldest position that the query of a decode step sees, the last of `tokens`.
-int first_seen(int window, int tokens) { return window == 0 ? 0 : std::max(0, tokens - window); }
-int span_count(int tokens) { return (tokens + kSpanTokens - 1) / kSpanTokens; }
-
-}  // namespace
-
 Pass::Pass(const PassParts& parts) : p_(parts), track_(Trace::track("host")) {
-  for (const RopeSpec& rope : parts.spec.ropes) rotations_.emplace_back(rope, parts.context);
+  for (const RopeSpec& rope : parts.spec.ropes) rotations_.emplace_back(rope, parts.positions);
   for (int layer = 0; layer < parts.spec.shape.layers; ++layer) {
     layer_names_.push_back(Trace::keep("layer " + std::to_string(parts.first_layer + layer)));
   }
@@ -28,11 +20,64 @@ Pass::Pass(const PassParts& parts) : p_(parts), track_(Trace::track("host")) {
   for (int expert = 0; expert < experts; ++expert) all_experts_.push_back({expert, nullptr});
 }
 
+int PassInput::rows() const {
+  size_t sum = 0;
+  for (const PassPart& part : parts) sum += part.tokens.size();
+  return static_cast<int>(sum);
+}
+
+int PassInput::logit_rows() const {
+  int sum = 0;
+  for (const PassPart& part : parts) sum += part.logit_rows;
+  return sum;
+}
+
+bool PassInput::decodes() const {
+  return std::all_of(parts.begin(), parts.end(), [](const PassPart& part) { return part.decode; });
+}
+
 Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits& on_logits) {
-  const int rows = static_cast<int>(input.tokens.size());
-  const int first_position = p_.kv.tokens(input.sequence);
-  SPILLWAY_CHECK(rows > 0 && rows <= p_.workspace.x.rows && (!input.decode || rows == 1));
+  place_parts(input);
+  const TraceRange range(track_, input.decodes() ? "decode" : "prefill");
+  plan_feeds(input);
+  next_unit_ = 0;
+  next_expert_ = 0;
+  made_for_matmul_ = false;
+  p_.compute.wait_for(x_free_);
+  load_inputs();
+  if (from.free != nullptr) take_over(from);
+  blocks(input);
+  for (const Placed& one : parts_) p_.kv.advance(one.part.sequence, one.rows());
+  if (const NextPass& next = input.next; !next.sequences.empty()) {
+    const bool alone = next.sequences.size() == 1;
+    p_.kv_feed.begin_pass(next.sequences,
+                          alone ? reading(next.decodes, p_.kv.tokens(next.sequences[0]) + 1) : KvReading{});
+  }
+  if (!p_.spec.has_head()) return {x_, p_.compute.record(), &x_free_};
+  head(input, on_logits);
+  return {};
+}
+
+void Pass::place_parts(const PassInput& input) {
+  const int rows = input.rows(), few = p_.ops.few_rows();
   const Workspace& w = p_.workspace;
+  SPILLWAY_CHECK(rows > 0 && rows <= w.x.rows && (input.parts.size() == 1 || input.observer == nullptr));
+  parts_.clear();
+  sequences_.clear();
+  few_rows_ = 0;
+  int row = 0;
+  for (const PassPart& part : input.parts) {
+    parts_.push_back({part, row, p_.kv.tokens(part.sequence)});
+    sequences_.push_back(part.sequence);
+    SPILLWAY_CHECK(!part.tokens.empty() && (!part.decode || part.tokens.size() == 1));
+    if (static_cast<int>(part.tokens.size()) <= few) {
+      SPILLWAY_CHECK(few_rows_ == row);
+      few_rows_ += static_cast<int>(part.tokens.size());
+    }
+    row += static_cast<int>(part.tokens.size());
+  }
+  head_together_ = input.any_kernel || few == 0;
+  all_together_ = head_together_ || few_rows_ == 0 || (few_rows_ == rows && rows <= few);
   x_ = w.x.slice_rows(0, rows);
   h_ = w.h.slice_rows(0, rows);
   q_ = w.q.slice_rows(0, rows);
@@ -41,24 +86,14 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   attn_ = w.attn.slice_rows(0, rows);
   gate_ = w.gate.slice_rows(0, rows);
   up_ = w.up.slice_rows(0, rows);
+}
 
-  const TraceRange range(track_, input.decode ? "decode" : "prefill");
-  const bool another = input.next_logit_rows != PassInput::kNoPass;
-  p_.weight_feed.begin_pass(head_sweeps(input.logit_rows),
-                            another ? head_sweeps(input.next_logit_rows) : WeightFeed::kNoPass);
-  p_.kv_feed.begin_pass(input.sequence, reading(input.decode, first_position + rows));
-  next_unit_ = 0;
-  next_expert_ = 0;
-  made_for_matmul_ = false;
-  p_.compute.wait_for(x_free_);
-  load_inputs(input, first_position);
-  if (from.free != nullptr) take_over(from);
-  blocks(input, first_position);
-  p_.kv.advance(input.sequence, rows);
-  if (another) p_.kv_feed.begin_pass(input.sequence, reading(input.next_decodes, first_position + rows + 1));
-  if (!p_.spec.has_head()) return {x_, p_.compute.record(), &x_free_};
-  head(input, rows, on_logits);
-  return {};
+void Pass::plan_feeds(const PassInput& input) {
+  const bool another = input.next.logit_rows != NextPass::kNone;
+  p_.weight_feed.begin_pass(head_sweeps(input.logit_rows()),
+                            another ? head_sweeps(input.next.logit_rows) : WeightFeed::kNoPass);
+  const Placed& first = parts_.front();
+  p_.kv_feed.begin_pass(sequences_, chooses() ? reading(first.part.decode, first.tokens()) : KvReading{});
 }
 
 void Pass::take_over(const Handover& from) {
@@ -67,25 +102,26 @@ void Pass::take_over(const Handover& from) {
   *from.free = p_.compute.record();
 }
 
-void Pass::blocks(const PassInput& input, int first_position) {
+void Pass::blocks(const PassInput& input) {
   struct Layers {
     Ops& ops;
     ~Layers() { ops.end_layers(); }
   } layers{p_.ops};
+  const bool decodes = input.decodes();
   for (int layer = 0; layer < p_.spec.shape.layers; ++layer) {
-    if (input.decode) p_.ops.begin_layer(p_.compute, layer);
-    block(layer, input, first_position);
+    if (decodes) p_.ops.begin_layer(p_.compute, layer);
+    block(layer, input);
   }
 }
 
-// One layer (Llama, arXiv 2302.13971, section 2.2; what other families add is nothing where a model has it not).
-void Pass::block(int layer, const PassInput& input, int first_position) {
+// One layer (Llama, arXiv 2302.13971, section 2.2; what other families add is nothing where a model has it not). Only
+// attention knows of parts.
+void Pass::block(int layer, const PassInput& input) {
   const TraceRange range(track_, layer_names_[layer]);
   const LayerVectors& v = p_.vectors.layers[layer];
-  const int rows = static_cast<int>(x_.rows);
-  const int tokens = first_position + rows;
-  const int foretold = chooses(input.decode, tokens) ? p_.rehearsal->foretold_by(layer) : -1;
-  if (foretold >= 0) foretell(foretold, input, tokens);
+  const Placed& first = parts_.front();
+  const int foretold = chooses() ? p_.rehearsal->foretold_by(layer) : -1;
+  if (foretold >= 0) foretell(foretold, first);
   const int number = p_.first_layer + layer;
   if (input.observer) count_observed(input.observer->attention_input(p_.compute, number, x_));
   norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, h_);
@@ -96,43 +132,17 @@ void Pass::block(int layer, const PassInput& input, int first_position) {
   add_bias(v_, v.v_bias);
   norm_heads(q_, v.q_norm);
   norm_heads(k_, v.k_norm);
-  append(layer, input, rows);
-  attend(layer, input, first_position, rows);
+  append(layer, input);
+  attend(layer);
   contribute(Stage::attn_out, layer, attn_, v.attn_out_bias, v.attn_post_norm);
   if (p_.spec.layers[layer].has_experts()) {
     norm(x_, v.ffn_norm, v.ffn_norm_bias, h_);
-    mix_experts(layer, input.decode);
+    mix_experts(layer);
   } else {
     norm_for_matmul(x_, v.ffn_norm, v.ffn_norm_bias, h_);
     feed_forward(layer);
   }
-  if (foretold >= 0) p_.rehearsal->fetch(foretold, input.sequence, tokens);
-}
-
-bool Pass::chooses(bool decode, int tokens) const {
-  return p_.rehearsal != nullptr && decode && p_.rehearsal->chooses(tokens);
-}
-
-KvReading Pass::reading(bool decode, int tokens) const {
-  return chooses(decode, tokens) ? p_.rehearsal->reading(tokens) : KvReading{};
-}
-
-// The query of a later layer, from this one's input: by it that layer chooses among the KV while this one computes.
-void Pass::foretell(int layer, const PassInput& input, int tokens) {
-  const TraceRange range(track_, "foretell");
-  Rehearsal& r = *p_.rehearsal;
-  const LayerVectors& v = p_.vectors.layers[layer];
-  const View q = r.query();
-  const LayerVectors& norm = p_.vectors.layers[r.norm_of(layer)];
-  norm_for_matmul(x_, norm.attn_norm, norm.attn_norm_bias, r.input());
-  const MatmulPart part{r.matrix(layer), q};
-  multiply(Stage::qkv, r.input(), {&part, 1}, std::exchange(made_for_matmul_, false));
-  add_bias(q, r.bias(layer).data != nullptr ? r.bias(layer) : v.q_bias);
-  norm_heads(q, v.q_norm);
-  if (!rotations_.empty()) {
-    p_.ops.rotate(p_.compute, q, p_.spec.shape.head_dim, p_.spec.shape.rotation, angles(layer, 1));
-  }
-  r.choose(layer, input.sequence, q, tokens - 1, tokens);
+  if (foretold >= 0) p_.rehearsal->fetch(foretold, first.part.sequence, first.tokens());
 }
 
 void Pass::feed_forward(int layer) {
@@ -147,15 +157,26 @@ void Pass::feed_forward(int layer) {
 }
 
 // Each row goes to a few experts, whose results are added with the router's weights (Mixtral, arXiv 2401.04088, section
-// 2.1). Where all experts are on the device, the host need not know which.
-void Pass::mix_experts(int layer, bool decode) {
-  const View logits = p_.workspace.router.slice_rows(0, h_.rows);
+// 2.1). An expert's kernel follows from the rows that go to it: so parts that keep theirs go one by one.
+void Pass::mix_experts(int layer) {
+  project(Stage::router, layer, h_, {p_.workspace.router.slice_rows(0, h_.rows)}, false);
+  if (head_together_ || parts_.size() == 1) {
+    const bool decode = std::all_of(parts_.begin(), parts_.end(), [](const Placed& one) { return one.part.decode; });
+    mix_experts(layer, 0, static_cast<int>(h_.rows), decode);
+  } else {
+    for (const Placed& one : parts_) mix_experts(layer, one.first_row, one.rows(), one.part.decode);
+  }
+  next_expert_ += p_.spec.shape.experts;
+}
+
+// Where all experts are on the device, the host need not know which are asked for.
+void Pass::mix_experts(int layer, int first_row, int count, bool decode) {
+  const View logits = p_.workspace.router.slice_rows(first_row, count), h = h_.slice_rows(first_row, count);
   ExpertRoutes routes = p_.workspace.routes;
-  routes.rows = h_.rows;
+  routes.rows = count;
   const View rows = p_.workspace.expert_rows.slice_rows(0, routes.places());
-  project(Stage::router, layer, h_, {logits}, false);
   const TraceRange range(track_, kStageNames[static_cast<int>(Stage::experts)]);
-  p_.ops.route(p_.compute, logits, h_, p_.spec.expert_weights_norm, routes, rows);
+  p_.ops.route(p_.compute, logits, h, p_.spec.expert_weights_norm, routes, rows);
   if (p_.experts->resident()) {
     for (ExpertFeed::Here& one : all_experts_) one.data = p_.experts->place(next_expert_, one.expert);
     run_experts(layer, routes, all_experts_);
@@ -168,8 +189,7 @@ void Pass::mix_experts(int layer, bool decode) {
       p_.experts->give_back(p_.compute.record());
     }
   }
-  next_expert_ += p_.spec.shape.experts;
-  p_.ops.combine(p_.compute, routes, rows, x_);
+  p_.ops.combine(p_.compute, routes, rows, x_.slice_rows(first_row, count));
 }
 
 void Pass::run_experts(int layer, const ExpertRoutes& routes, std::span<const ExpertFeed::Here> here) {
@@ -265,194 +285,25 @@ void Pass::project(Stage stage, int layer, View x, std::initializer_list<View> o
   }
 }
 
-// How many rows of logits are computed at once follows from the budget, and may not change them: so the head is
-// multiplied in calls that agree with one another.
+// Where kernels of few rows and of many round differently, each row has those of its part; and the head those of few,
+// for how many rows of logits are computed at once follows from the budget, and may not change them.
 void Pass::multiply(Stage stage, View x, std::span<const MatmulPart> parts, bool more) {
-  const int few = stage == Stage::head ? p_.ops.few_rows() : 0;
-  if (few == 0) return more ? p_.ops.matmul_more(p_.compute, x, parts) : p_.ops.matmul(p_.compute, x, parts);
-  for (int64_t row = 0; row < x.rows; row += few) {
-    const int64_t rows = std::min<int64_t>(few, x.rows - row);
-    MatmulPart some[4];
-    for (size_t i = 0; i < parts.size(); ++i) {
-      some[i] = {parts[i].weight, parts[i].out.slice_rows(row, rows), parts[i].add};
-    }
-    p_.ops.matmul(p_.compute, x.slice_rows(row, rows), {some, parts.size()});
+  if (stage == Stage::head ? head_together_ : all_together_) {
+    return more ? p_.ops.matmul_more(p_.compute, x, parts) : p_.ops.matmul(p_.compute, x, parts);
   }
-}
-
-// Turns q and k to their positions; k and v go into the cache.
-void Pass::append(int layer, const PassInput& input, int rows) {
-  const TraceRange range(track_, "append");
-  const KvGrowth growth = p_.kv.grow(input.sequence, layer, rows);
-  for (const Event& event : growth.after) p_.compute.wait_for(event);
-  for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
-  const KvFormat format = p_.kv.layout().format_of(layer);
-  const View table = rotations_.empty() ? View{} : angles(layer, rows);
-  if (input.observer) rotate_observed(layer, *input.observer, table);
-  if (rotations_.empty() || input.observer) {
-    p_.ops.append(p_.compute, k_, v_, format, growth.runs);
-  } else {
-    p_.ops.rotate_append(p_.compute, {q_, k_, v_, p_.spec.shape.rotation, table}, format, growth.runs);
+  const int64_t of_few = stage == Stage::head ? x.rows : few_rows_;
+  for (int64_t row = 0; row < of_few; row += p_.ops.few_rows()) {
+    multiply_rows(x, parts, row, std::min<int64_t>(p_.ops.few_rows(), of_few - row));
   }
-  if (p_.rehearsal != nullptr && p_.rehearsal->chooses_in(layer)) p_.rehearsal->keep_keys(layer, growth);
+  if (of_few < x.rows) multiply_rows(x, parts, of_few, x.rows - of_few);
 }
 
-// Of the pass's positions, as the layer turns.
-View Pass::angles(int layer, int rows) const {
-  const View& tables = p_.workspace.rope;
-  return tables.slice_rows(tables.rows / p_.spec.shape.rope_tables * p_.spec.layers[layer].rope, rows);
-}
-
-// Apart from the append, which leaves keys in any state.
-void Pass::rotate_observed(int layer, PassObserver& observer, View table) {
-  const ModelShape& shape = p_.spec.shape;
-  if (table.rows > 0) {
-    p_.ops.rotate(p_.compute, q_, shape.head_dim, shape.rotation, table);
-    p_.ops.rotate(p_.compute, k_, shape.head_dim, shape.rotation, table);
+void Pass::multiply_rows(View x, std::span<const MatmulPart> parts, int64_t row, int64_t rows) {
+  MatmulPart some[kMostMatmulParts];
+  for (size_t i = 0; i < parts.size(); ++i) {
+    some[i] = {parts[i].weight, parts[i].out.slice_rows(row, rows), parts[i].add};
   }
-  count_observed(observer.rotated(p_.compute, p_.first_layer + layer, q_, k_));
-}
-
-void Pass::count_observed(uint64_t bytes) {
-  if (p_.far) p_.traffic.add(Link::device_to_host, Cause::activations, bytes);
-}
-
-// Attention as a fold over spans in position order: a decode step writes each span's state to its own slot and merges
-// once; a chunk folds one running state (ARCHITECTURE.md, idea 1).
-void Pass::attend(int layer, const PassInput& input, int first_position, int rows) {
-  const TraceRange range(track_, "attend");
-  const ModelShape& shape = p_.spec.shape;
-  const int window = p_.spec.layers[layer].window;
-  const AttendShape attend{p_.kv.layout().format_of(layer), shape.heads, p_.spec.attention_scale, window};
-  const int tokens = first_position + rows;
-  std::vector<MergeTask> merges;
-  if (chooses(input.decode, tokens) && p_.rehearsal->chooses_in(layer)) {
-    merges.push_back({0, 0, attend_chosen(layer, input, attend, tokens)});
-  } else {
-    const int first = attend_spans(layer, input, attend, first_position);
-    if (input.decode) merges.push_back({0, first, span_count(tokens) - first});
-    for (int row = 0; !input.decode && row < rows; ++row) merges.push_back({row, row, 1});
-  }
-  pack(layer);
-  p_.ops.merge_for_matmul(p_.compute, p_.workspace.states, attend, merges, attn_);
-  made_for_matmul_ = true;
-  p_.kv_feed.settle(layer, p_.compute);
-}
-
-// Reads what the layer has chosen; where no earlier layer could foretell its query, it chooses now. Returns the number
-// of states. To check what is missing everything is read too, and the last of the two readings is the answer.
-int Pass::attend_chosen(int layer, const PassInput& input, const AttendShape& shape, int tokens) {
-  Rehearsal& r = *p_.rehearsal;
-  if (!r.is_foretold(layer)) {
-    r.choose(layer, input.sequence, q_, tokens, tokens);
-    r.fetch(layer, input.sequence, tokens);
-  }
-  const bool checks = r.checks(layer, tokens);
-  int states = 0;
-  const auto read = [&](bool all) {
-    if (all) {
-      attend_spans(layer, input, shape, tokens - 1);
-      states = span_count(tokens);
-    } else {
-      states = r.attend(layer, input.sequence, q_, shape, p_.workspace.states, tokens);
-    }
-    if (checks) r.look_at(p_.workspace.states.slice_rows(0, states), all);
-  };
-  if (checks) read(!r.answers_by_all());
-  read(r.answers_by_all());
-  if (checks) r.count_missed();
-  return states;
-}
-
-// Reads everything that the queries see, as it arrives. Returns the first span of a decode step.
-int Pass::attend_spans(int layer, const PassInput& input, const AttendShape& shape, int first_position) {
-  const int rows = static_cast<int>(q_.rows);
-  const int tokens = first_position + rows;
-  const int first = first_seen(shape.window, tokens);
-  std::vector<SpanTask> tasks;
-  bool fresh = true;
-  for (int left = p_.kv_feed.groups(layer); left > 0; --left) {
-    KvGroup group = p_.kv_feed.next(layer, tokens);
-    if (group.lease.moves()) p_.compute.wait_for(group.lease.ready());
-    if (input.decode) {
-      tasks.clear();
-      for (const KvSpan& span : group.spans) {
-        if (span.first_position + span.tokens <= first) continue;
-        tasks.push_back({.span = span,
-                         .row = 0,
-                         .slot = span.first_position / kSpanTokens,
-                         .first_token = std::max(0, first - span.first_position)});
-      }
-      p_.ops.attend(p_.compute, q_, shape, tasks, p_.workspace.states);
-    } else {
-      p_.ops.attend_chunk(p_.compute, q_, first_position, shape, group.spans, p_.workspace.states.slice_rows(0, rows),
-                          fresh);
-    }
-    fresh = false;
-    if (group.lease.moves()) group.lease.release(p_.compute.record());
-  }
-  return first / kSpanTokens;
-}
-
-// Pages that this pass has filled, and read as they were written: before any byte of them leaves the device.
-void Pass::pack(int layer) {
-  const KvPacking packing = p_.kv.pack(layer);
-  if (packing.runs.empty()) return;
-  const TraceRange range(track_, "seal");
-  for (const Event& event : packing.after) p_.compute.wait_for(event);
-  p_.ops.seal(p_.compute, p_.kv.layout().format_of(layer), packing.runs);
-  if (p_.rehearsal != nullptr && p_.rehearsal->chooses_in(layer)) p_.rehearsal->keep_heads(layer, packing);
-}
-
-// What a pass begins with: the tokens' embeddings, where these are the model's first layers, and the angles.
-void Pass::load_inputs(const PassInput& input, int first_position) {
-  const TraceRange range(track_, "inputs");
-  half_free_[half_].wait();
-  std::byte* host = p_.host_inputs.data() + half_ * p_.workspace.host_half_bytes();
-  copy_angles(first_position, static_cast<int>(input.tokens.size()), host + p_.workspace.rope_offset());
-  if (p_.spec.has_embedding()) embed(input, first_position, host);
-  half_free_[half_] = p_.compute.record();
-  half_ ^= 1;
-}
-
-// Embedding rows are read from the file as they are asked for, one for each token; the table itself is never resident.
-void Pass::embed(const PassInput& input, int first_position, std::byte* host) {
-  const Workspace& w = p_.workspace;
-  const int rows = static_cast<int>(input.tokens.size());
-  const auto rows_of = [&](const TensorInfo& table, int row, int64_t index, const View& into, std::byte* at) {
-    p_.checkpoint.files[table.extent.file].read(table.extent.offset + index * into.stride,
-                                                {at + row * into.stride, into.stride});
-  };
-  std::byte* positions = host + w.positions_offset();
-  for (int row = 0; row < rows; ++row) {
-    rows_of(p_.spec.token_embedding, row, input.tokens[row], w.rows, host);
-    if (w.positions.rows == 0) continue;
-    rows_of(p_.spec.position_embedding, row, first_position + row + p_.spec.position_offset, w.positions, positions);
-  }
-  p_.compute.copy_few(w.rows.data, host, rows * w.rows.stride);
-  if (w.positions.rows > 0) p_.compute.copy_few(w.positions.data, positions, rows * w.positions.stride);
-  p_.ops.dequantize(p_.compute, w.rows.slice_rows(0, rows), x_);
-  if (p_.spec.embedding_scale != 1.0f) p_.ops.scale(p_.compute, x_, p_.spec.embedding_scale);
-  if (w.positions.rows == 0) return;
-  p_.ops.dequantize(p_.compute, w.positions.slice_rows(0, rows), h_);
-  p_.ops.add(p_.compute, x_, h_);
-}
-
-// Cosines and sines of the pass's positions, one table for each way that layers rotate.
-void Pass::copy_angles(int first_position, int rows, std::byte* host) {
-  const View& tables = p_.workspace.rope;
-  for (size_t i = 0; i < rotations_.size(); ++i) {
-    const View table = tables.slice_rows(tables.rows / static_cast<int64_t>(rotations_.size()) * i, rows);
-    std::byte* at = host + (table.data - tables.data);
-    rotations_[i].fill(first_position, rows, reinterpret_cast<float*>(at));
-    p_.compute.copy_few(table.data, at, rows * table.stride);
-  }
-}
-
-uint64_t Pass::input_bytes_per_token() const {
-  const Workspace& w = p_.workspace;
-  return (p_.spec.has_embedding() ? w.rows.stride + w.positions.stride : w.x.stride) +
-         w.rope.stride * rotations_.size();
+  p_.ops.matmul(p_.compute, x.slice_rows(row, rows), {some, parts.size()});
 }
 
 // Rows of logits beyond what the workspace holds at once cost another reading of the head.
@@ -461,18 +312,33 @@ int Pass::head_sweeps(int logit_rows) const {
   return static_cast<int>((logit_rows + p_.workspace.logits.rows - 1) / p_.workspace.logits.rows);
 }
 
-void Pass::head(const PassInput& input, int rows, const OnLogits& on_logits) {
+void Pass::head(const PassInput& input, const OnLogits& on_logits) {
   const uint32_t head_unit = next_unit_;
-  const int first = rows - input.logit_rows;
+  const int wanted = input.logit_rows();
   const int at_once = static_cast<int>(p_.workspace.logits.rows);
-  for (int row = first; row < rows; row += at_once) {
-    const int count = std::min(at_once, rows - row);
-    const View h = h_.slice_rows(row, count);
+  for (int first = 0; first < wanted; first += at_once) {
+    const int count = std::min(at_once, wanted - first);
+    const View h = h_.slice_rows(0, count);
     const View logits = p_.workspace.logits.slice_rows(0, count);
     next_unit_ = head_unit;
-    norm(x_.slice_rows(row, count), p_.vectors.output_norm, p_.vectors.output_norm_bias, h);
+    norm_wanted(first, h);
     project(Stage::head, 0, h, {logits}, false);
-    on_logits(row, input.choice == nullptr ? logits : chosen(logits, *input.choice));
+    on_logits(first, input.choice == nullptr ? logits : chosen(logits, *input.choice));
+  }
+}
+
+// Rows [first, first + out.rows) of those that logits are wanted of, side by side.
+void Pass::norm_wanted(int first, View out) {
+  const int end = first + static_cast<int>(out.rows);
+  int before = 0;  // wanted rows of the parts before
+  for (const Placed& one : parts_) {
+    const int begin = std::max(first, before), last = std::min(end, before + one.part.logit_rows);
+    if (begin < last) {
+      const int row = one.first_row + one.rows() - one.part.logit_rows + (begin - before);
+      norm(x_.slice_rows(row, last - begin), p_.vectors.output_norm, p_.vectors.output_norm_bias,
+           out.slice_rows(begin - first, last - begin));
+    }
+    before += one.part.logit_rows;
   }
 }
 

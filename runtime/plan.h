@@ -67,7 +67,10 @@ struct Plan {
   // computes from being Tier::device; in `tiers` they are counted where they lie, in host memory and on disk.
   std::vector<Plan> before;
 
-  int context = 0;
+  int context = 0;    // positions of all sequences together
+  int positions = 0;  // of one
+  int sequences = 1;  // open at once
+  int batch = 1;      // in one pass
   int chunk = 0;
   int logit_rows = 0;
   int lookahead = 0;

@@ -35,7 +35,9 @@ PlanSizes::PlanSizes(const PlanInput& input, const PlannedSizes& planned)
     : PlanSizes(input, Room::ample, std::optional(planned)) {}
 
 PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned)
-    : kv{.layout = kv_layout(input.spec, input.options), .sequences = input.options.sequences},
+    : kv{.layout = kv_layout(input.spec, input.options),
+         .sequences = input.options.sequences,
+         .batch = input.options.batch},
       in_(input),
       room_(room),
       planned_(planned),
@@ -48,7 +50,7 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<Plan
     throw Error(ErrorKind::usage,
                 fmt::format("-c {}: this model's KV is counted up to {} positions", options.context, most));
   }
-  SPILLWAY_CHECK(options.sequences >= 1 && options.chunk >= 1);
+  SPILLWAY_CHECK(options.batch >= 1 && options.sequences >= options.batch && options.chunk >= 1);
   const bool host_addressable = in_.device.host_addressable();
   emulated_link = host_addressable && (options.host_bytes || options.link_bytes_per_second > 0);
   staged = emulated_link || !host_addressable;
@@ -73,19 +75,20 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<Plan
   set_shape(options.context, options.chunk);
 }
 
-void PlanSizes::set_shape(int positions, int prompt_chunk) {
+void PlanSizes::set_shape(int all_positions, int prompt_chunk) {
   const Options& options = in_.options;
-  context = static_cast<int>(align_up(std::max(positions, 1), kPageTokens));
+  context = static_cast<int>(align_up(std::max(all_positions, 1), kPageTokens));
+  positions = options.positions > 0 ? std::min(options.positions, context) : context;
   chunk = std::min(prompt_chunk, context);
   kv.context_rows = page_rows(context);
   kv.chunk_rows = page_rows(chunk);
   size_selection();
-  logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, chunk);
+  logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, std::max(chunk, options.batch));
   // Many rows of logits are a convenience: they may take an eighth of the budget.
   while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
-  if (planned_) logit_rows = std::min(planned_->logit_rows, chunk);
+  if (planned_) logit_rows = std::min(planned_->logit_rows, std::max(chunk, options.batch));
   Workspace views;
-  const WorkspaceShape shape{chunk, logit_rows, context};
+  const WorkspaceShape shape{chunk, logit_rows, context, options.batch};
   workspace_bytes = align_up(Workspace::cut(in_.spec, shape, in_.ops, nullptr, &views), kDiskAlign);
   host_input_bytes = align_up(2 * views.host_half_bytes() + views.host_choice_bytes(), kDiskAlign);
   const uint64_t logits = static_cast<uint64_t>(views.logits.rows) * views.logits.stride;
@@ -96,10 +99,10 @@ void PlanSizes::size_selection() {
   StagingShape landing{0, 0};
   if (!staged) landing = {room_ == Room::least ? kLeastLanding : kLeastPiece, kLandingPieces};
   kv.layout.chosen = choosing_;
-  selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew, context, kv.rows_per_layer());
+  selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew, positions, kv.rows_per_layer());
   if (!selection.on()) kv.layout.chosen = {};  // nor is anything kept beside the pages
   spilled_selection = selection;
-  add_hot_set(spilled_selection, kv.layout, context, landing);
+  add_hot_set(spilled_selection, kv.layout, positions, landing);
   kv.beside_bytes = spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
 }
 

@@ -31,10 +31,11 @@ class PlanSizes {
   // Throws Error(usage) for more positions than can be counted.
   PlanSizes(const PlanInput& input, Room room);
   PlanSizes(const PlanInput& input, const PlannedSizes& planned);
-  // As if so many positions, and chunks of so many, had been asked for.
-  void set_shape(int positions, int prompt_chunk);
+  // As if so many positions of all sequences, and chunks of so many, had been asked for.
+  void set_shape(int all_positions, int prompt_chunk);
 
-  int context = 0;  // whole pages
+  int context = 0;    // whole pages
+  int positions = 0;  // of one sequence
   int chunk = 0;
   int logit_rows = 0;
   bool emulated_link = false;

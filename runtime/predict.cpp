@@ -126,7 +126,7 @@ KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
   const auto host = static_cast<double>(layout.bytes(plan.kv_host_slots));
   const auto disk = static_cast<double>(layout.bytes(plan.kv_disk_slots));
   const GranuleChoice choice =
-      plan.selection.on() ? granule_choice(plan.selection.wishes, plan.context) : GranuleChoice{};
+      plan.selection.on() ? granule_choice(plan.selection.wishes, plan.positions) : GranuleChoice{};
   KvBytes sum{.read = static_cast<double>(layout.bytes(layout.slots_of(rows)) + plan.selection.partial_keys)};
   double outside = 0, fetched = 0, granules = 0, blocks = 0;
   for (int layer = 0; layer < layout.layers; ++layer) {

@@ -1,6 +1,7 @@
 // Workspace: the activations of one pass, cut once from the device's arena.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 
@@ -11,26 +12,33 @@
 namespace spillway {
 
 struct WorkspaceShape {
-  int chunk = 1;       // rows of a pass at most
+  int chunk = 1;       // rows of a prompt at most
   int logit_rows = 1;  // rows of logits at most
-  int context = 1;     // positions, for the partial states of a decode step
+  int context = 1;     // positions of all sequences, for the partial states of a decode step
+  int batch = 1;       // sequences that share a pass
+
+  // Rows of a pass at most: a chunk, and beside it a decode step of all.
+  int rows() const { return chunk + (batch > 1 ? batch : 0); }
+  // Of each sequence the last span may be a short one.
+  int spans() const { return (context + kSpanTokens - 1) / kSpanTokens + batch - 1; }
+  int states() const { return batch > 1 ? rows() + spans() : std::max(rows(), spans()); }
 };
 
-// All views are f32 but `rows`. m: rows of the pass.
+// All views are f32 but `rows` and `positions`. rows, states: WorkspaceShape's.
 struct Workspace {
-  View x;         // [chunk x hidden] residual stream
-  View h;         // [chunk x hidden] normalised
-  View q, k, v;   // [chunk x heads * head_dim], [chunk x kv_heads * head_dim]
-  View attn;      // [chunk x heads * head_dim]
-  View gate, up;  // [chunk x ffn]
-  // Where experts are: logits of the router [chunk x experts], rows in the experts' places [chunk * experts_used x
-  // hidden], and, in the memory of gate and up, their inner rows [chunk * experts_used x expert_ffn].
+  View x;         // [rows x hidden] residual stream
+  View h;         // [rows x hidden] normalised
+  View q, k, v;   // [rows x heads * head_dim], [rows x kv_heads * head_dim]
+  View attn;      // [rows x heads * head_dim]
+  View gate, up;  // [rows x ffn]
+  // Where experts are: logits of the router [rows x experts], rows in the experts' places [rows * experts_used x
+  // hidden], and, in the memory of gate and up, their inner rows [rows * experts_used x expert_ffn].
   View router, expert_rows, expert_gate, expert_up;
-  ExpertRoutes routes;  // of `chunk` rows
-  View states;          // [max(chunk, spans) x heads * attn_state_floats]
-  View rope;            // [rope_tables * chunk x rope_dims] cos and sin, a table after the other
-  View rows;            // [chunk x hidden] embedding rows in the file's type; no rows where others embed
-  View positions;       // [chunk x hidden] rows of learned positions in the file's type; no rows where there are none
+  ExpertRoutes routes;  // of so many rows
+  View states;          // [states x heads * attn_state_floats]
+  View rope;            // [rope_tables * rows x rope_dims] cos and sin, a table after the other
+  View rows;            // [rows x hidden] embedding rows in the file's type; no rows where others embed
+  View positions;       // [rows x hidden] rows of learned positions in the file's type; no rows where there are none
   View logits;          // [logit_rows x vocab]; no rows, and none of chosen, where others have the head
   View chosen;          // [logit_rows x candidate_floats(most)]
   ModelShape scratch_shape;  // the model's, with the run's own context

@@ -263,7 +263,7 @@ void PlannerTest::check_plan(const Case& c, const Options& options, const Plan& 
   ASSERT_EQ(plan.staged, c.far || options.host_bytes.has_value());
   Workspace views;
   const uint64_t workspace =
-      Workspace::cut(c.model.spec, {plan.chunk, plan.logit_rows, plan.context}, near_->ops(), nullptr, &views);
+      Workspace::cut(c.model.spec, {plan.chunk, plan.logit_rows, plan.context, plan.batch}, near_->ops(), nullptr, &views);
   ASSERT_GE(plan.workspace_bytes, workspace);
   ASSERT_GE(plan.host_input_bytes, 2 * views.host_half_bytes());
 }
