@@ -54,11 +54,11 @@ class BatchJob {
  public:
   explicit BatchJob(const BatchFlags& flags)
       : flags_(flags),
-        input_("-i", named("-i", flags.input), kMostLineBytes),
+        input_("-i", flags.input, kMostLineBytes),
         survey_(input_.survey()),
         running_(flags.run),
         fingerprint_(fingerprint(running_.model().checkpoint)),
-        journal_(named("-o", flags.output), open_record(), flags.retry_failed),
+        journal_(flags.output, open_record(), flags.retry_failed),
         results_(survey_.hash, running_.tokenizer(), fingerprint_) {
     counts_.requests = flags.shard.share(survey_.requests);
     counts_.before = journal_.answered();
@@ -80,11 +80,6 @@ class BatchJob {
   }
 
  private:
-  static const std::string& named(const char* flag, const std::string& path) {
-    if (path.empty()) throw Error(ErrorKind::usage, fmt::format("{}: a file is wanted", flag));
-    return path;
-  }
-
   JobRecord open_record() const {
     std::error_code ignored;
     if (std::filesystem::is_directory(flags_.output, ignored)) {
@@ -272,6 +267,11 @@ class BatchJob {
 
 }  // namespace
 
-int run_batch_job(const BatchFlags& flags) { return BatchJob(flags).run(); }
+int run_batch_job(const BatchFlags& flags) {
+  for (const auto& [flag, path] : {std::pair("-i", &flags.input), std::pair("-o", &flags.output)}) {
+    if (path->empty()) throw Error(ErrorKind::usage, fmt::format("{}: a file is wanted", flag));
+  }
+  return BatchJob(flags).run();
+}
 
 }  // namespace spillway

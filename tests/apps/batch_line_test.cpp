@@ -210,8 +210,9 @@ TEST(BatchLine, ResultsSayWhichLineTheyAnswer) {
 }
 
 TEST(BatchLine, TheFuzzersCorpus) {
+  const auto corpus = std::filesystem::path(SPILLWAY_TEST_DATA).parent_path().parent_path() / "fuzz/corpus/batch_line";
   int cases = 0, requests = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(SPILLWAY_TEST_DATA "/../../fuzz/corpus/batch_line")) {
+  for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
     std::ifstream file(entry.path(), std::ios::binary);
     const std::string bytes(std::istreambuf_iterator<char>(file), {});
     SCOPED_TRACE(entry.path().filename().string());
