@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
+#include <memory>
 
+#include "kernels/check.h"
+#include "runtime/batch_schedule.h"
 #include "runtime/continuation.h"
 
 namespace spillway {
@@ -10,70 +14,226 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+// Pages of one layer that the plan has room for (KvSizes::rows_per_layer).
+int pages_of(const Plan& plan) { return page_rows(plan.context) + 2 * (plan.sequences - 1); }
+
+class BatchRun {
+ public:
+  BatchRun(Engine& engine, const Tokenizer& tokenizer, const BatchOptions& options, const BatchHooks& hooks)
+      : engine_(engine),
+        tokenizer_(tokenizer),
+        options_(options),
+        hooks_(hooks),
+        positions_(options.most_positions > 0 ? std::min(options.most_positions, engine.plan().positions)
+                                              : engine.plan().positions),
+        schedule_(limits(engine, options)) {}
+
+  BatchReport run() {
+    const LinkBytes loaded = LinkBytes::of(engine_.traffic());
+    while (!(report_.interrupted = hooks_.interrupted && hooks_.interrupted())) {
+      refill();
+      if (schedule_.running() == 0) break;
+      make_forks();
+      pass();
+      make_forks();  // before those that they come from may end
+      answer_ended();
+      tell();
+    }
+    for (const auto& [id, one] : running_) {
+      if (one.sequence) engine_.close_sequence(*one.sequence);
+    }
+    report_.seconds = now() - begin_;
+    report_.tokens_shared = schedule_.tokens_shared();
+    report_.bytes = LinkBytes::of(engine_.traffic()).since(loaded);
+    const auto rate = [](int64_t count, double seconds) {
+      return seconds > 0 ? static_cast<double>(count) / seconds : 0;
+    };
+    report_.decode_tps = rate(report_.decode_rows, report_.decode_s);
+    report_.prefill_tps = rate(report_.prefill_rows, report_.prefill_s);
+    if (decode_passes_ > 0) report_.mean_batch = static_cast<double>(report_.decode_rows) / decode_passes_;
+    return report_;
+  }
+
+ private:
+  struct Running {
+    std::unique_ptr<Continuation> growing;
+    int32_t token = 0;                   // that its decode step reads
+    std::optional<SequenceId> sequence;  // none: it waits for another one's beginning
+    bool goes_on = true;
+    std::optional<Error> error = {};
+  };
+
+  static ScheduleLimits limits(Engine& engine, const BatchOptions& options) {
+    const Plan& plan = engine.plan();
+    const int most = options.most_sequences > 0 ? std::min(options.most_sequences, plan.batch) : plan.batch;
+    return {.pages = pages_of(plan),
+            .sequences = most,
+            .rows = plan.chunk + (plan.batch > 1 ? plan.batch : 0),
+            .chunk = plan.chunk,
+            .shared_unit = options.deterministic ? engine.identical_prefix() : kPageTokens,
+            .alone = [&engine](int tokens) { return engine.decodes_alone(tokens); }};
+  }
+
+  // Asks for requests while there is room, and gives those that fit a place.
+  void refill() {
+    do {
+      while (!exhausted_ && schedule_.wants_more()) take_next();
+      schedule_.admit();
+      report_.most_sequences = std::max(report_.most_sequences, schedule_.running());
+    } while (!exhausted_ && schedule_.wants_more());
+  }
+
+  void take_next() {
+    const double asked = now();
+    std::optional<BatchRequest> request = hooks_.next();
+    report_.waits.next += now() - asked;
+    if (!request) {
+      exhausted_ = true;
+      return;
+    }
+    const uint64_t key = request->key;
+    try {
+      auto growing = std::make_unique<Continuation>(std::move(*request), tokenizer_, positions_);
+      report_.tokens_in += static_cast<int64_t>(growing->prompt().size());
+      if (!growing->wants_logits()) return answer(growing->finish());
+      const RequestId id = next_id_++;
+      schedule_.add(id, growing->prompt(), growing->most_positions());
+      running_[id].growing = std::move(growing);
+    } catch (const Error& error) {
+      answer({.key = key, .generation = {}, .logprobs = {}, .error = error.what(), .error_kind = error.kind()});
+    }
+  }
+
+  void make_forks() {
+    for (const ScheduledFork& fork : schedule_.forks()) {
+      const SequenceId sequence = engine_.fork_sequence(*running_.at(fork.from).sequence);
+      running_.at(fork.request).sequence = sequence;
+      SPILLWAY_CHECK(engine_.truncate_sequence(sequence, fork.tokens) == fork.tokens);
+    }
+  }
+
+  void pass() {
+    const std::vector<ScheduledPart> parts = schedule_.next_pass();
+    SPILLWAY_CHECK(!parts.empty());
+    std::vector<PassPart> wanted;
+    int decoded = 0, prefilled = 0;
+    for (const ScheduledPart& part : parts) {
+      Running& one = running_.at(part.request);
+      if (!one.sequence) one.sequence = engine_.open_sequence();
+      if (part.decode) one.token = one.growing->token();
+      const std::span<const int32_t> tokens =
+          part.decode ? std::span<const int32_t>(&one.token, 1)
+                      : one.growing->prompt().subspan(static_cast<size_t>(part.first), static_cast<size_t>(part.count));
+      wanted.push_back({.sequence = *one.sequence,
+                        .tokens = tokens,
+                        .decode = part.decode,
+                        .logit_rows = part.decode || part.ends_prompt ? 1 : 0});
+      (part.decode ? decoded : prefilled) += part.count;
+    }
+    const double begin = now();
+    expect_next(parts);
+    engine_.step(
+        {.parts = wanted,
+         .any_kernel = !options_.deterministic,
+         .next = {.logit_rows = next_rows_, .decodes = true, .sequences = next_}},
+        [&](size_t part, int, std::span<const float> logits) { take(running_.at(parts[part].request), logits); });
+    schedule_.computed(parts);
+    count(decoded, prefilled, now() - begin);
+  }
+
+  void take(Running& one, std::span<const float> logits) {
+    try {
+      one.goes_on = one.growing->take(logits);
+    } catch (const Error& error) {  // of these logits, or of this request's wishes
+      one.goes_on = false;
+      one.error = error;
+    }
+  }
+
+  // What follows while nobody comes or goes: KV that lies elsewhere is fetched for that.
+  void expect_next(std::span<const ScheduledPart> parts) {
+    next_.clear();
+    int rows = 0;
+    const bool alone = parts.size() == 1 && schedule_.running() > 1;
+    for (const ScheduledPart& part : parts) {
+      const Running& one = running_.at(part.request);
+      const bool goes_on = !part.decode || one.growing->expects_another();
+      rows += goes_on ? 1 : 0;
+      if (goes_on && part.decode && !alone) next_.push_back(*one.sequence);
+    }
+    const bool others = schedule_.running() > static_cast<int>(parts.size()) || schedule_.waiting() > 0;
+    if (next_.size() != parts.size()) next_.clear();
+    next_rows_ = rows > 0 || others || !exhausted_ ? std::max(rows, 1) : NextPass::kNone;
+  }
+
+  void count(int decoded, int prefilled, double seconds) {
+    ++report_.steps;
+    report_.decode_rows += decoded;
+    report_.prefill_rows += prefilled;
+    decode_passes_ += decoded > 0 ? 1 : 0;
+    const double of_decode = seconds * decoded / (decoded + prefilled);
+    report_.decode_s += of_decode;
+    report_.prefill_s += seconds - of_decode;
+  }
+
+  void answer_ended() {
+    for (auto it = running_.begin(); it != running_.end();) {
+      Running& one = it->second;
+      if (one.goes_on) {
+        ++it;
+        continue;
+      }
+      schedule_.end(it->first);
+      engine_.close_sequence(*one.sequence);
+      BatchAnswer done = one.error ? one.growing->fail(*one.error) : one.growing->finish();
+      it = running_.erase(it);
+      answer(std::move(done));
+    }
+  }
+
+  void answer(BatchAnswer answer) {
+    ++report_.requests;
+    report_.failed += answer.error.empty() ? 0 : 1;
+    report_.tokens_out += static_cast<int64_t>(answer.generation.tokens.size());
+    const double begin = now();
+    hooks_.on_answer(std::move(answer));
+    report_.waits.answer += now() - begin;
+  }
+
+  void tell() {
+    if (!hooks_.on_progress) return;
+    int64_t growing = 0;
+    for (const auto& [id, one] : running_) growing += one.growing->tokens();
+    hooks_.on_progress({.done = report_.requests,
+                        .failed = report_.failed,
+                        .running = schedule_.running(),
+                        .waiting = schedule_.waiting(),
+                        .tokens_in = report_.tokens_in,
+                        .tokens_out = report_.tokens_out + growing,
+                        .seconds = now() - begin_});
+  }
+
+  Engine& engine_;
+  const Tokenizer& tokenizer_;
+  const BatchOptions& options_;
+  const BatchHooks& hooks_;
+  const int positions_;
+  BatchSchedule schedule_;
+  std::map<RequestId, Running> running_;  // and waiting
+  std::vector<SequenceId> next_;
+  int next_rows_ = NextPass::kNone;
+  RequestId next_id_ = 0;
+  bool exhausted_ = false;
+  int64_t decode_passes_ = 0;
+  const double begin_ = now();
+  BatchReport report_;
+};
+
 }  // namespace
 
-// One request after another.
 BatchReport run_batch(Engine& engine, const Tokenizer& tokenizer, const BatchOptions& options,
                       const BatchHooks& hooks) {
-  BatchReport report;
-  BatchProgress progress;
-  const double begin = now();
-  const LinkBytes loaded = LinkBytes::of(engine.traffic());
-  const int context = engine.plan().context;
-  const int positions = options.most_positions > 0 ? std::min(options.most_positions, context) : context;
-  const auto interrupted = [&] {
-    report.interrupted = report.interrupted || (hooks.interrupted && hooks.interrupted());
-    return report.interrupted;
-  };
-  const auto tell = [&] {
-    progress.seconds = now() - begin;
-    if (hooks.on_progress) hooks.on_progress(progress);
-  };
-  while (!interrupted()) {
-    std::optional<BatchRequest> request = hooks.next();
-    if (!request) break;
-    BatchAnswer answer;
-    answer.key = request->key;
-    std::optional<SequenceId> sequence;
-    try {
-      Continuation growing(std::move(*request), tokenizer, positions);
-      sequence = engine.open_sequence();
-      progress.running = 1;
-      report.tokens_in = progress.tokens_in += static_cast<int64_t>(growing.prompt().size());
-      bool more = growing.wants_logits();
-      engine.prefill(*sequence, growing.prompt(), more ? 1 : 0, more,
-                     [&](int, std::span<const float> logits) { more = growing.take(logits); });
-      ++report.steps;
-      while (more && !interrupted()) {
-        more = growing.take(engine.decode(*sequence, growing.token(), growing.expects_another()));
-        ++report.steps;
-        ++report.decode_rows;
-        ++progress.tokens_out;
-        tell();
-      }
-      answer = growing.finish();
-    } catch (const Error& error) {
-      if (error.kind() == ErrorKind::io) throw;
-      answer.error = error.what();
-      answer.error_kind = error.kind();
-    }
-    if (sequence) engine.close_sequence(*sequence);
-    if (report.interrupted) break;
-    ++report.requests;
-    report.failed += answer.error.empty() ? 0 : 1;
-    report.tokens_out += static_cast<int64_t>(answer.generation.tokens.size());
-    progress = {.done = report.requests,
-                .failed = report.failed,
-                .tokens_in = report.tokens_in,
-                .tokens_out = report.tokens_out};
-    hooks.on_answer(std::move(answer));
-    tell();
-  }
-  report.seconds = now() - begin;
-  report.mean_batch = report.decode_rows > 0 ? 1 : 0;
-  report.most_sequences = 1;
-  report.bytes = LinkBytes::of(engine.traffic()).since(loaded);
-  return report;
+  return BatchRun(engine, tokenizer, options, hooks).run();
 }
 
 }  // namespace spillway

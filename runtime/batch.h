@@ -36,8 +36,8 @@ struct BatchAnswer {
 };
 
 struct BatchOptions {
-  int most_sequences = 0;      // at once; 0: as many as the plan has room for (Options::sequences)
-  int most_positions = 0;      // of one request, its prompt and answer; 0: the plan's context
+  int most_sequences = 0;      // at once; 0: as many as the plan has room for (Options::batch)
+  int most_positions = 0;      // of one request, its prompt and answer; 0: the plan's (Options::positions)
   bool deterministic = false;  // each greedy answer is, to the bit of its logits, what the request gets alone
 };
 
@@ -79,7 +79,8 @@ struct BatchReport {
 };
 
 // Runs until `next` gives no more and all is answered, or it is interrupted. A request that cannot be run is answered
-// with its error; throws what ends the job: Error(io) and whatever a hook throws.
+// with its error; throws what ends the job: Error(io), and whatever a hook throws. Then the engine's sequences stay
+// open.
 BatchReport run_batch(Engine& engine, const Tokenizer& tokenizer, const BatchOptions& options, const BatchHooks& hooks);
 
 }  // namespace spillway

@@ -32,6 +32,7 @@ class Continuation {
   // Draws from the logits [vocab] of the next token. True: the answer goes on, and token() is to be computed next.
   bool take(std::span<const float> logits);
   int32_t token() const { return answer_.generation.tokens.back(); }
+  int tokens() const { return static_cast<int>(answer_.generation.tokens.size()); }
   // Whether one more step after the next is expected.
   bool expects_another() const;
 
@@ -40,8 +41,6 @@ class Continuation {
   BatchAnswer fail(const Error& error);
 
  private:
-  int tokens() const { return static_cast<int>(answer_.generation.tokens.size()); }
-
   BatchRequest request_;
   const Tokenizer& tokenizer_;
   int positions_;

@@ -223,6 +223,14 @@ bool Engine::decodes_alone(int tokens) const {
                      [&](const auto& unit) { return unit->rehearsal && unit->rehearsal->chooses(tokens); });
 }
 
+int Engine::identical_prefix() const {
+  const bool by_chunk = std::any_of(parts_->units.begin(), parts_->units.end(), [](const auto& unit) {
+    return unit->kv->layout().packed_layers() > 0 || unit->device.ops().few_rows() > 0;
+  });
+  if (!by_chunk) return kPageTokens;
+  return plan_.chunk % kPageTokens == 0 ? plan_.chunk : 0;
+}
+
 bool Engine::should_choose() const { return !parts_->device.host_addressable(); }
 
 std::span<const float> Engine::last_logits() {

@@ -83,6 +83,9 @@ class Engine {
   // Whether a decode step over `tokens` positions, its own among them, must have a pass to itself: it chooses among its
   // KV.
   bool decodes_alone(int tokens) const;
+  // Beginnings that sequences share in multiples of so many tokens leave every bit as it is without: of a prompt that
+  // is packed as it is computed, or whose kernels follow from the rows at once, whole chunks. 0: none do.
+  int identical_prefix() const;
   // The whole of the last row of logits, of which something was chosen; valid until the next call.
   std::span<const float> last_logits();
 

@@ -1,0 +1,105 @@
+// BatchSchedule: which requests have room, and what of each the next pass computes (continuous batching, Orca, OSDI
+// '22, section 3; prompts in chunks beside decode steps, Sarathi, arXiv 2308.16369). It speaks of numbers of tokens and
+// pages, and knows neither engine nor text.
+//
+// A request is admitted, in the order of arrival, when the pages of all positions that it may ever take are free: so
+// what runs is never short of pages, and none has to be given up. Requests whose prompts begin alike share the full
+// pages of what is alike, which count once.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "kernels/kv_page.h"
+
+namespace spillway {
+
+using RequestId = int64_t;
+
+struct ScheduleLimits {
+  int pages = 0;      // page rows of one layer, of all sequences together
+  int sequences = 1;  // at once, each with one part of a pass at most
+  int rows = 0;       // tokens of a pass at most: a chunk and `sequences` beside it
+  int chunk = 0;      // tokens of a prompt at once: cut at multiples of it, wherever a shared beginning ends
+  int shared_unit = kPageTokens;  // beginnings are shared in multiples of so many tokens, whole pages; 0: never
+  // Whether a decode step over so many positions must have a pass to itself; empty: none must.
+  std::function<bool(int tokens)> alone = {};
+};
+
+struct ScheduledPart {
+  RequestId request = 0;
+  int first = 0, count = 0;  // tokens of its sequence
+  bool decode = false;
+  bool ends_prompt = false;  // its last token's logits are wanted
+};
+
+// A sequence that begins with the tokens of another one.
+struct ScheduledFork {
+  RequestId request = 0, from = 0;
+  int tokens = 0;
+};
+
+class BatchSchedule {
+ public:
+  explicit BatchSchedule(ScheduleLimits limits);
+
+  // Whether one more request would be looked at now.
+  bool wants_more() const { return waiting_.empty() && running() < limits_.sequences; }
+  // positions: of the prompt and its answer at most; they must fit the pages. The prompt stays where it is.
+  void add(RequestId request, std::span<const int32_t> prompt, int positions);
+  // Those that have room now begin to run; returns them.
+  std::vector<RequestId> admit();
+  // To be made before anything else happens to either: of requests just admitted, and of those whose other has computed
+  // enough since.
+  std::vector<ScheduledFork> forks();
+  // Parts of the next pass, in the order of arrival, decode steps first; empty: nothing runs.
+  std::vector<ScheduledPart> next_pass();
+  // The parts have been computed.
+  void computed(std::span<const ScheduledPart> parts);
+  // A request has ended, or has failed; its pages are free.
+  void end(RequestId request);
+
+  int running() const { return static_cast<int>(running_.size()); }
+  int waiting() const { return static_cast<int>(waiting_.size()); }
+  int pages_used() const { return limits_.pages - static_cast<int>(free_.size()); }
+  int64_t tokens_shared() const { return tokens_shared_; }
+
+ private:
+  static constexpr RequestId kNobody = -1;
+  struct Request {
+    RequestId id = 0;
+    std::span<const int32_t> prompt;
+    int positions = 0;
+    int computed = 0;
+    RequestId from = kNobody;  // whose first `shared` tokens it waits for
+    int shared = 0;
+    int64_t last_pass = 0;
+    std::vector<int> pages;
+
+    bool decodes() const { return computed >= static_cast<int>(prompt.size()); }
+  };
+
+  Request& of(RequestId request);
+  const Request* likest(const Request& request, int* shared) const;
+  bool place(Request& request);
+  void inherit(RequestId id);
+  bool alone(const Request& request) const {
+    return limits_.alone && request.decodes() && limits_.alone(request.computed + 1);
+  }
+  bool can_run(const Request& request) const { return request.from == kNobody; }
+  std::vector<ScheduledPart> common_pass() const;
+  ScheduledPart part_of(const Request& request) const;
+
+  ScheduleLimits limits_;
+  std::deque<Request> waiting_;
+  std::vector<Request> running_;  // in the order of arrival
+  std::vector<int> references_;   // of each page
+  std::vector<int> free_;         // pages
+  int64_t passes_ = 0;
+  int64_t tokens_shared_ = 0;
+};
+
+}  // namespace spillway

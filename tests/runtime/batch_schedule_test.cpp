@@ -1,0 +1,226 @@
+// Whatever requests come, in whatever order and of whatever lengths: none is short of pages, none waits for ever, and
+// of each every token is computed once, in order, from pages that hold what it begins with.
+#include "runtime/batch_schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+#include <set>
+
+#include "memory/kv/layout.h"
+
+namespace spillway {
+namespace {
+
+// What a cache would hold: pages by numbers of their own, counted by reference.
+class Pages {
+ public:
+  void fork(RequestId to, RequestId from, int tokens) {
+    tables_[to].assign(tables_[from].begin(), tables_[from].begin() + tokens / kPageTokens);
+  }
+  void grow(RequestId request, int tokens) {
+    while (static_cast<int>(tables_[request].size()) < page_rows(tokens)) tables_[request].push_back(next_++);
+  }
+  void close(RequestId request) { tables_.erase(request); }
+  int used() const {
+    std::set<int> all;
+    for (const auto& [request, table] : tables_) all.insert(table.begin(), table.end());
+    return static_cast<int>(all.size());
+  }
+
+ private:
+  std::map<RequestId, std::vector<int>> tables_;
+  int next_ = 0;
+};
+
+struct Wish {
+  std::vector<int32_t> prompt;
+  int answer = 1;      // tokens that will come, of
+  int most = 1;        // those that may
+  bool fails = false;  // in the middle of its prompt
+};
+
+class ScheduleWorld {
+ public:
+  ScheduleWorld(uint64_t seed, ScheduleLimits limits) : random_(seed), limits_(limits), schedule_(limits) {}
+
+  void run(const std::vector<Wish>& wishes) {
+    wishes_ = &wishes;
+    size_t next = 0;
+    for (int pass = 0;; ++pass) {
+      ASSERT_LT(pass, 200000) << "it ends";
+      while (next < wishes.size() && schedule_.wants_more()) {
+        const auto& wish = wishes[next];
+        schedule_.add(static_cast<RequestId>(next++), wish.prompt,
+                      static_cast<int>(wish.prompt.size()) + wish.most - 1);
+      }
+      for (const RequestId id : schedule_.admit()) {
+        ASSERT_EQ(id, next_admitted_++) << "in the order of arrival";
+        done_[id] = 0;
+      }
+      if (schedule_.running() == 0) {
+        if (next == wishes.size()) break;
+        continue;
+      }
+      fork();
+      step();
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+    EXPECT_EQ(ended_, wishes.size());
+    EXPECT_EQ(schedule_.pages_used(), 0);
+    EXPECT_EQ(pages_.used(), 0);
+  }
+  int64_t shared() const { return schedule_.tokens_shared(); }
+  int most_parts() const { return most_parts_; }
+
+ private:
+  void fork() {
+    for (const ScheduledFork& fork : schedule_.forks()) {
+      ASSERT_GE(done_.at(fork.from), fork.tokens);
+      ASSERT_EQ(done_.at(fork.request), 0);
+      const auto &a = (*wishes_)[fork.request].prompt, &b = (*wishes_)[fork.from].prompt;
+      ASSERT_LT(fork.tokens, static_cast<int>(a.size()));
+      ASSERT_TRUE(std::equal(a.begin(), a.begin() + fork.tokens, b.begin()));
+      ASSERT_EQ(fork.tokens % limits_.shared_unit, 0);
+      pages_.fork(fork.request, fork.from, fork.tokens);
+      done_[fork.request] = fork.tokens;
+    }
+  }
+
+  void step() {
+    const std::vector<ScheduledPart> parts = schedule_.next_pass();
+    ASSERT_FALSE(parts.empty());
+    int rows = 0;
+    std::set<RequestId> seen;
+    for (const ScheduledPart& part : parts) {
+      const int prompt = static_cast<int>((*wishes_)[part.request].prompt.size());
+      ASSERT_TRUE(seen.insert(part.request).second);
+      ASSERT_EQ(part.first, done_.at(part.request)) << "in order, nothing twice";
+      ASSERT_EQ(part.decode, part.first >= prompt);
+      if (!part.decode) {
+        ASSERT_EQ(part.first / limits_.chunk, (part.first + part.count - 1) / limits_.chunk)
+            << "cut where it always is";
+        ASSERT_EQ(part.ends_prompt, part.first + part.count == prompt);
+      } else if (limits_.alone && limits_.alone(part.first + 1)) {
+        ASSERT_EQ(parts.size(), 1u);
+      }
+      rows += part.count;
+      last_pass_[part.request] = passes_;
+      pages_.grow(part.request, part.first + part.count);
+      done_[part.request] += part.count;
+    }
+    ASSERT_LE(rows, limits_.rows);
+    ASSERT_LE(static_cast<int>(parts.size()), limits_.sequences);
+    ASSERT_LE(pages_.used(), schedule_.pages_used()) << "what is used was counted";
+    ASSERT_LE(schedule_.pages_used(), limits_.pages);
+    most_parts_ = std::max(most_parts_, static_cast<int>(parts.size()));
+    ++passes_;
+    schedule_.computed(parts);
+    fork();
+    for (const ScheduledPart& part : parts) end_where_done(part);
+  }
+
+  void end_where_done(const ScheduledPart& part) {
+    const Wish& wish = (*wishes_)[part.request];
+    const int tokens = done_.at(part.request) - static_cast<int>(wish.prompt.size()) + 1;
+    if (tokens < wish.answer && !(wish.fails && !part.decode)) return;
+    schedule_.end(part.request);
+    pages_.close(part.request);
+    done_.erase(part.request);
+    ++ended_;
+  }
+
+  std::mt19937_64 random_;
+  ScheduleLimits limits_;
+  BatchSchedule schedule_;
+  Pages pages_;
+  const std::vector<Wish>* wishes_ = nullptr;
+  std::map<RequestId, int> done_;  // tokens computed
+  std::map<RequestId, int> last_pass_;
+  RequestId next_admitted_ = 0;
+  size_t ended_ = 0;
+  int passes_ = 0;
+  int most_parts_ = 0;
+};
+
+std::vector<Wish> random_wishes(std::mt19937_64& random, int count, int most_positions, int beginnings) {
+  const auto upto = [&](int n) { return static_cast<int>(random() % static_cast<uint64_t>(n)); };
+  std::vector<Wish> wishes;
+  for (int i = 0; i < count; ++i) {
+    Wish wish;
+    // Some begin alike, and go on differently from somewhere on.
+    const int length = 1 + upto(most_positions - 1), alike = upto(4) == 0 ? 0 : upto(length + 1),
+              kind = upto(beginnings);
+    for (int at = 0; at < length; ++at) wish.prompt.push_back(at < alike ? 1000 * kind + at : upto(1000));
+    wish.most = 1 + upto(most_positions - length + 1);
+    wish.answer = 1 + upto(wish.most);
+    wish.fails = upto(10) == 0;
+    wishes.push_back(std::move(wish));
+  }
+  return wishes;
+}
+
+TEST(BatchSchedule, RandomRequestsAllEndAndNothingIsExceeded) {
+  std::mt19937_64 random(11);
+  int64_t shared = 0;
+  int most_parts = 0;
+  for (int round = 0; round < 60; ++round) {
+    SCOPED_TRACE(round);
+    const int positions = 64 + static_cast<int>(random() % 800);
+    ScheduleLimits limits;
+    limits.sequences = 1 + static_cast<int>(random() % 24);
+    limits.pages = page_rows(positions) * (1 + static_cast<int>(random() % 6)) + 2 * (limits.sequences - 1);
+    limits.chunk = round % 3 == 0 ? 64 : 1 + static_cast<int>(random() % 300);
+    limits.rows = limits.chunk + limits.sequences;
+    if (round % 4 == 1) limits.shared_unit = 2 * kPageTokens;
+    const int threshold = positions / 2;
+    if (round % 5 == 2) limits.alone = [threshold](int tokens) { return tokens > threshold; };
+    ScheduleWorld world(random(), limits);
+    world.run(random_wishes(random, 80, positions, 1 + round % 3));
+    if (::testing::Test::HasFatalFailure()) return;
+    shared += world.shared();
+    most_parts = std::max(most_parts, world.most_parts());
+  }
+  EXPECT_GT(shared, 10000);
+  EXPECT_GT(most_parts, 8);
+}
+
+// Whoever must have a pass to itself, and those who need not, take turns.
+TEST(BatchSchedule, NobodyWaitsForEver) {
+  BatchSchedule schedule(
+      {.pages = 100, .sequences = 4, .rows = 68, .chunk = 64, .alone = [](int tokens) { return tokens > 64; }});
+  const std::vector<int32_t> longer(64, 1), shorter(10, 2);
+  schedule.add(0, longer, 200);
+  schedule.admit();
+  schedule.add(1, longer, 200);
+  schedule.admit();
+  schedule.add(2, shorter, 50);
+  schedule.admit();
+  std::map<RequestId, int> parts;
+  for (int pass = 0; pass < 40; ++pass) {
+    schedule.forks();
+    const auto some = schedule.next_pass();
+    for (const ScheduledPart& part : some) parts[part.request] += part.decode ? 1 : 0;
+    schedule.computed(some);
+  }
+  for (const RequestId id : {0, 1, 2}) EXPECT_GE(parts[id], 12) << id;
+}
+
+// A request that nobody has room for yet is not passed by smaller ones that come later.
+TEST(BatchSchedule, TheLargeOneIsNotPassed) {
+  BatchSchedule schedule({.pages = 4, .sequences = 3, .rows = 67, .chunk = 64});
+  const std::vector<int32_t> prompt(10, 1);
+  schedule.add(0, prompt, 64);
+  EXPECT_EQ(schedule.admit().size(), 1u);
+  schedule.add(1, prompt, 4 * 64);
+  EXPECT_TRUE(schedule.admit().empty());
+  EXPECT_FALSE(schedule.wants_more()) << "one waits already";
+  schedule.end(0);
+  EXPECT_EQ(schedule.admit(), std::vector<RequestId>{1});
+  EXPECT_EQ(schedule.pages_used(), 4);
+}
+
+}  // namespace
+}  // namespace spillway
