@@ -57,8 +57,8 @@ class Batch : public Cli {
     for (const json& line : lines_of(path)) {
       const bool failed = line["response"].is_null();
       const json* choice = failed ? nullptr : &line["response"]["body"]["choices"][0];
-      const std::string name =
-          line["custom_id"].is_null() ? "line " + line["error"]["line"].dump() : line["custom_id"].get<std::string>();
+      const bool nameless = line["custom_id"].is_null() || (failed && line["error"]["code"] == "duplicate_custom_id");
+      const std::string name = nameless ? "line " + line["error"]["line"].dump() : line["custom_id"].get<std::string>();
       const std::string text = failed                     ? line["error"]["code"].get<std::string>()
                                : choice->contains("text") ? (*choice)["text"].get<std::string>()
                                                           : (*choice)["message"]["content"].get<std::string>();
