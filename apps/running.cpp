@@ -142,11 +142,20 @@ std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
   }
 }
 
-std::optional<Plan> Running::plan_shared(int sequences, int positions) const {
+namespace {
+
+void set_shared(Options& options, int sequences, int positions, int longest) {
+  options.sequences = options.batch = options.logit_rows = sequences;
+  options.context = positions;
+  options.positions = longest;
+}
+
+}  // namespace
+
+std::optional<Plan> Running::plan_shared(int sequences, int positions, int longest) const {
   if (given_) return std::nullopt;
   Options options = options_;
-  options.sequences = sequences;
-  options.context = positions;
+  set_shared(options, sequences, positions, longest);
   try {
     return plan_session(model_, options, device_, limits_);
   } catch (const Error& error) {
@@ -155,11 +164,7 @@ std::optional<Plan> Running::plan_shared(int sequences, int positions) const {
   }
 }
 
-void Running::share(int sequences, int positions, int longest) {
-  options_.sequences = sequences;
-  options_.context = positions;
-  longest_ = longest;
-}
+void Running::share(int sequences, int positions, int longest) { set_shared(options_, sequences, positions, longest); }
 
 // By halving the distance between a context that fits and one that does not.
 Plan Running::longest(Plan fits, int refused, int chunk) const {
@@ -297,7 +302,7 @@ Engine& Running::start(int positions, bool at_least) {
   say(device_.said);
   say(describe_placement(plan));
   say_what_changes_nothing(plan);
-  const int longest = longest_ > 0 ? longest_ : std::max(positions, options_.context);
+  const int longest = options_.positions > 0 ? options_.positions : std::max(positions, options_.context);
   if (const int known = model_.spec.shape.context; longest > known) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }

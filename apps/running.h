@@ -44,9 +44,10 @@ class Running {
   // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
   // context.
   Plan plan(int positions, bool at_least = false, bool quiet = false);
-  // For so many sequences at once, which share so many positions; none where that does not fit, or --plan has chosen.
-  std::optional<Plan> plan_shared(int sequences, int positions) const;
-  // What plan(), start() do from now on; one sequence has at most `longest` of the positions.
+  // For so many sequences at once, which share so many positions, one having at most `longest`; none where that does
+  // not fit, or --plan has chosen.
+  std::optional<Plan> plan_shared(int sequences, int positions, int longest) const;
+  // What plan() and start() do from now on.
   void share(int sequences, int positions, int longest);
   bool planned_before() const { return given_.has_value(); }
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
@@ -110,7 +111,6 @@ class Running {
   std::unique_ptr<Progress> prefill_progress_;
   LinkBytes load_bytes_;
   double load_s_ = 0;
-  int longest_ = 0;  // positions of one sequence of several; 0: all
 };
 
 }  // namespace spillway

@@ -144,23 +144,22 @@ class BatchJob {
     if (needs.faults > 0) say(fmt::format("{} lines cannot be answered, and get an error line", needs.faults));
     if (needs.requests == 0) return;
     const int most = flags_.most_sequences > 0 ? flags_.most_sequences : kMostSequences;
-    BatchShape shape{.sequences = most};
     if (!running_.planned_before()) {
-      shape = choose_shape(running_, needs, most);
+      const BatchShape shape = choose_shape(running_, needs, most);
       running_.share(shape.sequences, shape.positions, needs.longest);
     }
     engine_ = &running_.start(std::min(needs.longest, kPageTokens), true);
-    sequences_ = std::min(shape.sequences, most);
-    const int context = engine_->plan().context;
-    say(fmt::format("batch: up to {} requests at once, on {} positions; the longest needs {}", sequences_, context,
-                    needs.longest));
-    if (context < needs.longest) {
-      say(
-          fmt::format("context: {} positions are what the budgets allow; a request that needs more ends there, or gets "
-                      "an error",
-                      context));
+    const Plan& plan = engine_->plan();
+    sequences_ = std::min(plan.batch, most);
+    say(fmt::format("batch: up to {} requests at once, on {} positions; the longest may take {}", sequences_,
+                    plan.context, needs.longest));
+    if (plan.positions < needs.longest) {
+      say(fmt::format(
+          "context: {} positions are what the budgets allow one request; an answer ends there, and a longer "
+          "prompt is an error",
+          plan.positions));
     }
-    limit_ = std::min(limit_, context);
+    limit_ = std::min(limit_, plan.positions);
   }
 
   // Asked while something is to be answered; errors are written on the way.

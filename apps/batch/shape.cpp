@@ -9,7 +9,6 @@
 namespace spillway {
 namespace {
 
-constexpr int kGuessedAnswer = 512;  // tokens of one that ends where the model ends it
 constexpr int kMostPositions = 1 << 28;
 
 // Tokens a second of a decode step with a row of each sequence: what is read, is read once; a row costs what it does in
@@ -29,8 +28,9 @@ void BatchNeeds::add(const BatchRequest& request, int most_positions) {
     return static_cast<int>(std::min<int64_t>(prompt + answer, most_positions));
   };
   ++requests;
-  longest = std::max(longest, within(most < 0 ? most_positions : most));
-  positions += align_up(static_cast<uint64_t>(within(most < 0 ? kGuessedAnswer : most)), kPageTokens);
+  const int needed = within(most < 0 ? most_positions : most);
+  longest = std::max(longest, needed);
+  positions += align_up(static_cast<uint64_t>(needed), kPageTokens);
 }
 
 BatchShape choose_shape(const Running& running, const BatchNeeds& needs, int most) {
@@ -42,7 +42,7 @@ BatchShape choose_shape(const Running& running, const BatchNeeds& needs, int mos
   for (int sequences = 1; sequences <= most; sequences = sequences < most ? std::min(2 * sequences, most) : most + 1) {
     const uint64_t positions = std::max(longest, std::min(needs.positions, sequences * mean));
     if (positions > kMostPositions) break;
-    const auto plan = running.plan_shared(sequences, static_cast<int>(positions));
+    const auto plan = running.plan_shared(sequences, static_cast<int>(positions), static_cast<int>(longest));
     if (!plan) break;
     const double speed = expected_speed(*plan, sequences);
     if (speed <= best_speed) continue;

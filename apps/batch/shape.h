@@ -11,11 +11,11 @@ namespace spillway {
 
 struct BatchNeeds {
   uint64_t requests = 0;
-  uint64_t faults = 0;  // lines that will have an error
-  int longest = 0;      // positions of one
-  uint64_t positions = 0;
+  uint64_t faults = 0;     // lines that will have an error
+  int longest = 0;         // positions that one may take
+  uint64_t positions = 0;  // all, in whole pages
 
-  // most_positions: of one request. An answer that may go on to the end is reckoned with a guess.
+  // most_positions: of one request, which an answer without an end of its own may take.
   void add(const BatchRequest& request, int most_positions);
 };
 
