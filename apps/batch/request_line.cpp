@@ -246,7 +246,7 @@ void read_sampling(Body& body, RequestLine& line) {
   // Other servers' words, which OpenAI has not: off unless given.
   sampling.top_k = body.integer("top_k", -1, kMostTokens).value_or(0);
   sampling.min_p = static_cast<float>(body.number("min_p", 0, 1).value_or(0));
-  sampling.repeat_penalty = static_cast<float>(body.number("repetition_penalty", 1e-6, 1e6).value_or(1));
+  sampling.repeat_penalty = static_cast<float>(body.number("repetition_penalty", 0.01, 100).value_or(1));
   sampling.repeat_last_n = -1;
   line.ignore_end = body.boolean("ignore_eos");
   const ordered_json* seed = body.find("seed");
