@@ -234,12 +234,14 @@ class BatchJob {
     counts_.answered = journal_.answered();
     counts_.errors = journal_.failed();
     say(batch_line(counts_, report));
+    ExpectedPasses expected;
     if (engine_ != nullptr) {
       running_.report_layers();
-      if (flags_.run.stats) say(batch_stats_text(report, running_.metrics(), running_.link_peaks()));
+      expected = expected_passes(engine_->plan(), report.mean_batch);
+      if (flags_.run.stats) say(batch_stats_text(report, expected, running_.metrics(), running_.link_peaks()));
     }
     if (flags_.run.json) {
-      nlohmann::json json = batch_json(counts_, report, engine_ != nullptr ? running_.metrics() : Metrics{});
+      nlohmann::json json = batch_json(counts_, report, expected, engine_ != nullptr ? running_.metrics() : Metrics{});
       if (engine_ != nullptr) json["plan"] = plan_json(engine_->plan());
       put(json.dump() + "\n");
       flush_output();

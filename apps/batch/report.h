@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "apps/batch/shape.h"
 #include "runtime/batch.h"
 #include "runtime/metrics.h"
 
@@ -19,9 +20,11 @@ struct BatchCounts {
 
 // "500 of 500 requests are answered, 3 of them with an error; ...": what was done, and at which speed.
 std::string batch_line(const BatchCounts& counts, const BatchReport& report);
-// What --stats says beside: passes, what was waited for, bytes by link and cause with their share of the link's speed
-// over the whole job. Lines ended.
-std::string batch_stats_text(const BatchReport& report, const Metrics& metrics, const LinkPeaks& peaks);
-nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, const Metrics& metrics);
+// What --stats says beside: passes, the bound, what was waited for, bytes by link and cause with their share of the
+// link's speed over the whole job. Lines ended.
+std::string batch_stats_text(const BatchReport& report, const ExpectedPasses& expected, const Metrics& metrics,
+                             const LinkPeaks& peaks);
+nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, const ExpectedPasses& expected,
+                          const Metrics& metrics);
 
 }  // namespace spillway

@@ -1,7 +1,8 @@
 #include "apps/batch/shape.h"
 
 #include <algorithm>
-#include <limits>
+#include <iterator>
+#include <utility>
 
 #include "kernels/kv_page.h"
 #include "memory/extent.h"
@@ -10,15 +11,6 @@ namespace spillway {
 namespace {
 
 constexpr int kMostPositions = 1 << 28;
-
-// Tokens a second of a decode step with a row of each sequence: what is read, is read once; a row costs what it does in
-// a prompt.
-double expected_speed(const Plan& plan, int sequences) {
-  const Expected& e = plan.expected;
-  if (e.bound.empty() || e.prefill_tps <= 0) return sequences;
-  const double compute = e.compute_s + (sequences - 1) / e.prefill_tps;
-  return sequences / std::max({e.disk_s, e.link_s, compute, std::numeric_limits<double>::min()});
-}
 
 }  // namespace
 
@@ -33,6 +25,16 @@ void BatchNeeds::add(const BatchRequest& request, int most_positions) {
   positions += align_up(static_cast<uint64_t>(needed), kPageTokens);
 }
 
+ExpectedPasses expected_passes(const Plan& plan, double sequences) {
+  const Expected& e = plan.expected;
+  if (e.bound.empty() || e.prefill_tps <= 0 || sequences <= 0) return {};
+  const std::pair<double, const char*> parts[] = {
+      {e.compute_s + std::max(sequences - 1, 0.0) / e.prefill_tps, "compute"}, {e.disk_s, "disk"}, {e.link_s, "link"}};
+  const auto& [seconds, bound] = *std::max_element(std::begin(parts), std::end(parts));
+  if (seconds <= 0) return {};
+  return {.tokens_per_second = sequences / seconds, .bound = bound};
+}
+
 BatchShape choose_shape(const Running& running, const BatchNeeds& needs, int most) {
   const auto longest = static_cast<uint64_t>(align_up(std::max(needs.longest, 1), kPageTokens));
   const uint64_t mean = needs.requests > 0 ? needs.positions / needs.requests + kPageTokens : kPageTokens;
@@ -44,7 +46,8 @@ BatchShape choose_shape(const Running& running, const BatchNeeds& needs, int mos
     if (positions > kMostPositions) break;
     const auto plan = running.plan_shared(sequences, static_cast<int>(positions), static_cast<int>(longest));
     if (!plan) break;
-    const double speed = expected_speed(*plan, sequences);
+    const ExpectedPasses expected = expected_passes(*plan, sequences);
+    const double speed = expected.tokens_per_second > 0 ? expected.tokens_per_second : sequences;
     if (speed <= best_speed) continue;
     best_speed = speed;
     best = {.sequences = sequences, .positions = plan->context};

@@ -24,6 +24,14 @@ struct BatchShape {
   int positions = 0;
 };
 
+// What the plan's simulation, made for one sequence, lets expect of passes with a row of each of so many: what is read
+// is read once, and a row costs what it does in a prompt.
+struct ExpectedPasses {
+  double tokens_per_second = 0;  // 0: the machine has not been measured
+  const char* bound = "";        // "disk", "link" or "compute"
+};
+ExpectedPasses expected_passes(const Plan& plan, double sequences);
+
 // Of 1, 2, 4, ... and `most` sequences, those with the highest speed to expect: more of them share what a pass reads,
 // and their KV leaves less room for weights that stay. Where not even the longest request fits, as much as does.
 BatchShape choose_shape(const Running& running, const BatchNeeds& needs, int most);
