@@ -74,7 +74,10 @@ class BatchJob {
       start();
       report = answer_all();
     }
-    if (!report.interrupted) check_input();
+    if (!report.interrupted) {
+      check_input();
+      SPILLWAY_CHECK(journal_.answered() == counts_.requests);
+    }
     journal_.finish(flags_.ordered && !report.interrupted);
     return finish(report);
   }
