@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -260,6 +261,60 @@ TEST_F(Batch, AFullDriveStopsCleanlyAndIsGoneOnFrom) {
   EXPECT_EQ(answers(out()).size(), 5u) << "one of the six was the record";
   ASSERT_EQ(run(command()).exit_code, 0);
   EXPECT_EQ(answers(out()).size(), 20u);
+}
+
+// Of a command line of the shell, in the test's folder, with what the program needs around it. Returns its exit code.
+class BatchByOthers : public Batch {
+ protected:
+  int shell(const std::string& words) const {
+    const std::string script = fs::path(SPILLWAY_TEST_DATA).parent_path().parent_path().parent_path() / "scripts";
+    const std::string environment = "cd " + folder_.string() + "; export XDG_CACHE_HOME=" + Program::cache() +
+                                    " PATH=" + folder_.string() + "/bin:$PATH SPILLWAY=" + SPILLWAY_PROGRAM +
+                                    " MODEL=" + model_ + " SCRIPT=" + script + "/batch-slurm.sh; ";
+    const int status =
+        std::system(("bash -c '" + environment + words + "' >" + folder_.string() + "/log 2>&1").c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  // What stands for a program of Slurm's: keeps its words.
+  void stand_in(const std::string& name) const {
+    fs::create_directories(folder_ / "bin");
+    program_.write("bin/" + name, "#!/bin/sh\necho \"$@\" >>" + folder_.string() + "/" + name + ".words\n");
+    fs::permissions(folder_ / "bin" / name, fs::perms::owner_all);
+  }
+};
+
+TEST_F(BatchByOthers, GnuParallelRunsTheShards) {
+  if (shell("command -v parallel") != 0) GTEST_SKIP() << "GNU parallel is not installed";
+  program_.write("in.jsonl", numbered(12, 6));
+  ASSERT_EQ(run(command({"--ordered"})).exit_code, 0);
+  ASSERT_EQ(shell("parallel -j 2 --halt soon,fail=1 $SPILLWAY batch -m $MODEL -i in.jsonl -o all.jsonl.{}-of-3 --shard "
+                  "{}/3 --deterministic --device-mem 64MiB ::: 1 2 3 && "
+                  "$SPILLWAY batch merge all.jsonl all.jsonl.*-of-3"),
+            0)
+      << read_file(folder_ / "log");
+  EXPECT_EQ(answers(out("all.jsonl")), answers(out()));
+}
+
+TEST_F(BatchByOthers, AnArrayTaskOfSlurmRunsItsShard) {
+  program_.write("in.jsonl", numbered(9, 6));
+  ASSERT_EQ(shell("SLURM_JOB_ID=7 SLURM_ARRAY_TASK_ID=2 SLURM_CPUS_PER_TASK=1 bash $SCRIPT 2 $MODEL in.jsonl out.jsonl "
+                  "--deterministic"),
+            0);
+  EXPECT_EQ(answers(out("out.jsonl.2-of-2")).size(), 4u);
+  EXPECT_NE(shell("SLURM_ARRAY_TASK_ID=3 bash $SCRIPT 2 $MODEL in.jsonl out.jsonl"), 0) << "there are two shards";
+  EXPECT_EQ(shell("bash $SCRIPT 2 $MODEL in.jsonl out.jsonl"), 2) << "outside of an array";
+}
+
+TEST_F(BatchByOthers, AnArrayTaskWhoseTimeIsOverAsksForTheQueueAgain) {
+  program_.write("in.jsonl", numbered(8000, 64));
+  stand_in("scontrol");
+  shell(
+      "export SLURM_JOB_ID=7 SLURM_ARRAY_TASK_ID=1; bash $SCRIPT 2 $MODEL in.jsonl out.jsonl & task=$!; "
+      "for i in $(seq 400); do [ -s out.jsonl.1-of-2 ] && break; sleep 0.05; done; kill -USR1 $task; wait $task");
+  EXPECT_EQ(read_file(folder_ / "scontrol.words"), "requeue 7\n");
+  const size_t done = answers(out("out.jsonl.1-of-2")).size();
+  EXPECT_GT(done, 0u);
+  EXPECT_LT(done, 4000u);
 }
 
 // Kills it at random moments, the more of them the better: what was written stays, as it was; at the end every request
