@@ -31,6 +31,8 @@ class Running {
 
   const Model& model() const { return model_; }
   const Tokenizer& tokenizer() const { return *model_.tokenizer; }
+  // As the flags say, or the plan that was given (--plan).
+  const Options& options() const { return options_; }
   double parameters() const;
   int threads() const { return device_.device->workers(); }
   std::string device_name() const { return device_.device->name(); }

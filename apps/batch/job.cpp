@@ -27,10 +27,9 @@ constexpr double kLineSeconds = 30;       // between lines of progress in a log
 constexpr double kSmoothingSeconds = 60;  // of the time left: requests end in bursts
 
 // Flags that an answer follows from; which unit computes it, and where bytes lie, is not among them.
-constexpr const char* kAnswerFlags[] = {"--predict",     "--seed",          "--ignore-eos", "--ctx-size",
-                                        "--ubatch-size", "--deterministic", "--kv-type",    "--kv-edge-layers",
-                                        "--kv-select",   "--select-budget", "--granule",    "--rank",
-                                        "--key-bits",    "--first-layers",  "--ahead"};
+constexpr const char* kAnswerFlags[] = {"--predict",       "--seed",      "--ignore-eos",    "--ctx-size",
+                                        "--deterministic", "--kv-select", "--select-budget", "--granule",
+                                        "--rank",          "--key-bits",  "--first-layers",  "--ahead"};
 
 void say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
 
@@ -93,6 +92,11 @@ class BatchJob {
     }
     JobFacts facts{.input = survey_, .shard = flags_.shard.index, .shards = flags_.shard.count, .model = fingerprint_};
     facts.flags.emplace_back("--template", flags_.chat_template.identity());
+    // These a plan may have decided.
+    const Options& options = running_.options();
+    facts.flags.emplace_back("-ub", std::to_string(options.chunk));
+    facts.flags.emplace_back("--kv-type", info(options.kv_codec).name);
+    facts.flags.emplace_back("--kv-edge-layers", std::to_string(options.kv_edge_layers));
     for (const char* name : kAnswerFlags) facts.flags.emplace_back(name, value_of(*flags_.command, name));
     return JobRecord::open(flags_.output, facts, flags_.input);
   }
@@ -156,6 +160,12 @@ class BatchJob {
     sequences_ = std::min(plan.batch, most);
     say(fmt::format("batch: up to {} requests at once, on {} positions; the longest may take {}", sequences_,
                     plan.context, needs.longest));
+    if (needs.endless > 0 && static_cast<uint64_t>(sequences_) < std::min<uint64_t>(needs.requests, most)) {
+      say(
+          fmt::format("{} requests say no max_tokens: room for {} positions is kept for each of them while it runs; -n "
+                      "bounds them, and lets more run at once",
+                      needs.endless, std::min(needs.longest, plan.positions)));
+    }
     if (plan.positions < needs.longest) {
       say(fmt::format(
           "context: {} positions are what the budgets allow one request; an answer ends there, and a longer "

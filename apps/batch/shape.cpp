@@ -20,6 +20,7 @@ void BatchNeeds::add(const BatchRequest& request, int most_positions) {
     return static_cast<int>(std::min<int64_t>(prompt + answer, most_positions));
   };
   ++requests;
+  endless += most < 0 ? 1 : 0;
   const int needed = within(most < 0 ? most_positions : most);
   longest = std::max(longest, needed);
   positions += align_up(static_cast<uint64_t>(needed), kPageTokens);

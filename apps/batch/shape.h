@@ -12,6 +12,7 @@ namespace spillway {
 struct BatchNeeds {
   uint64_t requests = 0;
   uint64_t faults = 0;     // lines that will have an error
+  uint64_t endless = 0;    // that say no max_tokens
   int longest = 0;         // positions that one may take
   uint64_t positions = 0;  // all, in whole pages
 
