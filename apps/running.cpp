@@ -153,7 +153,6 @@ void set_shared(Options& options, int sequences, int positions, int longest) {
 }  // namespace
 
 std::optional<Plan> Running::plan_shared(int sequences, int positions, int longest) const {
-  if (given_) return std::nullopt;
   Options options = options_;
   set_shared(options, sequences, positions, longest);
   try {

@@ -31,8 +31,6 @@ class Running {
 
   const Model& model() const { return model_; }
   const Tokenizer& tokenizer() const { return *model_.tokenizer; }
-  // As the flags say, or the plan that was given (--plan).
-  const Options& options() const { return options_; }
   double parameters() const;
   int threads() const { return device_.device->workers(); }
   std::string device_name() const { return device_.device->name(); }
@@ -47,11 +45,10 @@ class Running {
   // context.
   Plan plan(int positions, bool at_least = false, bool quiet = false);
   // For so many sequences at once, which share so many positions, one having at most `longest`; none where that does
-  // not fit, or --plan has chosen.
+  // not fit.
   std::optional<Plan> plan_shared(int sequences, int positions, int longest) const;
   // What plan() and start() do from now on.
   void share(int sequences, int positions, int longest);
-  bool planned_before() const { return given_.has_value(); }
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
   // little, or the chunk was asked for.
   std::string chunk_advice(const Plan& plan) const;

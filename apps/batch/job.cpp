@@ -27,9 +27,10 @@ constexpr double kLineSeconds = 30;       // between lines of progress in a log
 constexpr double kSmoothingSeconds = 60;  // of the time left: requests end in bursts
 
 // Flags that an answer follows from; which unit computes it, and where bytes lie, is not among them.
-constexpr const char* kAnswerFlags[] = {"--predict",       "--seed",      "--ignore-eos",    "--ctx-size",
-                                        "--deterministic", "--kv-select", "--select-budget", "--granule",
-                                        "--rank",          "--key-bits",  "--first-layers",  "--ahead"};
+constexpr const char* kAnswerFlags[] = {"--predict",       "--seed",          "--ignore-eos", "--ctx-size",
+                                        "--deterministic", "--ubatch-size",   "--kv-type",    "--kv-edge-layers",
+                                        "--kv-select",     "--select-budget", "--granule",    "--rank",
+                                        "--key-bits",      "--first-layers",  "--ahead"};
 
 void say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
 
@@ -92,11 +93,6 @@ class BatchJob {
     }
     JobFacts facts{.input = survey_, .shard = flags_.shard.index, .shards = flags_.shard.count, .model = fingerprint_};
     facts.flags.emplace_back("--template", flags_.chat_template.identity());
-    // These a plan may have decided.
-    const Options& options = running_.options();
-    facts.flags.emplace_back("-ub", std::to_string(options.chunk));
-    facts.flags.emplace_back("--kv-type", info(options.kv_codec).name);
-    facts.flags.emplace_back("--kv-edge-layers", std::to_string(options.kv_edge_layers));
     for (const char* name : kAnswerFlags) facts.flags.emplace_back(name, value_of(*flags_.command, name));
     return JobRecord::open(flags_.output, facts, flags_.input);
   }
@@ -151,10 +147,8 @@ class BatchJob {
     if (needs.faults > 0) say(fmt::format("{} lines cannot be answered, and get an error line", needs.faults));
     if (needs.requests == 0) return;
     const int most = flags_.most_sequences > 0 ? flags_.most_sequences : kMostSequences;
-    if (!running_.planned_before()) {
-      const BatchShape shape = choose_shape(running_, needs, most);
-      running_.share(shape.sequences, shape.positions, needs.longest);
-    }
+    const BatchShape shape = choose_shape(running_, needs, most);
+    running_.share(shape.sequences, shape.positions, needs.longest);
     engine_ = &running_.start(std::min(needs.longest, kPageTokens), true);
     const Plan& plan = engine_->plan();
     sequences_ = std::min(plan.batch, most);
@@ -284,6 +278,9 @@ class BatchJob {
 int run_batch_job(const BatchFlags& flags) {
   for (const auto& [flag, path] : {std::pair("-i", &flags.input), std::pair("-o", &flags.output)}) {
     if (path->empty()) throw Error(ErrorKind::usage, fmt::format("{}: a file is wanted", flag));
+  }
+  if (!flags.run.plan.empty()) {
+    throw Error(ErrorKind::usage, "--plan: a plan in a file is of one request at a time; a batch draws up its own");
   }
   return BatchJob(flags).run();
 }

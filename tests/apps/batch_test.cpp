@@ -188,6 +188,7 @@ TEST_F(Batch, FilesThatCannotBeAreRefused) {
   EXPECT_EQ(code({"batch", "-m", model_, "-i", in(), "-o", out("no/folder")}, "No such file"), 2);
   EXPECT_EQ(code(command({"--shard", "0/2"}), "1/N to N/N"), 2);
   EXPECT_EQ(code({"batch", "merge", out()}, "PARTS"), 2);
+  EXPECT_EQ(code(command({"--plan", in()}), "draws up its own"), 2);
   EXPECT_FALSE(fs::exists(out()));
 }
 
