@@ -65,6 +65,7 @@ class BatchJob {
     const int asked = flags.run.options.context;
     limit_ = asked > 0 ? static_cast<int>(align_up(static_cast<uint64_t>(asked), kPageTokens))
                        : running_.model().spec.shape.context;
+    input_.set_most_line_bytes(most_line_bytes(limit_));
   }
 
   int run() {

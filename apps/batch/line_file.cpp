@@ -60,7 +60,7 @@ bool LineFile::next(Line& line) {
   for (;;) {
     line.text.clear();
     line.too_long = false;
-    bool any = false, whole = false;
+    bool any = false, whole = false, empty = true;
     while (!whole && (at_ < end_ || fill())) {
       any = true;
       const char* begin = buffer_.data() + at_;
@@ -68,17 +68,18 @@ bool LineFile::next(Line& line) {
       const size_t bytes = stop == nullptr ? end_ - at_ : static_cast<size_t>(stop - begin);
       whole = stop != nullptr;
       at_ += bytes + (whole ? 1 : 0);
+      empty = empty && blank({begin, bytes});
       line.too_long = line.too_long || line.text.size() + bytes > most_;
       if (!line.too_long) line.text.append(begin, bytes);
     }
     if (!any) return false;
     line.number = ++read_.lines;
-    if (line.number == 1 && line.text.starts_with(kByteOrderMark)) line.text.erase(0, kByteOrderMark.size());
-    if (line.too_long) {
-      std::string().swap(line.text);  // its memory too
-    } else if (blank(line.text)) {
-      continue;
+    if (line.number == 1 && line.text.starts_with(kByteOrderMark)) {
+      line.text.erase(0, kByteOrderMark.size());
+      empty = blank(line.text) && !line.too_long;
     }
+    if (line.too_long) std::string().swap(line.text);  // its memory too
+    if (empty) continue;
     line.request = read_.requests++;
     return true;
   }

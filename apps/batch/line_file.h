@@ -3,6 +3,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -31,6 +32,8 @@ class LineFile {
   ~LineFile();
   LineFile(const LineFile&) = delete;
 
+  // Of lines from now on; at most the number that it began with.
+  void set_most_line_bytes(size_t bytes) { most_ = std::min(most_, bytes); }
   // The next line that is not blank; false at the end. Throws Error(io).
   bool next(Line& line);
   // Of what has been read since the beginning.

@@ -1,6 +1,7 @@
 // One line of a batch's input, in the form of OpenAI's batch files, understood or refused.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -37,6 +38,11 @@ struct LineFault : std::runtime_error {
 };
 
 inline constexpr size_t kMostLineBytes = 16 << 20;
+// Of a context of so many positions: a token takes 2 to 8 bytes of most texts, and JSON may write a character in six.
+// What is much longer is refused before it takes its multiple of memory.
+constexpr size_t most_line_bytes(int positions) {
+  return std::min(kMostLineBytes, (size_t{1} << 20) + 32 * static_cast<size_t>(positions));
+}
 
 // Takes memory for a small multiple of the bytes of `line`, whatever they are. Throws LineFault.
 RequestLine read_request_line(std::string_view line);

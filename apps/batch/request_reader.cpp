@@ -47,7 +47,7 @@ bool RequestReader::next(Item& item) {
     item.fault.reset();
     try {
       if (line_.too_long) {
-        throw LineFault("line_too_long", fmt::format("more than {} MiB in one line", kMostLineBytes >> 20));
+        throw LineFault("line_too_long", "much longer than any prompt of the context (-c), or than 16 MiB");
       }
       item.request = read_request_line(line_.text);
     } catch (const LineFault& fault) {

@@ -8,9 +8,11 @@
 #include <nlohmann/json.hpp>
 #include <span>
 
+#include "apps/batch/line_file.h"
 #include "apps/batch/request_line.h"
 #include "apps/batch/result_line.h"
 #include "tests/fuzz/batch_line_case.h"
+#include "tests/fuzz/memory_file.h"
 
 namespace spillway {
 namespace {
@@ -207,6 +209,25 @@ TEST(BatchLine, ResultsSayWhichLineTheyAnswer) {
   const auto done = read_result_line(R"({"id": "batch_req_0000000000000abc-3", "response": {"response": null}})");
   ASSERT_TRUE(done);
   EXPECT_FALSE(done->failed);
+}
+
+TEST(BatchLine, LinesEndAndAreBlankWhateverTheirLength) {
+  const std::string text =
+      "\xef\xbb\xbf{1}\r\n\n" + std::string(3 << 20, ' ') + "\n" + std::string(3 << 20, 'x') + "\n{2}";
+  const MemoryFile memory(std::as_bytes(std::span(text)));
+  LineFile file("-i", memory.path(), 1 << 20);
+  const Survey survey = file.survey();
+  EXPECT_EQ(survey.lines, 5u);
+  EXPECT_EQ(survey.requests, 3u);
+  EXPECT_EQ(survey.bytes, text.size());
+  for (const size_t most : {size_t{1} << 20, size_t{100}}) {
+    file.rewind();
+    file.set_most_line_bytes(most);
+    std::vector<std::pair<uint64_t, std::string>> lines;
+    for (Line line; file.next(line);) lines.emplace_back(line.number, line.too_long ? "too long" : line.text);
+    EXPECT_THAT(lines, ElementsAre(std::pair(1, "{1}\r"), std::pair(4, "too long"), std::pair(5, "{2}")));
+    EXPECT_EQ(file.so_far(), survey);
+  }
 }
 
 TEST(BatchLine, TheFuzzersCorpus) {

@@ -375,9 +375,18 @@ TEST_F(Batch, MemoryGrowsByAFewBytesALine) {
   EXPECT_LT(many, few + 48 * kMany);
 }
 
+TEST_F(Batch, FiveHundredRequestsStayInsideTheBudget) {
+  SKIP_UNDER_SANITIZERS();
+  program_.write("in.jsonl", numbered(500, 24));
+  const Result result = run(command({"--device-mem", "48MiB"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_LE(result.peak_bytes, uint64_t{48} << 20) << result.err;
+  EXPECT_EQ(answers(out()).size(), 500u);
+}
+
 TEST_F(Batch, AHostileLineTakesASmallMultipleOfItself) {
   SKIP_UNDER_SANITIZERS();
-  constexpr size_t kBytes = 15 << 20;
+  constexpr size_t kBytes = 1100 << 10;
   const auto peak = [&](const std::string& name, const std::string& text) {
     program_.write("in.jsonl", text + "\n");
     const Result result = run(command({}, name));
