@@ -26,6 +26,7 @@ struct BenchFlags {
   std::vector<int> depths{0};
   int repetitions = 5;
   bool no_warmup = false;
+  std::string text;  // a file
   std::string output = "md";
 };
 
@@ -33,6 +34,7 @@ struct Row {
   int prompt = 0, generation = 0, depth = 0;
   std::vector<double> seconds;
   LinkBytes bytes;               // of all repetitions
+  ChosenCounts chosen;           // so
   double disk_busy_seconds = 0;  // at least one disk request was in flight, of all repetitions
 
   int tokens() const { return prompt + generation; }
@@ -45,9 +47,10 @@ struct Row {
     for (double s : seconds) speeds.push_back(tokens() / s);
     return speeds;
   }
-  double bytes_per_token(Link link) const {
-    return static_cast<double>(bytes.of(link)) / (static_cast<double>(tokens()) * seconds.size());
+  double per_token(uint64_t count) const {
+    return static_cast<double>(count) / (static_cast<double>(tokens()) * static_cast<double>(seconds.size()));
   }
+  double bytes_per_token(Link link) const { return per_token(bytes.of(link)); }
 };
 
 double mean(const std::vector<double>& values) {
@@ -91,6 +94,7 @@ class Bench {
   Bench(const BenchFlags& flags, Running& running) : flags_(flags), running_(running) {}
 
   int run(int positions) {
+    if (!flags_.text.empty()) read_text(positions);
     engine_ = &running_.start(positions);
     if (flags_.output == "md") header();
     for (int depth : flags_.depths) {
@@ -104,8 +108,18 @@ class Bench {
   }
 
  private:
-  std::vector<int32_t> random_tokens(int count) {
-    std::vector<int32_t> tokens(count);
+  void read_text(int positions) {
+    text_ = running_.tokenizer().encode(read_text_file("--text", flags_.text), true);
+    if (text_.size() < static_cast<size_t>(positions)) {
+      throw Error(ErrorKind::usage, fmt::format("--text {}: it has {} tokens, and the tests take {}", flags_.text,
+                                                text_.size(), positions));
+    }
+  }
+
+  // So many of a test, behind `depth` others.
+  std::vector<int32_t> tokens_of(int count, int depth) {
+    if (!text_.empty()) return {text_.begin() + depth, text_.begin() + depth + count};
+    std::vector<int32_t> tokens(static_cast<size_t>(count));
     for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % running_.model().spec.shape.vocab);
     return tokens;
   }
@@ -113,9 +127,10 @@ class Bench {
   double once(const Row& row) {
     const SequenceId sequence = engine_->open_sequence();
     const auto ignore = [](int, std::span<const float>) {};
-    if (row.depth > 0) engine_->prefill(sequence, random_tokens(row.depth), 0, row.generation > 0, ignore);
-    const std::vector<int32_t> tokens = random_tokens(row.tokens());
+    if (row.depth > 0) engine_->prefill(sequence, tokens_of(row.depth, 0), 0, row.generation > 0, ignore);
+    const std::vector<int32_t> tokens = tokens_of(row.tokens(), row.depth);
     const LinkBytes before = LinkBytes::of(engine_->traffic());
+    const ChosenCounts chosen_before = engine_->chosen_counts();
     const double busy_before = engine_->disk_stats().seconds_busy;
     const auto begin = std::chrono::steady_clock::now();
     if (row.prompt > 0)
@@ -126,6 +141,7 @@ class Bench {
     }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     moved_ = LinkBytes::of(engine_->traffic()).since(before);
+    chosen_ = engine_->chosen_counts().since(chosen_before);
     disk_busy_ = engine_->disk_stats().seconds_busy - busy_before;
     engine_->close_sequence(sequence);
     return seconds;
@@ -138,6 +154,7 @@ class Bench {
     for (int i = 0; i < flags_.repetitions; ++i) {
       row.seconds.push_back(once(row));
       row.bytes += moved_;
+      row.chosen += chosen_;
       (row.prompt > 0 ? prefill_ : decode_) += {.tokens = row.tokens(), .seconds = row.seconds.back(), .bytes = moved_};
       row.disk_busy_seconds += disk_busy_;
     }
@@ -186,8 +203,16 @@ class Bench {
       ns.push_back(s * 1e9);
     }
     nlohmann::json per_token = nlohmann::json::object();
-    for (int l = 0; l < kLinks; ++l) per_token[kLinkNames[l]] = row.bytes_per_token(static_cast<Link>(l));
+    nlohmann::json by_cause = nlohmann::json::object();
+    for (int l = 0; l < kLinks; ++l) {
+      per_token[kLinkNames[l]] = row.bytes_per_token(static_cast<Link>(l));
+      for (int c = 0; c < kCauses; ++c) {
+        by_cause[kLinkNames[l]][kCauseNames[c]] =
+            row.per_token(row.bytes.of(static_cast<Link>(l), static_cast<Cause>(c)));
+      }
+    }
     const Plan& plan = engine_->plan();
+    const char* kv_type = info(plan.kv_layout.format.codec).name;
     return {{"model_filename", running_.model().checkpoint.path()},
             {"model_type", running_.model().spec.family},
             {"model_size", running_.model().checkpoint.weight_bytes()},
@@ -197,8 +222,8 @@ class Bench {
             {"n_batch", plan.chunk},
             {"n_ubatch", plan.chunk},
             {"n_threads", running_.threads()},
-            {"type_k", "f16"},
-            {"type_v", "f16"},
+            {"type_k", kv_type},
+            {"type_v", kv_type},
             {"test_time", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
             {"n_prompt", row.prompt},
             {"n_gen", row.generation},
@@ -210,6 +235,8 @@ class Bench {
             {"samples_ns", samples_ns},
             {"samples_ts", row.speeds()},
             {"bytes_per_token", per_token},
+            {"bytes_per_token_by_cause", by_cause},
+            {"selection", chosen_json(row.chosen)},
             {"emulated_link", plan.emulated_link},
             {"emulated_device", running_.emulated_device()},
             {"disk_busy_share", row.disk_busy_seconds / (mean(row.seconds) * row.seconds.size())}};
@@ -219,7 +246,9 @@ class Bench {
   Running& running_;
   Engine* engine_ = nullptr;
   std::mt19937_64 random_{1};
+  std::vector<int32_t> text_;  // where one was given
   LinkBytes moved_;
+  ChosenCounts chosen_;
   PhaseCost prefill_, decode_;  // of all that was measured
   double disk_busy_ = 0;
   nlohmann::json rows_ = nlohmann::json::array();
@@ -246,6 +275,9 @@ Command add_bench(CLI::App& app) {
       ->check(within(1))
       ->capture_default_str();
   add_flag(*command, "--no-warmup", flags->no_warmup, "Skip the run before each test");
+  add_option(
+      *command, "--text", flags->text,
+      "Take the tokens from this file's text, not at random: what is chosen of the KV, or of experts, is then real");
   add_option(*command, "-o,--output", flags->output, "md or json")
       ->check(CLI::IsMember({"md", "json"}))
       ->capture_default_str();
@@ -253,7 +285,7 @@ Command add_bench(CLI::App& app) {
   return [flags] {
     if (flags->run.json) flags->output = "json";
     const int positions = positions_of(*flags);
-    Running running(flags->run, {.text = false});
+    Running running(flags->run, {.text = !flags->text.empty()});
     return Bench(*flags, running).run(positions);
   };
 }

@@ -27,6 +27,14 @@ ChosenCounts& ChosenCounts::operator+=(const ChosenCounts& other) {
   return *this;
 }
 
+ChosenCounts ChosenCounts::since(const ChosenCounts& earlier) const {
+  return {.granules = granules - earlier.granules,
+          .in_place = in_place - earlier.in_place,
+          .hits = hits - earlier.hits,
+          .tokens = tokens - earlier.tokens,
+          .tokens_seen = tokens_seen - earlier.tokens_seen};
+}
+
 uint64_t ChosenFeed::hot_bytes(const KvLayout& layout, int layer, int slots) {
   if (!layout.chooses(layer)) return 0;
   return static_cast<uint64_t>(layout.format.kv_heads) * slots * layout.granule_bytes(layout.packs(layer));

@@ -29,6 +29,8 @@ struct ChosenCounts {
   uint64_t tokens_seen = 0;  // that they could have
 
   ChosenCounts& operator+=(const ChosenCounts& other);
+  // What was counted since `earlier`.
+  ChosenCounts since(const ChosenCounts& earlier) const;
 };
 
 struct ChosenFeedParts {

@@ -173,6 +173,12 @@ PhaseCost& PhaseCost::operator+=(const PhaseCost& other) {
   return *this;
 }
 
+nlohmann::json chosen_json(const ChosenCounts& chosen) {
+  return {{"tokens_read", chosen.tokens}, {"tokens_seen", chosen.tokens_seen},
+          {"granules", chosen.granules},  {"in_place", chosen.in_place},
+          {"hits", chosen.hits},          {"fetched", chosen.granules - chosen.in_place - chosen.hits}};
+}
+
 nlohmann::json metrics_json(const Metrics& metrics) {
   const Timings& t = metrics.timings;
   nlohmann::json json;
@@ -188,10 +194,7 @@ nlohmann::json metrics_json(const Metrics& metrics) {
        {std::pair("prefill", metrics.prefill_experts), std::pair("decode", metrics.decode_experts)}) {
     json["experts"][phase] = {{"asked", counts.asked}, {"on_device", counts.on_device}, {"on_host", counts.on_host}};
   }
-  const ChosenCounts& chosen = metrics.chosen;
-  json["selection"] = {{"tokens_read", chosen.tokens}, {"tokens_seen", chosen.tokens_seen},
-                       {"granules", chosen.granules},  {"in_place", chosen.in_place},
-                       {"hits", chosen.hits},          {"fetched", chosen.granules - chosen.in_place - chosen.hits}};
+  json["selection"] = chosen_json(metrics.chosen);
   json["selection"]["missed_mass"] = metrics.missed.heads > 0 ? nlohmann::json(metrics.missed.mean()) : nullptr;
   for (int i = 0; i < kTiers; ++i) json["peak"][kTierNames[i]] = metrics.peak[i];
   return json;

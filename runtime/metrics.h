@@ -61,6 +61,7 @@ struct Metrics {
 // "granules", "in_place", "hits", "fetched", "missed_mass": null where it was not looked at}}, summed over steps,
 // layers that choose and KV heads.
 nlohmann::json metrics_json(const Metrics& metrics);
+nlohmann::json chosen_json(const ChosenCounts& chosen);
 // The --stats block, lines ended. Links that moved nothing are left out; speeds are those of decoding, or of the
 // prefill where nothing was decoded, each with its share of the link's peak.
 std::string metrics_text(const Metrics& metrics, const LinkPeaks& peaks);

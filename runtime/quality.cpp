@@ -25,15 +25,6 @@ size_t likeliest(std::span<const float> logits) {
   return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-ChosenCounts since(ChosenCounts after, const ChosenCounts& before) {
-  after.granules -= before.granules;
-  after.in_place -= before.in_place;
-  after.hits -= before.hits;
-  after.tokens -= before.tokens;
-  after.tokens_seen -= before.tokens_seen;
-  return after;
-}
-
 // A copy of a sequence that lives as long as this.
 class Fork {
  public:
@@ -148,7 +139,7 @@ class WindowRun {
     const ChosenCounts before = engine_.chosen_counts();
     cost.decode =
         timed(window_.steps, [&] { given(base, [&](size_t step, std::span<const float> row) { take(step, row); }); });
-    cost.chosen = since(engine_.chosen_counts(), before);
+    cost.chosen = engine_.chosen_counts().since(before);
     if (window_.greedy > 0) compare_greedy(base);
     if (window_.checks) cost.missed = look(base);
     engine_.close_sequence(base);

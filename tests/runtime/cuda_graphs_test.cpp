@@ -13,7 +13,6 @@ namespace spillway {
 namespace {
 
 constexpr int kLayers = 8;
-constexpr int kPrompt = 5;
 constexpr int kSteps = 5;
 
 struct Counted {
@@ -22,12 +21,12 @@ struct Counted {
   std::string report;
 };
 
-Counted count(const Model& model, const Options& options, bool graphs) {
+Counted count(const Model& model, const Options& options, bool graphs, int prompt = 5) {
   begin_on_gpu_under_test(1);
   const auto device = gpu_under_test(graphs);
   Engine engine = engine_for_test(model, options, *device);
   const SequenceId sequence = engine.open_sequence();
-  engine.prefill(sequence, random_ids(1, kPrompt, model.spec.shape.vocab), 0, true, {});
+  engine.prefill(sequence, random_ids(1, prompt, model.spec.shape.vocab), 0, true, {});
   Counted counted;
   for (int32_t token : random_ids(2, kSteps, model.spec.shape.vocab)) {
     const auto before = emulation::host_calls();
@@ -56,7 +55,7 @@ class CudaGraphs : public testing::Test {
                                                        .head_dim = 32,
                                                        .ffn = 96,
                                                        .vocab = 320,
-                                                       .context = 256,
+                                                       .context = 1024,
                                                        .type = DType::q8_0,
                                                        .seed = 5,
                                                        .name = "cuda_graphs"},
@@ -81,6 +80,16 @@ TEST_F(CudaGraphs, AResidentStepIsAHandfulOfCalls) {
               static_cast<int>(plain.step.kernels), static_cast<int>(plain.step.copies),
               static_cast<int>(replayed.step.kernels), static_cast<int>(replayed.step.graphs),
               static_cast<int>(replayed.step.copies));
+}
+
+// A second span: the same calls, of which attention's has more to do. The graph of before would leave it out.
+TEST_F(CudaGraphs, CallsWithOtherArgumentsAreAnotherGraph) {
+  options_.context = kSpanTokens + kSteps;
+  const int prompt = kSpanTokens - kSteps + 1;  // the last step is the first with two spans
+  const Counted plain = count(model_, options_, false, prompt);
+  const Counted replayed = count(model_, options_, true, prompt);
+  EXPECT_EQ(plain.logits, replayed.logits);
+  EXPECT_THAT(replayed.report, testing::HasSubstr("2 graphs"));
 }
 
 TEST_F(CudaGraphs, WhatStandsBetweenStreamedWeightsIsReplayed) {

@@ -164,7 +164,9 @@ bool Machine::step() {
     if (!stream->queue.empty() && stream->queue.front().can_run()) heads.push_back(stream.get());
   }
   if (heads.empty()) return false;
-  FakeStream& stream = *heads[random.next() % heads.size()];
+  FakeStream& stream = **std::max_element(
+      heads.begin(), heads.end(), [](const FakeStream* a, const FakeStream* b) { return a->priority < b->priority; });
+  if (random.next() % steps_of_a_priority == 0) stream.priority = random.next();
   const Operation operation = std::move(stream.queue.front());
   stream.queue.pop_front();
   if (operation.work != nullptr) {

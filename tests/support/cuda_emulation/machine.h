@@ -58,6 +58,7 @@ struct Memory {
 
 struct FakeStream {
   std::deque<Operation> queue;
+  uint64_t priority = 0;  // of the streams that can go on, the one with the highest does
   std::unique_ptr<Capture> capture;
 };
 
@@ -81,6 +82,7 @@ class Machine {
   Presence presence = Presence::device;
   Likeness likeness;
   RandomBits random{1};
+  uint64_t steps_of_a_priority = 1;  // on average, until a stream's is drawn anew
   std::vector<std::unique_ptr<FakeStream>> streams;
   std::unordered_map<const FakeEvent*, std::unique_ptr<FakeEvent>> events;
   std::unordered_map<const FakeGraph*, std::unique_ptr<FakeGraph>> graphs;
@@ -113,7 +115,7 @@ class Machine {
   // Runs heads of streams, in random order, until `reached` holds.
   template <typename Reached>
   void run_until(Reached reached);
-  // One head of a stream, at random; false where none can run.
+  // One head of a stream, by priorities drawn at random; false where none can run.
   bool step();
   void run_grid(dim3 grid, dim3 block, size_t dynamic_bytes, const std::function<void()>& kernel);
 

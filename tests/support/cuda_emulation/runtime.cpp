@@ -17,6 +17,8 @@ void restart(uint64_t seed) {
   machine().calls = {};
   machine().refuses_graphs = false;
   machine().random = RandomBits(seed);
+  constexpr uint64_t kStepsOfAPriority[] = {1, 8, 64};
+  machine().steps_of_a_priority = kStepsOfAPriority[seed % std::size(kStepsOfAPriority)];
   machine().presence = Presence::device;
   machine().likeness = {};
   machine().most_pinned = SIZE_MAX;

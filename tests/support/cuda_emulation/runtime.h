@@ -1,6 +1,8 @@
 // The fake CUDA runtime: device memory, pinned host memory, streams and events under CUDA's own names, for one device
 // that does not exist. Nothing runs when it is enqueued. Work runs when the host waits, and then the streams' heads are
-// taken in random order, so that an order nobody asked for is soon not kept. Copies read their source as late as that.
+// taken by random priorities, which are drawn anew after a step or after many (probabilistic concurrency testing,
+// Burckhardt et al., ASPLOS 2010): an order nobody asked for is soon not kept, and a stream may fall far behind
+// another. Copies read their source as late as that.
 //
 // A stream that is captured runs nothing: what is enqueued becomes part of a graph, whose kernels run, with the
 // arguments they had and on what memory then holds, each time the graph is launched. What may not be asked while the

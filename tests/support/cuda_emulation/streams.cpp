@@ -11,6 +11,7 @@ namespace spillway::emulation {
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   Lock lock(machine().mutex);
   machine().streams.push_back(std::make_unique<FakeStream>());
+  machine().streams.back()->priority = machine().random.next();
   *stream = machine().streams.back().get();
   return cudaSuccess;
 }
