@@ -142,28 +142,20 @@ std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
   }
 }
 
-namespace {
-
-void set_shared(Options& options, int sequences, int positions, int longest) {
-  options.sequences = options.batch = options.logit_rows = sequences;
-  options.context = positions;
-  options.positions = longest;
+bool Running::share(const BatchWishes& wishes) {
+  const auto batch = plan_batch(options_, wishes, [&](const Options& options) -> std::optional<Plan> {
+    try {
+      Options own = options;
+      return plan_session(model_, own, device_, limits_);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::fit) throw;
+      return std::nullopt;
+    }
+  });
+  if (!batch) return false;
+  options_ = batch->options;
+  return true;
 }
-
-}  // namespace
-
-std::optional<Plan> Running::plan_shared(int sequences, int positions, int longest) const {
-  Options options = options_;
-  set_shared(options, sequences, positions, longest);
-  try {
-    return plan_session(model_, options, device_, limits_);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::fit) throw;
-    return std::nullopt;
-  }
-}
-
-void Running::share(int sequences, int positions, int longest) { set_shared(options_, sequences, positions, longest); }
 
 // By halving the distance between a context that fits and one that does not.
 Plan Running::longest(Plan fits, int refused, int chunk) const {

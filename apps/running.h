@@ -9,6 +9,7 @@
 
 #include "apps/flags.h"
 #include "apps/progress.h"
+#include "runtime/batch_plan.h"
 #include "runtime/calibrate.h"
 #include "runtime/generate.h"
 #include "runtime/metrics.h"
@@ -44,11 +45,10 @@ class Running {
   // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
   // context.
   Plan plan(int positions, bool at_least = false, bool quiet = false);
-  // For so many sequences at once, which share so many positions, one having at most `longest`; none where that does
-  // not fit.
-  std::optional<Plan> plan_shared(int sequences, int positions, int longest) const;
-  // What plan() and start() do from now on.
-  void share(int sequences, int positions, int longest);
+  // What plan() and start() do from now on: a batch's plan (runtime/batch_plan.h). False where none fits; then nothing
+  // has changed.
+  bool share(const BatchWishes& wishes);
+  int sequences() const { return options_.sequences; }
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
   // little, or the chunk was asked for.
   std::string chunk_advice(const Plan& plan) const;

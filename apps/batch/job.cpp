@@ -7,10 +7,10 @@
 #include <filesystem>
 #include <unordered_map>
 
+#include "apps/batch/needs.h"
 #include "apps/batch/prompts.h"
 #include "apps/batch/report.h"
 #include "apps/batch/result_line.h"
-#include "apps/batch/shape.h"
 #include "apps/interrupt.h"
 #include "apps/output.h"
 #include "apps/reports.h"
@@ -22,7 +22,6 @@
 namespace spillway {
 namespace {
 
-constexpr int kMostSequences = 64;
 constexpr double kLineSeconds = 30;       // between lines of progress in a log
 constexpr double kSmoothingSeconds = 60;  // of the time left: requests end in bursts
 
@@ -147,15 +146,13 @@ class BatchJob {
     const BatchNeeds needs = this->needs();
     if (needs.faults > 0) say(fmt::format("{} lines cannot be answered, and get an error line", needs.faults));
     if (needs.requests == 0) return;
-    const int most = flags_.most_sequences > 0 ? flags_.most_sequences : kMostSequences;
-    const BatchShape shape = choose_shape(running_, needs, most);
-    running_.share(shape.sequences, shape.positions, needs.longest);
+    share(needs);
     engine_ = &running_.start(std::min(needs.longest, kPageTokens), true);
     const Plan& plan = engine_->plan();
-    sequences_ = std::min(plan.batch, most);
+    sequences_ = plan.batch;
     say(fmt::format("batch: up to {} requests at once, on {} positions; the longest may take {}", sequences_,
                     plan.context, needs.longest));
-    if (needs.endless > 0 && static_cast<uint64_t>(sequences_) < std::min<uint64_t>(needs.requests, most)) {
+    if (needs.endless > 0 && static_cast<uint64_t>(sequences_) < needs.requests && flags_.most_sequences == 0) {
       say(
           fmt::format("{} requests say no max_tokens: room for {} positions is kept for each of them while it runs; -n "
                       "bounds them, and lets more run at once",
@@ -168,6 +165,20 @@ class BatchJob {
           plan.positions));
     }
     limit_ = std::min(limit_, plan.positions);
+  }
+
+  // As many at once as was asked for, or half as many until they fit; or as many as are fastest, and as there are.
+  void share(const BatchNeeds& needs) {
+    const int all = static_cast<int>(std::min<uint64_t>(needs.requests, BatchWishes::kMostSequences));
+    const int asked =
+        static_cast<int>(std::min<uint64_t>(needs.requests, static_cast<uint64_t>(flags_.most_sequences)));
+    if (asked == 0 && running_.share(needs.wishes(0))) {
+      if (running_.sequences() > all) running_.share(needs.wishes(all));
+      return;
+    }
+    for (int sequences = std::max(asked, 1); sequences > 0; sequences /= 2) {
+      if (running_.share(needs.wishes(sequences))) return;
+    }
   }
 
   // Asked while something is to be answered; errors are written on the way.
@@ -242,14 +253,12 @@ class BatchJob {
     counts_.answered = journal_.answered();
     counts_.errors = journal_.failed();
     say(batch_line(counts_, report));
-    ExpectedPasses expected;
     if (engine_ != nullptr) {
       running_.report_layers();
-      expected = expected_passes(engine_->plan(), report.mean_batch);
-      if (flags_.run.stats) say(batch_stats_text(report, expected, running_.metrics(), running_.link_peaks()));
+      if (flags_.run.stats) say(batch_stats_text(report, engine_->plan(), running_.metrics(), running_.link_peaks()));
     }
     if (flags_.run.json) {
-      nlohmann::json json = batch_json(counts_, report, expected, engine_ != nullptr ? running_.metrics() : Metrics{});
+      nlohmann::json json = batch_json(counts_, report, engine_ != nullptr ? running_.metrics() : Metrics{});
       if (engine_ != nullptr) json["plan"] = plan_json(engine_->plan());
       put(json.dump() + "\n");
       flush_output();

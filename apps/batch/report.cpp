@@ -51,7 +51,7 @@ std::string batch_line(const BatchCounts& counts, const BatchReport& report) {
   return text;
 }
 
-std::string batch_stats_text(const BatchReport& report, const ExpectedPasses& expected, const Metrics& metrics,
+std::string batch_stats_text(const BatchReport& report, const Plan& plan, const Metrics& metrics,
                              const LinkPeaks& peaks) {
   std::string text = fmt::format(
       "passes           {} in {:.1f} s, for prompts {:.1f} s ({:.1f} tokens/s), for answers {:.1f} s ({:.1f} "
@@ -65,10 +65,10 @@ std::string batch_stats_text(const BatchReport& report, const ExpectedPasses& ex
                         percent(static_cast<double>(report.tokens_shared), static_cast<double>(report.tokens_in)));
   }
   text += "\n";
-  if (expected.tokens_per_second > 0 && report.decode_tps > 0) {
-    text += fmt::format(
-        "bound            {}: {:.1f} tokens/s of answers expected of so many together, {:.0f}% of it reached\n",
-        expected.bound, expected.tokens_per_second, percent(report.decode_tps, expected.tokens_per_second));
+  if (const Expected& e = plan.expected; !e.bound.empty() && e.decode_tps > 0 && report.decode_tps > 0) {
+    text +=
+        fmt::format("bound            {}: {:.1f} tokens/s of answers expected of {} together, {:.0f}% of it reached\n",
+                    e.bound, e.decode_tps, plan.batch, percent(report.decode_tps, e.decode_tps));
   }
   const BatchWaits& waits = report.waits;
   text +=
@@ -84,8 +84,7 @@ std::string batch_stats_text(const BatchReport& report, const ExpectedPasses& ex
   return text;
 }
 
-nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, const ExpectedPasses& expected,
-                          const Metrics& metrics) {
+nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, const Metrics& metrics) {
   Metrics all = metrics;
   all.prompt_tokens = report.tokens_in;
   all.timings.prefill_s = report.prefill_s;
@@ -106,9 +105,6 @@ nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, 
   json["passes"] = report.steps;
   json["mean_batch"] = report.mean_batch;
   json["most_sequences"] = report.most_sequences;
-  const bool known = expected.tokens_per_second > 0;
-  json["expected"] = {{"decode_tps", known ? nlohmann::json(expected.tokens_per_second) : nlohmann::json()},
-                      {"bound", known ? nlohmann::json(expected.bound) : nlohmann::json()}};
   json["waited_s"] = {{"input", report.waits.next}, {"output", report.waits.answer}};
   json["interrupted"] = report.interrupted;
   return json;

@@ -4,9 +4,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "apps/batch/shape.h"
 #include "runtime/batch.h"
 #include "runtime/metrics.h"
+#include "runtime/plan.h"
 
 namespace spillway {
 
@@ -22,9 +22,8 @@ struct BatchCounts {
 std::string batch_line(const BatchCounts& counts, const BatchReport& report);
 // What --stats says beside: passes, the bound, what was waited for, bytes by link and cause with their share of the
 // link's speed over the whole job. Lines ended.
-std::string batch_stats_text(const BatchReport& report, const ExpectedPasses& expected, const Metrics& metrics,
+std::string batch_stats_text(const BatchReport& report, const Plan& plan, const Metrics& metrics,
                              const LinkPeaks& peaks);
-nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, const ExpectedPasses& expected,
-                          const Metrics& metrics);
+nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, const Metrics& metrics);
 
 }  // namespace spillway
