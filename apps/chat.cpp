@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <filesystem>
 
 #include "apps/chat_session.h"
 #include "apps/commands.h"
@@ -11,6 +10,7 @@
 #include "apps/flags.h"
 #include "apps/line_reader.h"
 #include "apps/running.h"
+#include "apps/template_flags.h"
 #include "loader/chat_template.h"
 #include "runtime/generate.h"
 
@@ -24,23 +24,9 @@ struct ChatFlags {
   SamplingFlags sampling;
   TextFlags prompt;
   std::string system;
-  std::string chat_template;
+  TemplateFlags chat_template;
   int max_tokens = -1;
 };
-
-// The model's own, or the one that --template names: a built-in one, or a file.
-ChatTemplate template_of(const ChatFlags& flags, const Checkpoint& checkpoint) {
-  const std::string& given = flags.chat_template;
-  if (given.empty()) return ChatTemplate::from(checkpoint);
-  if (const char* source = ChatTemplate::built_in(given))
-    return ChatTemplate::parse(source, "--template " + given, checkpoint);
-  std::error_code ignored;
-  if (std::filesystem::status(given, ignored).type() == std::filesystem::file_type::not_found) {
-    throw Error(ErrorKind::usage, fmt::format("--template {}: neither a file nor one of {}", given,
-                                              fmt::join(ChatTemplate::built_in_names(), ", ")));
-  }
-  return ChatTemplate::parse(read_text_file("--template", given), given, checkpoint);
-}
 
 GenerateOptions options_of(const ChatFlags& flags) {
   return {.max_tokens = flags.max_tokens,
@@ -86,7 +72,7 @@ int talk(const ChatFlags& flags, Running& running, const ChatTemplate& chat_temp
 
 int run_chat(const ChatFlags& flags) {
   Running running(flags.run);
-  const ChatTemplate chat_template = template_of(flags, running.model().checkpoint);
+  const ChatTemplate chat_template = flags.chat_template.resolve(running.model().checkpoint);
   return flags.prompt.given() ? answer_once(flags, running, chat_template) : talk(flags, running, chat_template);
 }
 
@@ -97,9 +83,7 @@ Command add_chat(CLI::App& app) {
   CLI::App* command = app.add_subcommand("chat", "Talk with a model by its chat template; -p answers once");
   flags->prompt.add(*command, "The only message (default: turns; each line of standard input is one)");
   add_option(*command, "--sys,--system-prompt", flags->system, "System prompt (default: the model's own)");
-  add_option(*command, "--template", flags->chat_template,
-             "Chat template: a file, or one of " + fmt::format("{}", fmt::join(ChatTemplate::built_in_names(), ", ")) +
-                 " (default: the model's own)");
+  flags->chat_template.add(*command);
   add_option(*command, "-n,--predict", flags->max_tokens, "Tokens of the answer at most; -1: to the end of the context")
       ->check(within(-1))
       ->capture_default_str();

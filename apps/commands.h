@@ -11,6 +11,7 @@ using Command = std::function<int()>;
 
 Command add_generate(CLI::App& app);
 Command add_chat(CLI::App& app);
+Command add_batch(CLI::App& app);
 Command add_score(CLI::App& app);
 Command add_plan(CLI::App& app);
 Command add_bench(CLI::App& app);

@@ -43,7 +43,7 @@ std::vector<std::string> join_policies(const std::vector<std::string>& words) {
 // llama.cpp's words of several letters behind one dash, which CLI11 would take apart.
 std::vector<std::string> words_of(int argc, char** argv) {
   static const std::map<std::string, std::string> kLong{
-      {"-ub", "--ubatch-size"}, {"-sys", "--system-prompt"}, {"-ngl", "--gpu-layers"}};
+      {"-ub", "--ubatch-size"}, {"-sys", "--system-prompt"}, {"-np", "--parallel"}, {"-ngl", "--gpu-layers"}};
   std::vector<std::string> words(argv + 1, argv + argc);
   for (std::string& word : words) {
     const auto found = kLong.find(word);

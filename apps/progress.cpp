@@ -18,9 +18,7 @@ namespace spillway {
 namespace {
 
 constexpr double kRedrawSeconds = 0.1;
-constexpr double kLineSeconds = 5.0;
 constexpr double kSampleSeconds = 0.25;  // of the rate
-constexpr double kSmoothingSeconds = 4.0;
 constexpr int kLongestBar = 30;
 constexpr int kShortestBar = 8;
 
@@ -85,12 +83,17 @@ void Progress::update(uint64_t done) {
   // A sample needs time and news: steps that arrive in bursts would else read as a standstill and a leap.
   if (elapsed >= kSampleSeconds && done_ > rate_done_) {
     const double sample = static_cast<double>(done_ - rate_done_) / elapsed;
-    const double weight = rate_ == 0 ? 1.0 : 1.0 - std::exp(-elapsed / kSmoothingSeconds);
+    const double weight = rate_ == 0 ? 1.0 : 1.0 - std::exp(-elapsed / output_.smoothing_seconds);
     rate_ += (sample - rate_) * weight;
     rate_done_ = done_;
     rate_time_ = now;
   }
   show(now);
+}
+
+void Progress::note(std::string text) {
+  const std::lock_guard guard(lock_);
+  note_ = std::move(text);
 }
 
 void Progress::finish() {
@@ -104,7 +107,7 @@ void Progress::finish() {
 }
 
 void Progress::show(double now) {
-  if (now - shown_ < (output_.terminal ? kRedrawSeconds : kLineSeconds)) return;
+  if (now - shown_ < (output_.terminal ? kRedrawSeconds : output_.line_seconds)) return;
   shown_ = now;
   wrote_ = true;
   if (output_.terminal) {
@@ -145,6 +148,7 @@ std::string Progress::counts() const {
 }
 
 std::string Progress::speed() const {
+  if (!note_.empty()) return note_;
   if (rate_ == 0) return "";
   if (unit_ == ProgressUnit::bytes) return format_speed(rate_);
   return fmt::format("{:.{}f} {}/s", rate_, rate_ < 10 ? 2 : rate_ < 100 ? 1 : 0, noun_.empty() ? "items" : noun_);

@@ -17,6 +17,8 @@ struct ProgressOutput {
   std::function<int()> width;       // columns now
   std::function<double()> seconds;  // a clock that does not go back
   std::function<void(std::string_view)> write;
+  double line_seconds = 5;       // between plain lines
+  double smoothing_seconds = 4;  // of the rate, from which the time left follows
 
   // Standard error of this process. Plain where it is no terminal or TERM is "dumb"; no colour with --no-color or
   // NO_COLOR.
@@ -38,6 +40,8 @@ class Progress {
 
   // `done` of the total so far; a smaller number than before, or one past the total, changes nothing it should not.
   void update(uint64_t done);
+  // What stands in place of the speed in items, from the next update on ("812 tokens/s").
+  void note(std::string text);
   // Ends the phase: the bar is wiped; where plain lines were written, a last one says how long it took.
   void finish();
 
@@ -53,6 +57,7 @@ class Progress {
   const uint64_t total_;
   const ProgressUnit unit_;
   const std::string noun_;
+  std::string note_;
   const double started_;
   std::mutex lock_;
   uint64_t done_;

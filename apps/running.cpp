@@ -145,6 +145,21 @@ std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
   }
 }
 
+bool Running::share(const BatchWishes& wishes) {
+  const auto batch = plan_batch(options_, wishes, [&](const Options& options) -> std::optional<Plan> {
+    try {
+      Options own = options;
+      return plan_session(model_, own, device_, limits_);
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::fit) throw;
+      return std::nullopt;
+    }
+  });
+  if (!batch) return false;
+  options_ = batch->options;
+  return true;
+}
+
 // By halving the distance between a context that fits and one that does not.
 Plan Running::longest(Plan fits, int refused, int chunk) const {
   while (refused - fits.context > kPageTokens) {
@@ -279,7 +294,8 @@ Engine& Running::start(int positions, bool at_least) {
   say(device_.said);
   say(describe_placement(plan));
   say_what_changes_nothing(plan);
-  if (const int known = model_.spec.shape.context; std::max(positions, options_.context) > known) {
+  const int longest = options_.positions > 0 ? options_.positions : std::max(positions, options_.context);
+  if (const int known = model_.spec.shape.context; longest > known) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }
   if (flags_.verbosity > 0) say(describe_plan(plan));

@@ -9,6 +9,7 @@
 
 #include "apps/flags.h"
 #include "apps/progress.h"
+#include "runtime/batch_plan.h"
 #include "runtime/calibrate.h"
 #include "runtime/generate.h"
 #include "runtime/metrics.h"
@@ -44,6 +45,10 @@ class Running {
   // For `positions` (unless -c says otherwise). at_least: as many more as the budgets allow, at most the model's
   // context.
   Plan plan(int positions, bool at_least = false, bool quiet = false);
+  // What plan() and start() do from now on: a batch's plan (runtime/batch_plan.h). False where none fits; then nothing
+  // has changed.
+  bool share(const BatchWishes& wishes);
+  int sequences() const { return options_.sequences; }
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
   // little, or the chunk was asked for.
   std::string chunk_advice(const Plan& plan) const;
@@ -60,6 +65,10 @@ class Running {
   // generate() in a new sequence. An error of the model names its file.
   Generation answer(std::span<const int32_t> prompt, const GenerateOptions& options);
   LinkPeaks link_peaks() const;
+  // What does not depend on what was run: the load, and the peaks.
+  Metrics metrics() const;
+  // How the work was handed to the device, where -v or --stats asks.
+  void report_layers() const;
   // Ends the text of one answer of several, and reports as the flags ask.
   void end_answer(const Generation& generation);
   // What --stats says of it.
@@ -89,10 +98,6 @@ class Running {
   void load(Plan plan);
   // For memory that went between plan and reservation: the budget that would fit now.
   [[noreturn]] void refuse_given_budget(const Error& error, uint64_t there) const;
-  // How the work was handed to the device, where -v or --stats asks.
-  void report_layers() const;
-  // What does not depend on what was run: the load, and the peaks.
-  Metrics metrics() const;
   Metrics metrics(const Generation& generation) const;
 
   const RunFlags& flags_;

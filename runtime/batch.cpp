@@ -14,9 +14,6 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Pages of one layer that the plan has room for (KvSizes::rows_per_layer).
-int pages_of(const Plan& plan) { return page_rows(plan.context) + 2 * (plan.sequences - 1); }
-
 class BatchRun {
  public:
   BatchRun(Engine& engine, const Tokenizer& tokenizer, const BatchOptions& options, const BatchHooks& hooks)
@@ -66,7 +63,7 @@ class BatchRun {
   static ScheduleLimits limits(Engine& engine, const BatchOptions& options) {
     const Plan& plan = engine.plan();
     const int most = options.most_sequences > 0 ? std::min(options.most_sequences, plan.batch) : plan.batch;
-    return {.pages = pages_of(plan),
+    return {.pages = page_rows(plan.context),
             .sequences = most,
             .rows = plan.chunk + (plan.batch > 1 ? plan.batch : 0),
             .chunk = plan.chunk,

@@ -131,6 +131,9 @@ std::string describe_plan(const Plan& plan) {
   });
   table += fmt::format("context {} positions, prompt chunks of {}; {} weight units, of which {} stream\n", plan.context,
                        plan.chunk, units, streaming);
+  if (plan.batch > 1) {
+    table += fmt::format("up to {} sequences share a pass, each of up to {} positions\n", plan.batch, plan.positions);
+  }
   if (!plan.before.empty()) table += describe_layers(plan) + "\n";
   for_each_unit(plan, [&](const Plan& unit) { table += describe_experts(unit); });
   if (e.bound.empty()) {
@@ -138,9 +141,9 @@ std::string describe_plan(const Plan& plan) {
   }
   table += fmt::format(
       "expected{}: decode {:.2f} tokens/s at full context, prefill {:.1f} tokens/s; {} binds "
-      "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a token)\n",
+      "(disk {:.2f} ms, link {:.2f} ms, compute {:.2f} ms a {})\n",
       plan.emulated_link ? " (emulated link)" : "", e.decode_tps, e.prefill_tps, e.bound, 1e3 * e.disk_s,
-      1e3 * e.link_s, 1e3 * e.compute_s);
+      1e3 * e.link_s, 1e3 * e.compute_s, plan.batch > 1 ? "step" : "token");
   for (const std::string& reason : plan.reasons) table += "chosen: " + reason + "\n";
   return table;
 }

@@ -37,8 +37,9 @@ struct KvSizes {
   uint64_t beside_bytes = 0;  // of the device where rows leave it: the hot set of layers that choose
 
   // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its
-  // own: its last one, and one copied in the middle of a page where it left another sequence.
-  int rows_per_layer() const { return context_rows + 2 * (sequences - 1); }
+  // own: its last one, and one copied in the middle of a page where it left another sequence. Whoever lets several
+  // share a pass counts whole pages, and lets none leave another in the middle of one (runtime/batch_schedule.h).
+  int rows_per_layer() const { return context_rows + (batch > 1 ? 0 : 2 * (sequences - 1)); }
   // Rows that a pass fills, or begins, in one layer: of a chunk, which may begin and end in the middle of a page; where
   // several sequences share it, one more of each, and the tokens that they have beside it.
   int pass_rows() const { return chunk_rows + 1 + (batch > 1 ? batch + page_rows(batch) : 0); }

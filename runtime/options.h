@@ -23,12 +23,14 @@ struct Options {
   uint64_t disk_bytes = 0;  // for spilled KV
   std::string disk_directory;
 
-  int context = 0;     // positions; 0: what the caller needs, or what the budgets allow
-  int sequences = 1;   // open at once; they share the context's positions, and what forks have in common counts once
-  int positions = 0;   // of one sequence at most; 0: the context's
-  int batch = 1;       // sequences that one pass may compute, a token of each and a chunk beside them
-  int chunk = 512;     // prompt tokens computed together (-ub)
-  int logit_rows = 1;  // rows of logits kept at once; a plan may give fewer
+  int context = 0;  // positions; 0: what the caller needs, or what the budgets allow
+  // Open at once; they share the context's positions, and what forks have in common counts once. Where several share a
+  // pass (batch), each takes whole pages of them.
+  int sequences = 1;
+  int positions = 0;                // of one sequence at most; 0: the context's
+  int batch = 1;                    // sequences that one pass may compute, a token of each and a chunk beside them
+  int chunk = 512;                  // prompt tokens computed together (-ub)
+  int logit_rows = 1;               // rows of logits kept at once; a plan may give fewer
   KvCodec kv_codec = KvCodec::f16;  // of full KV pages
   int kv_edge_layers = 2;           // the model's first and last so many layers keep half precision
   KvSelection selection;            // what decode steps read of the KV

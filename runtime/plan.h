@@ -27,9 +27,10 @@ struct TierPlan {
   uint64_t total() const { return weights + kv + selection + workspace + rings + process; }
 };
 
-// Seconds that one token costs on each resource, and what follows from them.
+// Seconds that a decode step costs on each resource, and what follows from them. Where several sequences share a pass
+// (Plan::batch), a step is one of all of them, and together they fill the context.
 struct Expected {
-  double decode_tps = 0;
+  double decode_tps = 0;  // tokens of all sequences
   double prefill_tps = 0;
   std::string bound;  // what binds decode: "disk", "link" or "compute"; empty: the machine's limits are not known
   double disk_s = 0, link_s = 0, compute_s = 0;  // of a decode step at full context

@@ -18,9 +18,11 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 // Inside single quotes.
 std::string quoted(const std::string& text) { return replaced(text, "'", "'\\''"); }
 
-std::string names_of_commands(const std::vector<CommandText>& commands) {
+// Of commands, or actions.
+template <typename T>
+std::string names_of(const std::vector<T>& all) {
   std::string names;
-  for (const CommandText& command : commands) names += (names.empty() ? "" : " ") + command.name;
+  for (const T& one : all) names += (names.empty() ? "" : " ") + one.name;
   return names;
 }
 
@@ -41,12 +43,13 @@ std::string bash_completion(const std::vector<CommandText>& commands) {
           fmt::format("    {})\n      mapfile -t COMPREPLY < <(compgen {}-W \"{}\" -- \"$cur\")\n      return ;;\n",
                       fmt::join(option.names, " | "), option.file ? "-f " : "", joined(option.choices));
     }
-    flags += fmt::format("    {})\n      flags=\"{}\"\n      plain=\"{}\" ;;\n", command.name, joined(names),
-                         joined(numbers));
+    flags += fmt::format(
+        "    {})\n      flags=\"{}\"\n      plain=\"{}\"{} ;;\n", command.name, joined(names), joined(numbers),
+        command.actions.empty() ? "" : fmt::format("\n      actions=\"{}\"", names_of(command.actions)));
   }
   return fmt::format(R"(# bash completion for spillway, made from its own flags
 _spillway() {{
-  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} flags plain
+  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} flags plain actions
   COMPREPLY=()
   if ((COMP_CWORD == 1)); then
     mapfile -t COMPREPLY < <(compgen -W "{} --help --version" -- "$cur")
@@ -62,12 +65,16 @@ _spillway() {{
     mapfile -t COMPREPLY < <(compgen -W "$flags" -- "$cur")
     return
   fi
+  if ((COMP_CWORD == 2)) && [[ -n $actions ]]; then
+    mapfile -t COMPREPLY < <(compgen -W "$actions" -- "$cur")
+    return
+  fi
   compopt -o filenames 2>/dev/null
   mapfile -t COMPREPLY < <(compgen -f -- "$cur")
 }}
 complete -F _spillway spillway
 )",
-                     names_of_commands(commands), flags, choices);
+                     names_of(commands), flags, choices);
 }
 
 std::string zsh_completion(const std::vector<CommandText>& commands) {
@@ -86,7 +93,9 @@ std::string zsh_completion(const std::vector<CommandText>& commands) {
                                    : fmt::format(":value:({})", joined(option.choices));
       for (const std::string& name : option.names) cases += fmt::format(" \\\n        '{}[{}]{}'", name, text, value);
     }
-    cases += fmt::format(" \\\n        '*:file:{}' ;;\n", command.argument.empty() ? "" : "_files");
+    if (!command.actions.empty()) cases += fmt::format(" \\\n        '1:action:({})'", names_of(command.actions));
+    const bool files = !command.argument.empty() || !command.actions.empty();
+    cases += fmt::format(" \\\n        '*:file:{}' ;;\n", files ? "_files" : "");
   }
   return fmt::format(R"(#compdef spillway
 # zsh completion for spillway, made from its own flags
@@ -126,6 +135,9 @@ std::string fish_completion(const std::vector<CommandText>& commands) {
                          text_of(command.text));
     const std::string condition = fmt::format("-n '__fish_seen_subcommand_from {}'", command.name);
     if (!command.argument.empty()) lines += fmt::format("complete -c spillway {} -F\n", condition);
+    for (const ActionText& action : command.actions) {
+      lines += fmt::format("complete -c spillway {} -F -a {} -d '{}'\n", condition, action.name, text_of(action.text));
+    }
     for (const OptionText& option : command.options) {
       lines += "complete -c spillway " + condition;
       for (const std::string& name : option.names) {

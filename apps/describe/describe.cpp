@@ -19,8 +19,8 @@ const std::map<std::string, std::vector<std::string>>& known_choices() {
 
 // Of those that take a text, the ones that are files or folders.
 bool is_file(const std::string& name) {
-  static const std::vector<std::string> kFiles{"--model", "--file",     "--template", "--logits",
-                                               "--trace", "--disk-dir", "--tokens",   "--cuda-module"};
+  static const std::vector<std::string> kFiles{"--model",    "--file",   "--template",    "--logits", "--trace",
+                                               "--disk-dir", "--tokens", "--cuda-module", "--input",  "--output"};
   return std::find(kFiles.begin(), kFiles.end(), name) != kFiles.end();
 }
 
@@ -39,6 +39,9 @@ OptionText text_of(const CLI::Option& option) {
   if (option.get_group() != "Options") text.group = option.get_group();
   text.fallback = option.get_default_str();
   text.variable = option.get_envname();
+  // Of bench it is a form, of others a file.
+  if (option.check_lname("output")) text.file = text.fallback.empty();
+  if (option.check_lname("output") && text.file) text.choices.clear();
   return text;
 }
 
@@ -47,10 +50,17 @@ OptionText text_of(const CLI::Option& option) {
 std::vector<CommandText> describe(const CLI::App& app) {
   std::vector<CommandText> all;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
-    CommandText text{.name = command->get_name(), .text = command->get_description(), .argument = "", .options = {}};
+    CommandText text{.name = command->get_name(), .text = command->get_description()};
     for (const CLI::Option* option : command->get_options()) {
       text.options.push_back(text_of(*option));
       if (option->get_positional()) text.argument = option->get_single_name();
+    }
+    for (const CLI::App* action : command->get_subcommands([](const CLI::App*) { return true; })) {
+      ActionText of_action{.name = action->get_name(), .text = action->get_description()};
+      for (const CLI::Option* option : action->get_options()) {
+        if (option->get_positional()) of_action.arguments += " " + option->get_name(true);
+      }
+      text.actions.push_back(std::move(of_action));
     }
     all.push_back(std::move(text));
   }

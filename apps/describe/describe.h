@@ -19,10 +19,17 @@ struct OptionText {
   bool file = false;                 // a file may be given
 };
 
+// A command of a command: "merge" of batch.
+struct ActionText {
+  std::string name, text;
+  std::string arguments;
+};
+
 struct CommandText {
   std::string name, text;
   std::string argument;  // of the command itself, without a dash; empty where it takes none
   std::vector<OptionText> options;
+  std::vector<ActionText> actions;
 };
 
 std::vector<CommandText> describe(const CLI::App& app);

@@ -117,6 +117,10 @@ std::string man_page(const std::vector<CommandText>& commands, const std::string
   for (const CommandText& command : commands) {
     page += fmt::format(".B spillway {}\n[\\fIOPTIONS\\fR]{}\n.br\n", command.name,
                         command.argument.empty() ? "" : " [\\fIMODEL\\fR]");
+    for (const ActionText& action : command.actions) {
+      page += fmt::format(".B spillway {} {}\n\\fI{}\\fR\n.br\n", command.name, action.name,
+                          roff(action.arguments.substr(1)));
+    }
   }
   page += fmt::format(".SH DESCRIPTION\n{}.SH COMMANDS\n", kDescription);
   std::vector<OptionText> shared[std::size(kGroups)];
@@ -125,6 +129,10 @@ std::string man_page(const std::vector<CommandText>& commands, const std::string
     std::string also;
     for (const OptionText& option : command.options) {
       if (option.group.empty()) page += option_entry(option);
+    }
+    for (const ActionText& action : command.actions) {
+      page += fmt::format(".TP\n\\fB{} {}\\fI{}\\fR\n{}.\n", command.name, action.name, roff(action.arguments),
+                          roff(action.text));
     }
     for (size_t g = 0; g < std::size(kGroups); ++g) {
       bool has = false;

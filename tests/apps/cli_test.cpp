@@ -219,7 +219,7 @@ TEST_F(Cli, AnInterruptEndsEveryCommandWith130) {
 
 TEST_F(Cli, RefusalsAreOneLineThatNamesTheFlag) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
-      {{}, "one of generate, chat, score, plan, bench, quality, calibrate, inspect, doctor"},
+      {{}, "one of generate, chat, batch, score, plan, bench, quality, calibrate, inspect, doctor"},
       {{"generat"}, "'generat' is no command"},
       {{"generate", "-p", "x", "-c", "-1"}, "--ctx-size: -1 is less than 0"},
       {{"generate", "-p", "x", "--temp", "inf"}, "--temp: 'inf' is not a number"},

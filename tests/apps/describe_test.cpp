@@ -89,6 +89,7 @@ TEST_F(Describe, BashCompletes) {
         .out;
   };
   EXPECT_EQ(complete("spillway ge"), "generate\n");
+  EXPECT_EQ(complete("spillway batch me"), "merge\n");
   EXPECT_EQ(complete("spillway chat --sys"), "--sys --system-prompt\n");
   EXPECT_EQ(complete("spillway plan --device cu"), "cuda\n");
   EXPECT_EQ(complete("spillway generate -n \"\""), "\n") << "a number is not guessed";

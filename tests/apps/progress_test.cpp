@@ -39,6 +39,21 @@ int percent(const std::string& line) {
   return std::regex_search(text, match, std::regex("([0-9]+)%")) ? std::stoi(match[1]) : -1;
 }
 
+TEST(ProgressTest, ALongJobSaysItsOwnSpeedAndSpeaksSeldom) {
+  Screen screen;
+  ProgressOutput output = screen.output(false);
+  output.line_seconds = 30;
+  output.smoothing_seconds = 60;
+  Progress progress(output, "batch", 100, ProgressUnit::items, "requests", 40);
+  progress.note("812 tokens/s");
+  for (int i = 1; i <= 35; ++i) {
+    screen.now += 1;
+    progress.update(40 + static_cast<uint64_t>(i));
+  }
+  ASSERT_EQ(screen.writes.size(), 1u);
+  EXPECT_EQ(screen.writes[0], "batch: 70 of 100 requests, 812 tokens/s, ETA 30 s\n");
+}
+
 TEST(ProgressTest, BarOnATerminal) {
   Screen screen;
   Progress progress(screen.output(true), "load", 4ull << 30, ProgressUnit::bytes);

@@ -1,0 +1,45 @@
+#include "apps/template_flags.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <filesystem>
+
+#include "apps/flags.h"
+#include "kernels/check.h"
+
+namespace spillway {
+namespace {
+
+std::string source_of(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::status(path, ignored).type() == std::filesystem::file_type::not_found) {
+    throw Error(ErrorKind::usage, fmt::format("--template {}: neither a file nor one of {}", path,
+                                              fmt::join(ChatTemplate::built_in_names(), ", ")));
+  }
+  return read_text_file("--template", path);
+}
+
+}  // namespace
+
+void TemplateFlags::add(CLI::App& command) {
+  add_option(command, "--template", name,
+             "Chat template: a file, or one of " + fmt::format("{}", fmt::join(ChatTemplate::built_in_names(), ", ")) +
+                 " (default: the model's own)");
+}
+
+ChatTemplate TemplateFlags::resolve(const Checkpoint& checkpoint) const {
+  if (name.empty()) return ChatTemplate::from(checkpoint);
+  if (const char* source = ChatTemplate::built_in(name)) {
+    return ChatTemplate::parse(source, "--template " + name, checkpoint);
+  }
+  return ChatTemplate::parse(source_of(name), name, checkpoint);
+}
+
+std::string TemplateFlags::identity() const {
+  if (name.empty() || ChatTemplate::built_in(name) != nullptr) return name;
+  const std::string source = source_of(name);
+  return fmt::format("a file of {} bytes, {:016x}", source.size(), XXH3_64bits(source.data(), source.size()));
+}
+
+}  // namespace spillway

@@ -1,0 +1,233 @@
+// The journal of a batch: what is written once is there after any death, and nothing is answered twice.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <memory>
+
+#include "apps/batch/journal.h"
+#include "apps/batch/merge.h"
+#include "apps/batch/request_reader.h"
+#include "apps/batch/result_file.h"
+#include "kernels/check.h"
+
+namespace spillway {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kHash = 0x1234;
+
+std::string read_all(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string refusal(const std::function<void()>& call, ErrorKind kind = ErrorKind::usage) {
+  try {
+    call();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  return "nothing was refused";
+}
+
+class BatchJournal : public ::testing::Test {
+ protected:
+  BatchJournal() : folder_(fs::temp_directory_path() / ("spillway-journal-" + std::to_string(getpid()))) {
+    fs::create_directories(folder_);
+  }
+  ~BatchJournal() override { fs::remove_all(folder_); }
+
+  static JobFacts facts(uint64_t lines = 5) {
+    return {.input = {.bytes = 100, .lines = lines, .requests = lines, .hash = kHash},
+            .model = "m",
+            .flags = {{"--kv-type", "fp16"}, {"--seed", "0"}}};
+  }
+  std::string path(const std::string& name = "out.jsonl") const { return folder_ / name; }
+  std::unique_ptr<Journal> open(bool retry = false) const {
+    return std::make_unique<Journal>(path(), JobRecord::open(path(), facts(), "in"), retry);
+  }
+  // As large as an answer's, so that a line can be torn anywhere.
+  static std::string good(uint64_t line, uint64_t hash = kHash) {
+    const std::string fault = ResultLines::fault(hash, line, LineFault("c", "m"));
+    return std::string(fault).replace(fault.find("\"response\":null"), 15, "\"response\":{\"x\":\"y\"}");
+  }
+  static std::string bad(uint64_t line) { return ResultLines::fault(kHash, line, LineFault("c", "m")); }
+
+  fs::path folder_;
+};
+
+TEST_F(BatchJournal, GoesOnWhereverItWasTorn) {
+  {
+    const auto journal = open();
+    for (const uint64_t line : {2, 1, 4}) journal->append(line, good(line), false);
+    journal->finish(false);
+  }
+  const std::string whole = read_all(path());
+  for (size_t bytes = 0; bytes <= whole.size(); ++bytes) {
+    std::ofstream(path(), std::ios::binary | std::ios::trunc) << whole.substr(0, bytes);
+    const auto lines =
+        static_cast<uint64_t>(std::count(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(bytes), '\n'));
+    const auto journal = open();
+    EXPECT_EQ(journal->answered(), lines);
+    EXPECT_EQ(journal->cut_bytes(), bytes - (lines == 0 ? 0 : whole.rfind('\n', bytes - 1) + 1)) << bytes;
+    for (const uint64_t line : {2, 1, 4}) {
+      if (!journal->done(line)) journal->append(line, good(line), false);
+    }
+    journal->finish(false);
+    ASSERT_EQ(read_all(path()), whole) << bytes;
+  }
+}
+
+TEST_F(BatchJournal, ZerosThatTheDriveLeftAreCutOff) {
+  open()->append(3, good(3), false);
+  std::ofstream(path(), std::ios::binary | std::ios::app) << std::string(100, '\0') << "\n" << good(4) << "\n";
+  const auto journal = open();
+  EXPECT_EQ(journal->answered(), 1u);
+  EXPECT_EQ(read_all(path()), good(3) + "\n");
+}
+
+TEST_F(BatchJournal, WhatIsNoneOfItsOwnIsNeverCutOff) {
+  open()->append(3, good(3), false);
+  const std::string foreign[] = {"edited\n", good(3) + "\n", good(9) + "\n", good(2, 0x99) + "\n"};
+  const char* words[] = {"line 2 is no result", "line 2 answers a line that has an answer", "line 2 is no result",
+                         "line 2 is no result"};
+  for (size_t i = 0; i < std::size(foreign); ++i) {
+    const std::string bytes = good(3) + "\n" + foreign[i];
+    std::ofstream(path(), std::ios::binary | std::ios::trunc) << bytes;
+    EXPECT_THAT(refusal([&] { open(); }), HasSubstr(words[i]));
+    EXPECT_EQ(read_all(path()), bytes);
+  }
+}
+
+TEST_F(BatchJournal, ErrorsAreAskedAgainAndOrderIsRestored) {
+  {
+    const auto journal = open();
+    journal->append(5, good(5), false);
+    journal->append(2, bad(2), true);
+    journal->append(1, good(1), false);
+    EXPECT_EQ(journal->failed(), 1u);
+    journal->finish(false);
+  }
+  EXPECT_EQ(open()->failed(), 1u);
+  {
+    const auto journal = open(true);
+    EXPECT_EQ(journal->retried(), 1u);
+    EXPECT_EQ(journal->failed(), 0u);
+    EXPECT_FALSE(journal->done(2));
+    EXPECT_TRUE(journal->done(5));
+    journal->append(2, good(2), false);
+    journal->finish(true);
+  }
+  EXPECT_EQ(read_all(path()), good(1) + "\n" + good(2) + "\n" + good(5) + "\n");
+  EXPECT_EQ(open()->answered(), 3u);
+}
+
+TEST_F(BatchJournal, ADeathWhileTheOrderIsRestoredLosesNothing) {
+  open()->append(3, good(3), false);
+  std::ofstream(ResultWriter::temporary_name(path())) << "half";
+  const auto journal = open();
+  EXPECT_EQ(journal->answered(), 1u);
+  EXPECT_FALSE(fs::exists(ResultWriter::temporary_name(path())));
+}
+
+TEST_F(BatchJournal, AFullDriveLeavesWholeLines) {
+  const auto journal = open();
+  journal->append(1, good(1), false);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  rlimit full = before;
+  full.rlim_cur = good(1).size() + 20;  // the next line is torn
+  setrlimit(RLIMIT_FSIZE, &full);
+  const std::string words = refusal([&] { journal->append(2, good(2), false); }, ErrorKind::io);
+  setrlimit(RLIMIT_FSIZE, &before);
+  EXPECT_THAT(words, HasSubstr("the 1 results that it has are whole"));
+  EXPECT_EQ(read_all(path()), good(1) + "\n");
+}
+
+TEST_F(BatchJournal, OneRunAtATime) {
+  const auto journal = open();
+  EXPECT_THAT(refusal([&] { open(); }), HasSubstr("another run is writing it"));
+}
+
+TEST_F(BatchJournal, OtherFactsAreRefusedByName) {
+  open();
+  const auto reopen = [&](const std::function<void(JobFacts&)>& change) {
+    JobFacts changed = facts();
+    change(changed);
+    return refusal([&] { JobRecord::open(path(), changed, "in.jsonl"); });
+  };
+  EXPECT_THAT(reopen([](JobFacts& f) { f.input.hash = 9; }), HasSubstr("-i in.jsonl: it has changed"));
+  EXPECT_THAT(reopen([](JobFacts& f) { f.model = "n"; }), HasSubstr("-m: it is another model"));
+  EXPECT_THAT(reopen([](JobFacts& f) { f.shards = 2; }), HasSubstr("--shard: it was 1/1, and is 1/2"));
+  EXPECT_THAT(reopen([](JobFacts& f) { f.flags[0].second = "q8"; }), HasSubstr("--kv-type: it was fp16, and is q8"));
+  EXPECT_THAT(reopen([](JobFacts& f) { f.flags.pop_back(); }), HasSubstr("--seed: it was 0, and is not given"));
+}
+
+TEST_F(BatchJournal, AnOutputWithoutARecordIsNotTouched) {
+  std::ofstream(path()) << "precious\n";
+  EXPECT_THAT(refusal([&] { open(); }), HasSubstr("it is there"));
+  EXPECT_EQ(read_all(path()), "precious\n");
+  EXPECT_FALSE(fs::exists(JobRecord::name(path())));
+  std::ofstream(JobRecord::name(path())) << "{\"spillway_batch\": 1, \"inp";
+  EXPECT_THAT(refusal([&] { open(); }), HasSubstr("not whole"));
+  fs::remove(path());
+  EXPECT_EQ(open()->answered(), 0u) << "a record that was torn before there were answers";
+}
+
+TEST_F(BatchJournal, ShardsAreMergedOnlyWhenAllAreWhole) {
+  const auto write = [&](int shard, const std::vector<uint64_t>& lines) {
+    const std::string part = path("part" + std::to_string(shard));
+    JobFacts of_part = facts();
+    of_part.shard = shard;
+    of_part.shards = 2;
+    Journal journal(part, JobRecord::open(part, of_part, "in"), false);
+    for (const uint64_t line : lines) journal.append(line, line == 4 ? bad(4) : good(line), line == 4);
+    return part;
+  };
+  const std::string odd = write(1, {5, 1}), even = write(2, {4, 2});
+  EXPECT_THAT(refusal([&] { merge_batches(path("all"), {even}); }), HasSubstr("no output of shard 1/2"));
+  EXPECT_THAT(refusal([&] { merge_batches(path("all"), {even, even}); }), HasSubstr("given twice"));
+  EXPECT_THAT(refusal([&] { merge_batches(path("all"), {even, odd}); }), HasSubstr("it has 2 of its 3 results"));
+  write(1, {3});
+  const MergeReport report = merge_batches(path("all"), {even, odd});
+  EXPECT_EQ(report.answered, 5u);
+  EXPECT_EQ(report.errors, 1u);
+  EXPECT_EQ(read_all(path("all")), good(1) + "\n" + good(2) + "\n" + good(3) + "\n" + bad(4) + "\n" + good(5) + "\n");
+  EXPECT_THAT(refusal([&] { merge_batches(path("all"), {even, odd}); }), HasSubstr("it is there already"));
+  Journal all(path("all"), JobRecord::open(path("all"), facts(), "in"), true);
+  EXPECT_EQ(all.retried(), 1u) << "what was merged goes on as one job";
+}
+
+TEST(BatchShard, EveryRequestIsInOneShard) {
+  for (const int count : {1, 3, 7}) {
+    for (const uint64_t requests : {0u, 1u, 6u, 7u, 100u}) {
+      uint64_t sum = 0;
+      for (int i = 1; i <= count; ++i) {
+        const Shard shard{.index = i, .count = count};
+        uint64_t own = 0;
+        for (uint64_t r = 0; r < requests; ++r) own += shard.has(r) ? 1 : 0;
+        EXPECT_EQ(own, shard.share(requests));
+        sum += own;
+      }
+      EXPECT_EQ(sum, requests);
+    }
+  }
+}
+
+TEST(BatchNames, AreSeenOnce) {
+  NameSet names;
+  for (int i = 0; i < 5000; ++i) EXPECT_TRUE(names.insert(std::to_string(i)));
+  for (int i = 0; i < 5000; ++i) EXPECT_FALSE(names.insert(std::to_string(i)));
+}
+
+}  // namespace
+}  // namespace spillway
