@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "kernels/spin.h"
 #include "kernels/cpu/throttle.h"
+#include "kernels/spin.h"
 #include "kernels/trace.h"
 
 namespace spillway {
