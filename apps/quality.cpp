@@ -21,9 +21,9 @@ namespace {
 constexpr int kDefaultWindow = 4096;
 constexpr int kDepths[] = {10, 50, 90};  // percent of a context before its passkey
 constexpr int kAnswerTokens = 12;
-constexpr const char* kDefaultPolicies[] = {"--kv-select oracle", "--kv-select rehearsal", "--kv-select infinigen",
-                                            "--kv-select bounds", "--kv-keep window",      "--kv-keep heavy",
-                                            "--kv-type kivi4",    "--kv-select rehearsal --kv-type kivi4"};
+constexpr const char* kDefaultPolicies[] = {
+    "--kv-select oracle", "--kv-select rehearsal", "--kv-select infinigen", "--kv-select bounds",
+    "--kv-keep window",   "--kv-keep heavy",       "--kv-type kivi4",       "--kv-select rehearsal --kv-type kivi4"};
 
 struct QualityFlags {
   RunFlags run;

@@ -21,8 +21,8 @@
 #include <cstring>
 #include <span>
 #include <stdexcept>
-#include <thread>
 #include <string_view>
+#include <thread>
 
 namespace spillway::faults {
 namespace {
