@@ -234,12 +234,10 @@ class Predictor {
   double scale_of(const WeightUnit& unit) const {
     return unit.stage == Stage::head ? limits_.head_scale : limits_.decode_scale;
   }
-  // What more than one row takes beside reading the weights: they are unpacked for all at once, then multiplied by
-  // each, so that the two add up (on two cores 27 ms were foreseen so for 7 rows of a 135M model where 23 were
-  // measured, and 63 for 24 where 71 were).
-  double rows_s(const WeightUnit& unit) const {
-    return plan_.batch == 1 ? 0 : limits_.chunk_scale * costs_.multiply_s(unit, plan_.batch);
-  }
+  // What each further row takes beside reading the weights: they are unpacked for all at once, then multiplied by each,
+  // so that the two add up (on two cores 25 ms were foreseen so for 7 rows of a 135M model where 23 were measured, and
+  // 61 for 24 where 71 were).
+  double rows_s(const WeightUnit& unit) const { return limits_.chunk_scale * costs_.multiply_s(unit, plan_.batch - 1); }
   double calls_s() const {
     const auto heads = std::count_if(plan_.units.begin(), plan_.units.end(),
                                      [](const WeightUnit& unit) { return unit.stage == Stage::head; });
