@@ -124,6 +124,7 @@ class PlannerTest : public ::testing::Test {
     o.lookahead = static_cast<int>(upto(4));
     if (upto(2) == 0) c.limits = kMeasured;  // else nothing to choose by
     if (upto(4) == 0) o.sequences = 1 + static_cast<int>(upto(6));
+    if (o.sequences > 1 && upto(2) == 0) o.batch = o.sequences;
     if (upto(4) == 0) o.unit_bytes = 1 + upto(kMiB);
     if (upto(3) == 0) o.kv_codec = kAllKvCodecs[upto(std::size(kAllKvCodecs))];
     o.kv_edge_layers = static_cast<int>(upto(4));
@@ -198,15 +199,17 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
                                : static_cast<uint64_t>(std::max(0, spec.shape.layers - 2 * options.kv_edge_layers)));
   ASSERT_GE(plan.context, std::max(options.context, 1));
   ASSERT_LT(plan.context, std::max(options.context, 1) + kPageTokens);
-  const uint64_t rows = page_rows(plan.context) + 2 * (options.sequences - 1);
+  const uint64_t rows = page_rows(plan.context) + (options.batch > 1 ? 0 : 2 * (options.sequences - 1));
   const uint64_t kept = plan.kv_device_rows_per_layer;
   ASSERT_LE(kept, rows);
-  ASSERT_GE(kept, static_cast<uint64_t>(options.sequences)) << "open rows never leave the device";
+  ASSERT_GE(kept, std::min<uint64_t>(rows, options.sequences)) << "open rows never leave the device";
   // A layer's rows beyond its share are outside, and there is a place for each of them.
   ASSERT_GE(plan.kv_host_slots.full + plan.kv_disk_slots.full, (rows - kept) * full_layers);
   ASSERT_GE(plan.kv_host_slots.packed + plan.kv_disk_slots.packed, (rows - kept) * packed_layers);
   const KvSlots device = plan.kv_device_slots;
-  const uint64_t written = page_rows(plan.chunk) + 1;
+  // In the middle of pages; and beside the chunk a token of each sequence that shares the pass.
+  const uint64_t written =
+      page_rows(plan.chunk) + 1 + (options.batch > 1 ? options.batch + page_rows(options.batch) : 0);
   // In layers that pack, the sinks and the open row of every sequence, and what a chunk fills before it is packed.
   const uint64_t stay =
       packed_layers == 0 ? 0 : packed_layers * std::min<uint64_t>(rows, 2 * options.sequences) + written;
@@ -214,7 +217,7 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
     ASSERT_GE(device.full, kept * full_layers + stay + (full_layers > 0 ? written : 0))
         << "a chunk is written before it is spilled";
     if (packed_layers > 0) {
-      ASSERT_GE(kept, 2u * options.sequences) << "sinks never leave the device";
+      ASSERT_GE(kept, std::min<uint64_t>(rows, 2u * options.sequences)) << "sinks never leave the device";
       ASSERT_GE(device.packed, (kept - 1) * packed_layers + written);
     }
     ASSERT_GE(plan.kv_ring_bytes,
@@ -394,6 +397,7 @@ void PlannerTest::count(const Case& c, const Plan& plan) {
   counts_["planned: a device out of the host's reach"] += c.far;
   counts_["planned: an emulated link"] += plan.emulated_link;
   counts_["planned: several sequences"] += c.options.sequences > 1;
+  counts_["planned: several sequences in a pass"] += c.options.batch > 1;
   counts_["planned: spilled KV of several sequences"] += c.options.sequences > 1 && plan.spills_kv();
   counts_["planned: fewer rows of logits than asked for"] +=
       plan.logit_rows < std::min(c.options.logit_rows, plan.chunk);
