@@ -71,8 +71,8 @@ class Pages {
 
 class Bounds {
  public:
-  Bounds(OpBench& bench, const KvFormat& format, int rows, int granule)
-      : format{format.kv_heads, format.head_dim, granule}, bytes(bench.device(), rows * this->format.row_bytes()) {
+  Bounds(OpBench& bench, const KvFormat& kv, int rows, int granule)
+      : format{kv.kv_heads, kv.head_dim, granule}, bytes(bench.device(), rows * format.row_bytes()) {
     std::memset(bytes.here(), 0xff, bytes.size());
     bytes.upload(bench.stream());
   }

@@ -50,7 +50,9 @@ TEST(KvSelection, WhatIsKeptNeverGrowsByWhatIsGone) {
             if (before.count < before.granules) {
               EXPECT_GE(choice.granules - choice.last, before.granules - before.last) << tokens;
             }
-            if (keep == KvRetention::window) EXPECT_EQ(choice.first + choice.last, choice.count);
+            if (keep == KvRetention::window) {
+              EXPECT_EQ(choice.first + choice.last, choice.count);
+            }
           }
           before = choice;
         }
