@@ -75,10 +75,6 @@ void Running::check(std::span<const int32_t> prompt, const SamplingOptions& samp
 
 // What a flag says beside the plan must be what the plan says too; a budget may be smaller, or larger.
 void Running::take_given_plan() {
-  if (options_.selection.on()) {
-    throw Error(ErrorKind::usage, fmt::format("{}: a plan from a file (--plan) reads all KV: leave one of the two out",
-                                              options_.selection.flag()));
-  }
   const Options asked = options_;
   const PlanFile& plan = *given_;
   plan.decide(options_);
@@ -95,6 +91,17 @@ void Running::take_given_plan() {
   agree("--ngl", "-ngl", !asked.device_layers || on_device(asked.device_layers) == on_device(options_.device_layers),
         std::to_string(on_device(options_.device_layers)));
   agree("--kv-type", "--kv-type", asked.kv_codec == plan.kv_codec, info(plan.kv_codec).name);
+  if (asked.selection.on()) {
+    KvSelection wanted = asked.selection;
+    wanted.check_every = 0;
+    wanted.only_check = false;
+    const std::string flag = wanted.flag();
+    if (wanted != plan.selection) {
+      refuse(flag.c_str(), plan.selection.on()
+                               ? fmt::format("was made for {}, with other numbers", plan.selection.flag())
+                               : "reads all KV");
+    }
+  }
   agree("--kv-edge-layers", "--kv-edge-layers", asked.kv_edge_layers == plan.kv_edge_layers,
         std::to_string(plan.kv_edge_layers));
   agree("--link-gbps", "--link-gbps", asked.link_bytes_per_second == plan.link_bytes_per_second,

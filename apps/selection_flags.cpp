@@ -50,15 +50,6 @@ void set_budget(const std::string& text, KvSelection& selection) {
   }
 }
 
-// The first and the newest granules, which are always read, are within the number.
-void check_budget(const KvSelection& selection) {
-  const int size = selection.granule_tokens;
-  const int least = ((kSinkTokens + size - 1) / size + (kRecentTokens + size - 1) / size + 1) * size;
-  if (selection.tokens > 0 && selection.tokens < least) {
-    refuse(fmt::format("--select-budget {}: by granules of {}, at least {} are read", selection.tokens, size, least));
-  }
-}
-
 }  // namespace
 
 void SelectionFlags::add(CLI::App& command) {
@@ -148,7 +139,6 @@ void SelectionFlags::resolve(Options& options) const {
   selection.hot_slots = hot_set;
   selection.check_every = check_every;
   check_policy(selection, options.kv_codec);
-  check_budget(selection);
 }
 
 // Flags that this way of choosing has no use for.

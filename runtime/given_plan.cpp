@@ -77,21 +77,26 @@ class GivenUnit {
 
   void place_kv() {
     const KvSizes& kv = sizes_.kv;
-    const int rows = kv.rows_per_layer(), kept = choices_.kv_device_rows_per_layer;
+    const int rows = kv.rows_per_layer();
+    const KvKept kept{choices_.kv_device_rows_per_layer, choices_.kv_choosing_rows_per_layer};
     // What slots are counted in.
     const int64_t most_rows = int64_t{rows} + kv.transient_rows() + kv.pass_rows();
     require(most_rows * (kv.layout.layers + kv.layout.packed_layers()) <= int64_t{UINT32_MAX}, "sequences");
     // As if there were room for all elsewhere: what has to stay whatever the budgets are.
     const int least = rows - kv.outside_rows(kMostSum, kMostSum);
-    require(kept >= least && kept <= rows, "kv.device_rows_per_layer");
-    const bool spills = kept < rows;
-    plan_.kv_device_rows_per_layer = plan_.kv_choosing_rows_per_layer = kept;
-    plan_.kv_device_slots = kv.device_slots({kept, kept}, spills);
+    require(kept.whole >= least && kept.whole <= rows, "kv.device_rows_per_layer");
+    require(sizes_.selection.on() ? kept.choosing >= least && kept.choosing <= rows : kept.choosing == kept.whole,
+            "kv.choosing_rows_per_layer");
+    const bool spills = kept.whole < rows || kept.choosing < rows;
+    plan_.kv_device_rows_per_layer = kept.whole;
+    plan_.kv_choosing_rows_per_layer = kept.choosing;
+    plan_.kv_device_slots = kv.device_slots(kept, spills);
+    if (spills) plan_.selection = sizes_.spilled_selection;
     plan_.kv_ring_bytes = choices_.kv_ring_bytes;
     require(spills ? plan_.kv_ring_bytes >= kv.least_ring() && plan_.kv_ring_bytes % kDiskAlign == 0
                    : plan_.kv_ring_bytes == 0,
             "kv.ring_bytes");
-    const KvSlots outside = kv.outside_slots({kept, kept}), host = choices_.kv_host_slots;
+    const KvSlots outside = kv.outside_slots(kept), host = choices_.kv_host_slots;
     require(host.full <= outside.full && host.packed <= outside.packed, "kv.host_slots");
     plan_.kv_host_slots = host;
     plan_.kv_disk_slots = {.full = outside.full - host.full, .packed = outside.packed - host.packed};
@@ -118,6 +123,9 @@ void PlanFile::decide(Options& options) const {
   options.sequences = sequences;
   options.kv_codec = kv_codec;
   options.kv_edge_layers = kv_edge_layers;
+  const int check_every = options.selection.check_every;
+  options.selection = selection;
+  options.selection.check_every = check_every;
   options.lookahead = units.back().lookahead;
   options.device_layers = units.size() == 1 ? std::numeric_limits<int>::max()
                                             : std::max(0, units.back().last_layer - units.back().first_layer);
@@ -158,7 +166,8 @@ Plan PlanFile::plan(const PlanInput& input) const {
                 .ops = input.ops,
                 .limits = input.limits,
                 // A process is never quite of the same size twice: the plan has it as it was, or larger.
-                .process_bytes = std::max(input.process_bytes, units.back().process_bytes)};
+                .process_bytes = std::max(input.process_bytes, units.back().process_bytes),
+                .skew = input.skew};
   Plan plan = GivenUnit(path, units.size() - 1, units.back(), own).plan();
   if (divided) {
     const ModelSpec cpu_spec = input.spec.stretch(0, first, false);
@@ -169,7 +178,8 @@ Plan PlanFile::plan(const PlanInput& input) const {
                           .checkpoint = input.checkpoint,
                           .device = input.host->device,
                           .ops = input.host->ops,
-                          .limits = input.host->limits})
+                          .limits = input.host->limits,
+                          .skew = input.skew})
                    .plan();
     cpu.expected = predict(cpu, cpu_spec, input.host->limits);
     plan.take_in(std::move(cpu));

@@ -133,6 +133,12 @@ void check_policy(const KvSelection& selection, KvCodec codec) {
     refuse(fmt::format("--granule {}: packed pages (--kv-type {}) are read by {} tokens", selection.granule_tokens,
                        packs, kGranuleTokens));
   }
+  // The first and the newest granules, which are always read, are within the number.
+  const int size = selection.granule_tokens;
+  const int least = ((kSinkTokens + size - 1) / size + (kRecentTokens + size - 1) / size + 1) * size;
+  if (selection.tokens > 0 && selection.tokens < least) {
+    refuse(fmt::format("--select-budget {}: by granules of {}, at least {} are read", selection.tokens, size, least));
+  }
 }
 
 }  // namespace spillway

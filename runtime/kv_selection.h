@@ -57,6 +57,7 @@ struct KvSelection {
   // Every layer reads everything, in every step, and answers by that; what it would have chosen is only looked at.
   bool only_check = false;
 
+  bool operator==(const KvSelection&) const = default;
   bool on() const { return selector != KvSelector::all || lets_go(); }
   constexpr bool lets_go() const { return keep != KvRetention::all; }
   constexpr bool adds_up() const { return keep == KvRetention::heavy; }  // attention, from the prompt on
@@ -98,7 +99,8 @@ constexpr bool foretold(const KvSelection& selection, int layer) {
 // Throws Error(usage) naming the flag that this model, or another flag, does not go with. No rank: there are none.
 PartialKeyFormat partial_key_format(const KvSelection& selection, const ModelShape& shape);
 
-// Throws Error(usage), a sentence that names the flags, where parts of a policy do not go together.
+// Throws Error(usage), a sentence that names the flags, where parts of a policy do not go together, or its budget is
+// below what is always read.
 void check_policy(const KvSelection& selection, KvCodec codec);
 
 }  // namespace spillway

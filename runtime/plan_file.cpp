@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -17,7 +18,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 constexpr uint64_t kMostFileBytes = 16 << 20;
 constexpr uint64_t kMostBytes = uint64_t{1} << 50;
 constexpr int64_t kMostPositions = 1 << 30;
@@ -54,6 +55,10 @@ class Field {
   int count(int64_t least, int64_t most) const {
     return static_cast<int>(whole(static_cast<uint64_t>(least), static_cast<uint64_t>(most)));
   }
+  bool flag() const {
+    if (!value_.is_boolean()) refuse("true or false is wanted");
+    return value_.get<bool>();
+  }
   double number(double most) const {
     const double value = value_.is_number() ? value_.get<double>() : -1;
     if (!(value >= 0 && value <= most)) refuse(fmt::format("a number of 0 to {:g} is wanted", most));
@@ -62,6 +67,14 @@ class Field {
   std::string text() const {
     if (!value_.is_string()) refuse("a text is wanted");
     return value_.get<std::string>();
+  }
+  template <size_t kCount>
+  int one_of(const std::array<int, kCount>& values) const {
+    const int value = count(0, INT32_MAX);
+    if (std::find(values.begin(), values.end(), value) == values.end()) {
+      refuse(fmt::format("one of {} is wanted", fmt::join(values, ", ")));
+    }
+    return value;
   }
   bool is_null() const { return value_.is_null(); }
   // The index of the text among the names.
@@ -117,6 +130,50 @@ std::vector<Tier> tiers_of(const Field& field) {
   return tiers;
 }
 
+json selection_json(const KvSelection& s) {
+  if (!s.on()) return nullptr;
+  return {{"selector", kKvSelectorNames[static_cast<int>(s.selector)]},
+          {"keep", kKvRetentionNames[static_cast<int>(s.keep)]},
+          {"tokens", s.tokens},
+          {"share", s.share},
+          {"alpha", s.alpha},
+          {"top_p", s.top_p},
+          {"rank", s.rank},
+          {"key_bits", s.key_bits},
+          {"granule", s.granule_tokens},
+          {"whole_layers", s.whole_layers},
+          {"repair", s.repair},
+          {"ahead", s.ahead},
+          {"hot_slots", s.hot_slots}};
+}
+
+// What a person may ask for, and no more: flags have the same bounds.
+KvSelection selection_of(const Field& field, KvCodec codec) {
+  KvSelection s;
+  if (field.is_null()) return s;
+  s.selector = kKvSelectors[field.at("selector").one_of(kKvSelectorNames)];
+  s.keep = kKvRetentions[field.at("keep").one_of(kKvRetentionNames)];
+  s.tokens = field.at("tokens").count(0, 1 << 28);
+  s.share = field.at("share").number(1);
+  if (s.share == 0) field.at("share").refuse("more than 0 is wanted");
+  s.alpha = field.at("alpha").number(100);
+  s.top_p = field.at("top_p").number(1);
+  s.rank = field.at("rank").count(0, 4096);
+  s.key_bits = field.at("key_bits").one_of(std::array{0, 4, 8, 16});
+  s.granule_tokens = field.at("granule").one_of(std::array{1, 2, 4, 8, 16, 32, 64});
+  s.whole_layers = field.at("whole_layers").count(0, 2);
+  s.repair = field.at("repair").flag();
+  s.ahead = field.at("ahead").count(1, 2);
+  s.hot_slots = field.at("hot_slots").number(1000);
+  if (s.hot_slots < 1) field.at("hot_slots").refuse("1 or more is wanted");
+  try {
+    check_policy(s, codec);
+  } catch (const Error& error) {
+    field.refuse(error.what());
+  }
+  return s;
+}
+
 json unit_json(const UnitChoices& unit) {
   return {{"first_layer", unit.first_layer},
           {"last_layer", unit.last_layer},
@@ -129,6 +186,7 @@ json unit_json(const UnitChoices& unit) {
           {"weight_ring_bytes", unit.weight_ring_bytes},
           {"kv",
            {{"device_rows_per_layer", unit.kv_device_rows_per_layer},
+            {"choosing_rows_per_layer", unit.kv_choosing_rows_per_layer},
             {"host_slots", slots_json(unit.kv_host_slots)},
             {"ring_bytes", unit.kv_ring_bytes}}},
           {"experts",
@@ -153,6 +211,7 @@ UnitChoices unit_of(const Field& field) {
   unit.weight_ring_bytes = field.at("weight_ring_bytes").whole(0, kMostBytes);
   const Field kv = field.at("kv");
   unit.kv_device_rows_per_layer = kv.at("device_rows_per_layer").count(0, kMostPositions);
+  unit.kv_choosing_rows_per_layer = kv.at("choosing_rows_per_layer").count(0, kMostPositions);
   unit.kv_host_slots = slots_of(kv.at("host_slots"));
   unit.kv_ring_bytes = kv.at("ring_bytes").whole(0, kMostBytes);
   const Field experts = field.at("experts");
@@ -171,6 +230,7 @@ UnitChoices choices_of(const Plan& plan, Tier process_in) {
           .weight_tiers = plan.unit_tiers,
           .weight_ring_bytes = plan.weight_ring_bytes,
           .kv_device_rows_per_layer = plan.kv_device_rows_per_layer,
+          .kv_choosing_rows_per_layer = plan.kv_choosing_rows_per_layer,
           .kv_host_slots = plan.kv_host_slots,
           .kv_ring_bytes = plan.kv_ring_bytes,
           .expert_tier = plan.expert_tier,
@@ -215,6 +275,9 @@ PlanFile PlanFile::of(const Plan& plan, const PlanInput& input) {
   file.sequences = options.sequences;
   file.kv_codec = options.kv_codec;
   file.kv_edge_layers = options.kv_edge_layers;
+  file.selection = options.selection;
+  file.selection.check_every = 0;
+  file.selection.only_check = false;
   file.link_bytes_per_second = options.link_bytes_per_second;
   for (const Plan& before : plan.before) file.units.push_back(choices_of(before, Tier::device));
   file.units.push_back(choices_of(plan, device.host_addressable() ? Tier::device : Tier::host));
@@ -239,6 +302,7 @@ void PlanFile::write(const std::string& to, const Expected& expected) const {
             {"sequences", sequences},
             {"kv_type", info(kv_codec).name},
             {"kv_edge_layers", kv_edge_layers},
+            {"selection", selection_json(selection)},
             {"units", std::move(list)}};
   // For those who read it: nothing is taken from it.
   if (!expected.bound.empty()) {
@@ -279,6 +343,7 @@ PlanFile PlanFile::parse(const std::string& text, const std::string& path) {
   file.sequences = top.at("sequences").count(1, kMostSequences);
   file.kv_codec = kAllKvCodecs[top.at("kv_type").one_of(codec_names())];
   file.kv_edge_layers = top.at("kv_edge_layers").count(0, INT32_MAX);
+  file.selection = selection_of(top.at("selection"), file.kv_codec);
   for (const Field& unit : top.at("units").list(1, 2)) file.units.push_back(unit_of(unit));
   return file;
 }

@@ -24,6 +24,7 @@ struct UnitChoices {
   std::vector<Tier> weight_tiers;  // one for each weight unit
   uint64_t weight_ring_bytes = 0;
   int kv_device_rows_per_layer = 0;
+  int kv_choosing_rows_per_layer = 0;
   KvSlots kv_host_slots;
   uint64_t kv_ring_bytes = 0;
   Tier expert_tier = Tier::device;
@@ -42,6 +43,7 @@ struct PlanFile {
   int context = 0, chunk = 0, sequences = 1;
   KvCodec kv_codec = KvCodec::f16;
   int kv_edge_layers = 0;
+  KvSelection selection;  // but for checks, which are a run's own
   double link_bytes_per_second = 0;
   std::vector<UnitChoices> units;  // in the order of their layers; the last one is the device's
 

@@ -33,6 +33,7 @@ void expect_same(const Plan& a, const Plan& b) {
     EXPECT_EQ(a.tiers[t].workspace, b.tiers[t].workspace);
     EXPECT_EQ(a.tiers[t].rings, b.tiers[t].rings);
     EXPECT_EQ(a.tiers[t].process, b.tiers[t].process);
+    EXPECT_EQ(a.tiers[t].selection, b.tiers[t].selection);
   }
   EXPECT_EQ(a.first_layer, b.first_layer);
   EXPECT_EQ(a.last_layer, b.last_layer);
@@ -56,6 +57,7 @@ void expect_same(const Plan& a, const Plan& b) {
   EXPECT_EQ(a.kv_host_slots, b.kv_host_slots);
   EXPECT_EQ(a.kv_disk_slots, b.kv_disk_slots);
   EXPECT_EQ(a.kv_device_rows_per_layer, b.kv_device_rows_per_layer);
+  EXPECT_EQ(a.kv_choosing_rows_per_layer, b.kv_choosing_rows_per_layer);
   EXPECT_EQ(a.kv_ring_bytes, b.kv_ring_bytes);
   EXPECT_EQ(a.staging.bytes(), b.staging.bytes());
 }
@@ -129,6 +131,14 @@ class PlanFileTest : public ::testing::Test {
     o.lookahead = static_cast<int>(upto(4));
     if (upto(4) == 0) o.sequences = 1 + static_cast<int>(upto(6));
     if (upto(3) == 0) o.kv_codec = kAllKvCodecs[upto(std::size(kAllKvCodecs))];
+    if (upto(3) == 0) {
+      // Without a skew partial keys are parts of keys, and choosing needs no calibration.
+      constexpr KvSelector kSome[] = {KvSelector::rehearsal, KvSelector::oracle, KvSelector::bounds};
+      o.selection.selector = kSome[upto(std::size(kSome))];
+      o.selection.share = 0.05 + 0.01 * static_cast<double>(upto(20));
+      o.selection.whole_layers = static_cast<int>(upto(3));
+      o.selection.hot_slots = 1 + static_cast<double>(upto(3));
+    }
     c.process_bytes = upto(8 * kMiB);
     const uint64_t all = c.model.weight_bytes() + c.model.kv_bytes(o.context) + 32 * kMiB;
     o.device_bytes = upto(all + all / 4);
@@ -181,9 +191,12 @@ TEST_F(PlanFileTest, WhatIsReadIsWhatWasWritten) {
     counts["packed"] += plan->kv_layout.packed_layers() > 0;
     counts["divided"] += !plan->before.empty();
     counts["emulated"] += plan->emulated_link;
+    counts["chooses"] += plan->selection.on();
+    counts["chooses among KV outside"] += plan->selection.on() && plan->spills_kv();
     if (HasFailure()) break;
   }
-  for (const char* what : {"planned", "streams", "experts", "KV outside", "packed", "divided", "emulated"}) {
+  for (const char* what : {"planned", "streams", "experts", "KV outside", "packed", "divided", "emulated", "chooses",
+                           "chooses among KV outside"}) {
     EXPECT_GE(counts[what], 5) << what;
   }
 }
@@ -245,8 +258,8 @@ TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
     EXPECT_THAT(message(bytes), HasSubstr("not a plan")) << bytes;
   }
   EXPECT_THAT(message(""), HasSubstr("empty"));
-  EXPECT_THAT(message("{\"spillway_plan\": 2}"), HasSubstr("format 1"));
-  EXPECT_THAT(message("{\"spillway_plan\": 1}"), HasSubstr("model is missing"));
+  EXPECT_THAT(message("{\"spillway_plan\": 1}"), HasSubstr("format 2"));
+  EXPECT_THAT(message("{\"spillway_plan\": 2}"), HasSubstr("model is missing"));
   EXPECT_THAT(message(std::string((16 << 20) + 1, ' ')), HasSubstr("longer than any plan"));
   EXPECT_THAT(message(std::string(1 << 20, '[')), HasSubstr("not a plan"));
   std::filesystem::remove(file());
