@@ -225,7 +225,7 @@ UnitChoices choices_of(const Plan& plan, Tier process_in) {
   return {.first_layer = plan.first_layer,
           .last_layer = plan.last_layer,
           .sizes = {plan.unit_bytes, plan.staging.piece_bytes, plan.logit_rows},
-          .process_bytes = plan.tier(process_in).process,
+          .process_bytes = plan.tier(process_in).process - plan.selection.lookup,
           .lookahead = plan.lookahead,
           .weight_tiers = plan.unit_tiers,
           .weight_ring_bytes = plan.weight_ring_bytes,

@@ -369,7 +369,9 @@ TEST_F(KvPolicies, SequencesThatTakeTurnsFindWhatTheyHadFetched) {
       const auto row = on.decode(ids[i], decoded_[static_cast<size_t>(step)], false);
       turns[i].insert(turns[i].end(), row.begin(), row.end());
       const ChosenCounts now = on.chosen_counts();
-      if (step > 0) EXPECT_GT(now.hits, before.hits) << step;
+      if (step > 0) {
+        EXPECT_GT(now.hits, before.hits) << step;
+      }
       hits += now.hits - before.hits;
     }
   }
