@@ -244,7 +244,9 @@ class BatchJob {
 
   // Answers belong to the input that the record names.
   void check_input() {
-    if (!read_ || input_.so_far() == survey_) return;
+    if (!read_) return;
+    input_.check_unchanged();
+    if (input_.so_far() == survey_) return;
     throw Error(ErrorKind::usage, fmt::format("-i {}: it changed while it was read; {} is not what it says it is",
                                               flags_.input, flags_.output));
   }

@@ -153,6 +153,19 @@ TEST_F(BatchJournal, AFullDriveLeavesWholeLines) {
   EXPECT_EQ(read_all(path()), good(1) + "\n");
 }
 
+TEST_F(BatchJournal, MoreLinesThanWereSurveyedAreAChangeAndNoRequests) {
+  std::ofstream(path("in")) << "{}\n{}\n{}\n{}\n{}\n{}\n";
+  LineFile input("-i", path("in"), 100);
+  const auto journal = open();  // of five lines
+  RequestReader reader(input, *journal, {});
+  RequestReader::Item item;
+  for (uint64_t line = 1; line <= journal->lines(); ++line) {
+    ASSERT_TRUE(reader.next(item));
+    EXPECT_EQ(item.line, line);
+  }
+  EXPECT_THAT(refusal([&] { reader.next(item); }), HasSubstr("it changed while it was read"));
+}
+
 TEST_F(BatchJournal, OneRunAtATime) {
   const auto journal = open();
   EXPECT_THAT(refusal([&] { open(); }), HasSubstr("another run is writing it"));

@@ -1,7 +1,9 @@
 // Lines of a batch: what is understood, what is refused, and in which words.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -11,6 +13,7 @@
 #include "apps/batch/line_file.h"
 #include "apps/batch/request_line.h"
 #include "apps/batch/result_line.h"
+#include "kernels/check.h"
 #include "tests/fuzz/batch_line_case.h"
 #include "tests/fuzz/memory_file.h"
 
@@ -228,6 +231,52 @@ TEST(BatchLine, LinesEndAndAreBlankWhateverTheirLength) {
     EXPECT_THAT(lines, ElementsAre(std::pair(1, "{1}\r"), std::pair(4, "too long"), std::pair(5, "{2}")));
     EXPECT_EQ(file.so_far(), survey);
   }
+}
+
+TEST(BatchLine, BlanksAfterAByteOrderMarkAreBlankHoweverMany) {
+  for (const size_t blanks : {size_t{0}, size_t{10}, size_t{3} << 19}) {
+    const std::string text = "\xef\xbb\xbf" + std::string(blanks, ' ') + "\n{2}";
+    const MemoryFile memory(std::as_bytes(std::span(text)));
+    LineFile file("-i", memory.path(), 16 << 20);
+    const Survey survey = file.survey();
+    EXPECT_EQ(survey.requests, 1u);
+    file.set_most_line_bytes(100);
+    Line line;
+    ASSERT_TRUE(file.next(line));
+    EXPECT_EQ(line.number, 2u);
+    EXPECT_EQ(line.text, "{2}");
+    EXPECT_FALSE(file.next(line));
+    EXPECT_EQ(file.so_far(), survey);
+  }
+}
+
+TEST(BatchLine, AFileThatChangesIsRefusedAndNothingBeyondItsSurveyIsRead) {
+  const std::string path = std::filesystem::temp_directory_path() / ("spillway-lines-" + std::to_string(getpid()));
+  const std::string before = "{1}\n{2}\n";
+  const auto read = [&](const std::string& after, bool as_old) {
+    std::ofstream(path, std::ios::trunc) << before;
+    std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+    const auto time = std::filesystem::last_write_time(path);
+    LineFile file("-i", path, 100);
+    file.survey();
+    std::ofstream(path, std::ios::trunc) << after;
+    if (as_old) std::filesystem::last_write_time(path, time);
+    std::string lines;
+    try {
+      for (Line line; file.next(line);) lines += line.text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      EXPECT_THAT(error.what(), HasSubstr("-i " + path + ": it changed while it was read"));
+      return "refused after " + lines;
+    }
+    return lines;
+  };
+  EXPECT_EQ(read(before + "{3}\n", false), "refused after ");
+  EXPECT_EQ(read(before + "{3}\n", true), "refused after ") << "by its size";
+  EXPECT_EQ(read("{1}\n", false), "refused after ");
+  EXPECT_EQ(read("{3}\n{4}\n", false), "refused after ") << "by its time";
+  EXPECT_EQ(read(before, true), "{1}{2}");
+  std::filesystem::remove(path);
 }
 
 TEST(BatchLine, TheFuzzersCorpus) {

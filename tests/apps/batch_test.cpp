@@ -216,6 +216,24 @@ TEST_F(Batch, AChangedInputIsRefusedAndDoneWorkIsNotDoneAgain) {
   EXPECT_EQ(read_file(out()), before);
 }
 
+TEST_F(Batch, AnInputThatGrowsIsRefusedAndNothingIsAnsweredThatWasNotThere) {
+  program_.write("in.jsonl", numbered(4000, 64));
+  const pid_t child = start(command());
+  for (int i = 0; i < 1000 && !(fs::exists(out()) && fs::file_size(out()) > 0); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  {
+    std::ofstream more(in(), std::ios::app);
+    for (int i = 0; i < 20000; ++i) more << request("more" + std::to_string(i), {{"prompt", "x"}, {"max_tokens", 1}});
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status)) << "signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 2);
+  EXPECT_THAT(read_file(folder_ / "err"), HasSubstr("it changed while it was read"));
+  for (const auto& [name, text] : answers(out())) EXPECT_TRUE(name.starts_with("r")) << name;
+}
+
 TEST_F(Batch, ShardsAreDisjointAndMergeToTheWhole) {
   program_.write("in.jsonl", numbered(10, 6) + "{\n");
   ASSERT_EQ(run(command({"--ordered"})).exit_code, 0);
