@@ -214,6 +214,43 @@ TEST(BatchLine, ResultsSayWhichLineTheyAnswer) {
   EXPECT_FALSE(done->failed);
 }
 
+// Two tokens that are halves of a character, a whole one, and one whose text is another's.
+class Halves : public Tokenizer {
+ public:
+  std::vector<int32_t> encode(std::string_view, bool, bool) const override { return {}; }
+  std::string_view piece(int32_t id, bool) const override {
+    static constexpr std::string_view kPieces[] = {"\xf0\x9f", "\x98\x80", "\xc3\xa9", "\xc3\xa9"};
+    return kPieces[id];
+  }
+  int vocab() const override { return 4; }
+  int32_t bos() const override { return -1; }
+  bool is_end(int32_t) const override { return false; }
+};
+
+TEST(BatchLine, HalvesOfCharactersHaveNamesOfTheirOwn) {
+  const Halves tokenizer;
+  const ResultLines results(1, tokenizer, "m");
+  BatchAnswer answer;
+  answer.generation.tokens = {0, 2};
+  TokenLogprob first{.logprob = -1};
+  first.top = {{0, -1.0f}, {1, -2.0f}, {2, -3.0f}, {3, -4.0f}};
+  answer.logprobs = {first, TokenLogprob{.logprob = -5}};
+  const auto logprobs = [&](bool chat) {
+    return json::parse(results.answer({.line = 1, .custom_id = "a", .chat = chat}, answer,
+                                      0))["response"]["body"]["choices"][0]["logprobs"];
+  };
+  const json columns = logprobs(false);
+  EXPECT_EQ(columns["tokens"], json({"bytes:\\xf0\\x9f", "\xc3\xa9"}));
+  EXPECT_EQ(columns["top_logprobs"][0],
+            json({{"bytes:\\xf0\\x9f", -1.0}, {"bytes:\\x98\\x80", -2.0}, {"\xc3\xa9", -3.0}}));
+  const std::string text = results.answer({.line = 1, .custom_id = "a"}, answer, 0);
+  EXPECT_EQ(text.find("\xc3\xa9\":"), text.rfind("\xc3\xa9\":")) << "a key is there once: " << text;
+  const json chat = logprobs(true)["content"][0];
+  EXPECT_EQ(chat["token"], "bytes:\\xf0\\x9f");
+  EXPECT_EQ(chat["bytes"], json({0xf0, 0x9f}));
+  EXPECT_EQ(chat["top_logprobs"][1]["token"], "bytes:\\x98\\x80");
+}
+
 TEST(BatchLine, LinesEndAndAreBlankWhateverTheirLength) {
   const std::string text =
       "\xef\xbb\xbf{1}\r\n\n" + std::string(3 << 20, ' ') + "\n" + std::string(3 << 20, 'x') + "\n{2}";
