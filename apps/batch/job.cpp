@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <ctime>
-#include <filesystem>
 #include <unordered_map>
 
+#include "apps/batch/file_names.h"
 #include "apps/batch/needs.h"
 #include "apps/batch/prompts.h"
 #include "apps/batch/report.h"
@@ -84,13 +84,6 @@ class BatchJob {
 
  private:
   JobRecord open_record() const {
-    std::error_code ignored;
-    if (std::filesystem::is_directory(flags_.output, ignored)) {
-      throw Error(ErrorKind::usage, fmt::format("-o {}: is a directory", flags_.output));
-    }
-    if (std::filesystem::equivalent(flags_.input, flags_.output, ignored)) {
-      throw Error(ErrorKind::usage, "-i and -o are the same file");
-    }
     JobFacts facts{.input = survey_, .shard = flags_.shard.index, .shards = flags_.shard.count, .model = fingerprint_};
     facts.flags.emplace_back("--template", flags_.chat_template.identity());
     for (const char* name : kAnswerFlags) facts.flags.emplace_back(name, value_of(*flags_.command, name));
@@ -294,7 +287,14 @@ int run_batch_job(const BatchFlags& flags) {
   if (!flags.run.plan.empty()) {
     throw Error(ErrorKind::usage, "--plan: a plan in a file is of one request at a time; a batch draws up its own");
   }
-  return BatchJob(flags).run();
+  BatchFlags own = flags;
+  own.output = followed(flags.output);
+  check_output(own.output);
+  const NamedFile input{"-i", own.input}, model{"-m", own.run.model.value_or("")}, trace{"--trace", own.run.trace};
+  const NamedFile output{"-o", own.output};
+  for (const NamedFile& file : {input, model, trace}) refuse_written(file, output);
+  for (const NamedFile& file : {input, model}) refuse_same(file, trace);
+  return BatchJob(own).run();
 }
 
 }  // namespace spillway

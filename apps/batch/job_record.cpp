@@ -93,6 +93,17 @@ std::string difference(const JobFacts& then, const JobFacts& now, const std::str
   return "";
 }
 
+// What the death of a first run can have left of a record: its beginning, or zeros where nothing was written back.
+bool torn_record(std::string_view text) {
+  constexpr std::string_view kBeginning = "{\"spillway_batch\"";
+  std::string squeezed;
+  for (const char c : text) {
+    if (c != '\0' && c != ' ' && c != '\n') squeezed += c;
+    if (squeezed.size() == kBeginning.size()) break;
+  }
+  return kBeginning.starts_with(squeezed);
+}
+
 bool holds_anything(const std::string& path) {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 && status.st_size > 0;
@@ -133,7 +144,7 @@ std::string JobRecord::read() const {
   return text;
 }
 
-// Never in place of one that is whole: its answers would lose what they follow from.
+// Never in place of one that has answers: they would lose what they follow from.
 void JobRecord::write() {
   const std::string text = text_of(facts_);
   SPILLWAY_CHECK(text.size() < kMostBytes);
@@ -146,11 +157,18 @@ void JobRecord::write() {
 
 JobRecord JobRecord::open(const std::string& output, const JobFacts& facts, const std::string& input_path) {
   JobRecord record(output, true);
-  const auto found = facts_of(record.read());
-  if (!found) {
-    // The first run may have died before its record was whole; then it had no answers yet.
+  const std::string text = record.read();
+  if (!torn_record(text)) {
+    throw Error(ErrorKind::usage,
+                fmt::format("{}: it is there, lies where the record of -o {} would, and is none: give "
+                            "another -o, or remove it",
+                            name(output), output));
+  }
+  const auto found = facts_of(text);
+  // The first run may have died before its record was whole, or its output was taken away since.
+  if (!found || !holds_anything(output)) {
     if (holds_anything(output)) {
-      if (record.read().empty()) ::unlink(name(output).c_str());  // made just now
+      if (text.empty()) ::unlink(name(output).c_str());  // made just now
       throw Error(ErrorKind::usage,
                   fmt::format("-o {}: it is there, and nothing says that it is of this job ({} is not whole): give "
                               "another, or remove it",

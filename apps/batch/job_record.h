@@ -20,8 +20,8 @@ struct JobFacts {
 class JobRecord {
  public:
   // Opens the record of `output`, or makes one with `facts`; held by this process until it is destroyed. Throws
-  // Error(usage): another run holds it, it was begun with other facts (the first that differs is named), or there is an
-  // output without one; Error(io).
+  // Error(usage): another run holds it, it was begun with other facts and has answers (the first that differs is
+  // named), there is an output without one, or its name is another file's; Error(io).
   static JobRecord open(const std::string& output, const JobFacts& facts, const std::string& input_path);
   // Of an output that is there, to read. Throws as open() does, and where there is none.
   static JobRecord open_existing(const std::string& output);

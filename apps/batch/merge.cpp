@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "apps/batch/file_names.h"
 #include "apps/batch/job_record.h"
 #include "apps/batch/request_reader.h"
 #include "apps/batch/result_file.h"
@@ -79,9 +80,12 @@ MergeReport read_part(const Part& part, uint32_t number, std::vector<Place>& pla
 
 }  // namespace
 
-MergeReport merge_batches(const std::string& output, const std::vector<std::string>& paths) {
+MergeReport merge_batches(const std::string& to, const std::vector<std::string>& paths) {
+  const std::string output = followed(to);
   std::vector<Part> parts;
-  for (const std::string& path : paths) {
+  for (const std::string& given : paths) {
+    const std::string path = followed(given);
+    refuse_written({"PARTS", path}, {"OUTPUT", output});
     std::error_code ignored;
     for (const Part& other : parts) {
       if (std::filesystem::equivalent(other.path, path, ignored)) refuse(path + ": it is given twice");

@@ -189,7 +189,48 @@ TEST_F(Batch, FilesThatCannotBeAreRefused) {
   EXPECT_EQ(code(command({"--shard", "0/2"}), "1/N to N/N"), 2);
   EXPECT_EQ(code({"batch", "merge", out()}, "PARTS"), 2);
   EXPECT_EQ(code(command({"--plan", in()}), "draws up its own"), 2);
+  EXPECT_EQ(code({"batch", "-m", model_, "-i", in(), "-o", "/dev/null"}, "-o /dev/null: a file is wanted"), 2);
+  EXPECT_FALSE(fs::exists("/dev/null.journal"));
   EXPECT_FALSE(fs::exists(out()));
+}
+
+TEST_F(Batch, NoFileOfTheUsersIsWrittenOver) {
+  const std::string requests = numbered(2, 4);
+  const auto refused = [&](const std::string& input, const std::vector<std::string>& more, const std::string& said) {
+    program_.write(input, requests);
+    std::vector<std::string> words{"batch", "-m", model_, "-i", out(input), "-o", out("q")};
+    words.insert(words.end(), more.begin(), more.end());
+    const Result result = run(words);
+    EXPECT_EQ(result.exit_code, 2) << said;
+    EXPECT_THAT(result.err, HasSubstr(said));
+    EXPECT_EQ(read_file(out(input)), requests);
+    EXPECT_FALSE(fs::exists(out("q")));
+    fs::remove(out(input));
+  };
+  refused("q.journal", {}, "-o writes this file beside its own");
+  refused("q.journal.tmp", {}, "-o writes this file beside its own");
+  refused("in.jsonl", {"--trace", out("q")}, "--trace and -o are the same file");
+  refused("in.jsonl", {"--trace", out("q.journal")}, "-o writes this file beside its own");
+  refused("in.jsonl", {"--trace", in()}, "-i and --trace are the same file");
+  refused("in.jsonl", {"--trace", model_}, "-m and --trace are the same file");
+  program_.write("q.journal", "diary\n");
+  refused("in.jsonl", {}, "lies where the record of -o");
+  EXPECT_EQ(read_file(out("q.journal")), "diary\n");
+  program_.write("r.tmp", requests);
+  EXPECT_EQ(run({"batch", "-m", model_, "-i", out("r.tmp"), "-o", out("r")}).exit_code, 0);
+  EXPECT_EQ(read_file(out("r.tmp")), requests);
+}
+
+TEST_F(Batch, ALinkToTheOutputStaysOne) {
+  program_.write("in.jsonl", numbered(6, 8));
+  fs::create_directory(out("folder"));
+  fs::create_symlink("folder/real", out("link"));
+  const Result result = run(command({"--ordered", "--np", "6"}, "link"));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(fs::is_symlink(out("link")));
+  EXPECT_EQ(answers(out("folder/real")).size(), 6u);
+  const JobRecord held = JobRecord::open_existing(out("folder/real"));
+  EXPECT_THAT(run(command({}, "link")).err, HasSubstr("another run is writing it")) << "by whichever name";
 }
 
 TEST_F(Batch, AnotherRunOnTheSameOutputIsRefused) {
