@@ -6,6 +6,7 @@
 #include <ctime>
 #include <unordered_map>
 
+#include "apps/batch/answer_flags.h"
 #include "apps/batch/file_names.h"
 #include "apps/batch/needs.h"
 #include "apps/batch/prompts.h"
@@ -25,20 +26,7 @@ namespace {
 constexpr double kLineSeconds = 30;       // between lines of progress in a log
 constexpr double kSmoothingSeconds = 60;  // of the time left: requests end in bursts
 
-// Flags that an answer follows from; which unit computes it, and where bytes lie, is not among them.
-constexpr const char* kAnswerFlags[] = {"--predict",       "--seed",          "--ignore-eos", "--ctx-size",
-                                        "--deterministic", "--ubatch-size",   "--kv-type",    "--kv-edge-layers",
-                                        "--kv-select",     "--select-budget", "--granule",    "--rank",
-                                        "--key-bits",      "--first-layers",  "--ahead"};
-
 void say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
-
-std::string value_of(const CLI::App& command, const char* name) {
-  const CLI::Option* option = command.get_option(name);
-  const bool flag = option->get_expected_max() == 0;
-  if (option->count() == 0) return flag ? "false" : option->get_default_str();
-  return fmt::format("{}", fmt::join(option->reduced_results(), " "));
-}
 
 // What the engine refused of one request.
 LineFault fault_of(const BatchAnswer& answer, const std::string& custom_id) {
@@ -86,7 +74,7 @@ class BatchJob {
   JobRecord open_record() const {
     JobFacts facts{.input = survey_, .shard = flags_.shard.index, .shards = flags_.shard.count, .model = fingerprint_};
     facts.flags.emplace_back("--template", flags_.chat_template.identity());
-    for (const char* name : kAnswerFlags) facts.flags.emplace_back(name, value_of(*flags_.command, name));
+    for (auto& flag : answer_flags(*flags_.command)) facts.flags.push_back(std::move(flag));
     return JobRecord::open(flags_.output, facts, flags_.input);
   }
 

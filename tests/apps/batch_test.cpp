@@ -275,6 +275,15 @@ TEST_F(Batch, AnInputThatGrowsIsRefusedAndNothingIsAnsweredThatWasNotThere) {
   for (const auto& [name, text] : answers(out())) EXPECT_TRUE(name.starts_with("r")) << name;
 }
 
+TEST_F(Batch, AnotherWayOfChoosingAmongTheKvIsAnotherJob) {
+  program_.write("in.jsonl", numbered(2, 4));
+  ASSERT_EQ(run(command()).exit_code, 0);
+  const Result keeping = run(command({"--kv-keep", "window"}));
+  EXPECT_EQ(keeping.exit_code, 2);
+  EXPECT_THAT(keeping.err, HasSubstr("--kv-keep: it was all, and is window"));
+  EXPECT_EQ(run(command({"-c", "0", "--np", "1"})).exit_code, 0) << "as if it were not given";
+}
+
 TEST_F(Batch, ShardsAreDisjointAndMergeToTheWhole) {
   program_.write("in.jsonl", numbered(10, 6) + "{\n");
   ASSERT_EQ(run(command({"--ordered"})).exit_code, 0);
