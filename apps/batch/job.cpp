@@ -139,11 +139,17 @@ class BatchJob {
                       "bounds them, and lets more run at once",
                       needs.endless, std::min(needs.longest, plan.positions)));
     }
+    if (plan.positions < needs.told) {  // else a larger budget would give other answers, and fewer errors
+      throw Error(ErrorKind::fit,
+                  fmt::format("{} positions are what the budgets allow one request, and the longest needs {}: larger "
+                              "budgets, or -c {}, which ends answers there and makes longer prompts errors",
+                              plan.positions, needs.told, plan.positions));
+    }
     if (plan.positions < needs.longest) {
-      say(fmt::format(
-          "context: {} positions are what the budgets allow one request; an answer ends there, and a longer "
-          "prompt is an error",
-          plan.positions));
+      say(
+          fmt::format("context: {} positions are what the budgets allow one request; an answer without max_tokens ends "
+                      "there",
+                      plan.positions));
     }
     limit_ = std::min(limit_, plan.positions);
   }

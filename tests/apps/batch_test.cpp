@@ -172,6 +172,22 @@ TEST_F(Batch, PromptsOverTheContextAreErrorsOfTheirLine) {
   EXPECT_LE(usage["total_tokens"], 65) << "the context ends it";
 }
 
+TEST_F(Batch, ARequestThatTheBudgetsHaveNoRoomForIsNoErrorOfItsLine) {
+  SKIP_UNDER_SANITIZERS();
+  program_.write("in.jsonl", request("long", {{"prompt", "spill"}, {"max_tokens", 4000}, {"ignore_eos", true}}) +
+                                 request("short", {{"prompt", "hello"}, {"max_tokens", 4}}));
+  const std::string least = run(command({"--device-mem", "4MiB"})).err;
+  const size_t at = least.find("at least ");
+  ASSERT_NE(at, std::string::npos) << least;
+  const double mib = std::atof(least.c_str() + at + 9) + 1;  // of the 3 that 4096 positions take
+  const Result tight = run(command({"--device-mem", std::to_string(static_cast<int64_t>(mib * (1 << 20)))}));
+  ASSERT_EQ(tight.exit_code, 4) << tight.err;
+  EXPECT_THAT(tight.err, HasSubstr("positions are what the budgets allow one request, and the longest needs 4"));
+  EXPECT_TRUE(answers(out()).empty());
+  ASSERT_EQ(run(command()).exit_code, 0);
+  EXPECT_EQ(answers(out()).size(), 2u) << "as if the budget had been enough from the start";
+}
+
 TEST_F(Batch, FilesThatCannotBeAreRefused) {
   program_.write("in.jsonl", numbered(2, 4));
   const auto code = [&](const std::vector<std::string>& words, const std::string& said) {
