@@ -127,8 +127,10 @@ class BatchJob {
     const BatchNeeds needs = this->needs();
     if (needs.faults > 0) say(fmt::format("{} lines cannot be answered, and get an error line", needs.faults));
     if (needs.requests == 0) return;
+    running_.keep_to(journal_.record().facts().found);
     share(needs);
     engine_ = &running_.start(std::min(needs.longest, kPageTokens), true);
+    journal_.record().settle(running_.found());
     const Plan& plan = engine_->plan();
     sequences_ = plan.batch;
     say(fmt::format("batch: up to {} requests at once, on {} positions; the longest may take {}", sequences_,

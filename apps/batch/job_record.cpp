@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -32,6 +33,8 @@ constexpr size_t kMostBytes = 64 << 10;
 std::string text_of(const JobFacts& facts) {
   ordered_json flags = ordered_json::object();
   for (const auto& [name, value] : facts.flags) flags[name] = value;
+  ordered_json found = ordered_json::object();
+  for (const auto& [name, value] : facts.found) found[name] = value;
   const Survey& input = facts.input;
   const ordered_json json{{"spillway_batch", kVersion},
                           {"input",
@@ -42,7 +45,8 @@ std::string text_of(const JobFacts& facts) {
                           {"shard", facts.shard},
                           {"shards", facts.shards},
                           {"model", facts.model},
-                          {"flags", flags}};
+                          {"flags", flags},
+                          {"found", found}};
   return json.dump(1) + "\n";
 }
 
@@ -59,6 +63,7 @@ std::optional<JobFacts> facts_of(const std::string& text) try {
   facts.input.lines = input.at("lines");
   facts.input.requests = input.at("requests");
   for (const auto& [name, value] : json.at("flags").items()) facts.flags.emplace_back(name, value.get<std::string>());
+  for (const auto& [name, value] : json.at("found").items()) facts.found.emplace_back(name, value.get<std::string>());
   const bool possible = facts.shards >= 1 && facts.shard >= 1 && facts.shard <= facts.shards &&
                         facts.input.lines <= facts.input.bytes && facts.input.requests <= facts.input.lines;
   return possible ? std::optional(facts) : std::nullopt;
@@ -148,9 +153,8 @@ std::string JobRecord::read() const {
 void JobRecord::write() {
   const std::string text = text_of(facts_);
   SPILLWAY_CHECK(text.size() < kMostBytes);
-  const bool written = ::ftruncate(descriptor_, 0) == 0 &&
-                       ::pwrite(descriptor_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) &&
-                       ::fsync(descriptor_) == 0;
+  const bool written = ::pwrite(descriptor_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) &&
+                       ::ftruncate(descriptor_, static_cast<off_t>(text.size())) == 0 && ::fsync(descriptor_) == 0;
   if (!written) fail(name(output_), errno);
   sync_folder_of(output_);
 }
@@ -158,13 +162,13 @@ void JobRecord::write() {
 JobRecord JobRecord::open(const std::string& output, const JobFacts& facts, const std::string& input_path) {
   JobRecord record(output, true);
   const std::string text = record.read();
-  if (!torn_record(text)) {
+  const auto found = facts_of(text);
+  if (!found && !torn_record(text)) {
     throw Error(ErrorKind::usage,
                 fmt::format("{}: it is there, lies where the record of -o {} would, and is none: give "
                             "another -o, or remove it",
                             name(output), output));
   }
-  const auto found = facts_of(text);
   // The first run may have died before its record was whole, or its output was taken away since.
   if (!found || !holds_anything(output)) {
     if (holds_anything(output)) {
@@ -183,6 +187,26 @@ JobRecord JobRecord::open(const std::string& output, const JobFacts& facts, cons
   if (differs.empty()) return record;
   throw Error(ErrorKind::usage,
               fmt::format("{}; {} was begun otherwise: go on as then, or give another -o", differs, output));
+}
+
+void JobRecord::settle(const std::vector<std::pair<std::string, std::string>>& found) {
+  if (facts_.found.empty() && !found.empty()) {
+    facts_.found = found;
+    write();
+    return;
+  }
+  const size_t count = std::max(found.size(), facts_.found.size());
+  for (size_t i = 0; i < count; ++i) {
+    const auto fact = [i](const auto& list) {
+      return i < list.size() ? list[i] : std::pair<std::string, std::string>();
+    };
+    const auto then = fact(facts_.found), now = fact(found);
+    if (then == now) continue;
+    throw Error(ErrorKind::usage,
+                fmt::format("{}: it was {}, and is {}; {} was begun otherwise, and its answers would "
+                            "not be of one kind: give another -o",
+                            then.first.empty() ? now.first : then.first, then.second, now.second, output_));
+  }
 }
 
 JobRecord JobRecord::open_existing(const std::string& output) {

@@ -15,6 +15,8 @@ struct JobFacts {
   int shard = 1, shards = 1;
   std::string model;                                       // fingerprint
   std::vector<std::pair<std::string, std::string>> flags;  // name and value of each that changes answers
+  // The same of what no flag says, and the first run that started an engine has found (Running::found()).
+  std::vector<std::pair<std::string, std::string>> found;
 };
 
 class JobRecord {
@@ -30,6 +32,8 @@ class JobRecord {
   ~JobRecord();
 
   const JobFacts& facts() const { return facts_; }
+  // Keeps JobFacts::found, the first time; later throws Error(usage) where it is another, naming the first difference.
+  void settle(const std::vector<std::pair<std::string, std::string>>& found);
   static std::string name(const std::string& output) { return output + ".journal"; }
 
  private:

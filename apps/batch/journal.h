@@ -28,6 +28,7 @@ class Journal {
     return done_[line];
   }
   uint64_t lines() const { return done_.size() - 1; }
+  JobRecord& record() { return record_; }
   // Lines that have a result, and of those the errors.
   uint64_t answered() const { return answered_; }
   uint64_t failed() const { return failed_; }

@@ -41,7 +41,8 @@ void check_part(const std::vector<Part>& parts, const Part& part) {
   if (parts.empty()) return;
   const JobFacts& first = parts.front().record.facts();
   const bool same = facts.input == first.input && facts.model == first.model && facts.flags == first.flags &&
-                    facts.shards == first.shards;
+                    facts.shards == first.shards &&
+                    (facts.found == first.found || facts.found.empty() || first.found.empty());
   if (!same)
     refuse(fmt::format("{} and {} are of two jobs: input, model, flags or number of shards differ", parts.front().path,
                        part.path));
@@ -112,6 +113,9 @@ MergeReport merge_batches(const std::string& to, const std::vector<std::string>&
   }
   JobFacts facts = parts.front().record.facts();
   facts.shard = facts.shards = 1;
+  for (const Part& part : parts) {  // one of nothing but errors has found nothing
+    if (facts.found.empty()) facts.found = part.record.facts().found;
+  }
   const JobRecord record = JobRecord::open(output, facts, "");
   ResultWriter writer(output);
   for (const Place& place : places) writer.copy(parts[place.part].file.descriptor(), place.place);

@@ -40,8 +40,8 @@ TEST(BatchFlags, ValuesAreWhatTheyMean) {
                             "--kv-select rehearsal", "-c 64", "-n 3", "-s 5", "--deterministic"}) {
     EXPECT_NE(flags_of(words), given) << words;
   }
-  for (const char* words : {"-c 0", "--no-deterministic", "--isa auto", "--kv-keep all", "-n -1", "--np 3", "--hot-set 5",
-                            "--device-mem 1GiB", "--check-every 7"}) {
+  for (const char* words : {"-c 0", "--no-deterministic", "--isa auto", "--kv-keep all", "-n -1", "--np 3",
+                            "--hot-set 5", "--device-mem 1GiB", "--check-every 7"}) {
     EXPECT_EQ(flags_of(words), given) << words;
   }
 }

@@ -242,6 +242,29 @@ TEST_F(BatchJournal, OtherFactsAreRefusedByName) {
   EXPECT_THAT(reopen([](JobFacts& f) { f.flags.pop_back(); }), HasSubstr("--seed: it was 0, and is not given"));
 }
 
+TEST_F(BatchJournal, WhatTheFirstRunHasFoundIsKeptTo) {
+  using Found = std::vector<std::pair<std::string, std::string>>;
+  const Found first{{"skew", "a"}, {"rank", "0"}};
+  {
+    const auto journal = open();
+    journal->record().settle({});
+    journal->record().settle(first);
+    journal->append(1, good(1), false);
+  }
+  const auto journal = open();
+  EXPECT_EQ(journal->record().facts().found, first);
+  journal->record().settle(first);
+  EXPECT_THAT(refusal([&] {
+                journal->record().settle({{"skew", "b"}, {"rank", "0"}});
+              }),
+              HasSubstr("skew: it was a, and is b"));
+  EXPECT_THAT(refusal([&] {
+                journal->record().settle({{"skew", "a"}, {"rank", "8"}});
+              }),
+              HasSubstr("rank: it was 0, and is 8"));
+  EXPECT_THAT(refusal([&] { journal->record().settle({}); }), HasSubstr("skew: it was a, and is "));
+}
+
 TEST_F(BatchJournal, AnOutputWithoutARecordIsNotTouched) {
   std::ofstream(path()) << "precious\n";
   EXPECT_THAT(refusal([&] { open(); }), HasSubstr("it is there"));

@@ -300,6 +300,26 @@ TEST_F(Batch, AnotherWayOfChoosingAmongTheKvIsAnotherJob) {
   EXPECT_EQ(run(command({"-c", "0", "--np", "1"})).exit_code, 0) << "as if it were not given";
 }
 
+TEST_F(Batch, AnotherSkewInTheCacheIsAnotherJob) {
+  program_.write("in.jsonl", numbered(4, 4));
+  const std::vector<std::string> more{"--kv-select", "rehearsal", "-c", "256"};
+  const Result first = run(command(more));
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  auto record = nlohmann::ordered_json::parse(read_file(JobRecord::name(out())));
+  ASSERT_EQ(record["found"].size(), 3u) << record;
+  const std::string whole = read_file(out());
+  const auto run_torn = [&] {
+    program_.write("out.jsonl", whole.substr(0, whole.size() - 5));
+    return run(command(more));
+  };
+  EXPECT_EQ(run_torn().exit_code, 0);
+  record["found"]["skew of the rehearsal"] = "another";
+  program_.write("out.jsonl.journal", record.dump());
+  const Result other = run_torn();
+  EXPECT_EQ(other.exit_code, 2);
+  EXPECT_THAT(other.err, HasSubstr("skew of the rehearsal: it was another, and is "));
+}
+
 TEST_F(Batch, ShardsAreDisjointAndMergeToTheWhole) {
   program_.write("in.jsonl", numbered(10, 6) + "{\n");
   ASSERT_EQ(run(command({"--ordered"})).exit_code, 0);
