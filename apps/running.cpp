@@ -14,7 +14,6 @@
 #include "apps/reports.h"
 #include "kernels/trace.h"
 #include "runtime/describe_plan.h"
-#include "runtime/fingerprint.h"
 #include "runtime/kv_sizes.h"
 #include "runtime/process_memory.h"
 
@@ -257,40 +256,6 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
   for (size_t i = 1; i < flags.size(); ++i) list += (i + 1 < flags.size() ? ", " : " and ") + std::string(flags[i]);
   say(fmt::format("{}: {} {} nothing", resident ? "everything fits the device" : "no KV has to go to disk", list,
                   flags.size() == 1 ? "changes" : "change"));
-}
-
-// The skew of the model: the one that is kept, or one made now, for as many positions as will be served. Beyond what it
-// was made for, only whole keys choose well.
-void Running::prepare_rehearsal(int positions, bool at_least) {
-  if (!options_.selection.foretells() || model_.skew) return;
-  const Plan fits = plan(positions, at_least, true);  // or is refused, before anything long begins
-  const CalibrationText text = own_calibration_text();
-  const CalibrateOptions wanted{.context = fits.context, .ahead = options_.selection.ahead};
-  Options prompts = options_;
-  prompts.selection = {};
-  model_.skew = std::make_unique<Skew>(load_or_calibrate({model_, prompts, device_, limits_, text}, wanted,
-                                                         xdg_of_this_user().cache(), calibrate_hooks()));
-  KvSelection& selection = options_.selection;
-  if (model_.skew->context >= fits.context || selection.rank > 0 || selection.selector == KvSelector::infinigen) return;
-  selection.rank = model_.spec.shape.head_dim;
-  selection.key_bits = 4;
-  say(
-      fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of the context: partial keys are "
-                  "whole keys in 4 bits (--rank {})",
-                  model_.skew->context, fits.context, selection.rank));
-}
-
-// For a command that runs nothing.
-void Running::use_kept_skew() {
-  if (!options_.selection.foretells() || model_.skew) return;
-  const std::string fingerprint = spillway::fingerprint(model_.checkpoint);
-  const std::string path = skew_path(xdg_of_this_user().cache(), fingerprint, options_.selection.ahead);
-  std::error_code ignored;
-  if (std::filesystem::exists(path, ignored)) {
-    model_.skew = std::make_unique<Skew>(open_skew(path, model_.spec, fingerprint));
-  } else {
-    say("rehearsal: no skew of this model is kept yet; the first run makes it, or spillway calibrate");
-  }
 }
 
 Engine& Running::start(int positions, bool at_least) {

@@ -6,6 +6,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "apps/flags.h"
 #include "apps/progress.h"
@@ -49,6 +51,11 @@ class Running {
   // has changed.
   bool share(const BatchWishes& wishes);
   int sequences() const { return options_.sequences; }
+  // What no flag has said, and answers follow from all the same: of a rehearsal the skew, and the partial keys that
+  // were chosen for it. Empty where nothing is rehearsed. After start().
+  std::vector<std::pair<std::string, std::string>> found() const;
+  // Before start(): partial keys as an earlier run has found them.
+  void keep_to(const std::vector<std::pair<std::string, std::string>>& found);
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
   // little, or the chunk was asked for.
   std::string chunk_advice(const Plan& plan) const;

@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <ctime>
-#include <filesystem>
 #include <unordered_map>
 
+#include "apps/batch/answer_flags.h"
+#include "apps/batch/file_names.h"
 #include "apps/batch/needs.h"
 #include "apps/batch/prompts.h"
 #include "apps/batch/report.h"
@@ -25,20 +26,7 @@ namespace {
 constexpr double kLineSeconds = 30;       // between lines of progress in a log
 constexpr double kSmoothingSeconds = 60;  // of the time left: requests end in bursts
 
-// Flags that an answer follows from; which unit computes it, and where bytes lie, is not among them.
-constexpr const char* kAnswerFlags[] = {"--predict",       "--seed",          "--ignore-eos", "--ctx-size",
-                                        "--deterministic", "--ubatch-size",   "--kv-type",    "--kv-edge-layers",
-                                        "--kv-select",     "--select-budget", "--granule",    "--rank",
-                                        "--key-bits",      "--first-layers",  "--ahead"};
-
 void say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
-
-std::string value_of(const CLI::App& command, const char* name) {
-  const CLI::Option* option = command.get_option(name);
-  const bool flag = option->get_expected_max() == 0;
-  if (option->count() == 0) return flag ? "false" : option->get_default_str();
-  return fmt::format("{}", fmt::join(option->reduced_results(), " "));
-}
 
 // What the engine refused of one request.
 LineFault fault_of(const BatchAnswer& answer, const std::string& custom_id) {
@@ -84,16 +72,9 @@ class BatchJob {
 
  private:
   JobRecord open_record() const {
-    std::error_code ignored;
-    if (std::filesystem::is_directory(flags_.output, ignored)) {
-      throw Error(ErrorKind::usage, fmt::format("-o {}: is a directory", flags_.output));
-    }
-    if (std::filesystem::equivalent(flags_.input, flags_.output, ignored)) {
-      throw Error(ErrorKind::usage, "-i and -o are the same file");
-    }
     JobFacts facts{.input = survey_, .shard = flags_.shard.index, .shards = flags_.shard.count, .model = fingerprint_};
     facts.flags.emplace_back("--template", flags_.chat_template.identity());
-    for (const char* name : kAnswerFlags) facts.flags.emplace_back(name, value_of(*flags_.command, name));
+    for (auto& flag : answer_flags(*flags_.command)) facts.flags.push_back(std::move(flag));
     return JobRecord::open(flags_.output, facts, flags_.input);
   }
 
@@ -146,8 +127,10 @@ class BatchJob {
     const BatchNeeds needs = this->needs();
     if (needs.faults > 0) say(fmt::format("{} lines cannot be answered, and get an error line", needs.faults));
     if (needs.requests == 0) return;
+    running_.keep_to(journal_.record().facts().found);
     share(needs);
     engine_ = &running_.start(std::min(needs.longest, kPageTokens), true);
+    journal_.record().settle(running_.found());
     const Plan& plan = engine_->plan();
     sequences_ = plan.batch;
     say(fmt::format("batch: up to {} requests at once, on {} positions; the longest may take {}", sequences_,
@@ -158,11 +141,17 @@ class BatchJob {
                       "bounds them, and lets more run at once",
                       needs.endless, std::min(needs.longest, plan.positions)));
     }
+    if (plan.positions < needs.told) {  // else a larger budget would give other answers, and fewer errors
+      throw Error(ErrorKind::fit,
+                  fmt::format("{} positions are what the budgets allow one request, and the longest needs {}: larger "
+                              "budgets, or -c {}, which ends answers there and makes longer prompts errors",
+                              plan.positions, needs.told, plan.positions));
+    }
     if (plan.positions < needs.longest) {
-      say(fmt::format(
-          "context: {} positions are what the budgets allow one request; an answer ends there, and a longer "
-          "prompt is an error",
-          plan.positions));
+      say(
+          fmt::format("context: {} positions are what the budgets allow one request; an answer without max_tokens ends "
+                      "there",
+                      plan.positions));
     }
     limit_ = std::min(limit_, plan.positions);
   }
@@ -244,7 +233,9 @@ class BatchJob {
 
   // Answers belong to the input that the record names.
   void check_input() {
-    if (!read_ || input_.so_far() == survey_) return;
+    if (!read_) return;
+    input_.check_unchanged();
+    if (input_.so_far() == survey_) return;
     throw Error(ErrorKind::usage, fmt::format("-i {}: it changed while it was read; {} is not what it says it is",
                                               flags_.input, flags_.output));
   }
@@ -292,7 +283,14 @@ int run_batch_job(const BatchFlags& flags) {
   if (!flags.run.plan.empty()) {
     throw Error(ErrorKind::usage, "--plan: a plan in a file is of one request at a time; a batch draws up its own");
   }
-  return BatchJob(flags).run();
+  BatchFlags own = flags;
+  own.output = followed(flags.output);
+  check_output(own.output);
+  const NamedFile input{"-i", own.input}, model{"-m", own.run.model.value_or("")}, trace{"--trace", own.run.trace};
+  const NamedFile output{"-o", own.output};
+  for (const NamedFile& file : {input, model, trace}) refuse_written(file, output);
+  for (const NamedFile& file : {input, model}) refuse_same(file, trace);
+  return BatchJob(own).run();
 }
 
 }  // namespace spillway

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -32,6 +33,8 @@ constexpr size_t kMostBytes = 64 << 10;
 std::string text_of(const JobFacts& facts) {
   ordered_json flags = ordered_json::object();
   for (const auto& [name, value] : facts.flags) flags[name] = value;
+  ordered_json found = ordered_json::object();
+  for (const auto& [name, value] : facts.found) found[name] = value;
   const Survey& input = facts.input;
   const ordered_json json{{"spillway_batch", kVersion},
                           {"input",
@@ -42,7 +45,8 @@ std::string text_of(const JobFacts& facts) {
                           {"shard", facts.shard},
                           {"shards", facts.shards},
                           {"model", facts.model},
-                          {"flags", flags}};
+                          {"flags", flags},
+                          {"found", found}};
   return json.dump(1) + "\n";
 }
 
@@ -59,6 +63,7 @@ std::optional<JobFacts> facts_of(const std::string& text) try {
   facts.input.lines = input.at("lines");
   facts.input.requests = input.at("requests");
   for (const auto& [name, value] : json.at("flags").items()) facts.flags.emplace_back(name, value.get<std::string>());
+  for (const auto& [name, value] : json.at("found").items()) facts.found.emplace_back(name, value.get<std::string>());
   const bool possible = facts.shards >= 1 && facts.shard >= 1 && facts.shard <= facts.shards &&
                         facts.input.lines <= facts.input.bytes && facts.input.requests <= facts.input.lines;
   return possible ? std::optional(facts) : std::nullopt;
@@ -91,6 +96,17 @@ std::string difference(const JobFacts& then, const JobFacts& now, const std::str
     }
   }
   return "";
+}
+
+// What the death of a first run can have left of a record: its beginning, or zeros where nothing was written back.
+bool torn_record(std::string_view text) {
+  constexpr std::string_view kBeginning = "{\"spillway_batch\"";
+  std::string squeezed;
+  for (const char c : text) {
+    if (c != '\0' && c != ' ' && c != '\n') squeezed += c;
+    if (squeezed.size() == kBeginning.size()) break;
+  }
+  return kBeginning.starts_with(squeezed);
 }
 
 bool holds_anything(const std::string& path) {
@@ -133,24 +149,30 @@ std::string JobRecord::read() const {
   return text;
 }
 
-// Never in place of one that is whole: its answers would lose what they follow from.
+// Never in place of one that has answers: they would lose what they follow from.
 void JobRecord::write() {
   const std::string text = text_of(facts_);
   SPILLWAY_CHECK(text.size() < kMostBytes);
-  const bool written = ::ftruncate(descriptor_, 0) == 0 &&
-                       ::pwrite(descriptor_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) &&
-                       ::fsync(descriptor_) == 0;
+  const bool written = ::pwrite(descriptor_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) &&
+                       ::ftruncate(descriptor_, static_cast<off_t>(text.size())) == 0 && ::fsync(descriptor_) == 0;
   if (!written) fail(name(output_), errno);
   sync_folder_of(output_);
 }
 
 JobRecord JobRecord::open(const std::string& output, const JobFacts& facts, const std::string& input_path) {
   JobRecord record(output, true);
-  const auto found = facts_of(record.read());
-  if (!found) {
-    // The first run may have died before its record was whole; then it had no answers yet.
+  const std::string text = record.read();
+  const auto found = facts_of(text);
+  if (!found && !torn_record(text)) {
+    throw Error(ErrorKind::usage,
+                fmt::format("{}: it is there, lies where the record of -o {} would, and is none: give "
+                            "another -o, or remove it",
+                            name(output), output));
+  }
+  // The first run may have died before its record was whole, or its output was taken away since.
+  if (!found || !holds_anything(output)) {
     if (holds_anything(output)) {
-      if (record.read().empty()) ::unlink(name(output).c_str());  // made just now
+      if (text.empty()) ::unlink(name(output).c_str());  // made just now
       throw Error(ErrorKind::usage,
                   fmt::format("-o {}: it is there, and nothing says that it is of this job ({} is not whole): give "
                               "another, or remove it",
@@ -165,6 +187,26 @@ JobRecord JobRecord::open(const std::string& output, const JobFacts& facts, cons
   if (differs.empty()) return record;
   throw Error(ErrorKind::usage,
               fmt::format("{}; {} was begun otherwise: go on as then, or give another -o", differs, output));
+}
+
+void JobRecord::settle(const std::vector<std::pair<std::string, std::string>>& found) {
+  if (facts_.found.empty() && !found.empty()) {
+    facts_.found = found;
+    write();
+    return;
+  }
+  const size_t count = std::max(found.size(), facts_.found.size());
+  for (size_t i = 0; i < count; ++i) {
+    const auto fact = [i](const auto& list) {
+      return i < list.size() ? list[i] : std::pair<std::string, std::string>();
+    };
+    const auto then = fact(facts_.found), now = fact(found);
+    if (then == now) continue;
+    throw Error(ErrorKind::usage,
+                fmt::format("{}: it was {}, and is {}; {} was begun otherwise, and its answers would "
+                            "not be of one kind: give another -o",
+                            then.first.empty() ? now.first : then.first, then.second, now.second, output_));
+  }
 }
 
 JobRecord JobRecord::open_existing(const std::string& output) {

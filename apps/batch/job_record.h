@@ -15,13 +15,15 @@ struct JobFacts {
   int shard = 1, shards = 1;
   std::string model;                                       // fingerprint
   std::vector<std::pair<std::string, std::string>> flags;  // name and value of each that changes answers
+  // The same of what no flag says, and the first run that started an engine has found (Running::found()).
+  std::vector<std::pair<std::string, std::string>> found;
 };
 
 class JobRecord {
  public:
   // Opens the record of `output`, or makes one with `facts`; held by this process until it is destroyed. Throws
-  // Error(usage): another run holds it, it was begun with other facts (the first that differs is named), or there is an
-  // output without one; Error(io).
+  // Error(usage): another run holds it, it was begun with other facts and has answers (the first that differs is
+  // named), there is an output without one, or its name is another file's; Error(io).
   static JobRecord open(const std::string& output, const JobFacts& facts, const std::string& input_path);
   // Of an output that is there, to read. Throws as open() does, and where there is none.
   static JobRecord open_existing(const std::string& output);
@@ -30,6 +32,8 @@ class JobRecord {
   ~JobRecord();
 
   const JobFacts& facts() const { return facts_; }
+  // Keeps JobFacts::found, the first time; later throws Error(usage) where it is another, naming the first difference.
+  void settle(const std::vector<std::pair<std::string, std::string>>& found);
   static std::string name(const std::string& output) { return output + ".journal"; }
 
  private:

@@ -56,7 +56,7 @@ void Journal::open() {
 }
 
 void Journal::append(uint64_t line, std::string_view text, bool failed) {
-  SPILLWAY_CHECK(!done_[line]);
+  SPILLWAY_CHECK(!done(line));
   std::string whole(text);
   whole += '\n';
   for (size_t written = 0; written < whole.size();) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "apps/batch/job_record.h"
+#include "kernels/check.h"
 
 namespace spillway {
 
@@ -21,7 +22,13 @@ class Journal {
   ~Journal();
   Journal(const Journal&) = delete;
 
-  bool done(uint64_t line) const { return done_[line]; }
+  // Whether `line` of the input, from 1 to lines(), has a result.
+  bool done(uint64_t line) const {
+    SPILLWAY_CHECK(line < done_.size());
+    return done_[line];
+  }
+  uint64_t lines() const { return done_.size() - 1; }
+  JobRecord& record() { return record_; }
   // Lines that have a result, and of those the errors.
   uint64_t answered() const { return answered_; }
   uint64_t failed() const { return failed_; }

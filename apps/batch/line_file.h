@@ -1,6 +1,7 @@
 // LineFile: the input of a batch, line by line, however many and however long they are.
 #pragma once
 
+#include <sys/stat.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -34,13 +35,18 @@ class LineFile {
 
   // Of lines from now on; at most the number that it began with.
   void set_most_line_bytes(size_t bytes) { most_ = std::min(most_, bytes); }
-  // The next line that is not blank; false at the end. Throws Error(io).
+  // The next line that is not blank; false at the end, which is where the survey ended, should the file have grown
+  // since. Throws Error(io), and Error(usage) as check_unchanged().
   bool next(Line& line);
   // Of what has been read since the beginning.
   Survey so_far() const;
   // Reads all of it without keeping a line, and begins anew.
   Survey survey();
   void rewind();
+  // Throws Error(usage) where size or time of change is no longer what it was when the file was opened: whatever was
+  // surveyed and whatever is read would be of two files.
+  void check_unchanged() const;
+  [[noreturn]] void refuse_change() const;
 
  private:
   bool fill();
@@ -49,9 +55,11 @@ class LineFile {
     void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
   };
 
-  std::string path_;
+  std::string flag_, path_;
   size_t most_;
   int descriptor_ = -1;
+  struct stat opened_ {};
+  uint64_t end_of_file_ = UINT64_MAX;  // where a survey has ended
   std::vector<char> buffer_;
   size_t at_ = 0, end_ = 0;
   Survey read_;

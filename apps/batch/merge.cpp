@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "apps/batch/file_names.h"
 #include "apps/batch/job_record.h"
 #include "apps/batch/request_reader.h"
 #include "apps/batch/result_file.h"
@@ -40,7 +41,8 @@ void check_part(const std::vector<Part>& parts, const Part& part) {
   if (parts.empty()) return;
   const JobFacts& first = parts.front().record.facts();
   const bool same = facts.input == first.input && facts.model == first.model && facts.flags == first.flags &&
-                    facts.shards == first.shards;
+                    facts.shards == first.shards &&
+                    (facts.found == first.found || facts.found.empty() || first.found.empty());
   if (!same)
     refuse(fmt::format("{} and {} are of two jobs: input, model, flags or number of shards differ", parts.front().path,
                        part.path));
@@ -79,9 +81,12 @@ MergeReport read_part(const Part& part, uint32_t number, std::vector<Place>& pla
 
 }  // namespace
 
-MergeReport merge_batches(const std::string& output, const std::vector<std::string>& paths) {
+MergeReport merge_batches(const std::string& to, const std::vector<std::string>& paths) {
+  const std::string output = followed(to);
   std::vector<Part> parts;
-  for (const std::string& path : paths) {
+  for (const std::string& given : paths) {
+    const std::string path = followed(given);
+    refuse_written({"PARTS", path}, {"OUTPUT", output});
     std::error_code ignored;
     for (const Part& other : parts) {
       if (std::filesystem::equivalent(other.path, path, ignored)) refuse(path + ": it is given twice");
@@ -108,6 +113,9 @@ MergeReport merge_batches(const std::string& output, const std::vector<std::stri
   }
   JobFacts facts = parts.front().record.facts();
   facts.shard = facts.shards = 1;
+  for (const Part& part : parts) {  // one of nothing but errors has found nothing
+    if (facts.found.empty()) facts.found = part.record.facts().found;
+  }
   const JobRecord record = JobRecord::open(output, facts, "");
   ResultWriter writer(output);
   for (const Place& place : places) writer.copy(parts[place.part].file.descriptor(), place.place);

@@ -38,6 +38,7 @@ void NameSet::grow() {
 
 bool RequestReader::next(Item& item) {
   while (input_.next(line_)) {
+    if (line_.number > journal_.lines()) input_.refuse_change();  // rewritten in place, with more line ends
     const bool ours = shard_.has(line_.request) && !journal_.done(line_.number);
     if (!ours) {
       if (const auto id = custom_id_of(line_.text)) names_.insert(*id);

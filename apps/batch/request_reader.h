@@ -50,7 +50,8 @@ class RequestReader {
   RequestReader(LineFile& input, const Journal& journal, Shard shard)
       : input_(input), journal_(journal), shard_(shard) {}
 
-  // False at the end. A line whose custom_id an earlier one had is refused, whichever shard that is in.
+  // False at the end. Throws Error(usage) where the input has changed. A line whose custom_id an earlier one had is
+  // refused, whichever shard that is in.
   bool next(Item& item);
 
  private:

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -30,12 +31,27 @@ uint64_t read_results(const std::string& path, uint64_t input_hash, uint64_t lin
   std::vector<bool> seen(lines + 1);
   std::string text;
   ResultPlace place;
-  uint64_t number = 0, whole = 0;
+  uint64_t number = 0, whole = 0, zeros = 0;
   while (std::getline(in, text)) {
     ++number;
-    // A death tears the last line; one of the machine may leave zeros in place of what was never written back.
-    if (in.eof() || text.find('\0') != std::string::npos) break;
+    if (in.eof()) break;  // a death tears the last line
+    // One of the machine may leave zeros in place of what was never written back, to the end of the file.
+    if (text.find('\0') != std::string::npos) {
+      if (zeros == 0) zeros = number;
+      continue;
+    }
+    if (zeros == 0 && text.find_first_not_of(" \t\r") == std::string::npos) {
+      whole += text.size() + 1;
+      continue;
+    }
     const auto head = text.size() < UINT32_MAX ? read_result_line(text) : std::nullopt;
+    if (zeros > 0) {
+      if (!head) continue;
+      throw Error(ErrorKind::usage,
+                  fmt::format("{}: line {} holds bytes of zero, and results follow it: take that line out, and what it "
+                              "answered is asked again",
+                              path, zeros));
+    }
     const char* wrong = !head || head->input_hash != input_hash || head->line > lines ? "is no result of this input"
                         : seen[head->line] ? "answers a line that has an answer"
                                            : nullptr;
@@ -54,6 +70,12 @@ ResultWriter::ResultWriter(const std::string& to) : to_(to) {
   const std::string name = temporary_name(to);
   descriptor_ = ::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail(name, errno);
+  struct stat before {};
+  if (::stat(to.c_str(), &before) != 0 || ::fchmod(descriptor_, before.st_mode & ALLPERMS) == 0) return;
+  const int error = errno;
+  ::close(descriptor_);
+  ::unlink(name.c_str());
+  fail(name, error);
 }
 
 ResultWriter::~ResultWriter() {

@@ -19,12 +19,14 @@ struct ResultPlace {
 };
 
 // Reads the results of the input of this fingerprint, which has so many lines, one after another. Returns the bytes up
-// to the end of the last whole one: what follows was torn by the death of the writer or of the machine. Throws
-// Error(usage) where a whole line is none of them, or one line of the input has two.
+// to the end of the last whole one: what follows was torn by the death of the writer or of the machine. Blank lines are
+// passed over. Throws Error(usage) where a whole line is none of them, one line of the input has two, or results follow
+// what was torn.
 uint64_t read_results(const std::string& path, uint64_t input_hash, uint64_t lines,
                       const std::function<void(const ResultPlace&)>& each);
 
-// Writes `to` of results in other files: whole, or not at all (a temporary name, fsync, rename). Throws Error(io).
+// Writes `to` of results in other files: whole, or not at all (a temporary name, fsync, rename), with the
+// permissions of what was there. Throws Error(io).
 class ResultWriter {
  public:
   explicit ResultWriter(const std::string& to);
@@ -35,7 +37,8 @@ class ResultWriter {
   void copy(int from, const ResultPlace& place);
   void finish();
 
-  static std::string temporary_name(const std::string& to) { return to + ".tmp"; }
+  // Of a name that is the batch's own, for it is taken away unasked.
+  static std::string temporary_name(const std::string& to) { return to + ".journal.tmp"; }
 
  private:
   void flush();

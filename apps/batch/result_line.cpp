@@ -6,6 +6,8 @@
 #include <charconv>
 #include <nlohmann/json.hpp>
 
+#include "loader/text/utf8.h"
+
 namespace spillway {
 namespace {
 
@@ -24,11 +26,26 @@ int64_t characters(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
 }
 
+// A piece that is no whole character is written as OpenAI writes it: else all of them were one and the same U+FFFD.
+std::string token_text(std::string_view piece) {
+  for (std::string_view rest = piece; !rest.empty();) {
+    const Utf8Char next = first_utf8(rest);
+    if (next.step == Utf8Step::whole) {
+      rest.remove_prefix(next.bytes);
+      continue;
+    }
+    std::string text = "bytes:";
+    for (const char c : piece) text += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    return text;
+  }
+  return std::string(piece);
+}
+
 ordered_json token_json(const Tokenizer& tokenizer, int32_t id, float logprob) {
   const std::string_view piece = tokenizer.piece(id, true);
   ordered_json bytes = ordered_json::array();
   for (const char c : piece) bytes.push_back(static_cast<unsigned char>(c));
-  return {{"token", piece}, {"logprob", logprob}, {"bytes", std::move(bytes)}};
+  return {{"token", token_text(piece)}, {"logprob", logprob}, {"bytes", std::move(bytes)}};
 }
 
 ordered_json chat_logprobs(const Tokenizer& tokenizer, const BatchAnswer& answer) {
@@ -50,13 +67,13 @@ ordered_json completion_logprobs(const Tokenizer& tokenizer, const BatchAnswer& 
   int64_t offset = 0;
   for (size_t i = 0; i < answer.logprobs.size(); ++i) {
     const std::string_view piece = tokenizer.piece(answer.generation.tokens[i], true);
-    tokens.push_back(piece);
+    tokens.push_back(token_text(piece));
     own.push_back(answer.logprobs[i].logprob);
     offsets.push_back(offset);
     offset += characters(piece);
     ordered_json likeliest = ordered_json::object();
     for (const auto& [id, logprob] : answer.logprobs[i].top) {
-      likeliest[std::string(tokenizer.piece(id, true))] = logprob;
+      likeliest.emplace(token_text(tokenizer.piece(id, true)), logprob);  // of two of one text the likelier
     }
     top.push_back(std::move(likeliest));
   }

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <memory>
 
+#include "apps/batch/file_names.h"
 #include "apps/batch/journal.h"
 #include "apps/batch/merge.h"
 #include "apps/batch/request_reader.h"
@@ -89,10 +90,66 @@ TEST_F(BatchJournal, GoesOnWhereverItWasTorn) {
 
 TEST_F(BatchJournal, ZerosThatTheDriveLeftAreCutOff) {
   open()->append(3, good(3), false);
+  for (const std::string& after : {std::string(), std::string("\n"), "\n" + good(4).substr(9) + "\n" + good(4)}) {
+    std::ofstream(path(), std::ios::binary | std::ios::app) << std::string(100, '\0') << after;
+    const auto journal = open();
+    EXPECT_EQ(journal->answered(), 1u);
+    EXPECT_EQ(read_all(path()), good(3) + "\n");
+  }
+}
+
+TEST_F(BatchJournal, ZerosBeforeResultsCostNoResult) {
+  open()->append(3, good(3), false);
   std::ofstream(path(), std::ios::binary | std::ios::app) << std::string(100, '\0') << "\n" << good(4) << "\n";
-  const auto journal = open();
-  EXPECT_EQ(journal->answered(), 1u);
-  EXPECT_EQ(read_all(path()), good(3) + "\n");
+  const std::string before = read_all(path());
+  EXPECT_THAT(refusal([&] { open(); }), HasSubstr("line 2 holds bytes of zero, and results follow"));
+  EXPECT_EQ(read_all(path()), before);
+}
+
+TEST_F(BatchJournal, BlankLinesArePassedOver) {
+  open()->append(3, good(3), false);
+  std::ofstream(path(), std::ios::binary | std::ios::app) << "\n\r\n" << good(1) << "\n";
+  {
+    const auto journal = open();
+    EXPECT_EQ(journal->answered(), 2u);
+    EXPECT_EQ(journal->cut_bytes(), 0u);
+    journal->append(2, good(2), false);
+    journal->finish(true);
+  }
+  EXPECT_EQ(read_all(path()), good(1) + "\n" + good(2) + "\n" + good(3) + "\n");
+}
+
+TEST_F(BatchJournal, AFileOfAnotherThatHasTheNameOfTheRecordIsNotTouched) {
+  for (const std::string& foreign :
+       {std::string("{\"custom_id\": 1}\n"), std::string("{\"spillway"), std::string("\n")}) {
+    std::ofstream(JobRecord::name(path())) << foreign;
+    const bool torn = foreign != "{\"custom_id\": 1}\n";
+    const std::string said = refusal([&] { open(); });
+    EXPECT_THAT(said, HasSubstr(torn ? "nothing was refused" : "lies where the record of -o"));
+    EXPECT_EQ(read_all(JobRecord::name(path())) == foreign, !torn);
+    EXPECT_EQ(fs::exists(path()), torn);
+  }
+  fs::remove(path());
+}
+
+TEST_F(BatchJournal, AnOutputThatWasTakenAwayIsBegunAnew) {
+  open()->append(1, good(1), false);
+  fs::remove(path());
+  JobFacts other = facts();
+  other.input.hash = 9;
+  EXPECT_EQ(JobRecord::open(path(), other, "in").facts().input.hash, 9u);
+  EXPECT_EQ(JobRecord::open_existing(path()).facts().input.hash, 9u);
+}
+
+TEST_F(BatchJournal, WritingItAnewKeepsItsPermissions) {
+  {
+    const auto journal = open();
+    journal->append(2, good(2), false);
+    journal->append(1, good(1), false);
+    fs::permissions(path(), fs::perms::owner_read | fs::perms::owner_write);
+    journal->finish(true);
+  }
+  EXPECT_EQ(fs::status(path()).permissions(), fs::perms::owner_read | fs::perms::owner_write);
 }
 
 TEST_F(BatchJournal, WhatIsNoneOfItsOwnIsNeverCutOff) {
@@ -153,13 +210,26 @@ TEST_F(BatchJournal, AFullDriveLeavesWholeLines) {
   EXPECT_EQ(read_all(path()), good(1) + "\n");
 }
 
+TEST_F(BatchJournal, MoreLinesThanWereSurveyedAreAChangeAndNoRequests) {
+  std::ofstream(path("in")) << "{}\n{}\n{}\n{}\n{}\n{}\n";
+  LineFile input("-i", path("in"), 100);
+  const auto journal = open();  // of five lines
+  RequestReader reader(input, *journal, {});
+  RequestReader::Item item;
+  for (uint64_t line = 1; line <= journal->lines(); ++line) {
+    ASSERT_TRUE(reader.next(item));
+    EXPECT_EQ(item.line, line);
+  }
+  EXPECT_THAT(refusal([&] { reader.next(item); }), HasSubstr("it changed while it was read"));
+}
+
 TEST_F(BatchJournal, OneRunAtATime) {
   const auto journal = open();
   EXPECT_THAT(refusal([&] { open(); }), HasSubstr("another run is writing it"));
 }
 
 TEST_F(BatchJournal, OtherFactsAreRefusedByName) {
-  open();
+  open()->append(1, good(1), false);
   const auto reopen = [&](const std::function<void(JobFacts&)>& change) {
     JobFacts changed = facts();
     change(changed);
@@ -170,6 +240,29 @@ TEST_F(BatchJournal, OtherFactsAreRefusedByName) {
   EXPECT_THAT(reopen([](JobFacts& f) { f.shards = 2; }), HasSubstr("--shard: it was 1/1, and is 1/2"));
   EXPECT_THAT(reopen([](JobFacts& f) { f.flags[0].second = "q8"; }), HasSubstr("--kv-type: it was fp16, and is q8"));
   EXPECT_THAT(reopen([](JobFacts& f) { f.flags.pop_back(); }), HasSubstr("--seed: it was 0, and is not given"));
+}
+
+TEST_F(BatchJournal, WhatTheFirstRunHasFoundIsKeptTo) {
+  using Found = std::vector<std::pair<std::string, std::string>>;
+  const Found first{{"skew", "a"}, {"rank", "0"}};
+  {
+    const auto journal = open();
+    journal->record().settle({});
+    journal->record().settle(first);
+    journal->append(1, good(1), false);
+  }
+  const auto journal = open();
+  EXPECT_EQ(journal->record().facts().found, first);
+  journal->record().settle(first);
+  EXPECT_THAT(refusal([&] {
+                journal->record().settle({{"skew", "b"}, {"rank", "0"}});
+              }),
+              HasSubstr("skew: it was a, and is b"));
+  EXPECT_THAT(refusal([&] {
+                journal->record().settle({{"skew", "a"}, {"rank", "8"}});
+              }),
+              HasSubstr("rank: it was 0, and is 8"));
+  EXPECT_THAT(refusal([&] { journal->record().settle({}); }), HasSubstr("skew: it was a, and is "));
 }
 
 TEST_F(BatchJournal, AnOutputWithoutARecordIsNotTouched) {
@@ -205,6 +298,31 @@ TEST_F(BatchJournal, ShardsAreMergedOnlyWhenAllAreWhole) {
   EXPECT_THAT(refusal([&] { merge_batches(path("all"), {even, odd}); }), HasSubstr("it is there already"));
   Journal all(path("all"), JobRecord::open(path("all"), facts(), "in"), true);
   EXPECT_EQ(all.retried(), 1u) << "what was merged goes on as one job";
+}
+
+TEST_F(BatchJournal, LinksAreFollowedAndOneFileHasOneName) {
+  fs::create_directory(path("folder"));
+  fs::create_symlink("folder/real", path("relative"));
+  fs::create_symlink(path("relative"), path("twice"));
+  EXPECT_EQ(followed(path()), path());
+  EXPECT_EQ(followed(path("twice")), path("folder/real")) << "though nothing is there";
+  fs::create_symlink("loop", path("loop"));
+  EXPECT_THAT(refusal([&] { followed(path("loop")); }), HasSubstr("too many"));
+  const NamedFile output{"-o", path("folder/real")};
+  EXPECT_THAT(refusal([&] {
+                refuse_written({"-i", path("twice")}, output);
+              }),
+              HasSubstr("-i and -o are the same file"));
+  EXPECT_THAT(refusal([&] {
+                refuse_written({"-i", path("folder/../folder/real.journal")}, output);
+              }),
+              HasSubstr("-o writes this file beside its own"));
+  EXPECT_THAT(refusal([&] {
+                refuse_written({"-i", path("folder/real.journal.tmp")}, output);
+              }),
+              HasSubstr("-o writes this file beside its own"));
+  EXPECT_EQ(refusal([&] { refuse_written({"-i", path("folder/real.tmp")}, output); }), "nothing was refused");
+  EXPECT_EQ(refusal([&] { refuse_written({"--trace", ""}, output); }), "nothing was refused");
 }
 
 TEST(BatchShard, EveryRequestIsInOneShard) {

@@ -1,7 +1,9 @@
 // Lines of a batch: what is understood, what is refused, and in which words.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -11,6 +13,7 @@
 #include "apps/batch/line_file.h"
 #include "apps/batch/request_line.h"
 #include "apps/batch/result_line.h"
+#include "kernels/check.h"
 #include "tests/fuzz/batch_line_case.h"
 #include "tests/fuzz/memory_file.h"
 
@@ -211,6 +214,43 @@ TEST(BatchLine, ResultsSayWhichLineTheyAnswer) {
   EXPECT_FALSE(done->failed);
 }
 
+// Two tokens that are halves of a character, a whole one, and one whose text is another's.
+class Halves : public Tokenizer {
+ public:
+  std::vector<int32_t> encode(std::string_view, bool, bool) const override { return {}; }
+  std::string_view piece(int32_t id, bool) const override {
+    static constexpr std::string_view kPieces[] = {"\xf0\x9f", "\x98\x80", "\xc3\xa9", "\xc3\xa9"};
+    return kPieces[id];
+  }
+  int vocab() const override { return 4; }
+  int32_t bos() const override { return -1; }
+  bool is_end(int32_t) const override { return false; }
+};
+
+TEST(BatchLine, HalvesOfCharactersHaveNamesOfTheirOwn) {
+  const Halves tokenizer;
+  const ResultLines results(1, tokenizer, "m");
+  BatchAnswer answer;
+  answer.generation.tokens = {0, 2};
+  TokenLogprob first{.logprob = -1};
+  first.top = {{0, -1.0f}, {1, -2.0f}, {2, -3.0f}, {3, -4.0f}};
+  answer.logprobs = {first, TokenLogprob{.logprob = -5}};
+  const auto logprobs = [&](bool chat) {
+    return json::parse(results.answer({.line = 1, .custom_id = "a", .chat = chat}, answer,
+                                      0))["response"]["body"]["choices"][0]["logprobs"];
+  };
+  const json columns = logprobs(false);
+  EXPECT_EQ(columns["tokens"], json({"bytes:\\xf0\\x9f", "\xc3\xa9"}));
+  EXPECT_EQ(columns["top_logprobs"][0],
+            json({{"bytes:\\xf0\\x9f", -1.0}, {"bytes:\\x98\\x80", -2.0}, {"\xc3\xa9", -3.0}}));
+  const std::string text = results.answer({.line = 1, .custom_id = "a"}, answer, 0);
+  EXPECT_EQ(text.find("\xc3\xa9\":"), text.rfind("\xc3\xa9\":")) << "a key is there once: " << text;
+  const json chat = logprobs(true)["content"][0];
+  EXPECT_EQ(chat["token"], "bytes:\\xf0\\x9f");
+  EXPECT_EQ(chat["bytes"], json({0xf0, 0x9f}));
+  EXPECT_EQ(chat["top_logprobs"][1]["token"], "bytes:\\x98\\x80");
+}
+
 TEST(BatchLine, LinesEndAndAreBlankWhateverTheirLength) {
   const std::string text =
       "\xef\xbb\xbf{1}\r\n\n" + std::string(3 << 20, ' ') + "\n" + std::string(3 << 20, 'x') + "\n{2}";
@@ -228,6 +268,52 @@ TEST(BatchLine, LinesEndAndAreBlankWhateverTheirLength) {
     EXPECT_THAT(lines, ElementsAre(std::pair(1, "{1}\r"), std::pair(4, "too long"), std::pair(5, "{2}")));
     EXPECT_EQ(file.so_far(), survey);
   }
+}
+
+TEST(BatchLine, BlanksAfterAByteOrderMarkAreBlankHoweverMany) {
+  for (const size_t blanks : {size_t{0}, size_t{10}, size_t{3} << 19}) {
+    const std::string text = "\xef\xbb\xbf" + std::string(blanks, ' ') + "\n{2}";
+    const MemoryFile memory(std::as_bytes(std::span(text)));
+    LineFile file("-i", memory.path(), 16 << 20);
+    const Survey survey = file.survey();
+    EXPECT_EQ(survey.requests, 1u);
+    file.set_most_line_bytes(100);
+    Line line;
+    ASSERT_TRUE(file.next(line));
+    EXPECT_EQ(line.number, 2u);
+    EXPECT_EQ(line.text, "{2}");
+    EXPECT_FALSE(file.next(line));
+    EXPECT_EQ(file.so_far(), survey);
+  }
+}
+
+TEST(BatchLine, AFileThatChangesIsRefusedAndNothingBeyondItsSurveyIsRead) {
+  const std::string path = std::filesystem::temp_directory_path() / ("spillway-lines-" + std::to_string(getpid()));
+  const std::string before = "{1}\n{2}\n";
+  const auto read = [&](const std::string& after, bool as_old) {
+    std::ofstream(path, std::ios::trunc) << before;
+    std::filesystem::last_write_time(path, std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+    const auto time = std::filesystem::last_write_time(path);
+    LineFile file("-i", path, 100);
+    file.survey();
+    std::ofstream(path, std::ios::trunc) << after;
+    if (as_old) std::filesystem::last_write_time(path, time);
+    std::string lines;
+    try {
+      for (Line line; file.next(line);) lines += line.text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage);
+      EXPECT_THAT(error.what(), HasSubstr("-i " + path + ": it changed while it was read"));
+      return "refused after " + lines;
+    }
+    return lines;
+  };
+  EXPECT_EQ(read(before + "{3}\n", false), "refused after ");
+  EXPECT_EQ(read(before + "{3}\n", true), "refused after ") << "by its size";
+  EXPECT_EQ(read("{1}\n", false), "refused after ");
+  EXPECT_EQ(read("{3}\n{4}\n", false), "refused after ") << "by its time";
+  EXPECT_EQ(read(before, true), "{1}{2}");
+  std::filesystem::remove(path);
 }
 
 TEST(BatchLine, TheFuzzersCorpus) {
