@@ -152,7 +152,10 @@ std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
   }
 }
 
+void Running::count_process() { limits_.process = process_to_plan(limits_.process, process_memory().resident); }
+
 bool Running::share(const BatchWishes& wishes) {
+  count_process();
   const auto batch = plan_batch(options_, wishes, [&](const Options& options) -> std::optional<Plan> {
     try {
       Options own = options;
@@ -165,6 +168,16 @@ bool Running::share(const BatchWishes& wishes) {
   if (!batch) return false;
   options_ = batch->options;
   return true;
+}
+
+double Running::expected_seconds(const PassLoad& load) const {
+  const Plan& plan = engine_->plan();
+  if (plan.before.empty()) return predict_pass(plan, model_.spec, limits_.device, load);
+  const auto of = [&](const Plan& unit, const Limits& limits) {
+    return predict_pass(unit, model_.spec.stretch(unit.first_layer, unit.last_layer, unit.head), limits, load);
+  };
+  const double before = of(plan.before.front(), limits_.cpu), rest = of(plan, limits_.device);
+  return before > 0 && rest > 0 ? before + rest : 0;
 }
 
 // By halving the distance between a context that fits and one that does not.
@@ -211,6 +224,7 @@ std::string Running::chunk_advice(const Plan& plan) const {
 }
 
 Plan Running::plan(int positions, bool at_least, bool quiet) {
+  count_process();
   if (given_) return given_plan(positions);
   const int chunk = options_.chunk;
   if (options_.only_planned) use_kept_skew();
@@ -265,19 +279,21 @@ void Running::prepare_rehearsal(int positions, bool at_least) {
   if (!options_.selection.foretells() || model_.skew) return;
   const Plan fits = plan(positions, at_least, true);  // or is refused, before anything long begins
   const CalibrationText text = own_calibration_text();
-  const CalibrateOptions wanted{.context = fits.context, .ahead = options_.selection.ahead};
+  // A context that many sequences share is longer than any of them: what counts is how far one may go.
+  const CalibrateOptions wanted{.context = fits.positions, .ahead = options_.selection.ahead};
   Options prompts = options_;
   prompts.selection = {};
   model_.skew = std::make_unique<Skew>(load_or_calibrate({model_, prompts, device_, limits_, text}, wanted,
                                                          xdg_of_this_user().cache(), calibrate_hooks()));
   KvSelection& selection = options_.selection;
-  if (model_.skew->context >= fits.context || selection.rank > 0 || selection.selector == KvSelector::infinigen) return;
+  if (model_.skew->context >= fits.positions || selection.rank > 0 || selection.selector == KvSelector::infinigen)
+    return;
   selection.rank = model_.spec.shape.head_dim;
   selection.key_bits = 4;
   say(
-      fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of the context: partial keys are "
+      fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of a sequence: partial keys are "
                   "whole keys in 4 bits (--rank {})",
-                  model_.skew->context, fits.context, selection.rank));
+                  model_.skew->context, fits.positions, selection.rank));
 }
 
 // For a command that runs nothing.

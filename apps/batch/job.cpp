@@ -147,7 +147,9 @@ class BatchJob {
     if (needs.faults > 0) say(fmt::format("{} lines cannot be answered, and get an error line", needs.faults));
     if (needs.requests == 0) return;
     share(needs);
-    engine_ = &running_.start(std::min(needs.longest, kPageTokens), true);
+    // Where not even one of the longest fits, its refusal names the nearest fit: an answer that ended where a budget
+    // does, or an error for a prompt beyond it, would stand in the output for good.
+    engine_ = &running_.start(needs.longest);
     const Plan& plan = engine_->plan();
     sequences_ = plan.batch;
     say(fmt::format("batch: up to {} requests at once, on {} positions; the longest may take {}", sequences_,
@@ -156,15 +158,9 @@ class BatchJob {
       say(
           fmt::format("{} requests say no max_tokens: room for {} positions is kept for each of them while it runs; -n "
                       "bounds them, and lets more run at once",
-                      needs.endless, std::min(needs.longest, plan.positions)));
+                      needs.endless, needs.longest));
     }
-    if (plan.positions < needs.longest) {
-      say(fmt::format(
-          "context: {} positions are what the budgets allow one request; an answer ends there, and a longer "
-          "prompt is an error",
-          plan.positions));
-    }
-    limit_ = std::min(limit_, plan.positions);
+    SPILLWAY_CHECK(plan.positions >= needs.longest);
   }
 
   // As many at once as was asked for, or half as many until they fit; or as many as are fastest, and as there are.
@@ -233,6 +229,9 @@ class BatchJob {
         showing_->update(journal_.answered());
       };
       hooks.interrupted = interrupted;
+      if (flags_.run.stats || flags_.run.json) {
+        hooks.expected_s = [&](const PassLoad& load) { return running_.expected_seconds(load); };
+      }
       report = run_batch(
           *engine_, running_.tokenizer(),
           {.most_sequences = sequences_, .most_positions = limit_, .deterministic = flags_.deterministic}, hooks);
