@@ -172,6 +172,36 @@ TEST_F(Batch, PromptsOverTheContextAreErrorsOfTheirLine) {
   EXPECT_LE(usage["total_tokens"], 65) << "the context ends it";
 }
 
+// No line gets an error, and no answer ends early, for the sake of a budget: the job is refused with the nearest fit,
+// and a context that was asked for is what ends answers.
+TEST_F(Batch, ABudgetTooSmallForTheLongestRequestIsRefused) {
+  SKIP_UNDER_SANITIZERS();
+  model_ = write_tiny_model({.layers = 3,
+                             .hidden = 64,
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .head_dim = 32,
+                             .ffn = 128,
+                             .vocab = 640,
+                             .context = 65536,
+                             .type = DType::q4_0,
+                             .name = "long"},
+                            folder_.string());
+  program_.write("in.jsonl", request("short", {{"prompt", "hello"}, {"max_tokens", 4}}) +
+                                 request("long", {{"prompt", "spill"}, {"max_tokens", 60000}, {"ignore_eos", true}}));
+  const auto device = json::parse(run({"plan", "-m", model_, "-c", "64", "--json"}).out)["tiers"]["device"];
+  const uint64_t least = device["process"].get<uint64_t>() + device["workspace"].get<uint64_t>() +
+                         device["weights"].get<uint64_t>() + device["kv"].get<uint64_t>();
+  const std::string budget = std::to_string(least + (12 << 20));  // 60000 positions take 44 MiB
+  const Result refused = run(command({"--device-mem", budget}));
+  EXPECT_EQ(refused.exit_code, 4) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("nearest fit"));
+  EXPECT_TRUE(read_file(out()).empty()) << "nothing is answered";
+  const Result asked = run(command({"-c", "64", "--device-mem", budget}, "asked"));
+  ASSERT_EQ(asked.exit_code, 0) << asked.err;
+  EXPECT_EQ(lines_of(out("asked")).size(), 2u);
+}
+
 TEST_F(Batch, FilesThatCannotBeAreRefused) {
   program_.write("in.jsonl", numbered(2, 4));
   const auto code = [&](const std::vector<std::string>& words, const std::string& said) {
