@@ -202,6 +202,24 @@ TEST_F(Batch, ABudgetTooSmallForTheLongestRequestIsRefused) {
   EXPECT_EQ(lines_of(out("asked")).size(), 2u);
 }
 
+// Of as many positions as one request may take, however many share the context.
+TEST_F(Batch, ARehearsalIsCalibratedForOneRequest) {
+  SKIP_UNDER_SANITIZERS();
+  const std::string before = Program::cache();
+  setenv("SPILLWAY_TEST_CACHE", (folder_ / "cache").c_str(), 1);
+  std::string text;
+  for (int i = 0; i < 8; ++i) {
+    text += request("r" + std::to_string(i), {{"prompt", "spill"}, {"max_tokens", 190}, {"ignore_eos", true}});
+  }
+  program_.write("in.jsonl", text);
+  const Result result = run(command({"--np", "8", "--kv-select", "rehearsal", "--select-budget", "64"}));
+  setenv("SPILLWAY_TEST_CACHE", before.c_str(), 1);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const size_t windows = result.err.find("in windows of ");
+  ASSERT_NE(windows, std::string::npos) << result.err;
+  EXPECT_LE(std::stoi(result.err.substr(windows + 14)), 256) << result.err;
+}
+
 TEST_F(Batch, FilesThatCannotBeAreRefused) {
   program_.write("in.jsonl", numbered(2, 4));
   const auto code = [&](const std::vector<std::string>& words, const std::string& said) {
