@@ -151,7 +151,10 @@ std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
   }
 }
 
+void Running::count_process() { limits_.process = process_to_plan(limits_.process, process_memory().resident); }
+
 bool Running::share(const BatchWishes& wishes) {
+  count_process();
   const auto batch = plan_batch(options_, wishes, [&](const Options& options) -> std::optional<Plan> {
     try {
       Options own = options;
@@ -164,6 +167,16 @@ bool Running::share(const BatchWishes& wishes) {
   if (!batch) return false;
   options_ = batch->options;
   return true;
+}
+
+double Running::expected_seconds(const PassLoad& load) const {
+  const Plan& plan = engine_->plan();
+  if (plan.before.empty()) return predict_pass(plan, model_.spec, limits_.device, load);
+  const auto of = [&](const Plan& unit, const Limits& limits) {
+    return predict_pass(unit, model_.spec.stretch(unit.first_layer, unit.last_layer, unit.head), limits, load);
+  };
+  const double before = of(plan.before.front(), limits_.cpu), rest = of(plan, limits_.device);
+  return before > 0 && rest > 0 ? before + rest : 0;
 }
 
 // By halving the distance between a context that fits and one that does not.
@@ -210,6 +223,7 @@ std::string Running::chunk_advice(const Plan& plan) const {
 }
 
 Plan Running::plan(int positions, bool at_least, bool quiet) {
+  count_process();
   if (given_) return given_plan(positions);
   const int chunk = options_.chunk;
   if (options_.only_planned) use_kept_skew();

@@ -56,6 +56,8 @@ class Running {
   std::vector<std::pair<std::string, std::string>> found() const;
   // Before start(): partial keys as an earlier run has found them.
   void keep_to(const std::vector<std::pair<std::string, std::string>>& found);
+  // That a pass of the started engine should take; 0 where the machine is not known.
+  double expected_seconds(const PassLoad& load) const;
   // Lines on what larger chunks of the prompt would give, of which the user decides, not a budget; empty where that is
   // little, or the chunk was asked for.
   std::string chunk_advice(const Plan& plan) const;
@@ -94,6 +96,8 @@ class Running {
   CalibrateHooks calibrate_hooks();
   void prepare_rehearsal(int positions, bool at_least);
   void use_kept_skew();
+  // Once for all plans of a run, unless it has grown much: what fitted one fits the next.
+  void count_process();
   // Throws Error(fit).
   Plan planned(int context, int chunk) const;
   std::optional<Plan> if_it_fits(int context, int chunk) const;

@@ -115,7 +115,7 @@ class BatchRun {
     const std::vector<ScheduledPart> parts = schedule_.next_pass();
     SPILLWAY_CHECK(!parts.empty());
     std::vector<PassPart> wanted;
-    int decoded = 0, prefilled = 0;
+    PassLoad load;
     for (const ScheduledPart& part : parts) {
       Running& one = running_.at(part.request);
       if (!one.sequence) one.sequence = engine_.open_sequence();
@@ -127,7 +127,9 @@ class BatchRun {
                         .tokens = tokens,
                         .decode = part.decode,
                         .logit_rows = part.decode || part.ends_prompt ? 1 : 0});
-      (part.decode ? decoded : prefilled) += part.count;
+      (part.decode ? load.decoded : load.prefilled) += part.count;
+      load.logit_rows += wanted.back().logit_rows;
+      if (part.decode) load.positions += part.first + 1;
     }
     const double begin = now();
     expect_next(parts);
@@ -137,7 +139,7 @@ class BatchRun {
          .next = {.logit_rows = next_rows_, .decodes = true, .sequences = next_}},
         [&](size_t part, int, std::span<const float> logits) { take(running_.at(parts[part].request), logits); });
     schedule_.computed(parts);
-    count(decoded, prefilled, now() - begin);
+    count(load, now() - begin);
   }
 
   void take(Running& one, std::span<const float> logits) {
@@ -165,12 +167,13 @@ class BatchRun {
     next_rows_ = rows > 0 || others || !exhausted_ ? std::max(rows, 1) : NextPass::kNone;
   }
 
-  void count(int decoded, int prefilled, double seconds) {
+  void count(const PassLoad& load, double seconds) {
     ++report_.steps;
-    report_.decode_rows += decoded;
-    report_.prefill_rows += prefilled;
-    decode_passes_ += decoded > 0 ? 1 : 0;
-    const double of_decode = seconds * decoded / (decoded + prefilled);
+    report_.decode_rows += load.decoded;
+    report_.prefill_rows += load.prefilled;
+    decode_passes_ += load.decoded > 0 ? 1 : 0;
+    if (hooks_.expected_s) report_.expected_s += hooks_.expected_s(load);
+    const double of_decode = seconds * load.decoded / (load.decoded + load.prefilled);
     report_.decode_s += of_decode;
     report_.prefill_s += seconds - of_decode;
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/generate.h"
+#include "runtime/predict.h"
 
 namespace spillway {
 
@@ -51,9 +52,10 @@ struct BatchProgress {
 struct BatchHooks {
   // Asked when there is room; none: no more will come.
   std::function<std::optional<BatchRequest>()> next;
-  std::function<void(BatchAnswer)> on_answer;             // in the order in which they end
-  std::function<void(const BatchProgress&)> on_progress;  // after each pass
-  std::function<bool()> interrupted;                      // asked between passes; what runs is not answered then
+  std::function<void(BatchAnswer)> on_answer;              // in the order in which they end
+  std::function<void(const BatchProgress&)> on_progress;   // after each pass
+  std::function<bool()> interrupted;                       // asked between passes; what runs is not answered then
+  std::function<double(const PassLoad&)> expected_s = {};  // that a pass of so much should take; none: not known
 };
 
 // Seconds in which no pass ran, by what was waited for.
@@ -71,6 +73,7 @@ struct BatchReport {
   double seconds = 0;
   double decode_s = 0, prefill_s = 0;  // of passes, shared out by their rows
   double decode_tps = 0, prefill_tps = 0;
+  double expected_s = 0;   // that these passes should have taken together; 0: not known
   double mean_batch = 0;   // rows of a decode step, over the passes that had any
   int most_sequences = 0;  // that ran at once
   LinkBytes bytes;

@@ -30,17 +30,19 @@ uint64_t ample_piece(uint64_t host_budget) {
 
 }  // namespace
 
-PlanSizes::PlanSizes(const PlanInput& input, Room room) : PlanSizes(input, room, std::nullopt) {}
+PlanSizes::PlanSizes(const PlanInput& input, Room room, int least_rows)
+    : PlanSizes(input, room, std::nullopt, room == Room::least ? least_rows : input.options.logit_rows) {}
 PlanSizes::PlanSizes(const PlanInput& input, const PlannedSizes& planned)
-    : PlanSizes(input, Room::ample, std::optional(planned)) {}
+    : PlanSizes(input, Room::ample, std::optional(planned), planned.logit_rows) {}
 
-PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned)
+PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned, int most_rows)
     : kv{.layout = kv_layout(input.spec, input.options),
          .sequences = input.options.sequences,
          .batch = input.options.batch},
       in_(input),
       room_(room),
       planned_(planned),
+      most_rows_(most_rows),
       choosing_(kv.layout.chosen) {
   const Options& options = in_.options;
   // Layers that pack have slots of both kinds.
@@ -83,10 +85,10 @@ void PlanSizes::set_shape(int all_positions, int prompt_chunk) {
   kv.context_rows = page_rows(context);
   kv.chunk_rows = page_rows(chunk);
   size_selection();
-  logit_rows = room_ == Room::least ? 1 : std::min(options.logit_rows, std::max(chunk, options.batch));
-  // Many rows of logits are a convenience: they may take an eighth of the budget.
-  while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > *options.device_bytes / 8) logit_rows /= 2;
-  if (planned_) logit_rows = std::min(planned_->logit_rows, std::max(chunk, options.batch));
+  logit_rows = std::min(most_rows_, std::max(chunk, options.batch));
+  // They save sweeps of the head, and may take an eighth of the budget.
+  const uint64_t most_bytes = planned_ ? UINT64_MAX : *options.device_bytes / 8;
+  while (logit_rows > 1 && 4ull * in_.spec.shape.vocab * logit_rows > most_bytes) logit_rows /= 2;
   Workspace views;
   const WorkspaceShape shape{chunk, logit_rows, context, options.batch};
   workspace_bytes = align_up(Workspace::cut(in_.spec, shape, in_.ops, nullptr, &views), kDiskAlign);

@@ -28,8 +28,9 @@ struct PlannedSizes {
 
 class PlanSizes {
  public:
-  // Throws Error(usage) for more positions than can be counted.
-  PlanSizes(const PlanInput& input, Room room);
+  // Throws Error(usage) for more positions than can be counted. least_rows: of logits at most, where sizes are at their
+  // least.
+  PlanSizes(const PlanInput& input, Room room, int least_rows = 1);
   PlanSizes(const PlanInput& input, const PlannedSizes& planned);
   // As if so many positions of all sequences, and chunks of so many, had been asked for.
   void set_shape(int all_positions, int prompt_chunk);
@@ -75,12 +76,13 @@ class PlanSizes {
   uint64_t least_device(uint64_t host_budget, uint64_t disk_budget) const;
 
  private:
-  PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned);
+  PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned, int most_rows);
   void size_selection();
 
   const PlanInput& in_;
   Room room_;
   std::optional<PlannedSizes> planned_;
+  int most_rows_;      // of logits
   KvChosen choosing_;  // where the context is long enough
 };
 

@@ -279,11 +279,11 @@ std::optional<Plan> best_ring(const PlanInput& input, const PlanSizes& sizes, Kv
 }
 
 // The fastest by simulation of those that fit; where the machine's limits are not known, the first.
-std::optional<Plan> best_plan(const PlanInput& input, Room room) {
+std::optional<Plan> best_plan(const PlanInput& input, Room room, int least_rows = 1) {
   // Speed is predicted at full context, the worst for KV that streams: until then it moves less. So a little is no
   // reason.
   constexpr double kWorthIt = 1.08;
-  const PlanSizes sizes(input, room);
+  const PlanSizes sizes(input, room, least_rows);
   std::optional<Plan> best = best_ring(input, sizes, KvShare::half);
   for (const KvShare share : {KvShare::least, KvShare::most}) {
     if (best && (resident(*best) || best->expected.bound.empty())) break;
@@ -297,14 +297,32 @@ std::optional<Plan> best_plan(const PlanInput& input, Room room) {
   return best;
 }
 
+// Of the least sizes. The head is swept once for every so many rows of logits as there is room for: as many as fit, or
+// fewer, where what they leave to weights is faster by the prediction, which knows of a pass's sequences.
+std::optional<Plan> best_least_plan(const PlanInput& input) {
+  const Options& options = input.options;
+  std::optional<Plan> best;
+  int last = 0;
+  for (int rows = std::min(options.logit_rows, std::max(options.chunk, options.batch)); rows >= 1; rows /= 2) {
+    std::optional<Plan> plan = best_plan(input, Room::least, rows);
+    if (!plan || plan->logit_rows == last) continue;
+    last = plan->logit_rows;
+    if (!best) {
+      best = std::move(plan);
+    } else {
+      improve(*best, std::move(plan), 1.0);
+    }
+    if (options.batch == 1 || best->expected.bound.empty()) break;
+  }
+  return best;
+}
+
 }  // namespace
 
 std::optional<Plan> plan_unit(const PlanInput& input) {
   SPILLWAY_CHECK(input.options.device_bytes.has_value());
-  for (Room room : {Room::ample, Room::least}) {
-    if (std::optional<Plan> plan = best_plan(input, room)) return plan;
-  }
-  return std::nullopt;
+  if (std::optional<Plan> plan = best_plan(input, Room::ample)) return plan;
+  return best_least_plan(input);
 }
 
 namespace {

@@ -113,16 +113,16 @@ class Costs {
 // (89 to 93 % were there).
 constexpr double kMissed = 0.1;
 
-// KV that a decode step at full context reads, and what of that has to be fetched, in bytes.
+// KV that a decode step of so many positions reads, and what of that has to be fetched, in bytes.
 struct KvBytes {
   double read = 0, from_host = 0, from_disk = 0;
   std::vector<double> fetched;                        // of each layer, group by group
   double chosen_from_host = 0, chosen_from_disk = 0;  // granule by granule; a drive reads blocks
 };
 
-KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
+KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec, int positions) {
   const KvLayout& layout = plan.kv_layout;
-  const int rows = page_rows(plan.context);
+  const int rows = page_rows(positions), all_rows = page_rows(plan.context);
   const auto host = static_cast<double>(layout.bytes(plan.kv_host_slots));
   const auto disk = static_cast<double>(layout.bytes(plan.kv_disk_slots));
   const GranuleChoice choice =
@@ -134,7 +134,7 @@ KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
     const auto row_bytes = static_cast<double>(layout.row_bytes(packed));
     if (layout.chooses(layer)) {
       sum.read -= rows * row_bytes * (choice.granules - choice.count) / choice.granules;
-      outside += std::max(0, rows - plan.kv_choosing_rows_per_layer) * row_bytes;
+      outside += std::max(0, all_rows - plan.kv_choosing_rows_per_layer) * row_bytes;
       sum.fetched.push_back(0);
       const uint64_t granule = layout.granule_bytes(packed);
       // Of what is kept all is there, but for what has just left the device.
@@ -150,7 +150,7 @@ KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
     if (window > 0) sum.read -= std::max(0, rows - page_rows(window)) * row_bytes;
     // The oldest rows leave the device; spans that a window has passed do not come back: half of one is not seen.
     const int wanted = window > 0 ? std::min(rows, page_rows(window) + kPagesPerSpan / 2) : rows;
-    outside += std::max(0, rows - plan.kv_device_rows_per_layer) * row_bytes;
+    outside += std::max(0, all_rows - plan.kv_device_rows_per_layer) * row_bytes;
     sum.fetched.push_back(std::max(0, wanted - plan.kv_device_rows_per_layer) * row_bytes);
     fetched += sum.fetched.back();
   }
@@ -167,33 +167,47 @@ KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec) {
 class Predictor {
  public:
   Predictor(const Plan& plan, const ModelSpec& spec, const Limits& limits)
-      : plan_(plan), spec_(spec), limits_(limits), costs_(limits) {}
+      : plan_(plan), spec_(spec), limits_(limits), costs_(limits), head_begin_(plan.units.size()) {
+    while (head_begin_ > 0 && plan.units[head_begin_ - 1].stage == Stage::head) --head_begin_;
+  }
 
-  // Of a step of all sequences that share a pass.
+  // Of a step of all sequences that share a pass, at full context.
   Expected decode() const {
     Expected e;
+    const double seconds =
+        step({.decoded = plan_.batch, .logit_rows = plan_.batch, .positions = plan_.context}, before(), e);
+    const double most = std::max({e.compute_s, e.disk_s, e.link_s});
+    e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
+    e.decode_tps = plan_.batch / seconds;
+    return e;
+  }
+
+  // Seconds of a pass, those of each resource in `e`; after the layers that another unit computes in full passes.
+  double step(const PassLoad& load, const Expected* cpu, Expected& e) const {
+    const int rows = load.decoded + load.prefilled, sweeps = head_sweeps(load.logit_rows);
     Pass pass;
-    pass.resident_s = e.compute_s = calls_s();
-    for (size_t i = 0; i < plan_.units.size(); ++i) {
-      const WeightUnit& unit = plan_.units[i];
-      const double seconds = scale_of(unit) * costs_.read_s(unit) + rows_s(unit);
-      add(pass, i, seconds);
-      e.compute_s += seconds;
-      if (plan_.unit_tiers[i] == Tier::disk) e.disk_bytes += unit.bytes;
-      if (plan_.unit_tiers[i] == Tier::host) e.link_bytes += unit.bytes;
+    pass.resident_s = e.compute_s = calls_s(sweeps);
+    for (size_t i = 0; i < head_begin_; ++i) add(pass, i, layer_unit_s(plan_.units[i], load), e);
+    for (int sweep = 0; sweep < sweeps; ++sweep) {
+      const int count = std::min(logits_at_once(), load.logit_rows - sweep * logits_at_once());
+      const int multiplied = sweep == 0 ? count : count + 1;  // the first row of all is what reading takes
+      for (size_t i = head_begin_; i < plan_.units.size(); ++i) {
+        const WeightUnit& unit = plan_.units[i];
+        add(pass, i, limits_.head_scale * costs_.read_s(unit) + further_rows_s(unit, multiplied), e);
+      }
     }
-    const Costs::Experts experts = costs_.experts(plan_, spec_.shape, plan_.batch);
+    const Costs::Experts experts = costs_.experts(plan_, spec_.shape, rows);
     const double experts_s =
-        plan_.batch == 1 ? limits_.decode_scale * experts.read_s
-                         : std::max(limits_.decode_scale * experts.read_s, limits_.chunk_scale * experts.multiply_s);
+        rows == 1 ? limits_.decode_scale * experts.read_s
+                  : std::max(limits_.decode_scale * experts.read_s, limits_.chunk_scale * experts.multiply_s);
     pass.resident_s += experts_s;
     e.compute_s += experts_s;
-    const KvBytes kv = kv_bytes(plan_, spec_);
+    const KvBytes kv = load.decoded > 0 ? kv_bytes(plan_, spec_, std::min(load.positions, plan_.context)) : KvBytes{};
     const double attention_s = kv.read / limits_.kv_speed();
     e.disk_bytes += static_cast<uint64_t>(experts.disk_bytes + kv.from_disk + kv.chosen_from_disk);
     e.link_bytes += static_cast<uint64_t>(experts.link_bytes + kv.from_host + kv.chosen_from_host);
     if (plan_.staged) e.link_bytes += e.disk_bytes;
-    if (const Expected* cpu = before()) {
+    if (cpu != nullptr) {
       pass.resident_s += plan_.batch / cpu->decode_tps;
       e.compute_s += cpu->compute_s;
       e.disk_bytes += cpu->disk_bytes;
@@ -205,11 +219,7 @@ class Predictor {
     // KV moves on a lane of its own, in turn with the weights: both share the ways.
     const double weights_s = steady_seconds(pass, plan_.weight_ring_bytes, plan_.lookahead);
     const double kv_s = kv_seconds(kv, weights_s, attention_s);
-    const double step = std::max({weights_s + attention_s + fetch_s(experts), kv_s, e.disk_s, e.link_s});
-    const double most = std::max({e.compute_s, e.disk_s, e.link_s});
-    e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
-    e.decode_tps = plan_.batch / step;
-    return e;
+    return std::max({weights_s + attention_s + fetch_s(experts), kv_s, e.disk_s, e.link_s});
   }
 
   // Of one full chunk; the head is computed for its last row alone.
@@ -234,19 +244,26 @@ class Predictor {
   }
 
  private:
-  double scale_of(const WeightUnit& unit) const {
-    return unit.stage == Stage::head ? limits_.head_scale : limits_.decode_scale;
+  // Rows of logits beyond those that there is room for cost another reading of the head.
+  int logits_at_once() const { return std::max(plan_.logit_rows, 1); }
+  int head_sweeps(int logit_rows) const {
+    return plan_.head ? (logit_rows + logits_at_once() - 1) / logits_at_once() : 0;
+  }
+  // Chunks alone are multiplied as in prefill_tps(); few rows of one still have the weights read.
+  double layer_unit_s(const WeightUnit& unit, const PassLoad& load) const {
+    const double read_s = limits_.decode_scale * costs_.read_s(unit);
+    if (load.decoded > 0) return read_s + further_rows_s(unit, load.decoded + load.prefilled);
+    return std::max(read_s, limits_.chunk_scale * costs_.multiply_s(unit, load.prefilled));
   }
   // What each further row takes beside reading the weights: they are unpacked for all at once, then multiplied by each,
   // so that the two add up (on two cores 25 ms were foreseen so for 7 rows of a 135M model where 23 were measured, and
   // 61 for 24 where 71 were).
-  double rows_s(const WeightUnit& unit) const { return limits_.chunk_scale * costs_.multiply_s(unit, plan_.batch - 1); }
-  double calls_s() const {
-    const auto heads = std::count_if(plan_.units.begin(), plan_.units.end(),
-                                     [](const WeightUnit& unit) { return unit.stage == Stage::head; });
-    return limits_.decode_scale *
-               costs_.layer_calls_s(plan_.last_layer - plan_.first_layer, plan_.units.size() - heads) +
-           (plan_.head ? limits_.head_scale * costs_.head_calls_s() : 0);
+  double further_rows_s(const WeightUnit& unit, int rows) const {
+    return limits_.chunk_scale * costs_.multiply_s(unit, rows - 1);
+  }
+  double calls_s(int sweeps) const {
+    return limits_.decode_scale * costs_.layer_calls_s(plan_.last_layer - plan_.first_layer, head_begin_) +
+           sweeps * limits_.head_scale * costs_.head_calls_s();
   }
   // Of a step whose KV comes group by group through a ring of its own, between what layers compute.
   double kv_seconds(const KvBytes& kv, double weights_s, double attention_s) const {
@@ -282,6 +299,12 @@ class Predictor {
 
   // Of the layers before these, which another unit computes.
   const Expected* before() const { return plan_.before.empty() ? nullptr : &plan_.before.front().expected; }
+  void add(Pass& pass, size_t unit, double compute_s, Expected& e) const {
+    add(pass, unit, compute_s);
+    e.compute_s += compute_s;
+    if (plan_.unit_tiers[unit] == Tier::disk) e.disk_bytes += plan_.units[unit].bytes;
+    if (plan_.unit_tiers[unit] == Tier::host) e.link_bytes += plan_.units[unit].bytes;
+  }
   void add(Pass& pass, size_t unit, double compute_s) const {
     const uint64_t bytes = plan_.units[unit].bytes;
     if (plan_.unit_tiers[unit] == Tier::device) {
@@ -298,7 +321,12 @@ class Predictor {
   const ModelSpec& spec_;
   const Limits& limits_;
   Costs costs_;
+  size_t head_begin_;  // among the units
 };
+
+bool known(const Limits& limits) {
+  return limits.disk_read > 0 && limits.link > 0 && limits.weight_bytes > 0 && limits.prefill_flops > 0;
+}
 
 }  // namespace
 
@@ -323,11 +351,17 @@ void calibrate(Limits& limits, const ModelSpec& spec, const Checkpoint& checkpoi
 
 Expected predict(const Plan& plan, const ModelSpec& spec, const Limits& limits) {
   if (!plan.before.empty() && plan.before.front().expected.bound.empty()) return {};
-  if (limits.disk_read <= 0 || limits.link <= 0 || limits.weight_bytes <= 0 || limits.prefill_flops <= 0) return {};
+  if (!known(limits)) return {};
   const Predictor predictor(plan, spec, limits);
   Expected expected = predictor.decode();
   expected.prefill_tps = predictor.prefill_tps();
   return expected;
+}
+
+double predict_pass(const Plan& plan, const ModelSpec& spec, const Limits& limits, const PassLoad& load) {
+  if (!known(limits) || load.decoded + load.prefilled < 1) return 0;
+  Expected of_resources;
+  return Predictor(plan, spec, limits).step(load, nullptr, of_resources);
 }
 
 }  // namespace spillway

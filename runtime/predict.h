@@ -38,7 +38,18 @@ struct Limits {
 // Sets the scales from what the first layers of the model took.
 void calibrate(Limits& limits, const ModelSpec& spec, const Checkpoint& checkpoint, const LayerTimes& times);
 
+// What one pass computes.
+struct PassLoad {
+  int decoded = 0;    // rows of decode steps, each of a sequence of its own
+  int prefilled = 0;  // rows of prompts
+  int logit_rows = 0;
+  int positions = 0;  // that the sequences of its decode steps hold together
+};
+
 // spec: of the plan's layers. Empty bound and no speeds where one of the first limits is not known.
 Expected predict(const Plan& plan, const ModelSpec& spec, const Limits& limits);
+// Seconds of one pass among others like it, without the layers before the plan's; of prompts' rows no attention is
+// counted. 0 where the limits are not known.
+double predict_pass(const Plan& plan, const ModelSpec& spec, const Limits& limits, const PassLoad& load);
 
 }  // namespace spillway

@@ -17,4 +17,10 @@ inline constexpr uint64_t kProcessVaries = 1536 << 10;
 
 ProcessMemory process_memory();
 
+// The resident set that a plan counts with, where an earlier one of the same run counted with `planned` (0: there was
+// none): the same, while the process has not grown by more than it varies. That much the margin beside it covers.
+inline uint64_t process_to_plan(uint64_t planned, uint64_t resident) {
+  return planned > 0 && resident <= planned + kProcessVaries ? planned : resident;
+}
+
 }  // namespace spillway

@@ -210,8 +210,8 @@ Plan plan_session(const Model& model, Options& options, const ChosenDevice& chos
                   const PlanFile* given) {
   const Device& device = *chosen.device;
   const int workers = device.workers() + (chosen.cpu ? chosen.cpu->workers() : 0);
-  const uint64_t process =
-      process_memory().resident + kProcessMargin + static_cast<uint64_t>(workers) * kMarginPerWorker;
+  const uint64_t resident = limits.process > 0 ? limits.process : process_memory().resident;
+  const uint64_t process = resident + kProcessMargin + static_cast<uint64_t>(workers) * kMarginPerWorker;
   const Headroom of_memory = free_memory_is_a_groups() ? kOfAGroup : kOfTheMachine;
   if (!options.device_bytes) {
     // What the process holds already is not free any more, but is inside the budget.

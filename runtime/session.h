@@ -30,6 +30,7 @@ std::unique_ptr<Device> cpu_beside(const Options& options, const ModelShape& sha
 // Of each unit; the CPU's are not known where there is none beside the device, or the device is emulated.
 struct SessionLimits {
   Limits device, cpu;
+  uint64_t process = 0;  // resident set that plans count with (process_to_plan()); 0: as it is when each is made
 };
 
 // The machine's measured limits, from the cache where they are known: about a second otherwise, in at most a quarter of

@@ -129,7 +129,9 @@ class BatchJob {
     if (needs.requests == 0) return;
     running_.keep_to(journal_.record().facts().found);
     share(needs);
-    engine_ = &running_.start(std::min(needs.longest, kPageTokens), true);
+    // Where not even one of the longest fits, its refusal names the nearest fit: an answer that ended where a budget
+    // does, or an error for a prompt beyond it, would stand in the output for good.
+    engine_ = &running_.start(needs.longest);
     journal_.record().settle(running_.found());
     const Plan& plan = engine_->plan();
     sequences_ = plan.batch;
@@ -139,21 +141,9 @@ class BatchJob {
       say(
           fmt::format("{} requests say no max_tokens: room for {} positions is kept for each of them while it runs; -n "
                       "bounds them, and lets more run at once",
-                      needs.endless, std::min(needs.longest, plan.positions)));
+                      needs.endless, needs.longest));
     }
-    if (plan.positions < needs.told) {  // else a larger budget would give other answers, and fewer errors
-      throw Error(ErrorKind::fit,
-                  fmt::format("{} positions are what the budgets allow one request, and the longest needs {}: larger "
-                              "budgets, or -c {}, which ends answers there and makes longer prompts errors",
-                              plan.positions, needs.told, plan.positions));
-    }
-    if (plan.positions < needs.longest) {
-      say(
-          fmt::format("context: {} positions are what the budgets allow one request; an answer without max_tokens ends "
-                      "there",
-                      plan.positions));
-    }
-    limit_ = std::min(limit_, plan.positions);
+    SPILLWAY_CHECK(plan.positions >= needs.longest);
   }
 
   // As many at once as was asked for, or half as many until they fit; or as many as are fastest, and as there are.
@@ -222,6 +212,9 @@ class BatchJob {
         showing_->update(journal_.answered());
       };
       hooks.interrupted = interrupted;
+      if (flags_.run.stats || flags_.run.json) {
+        hooks.expected_s = [&](const PassLoad& load) { return running_.expected_seconds(load); };
+      }
       report = run_batch(
           *engine_, running_.tokenizer(),
           {.most_sequences = sequences_, .most_positions = limit_, .deterministic = flags_.deterministic}, hooks);

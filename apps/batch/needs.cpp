@@ -14,7 +14,6 @@ void BatchNeeds::add(const BatchRequest& request, int most_positions) {
   const int64_t wanted = most < 0 ? most_positions : int64_t{prompt} + most;
   const int needed = static_cast<int>(std::min<int64_t>(wanted, most_positions));
   longest = std::max(longest, needed);
-  told = std::max(told, most < 0 ? std::min(prompt + 1, most_positions) : needed);
   positions += align_up(static_cast<uint64_t>(needed), kPageTokens);
 }
 

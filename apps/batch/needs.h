@@ -13,7 +13,6 @@ struct BatchNeeds {
   uint64_t faults = 0;     // lines that will have an error
   uint64_t endless = 0;    // that say no max_tokens
   int longest = 0;         // positions that one may take
-  int told = 0;            // the same, where of those that say no max_tokens only the prompt counts
   uint64_t positions = 0;  // all, in whole pages
 
   // most_positions: of one request, which an answer without an end of its own may take.

@@ -65,10 +65,10 @@ std::string batch_stats_text(const BatchReport& report, const Plan& plan, const 
                         percent(static_cast<double>(report.tokens_shared), static_cast<double>(report.tokens_in)));
   }
   text += "\n";
-  if (const Expected& e = plan.expected; !e.bound.empty() && e.decode_tps > 0 && report.decode_tps > 0) {
-    text +=
-        fmt::format("bound            {}: {:.1f} tokens/s of answers expected of {} together, {:.0f}% of it reached\n",
-                    e.bound, e.decode_tps, plan.batch, percent(report.decode_tps, e.decode_tps));
+  // Of the passes as they were: prompts share them with answers, and few answers cost nearly what many do.
+  if (const double took = report.decode_s + report.prefill_s; report.expected_s > 0 && took > 0) {
+    text += fmt::format("bound            {}: {:.1f} s expected for these passes, {:.0f}% of that speed reached\n",
+                        plan.expected.bound, report.expected_s, percent(report.expected_s, took));
   }
   const BatchWaits& waits = report.waits;
   text +=
@@ -103,6 +103,8 @@ nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, 
   json["seconds"] = report.seconds;
   json["tokens_per_second"] = speed_of(report);
   json["passes"] = report.steps;
+  json["passes_s"] = report.decode_s + report.prefill_s;
+  json["expected_s"] = report.expected_s;
   json["mean_batch"] = report.mean_batch;
   json["most_sequences"] = report.most_sequences;
   json["waited_s"] = {{"input", report.waits.next}, {"output", report.waits.answer}};

@@ -12,20 +12,6 @@ BatchRequest request(size_t prompt, int most) {
   return result;
 }
 
-TEST(BatchNeeds, WhatALineSaysMustFitAndAnAnswerWithoutAnEndNeedNot) {
-  BatchNeeds needs;
-  needs.add(request(10, -1), 1000);
-  EXPECT_EQ(needs.longest, 1000);
-  EXPECT_EQ(needs.told, 11);
-  needs.add(request(1000, -1), 1000);
-  EXPECT_EQ(needs.told, 1000);
-  BatchNeeds others;
-  others.add(request(10, 20), 1000);
-  EXPECT_EQ(others.told, 30);
-  others.add(request(10, 5000), 1000);
-  EXPECT_EQ(others.told, 1000);
-}
-
 TEST(BatchNeeds, CountWholePagesUpToTheLimit) {
   BatchNeeds needs;
   needs.add(request(10, 20), 1000);

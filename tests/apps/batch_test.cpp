@@ -125,20 +125,52 @@ TEST_F(Batch, PromptsOverTheContextAreErrorsOfTheirLine) {
   EXPECT_LE(usage["total_tokens"], 65) << "the context ends it";
 }
 
-TEST_F(Batch, ARequestThatTheBudgetsHaveNoRoomForIsNoErrorOfItsLine) {
+// No line gets an error, and no answer ends early, for the sake of a budget: the job is refused with the nearest fit,
+// and a context that was asked for is what ends answers.
+TEST_F(Batch, ABudgetTooSmallForTheLongestRequestIsRefused) {
   SKIP_UNDER_SANITIZERS();
-  program_.write("in.jsonl", request("long", {{"prompt", "spill"}, {"max_tokens", 4000}, {"ignore_eos", true}}) +
-                                 request("short", {{"prompt", "hello"}, {"max_tokens", 4}}));
-  const std::string least = run(command({"--device-mem", "4MiB"})).err;
-  const size_t at = least.find("at least ");
-  ASSERT_NE(at, std::string::npos) << least;
-  const double mib = std::atof(least.c_str() + at + 9) + 1;  // of the 3 that 4096 positions take
-  const Result tight = run(command({"--device-mem", std::to_string(static_cast<int64_t>(mib * (1 << 20)))}));
-  ASSERT_EQ(tight.exit_code, 4) << tight.err;
-  EXPECT_THAT(tight.err, HasSubstr("positions are what the budgets allow one request, and the longest needs 4"));
-  EXPECT_TRUE(answers(out()).empty());
-  ASSERT_EQ(run(command()).exit_code, 0);
-  EXPECT_EQ(answers(out()).size(), 2u) << "as if the budget had been enough from the start";
+  model_ = write_tiny_model({.layers = 3,
+                             .hidden = 64,
+                             .heads = 4,
+                             .kv_heads = 2,
+                             .head_dim = 32,
+                             .ffn = 128,
+                             .vocab = 640,
+                             .context = 65536,
+                             .type = DType::q4_0,
+                             .name = "long"},
+                            folder_.string());
+  program_.write("in.jsonl", request("short", {{"prompt", "hello"}, {"max_tokens", 4}}) +
+                                 request("long", {{"prompt", "spill"}, {"max_tokens", 60000}, {"ignore_eos", true}}));
+  const auto device = json::parse(run({"plan", "-m", model_, "-c", "64", "--json"}).out)["tiers"]["device"];
+  const uint64_t least = device["process"].get<uint64_t>() + device["workspace"].get<uint64_t>() +
+                         device["weights"].get<uint64_t>() + device["kv"].get<uint64_t>();
+  const std::string budget = std::to_string(least + (12 << 20));  // 60000 positions take 44 MiB
+  const Result refused = run(command({"--device-mem", budget}));
+  EXPECT_EQ(refused.exit_code, 4) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("nearest fit"));
+  EXPECT_TRUE(read_file(out()).empty()) << "nothing is answered";
+  const Result asked = run(command({"-c", "64", "--device-mem", budget}, "asked"));
+  ASSERT_EQ(asked.exit_code, 0) << asked.err;
+  EXPECT_EQ(lines_of(out("asked")).size(), 2u);
+}
+
+// Of as many positions as one request may take, however many share the context.
+TEST_F(Batch, ARehearsalIsCalibratedForOneRequest) {
+  SKIP_UNDER_SANITIZERS();
+  const std::string before = Program::cache();
+  setenv("SPILLWAY_TEST_CACHE", (folder_ / "cache").c_str(), 1);
+  std::string text;
+  for (int i = 0; i < 8; ++i) {
+    text += request("r" + std::to_string(i), {{"prompt", "spill"}, {"max_tokens", 190}, {"ignore_eos", true}});
+  }
+  program_.write("in.jsonl", text);
+  const Result result = run(command({"--np", "8", "--kv-select", "rehearsal", "--select-budget", "64"}));
+  setenv("SPILLWAY_TEST_CACHE", before.c_str(), 1);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const size_t windows = result.err.find("in windows of ");
+  ASSERT_NE(windows, std::string::npos) << result.err;
+  EXPECT_LE(std::stoi(result.err.substr(windows + 14)), 256) << result.err;
 }
 
 TEST_F(Batch, ShardsAreDisjointAndMergeToTheWhole) {

@@ -36,6 +36,7 @@ Job run(Engine& engine, const Tokenizer& tokenizer, const std::vector<BatchReque
   Job job;
   size_t next = 0;
   int64_t told = 0;
+  PassLoad all;
   job.report =
       run_batch(engine, tokenizer, options,
                 {.next = [&]() { return next < requests.size() ? std::optional(requests[next++]) : std::nullopt; },
@@ -49,7 +50,19 @@ Job run(Engine& engine, const Tokenizer& tokenizer, const std::vector<BatchReque
                        EXPECT_GE(progress.tokens_out, told);
                        told = progress.tokens_out;
                      },
-                 .interrupted = {}});
+                 .interrupted = {},
+                 .expected_s =
+                     [&](const PassLoad& load) {
+                       all.decoded += load.decoded;
+                       all.prefilled += load.prefilled;
+                       EXPECT_GE(load.logit_rows, load.decoded);
+                       EXPECT_GE(load.positions, load.decoded);
+                       EXPECT_EQ(load.decoded == 0, load.positions == 0);
+                       return 0.25;
+                     }});
+  EXPECT_EQ(all.decoded, job.report.decode_rows) << "of every pass it is asked what it should take";
+  EXPECT_EQ(all.prefilled, job.report.prefill_rows);
+  EXPECT_EQ(job.report.expected_s, 0.25 * static_cast<double>(job.report.steps));
   EXPECT_EQ(job.answers.size(), requests.size());
   EXPECT_EQ(job.report.requests, static_cast<int64_t>(requests.size()));
   return job;

@@ -459,6 +459,15 @@ TEST_F(PlannerTest, KvKeepsToItsPartOfTheDevice) {
   EXPECT_GT(refused, 5);
 }
 
+// The plans of one run count with one process, so that what fitted the first is not refused to the second.
+TEST(ProcessToPlan, IsTheFirstUntilItHasGrownByMoreThanItVaries) {
+  EXPECT_EQ(process_to_plan(0, 30 * kMiB), 30 * kMiB);
+  for (const uint64_t resident : {29 * kMiB, 30 * kMiB, 30 * kMiB + kProcessVaries}) {
+    EXPECT_EQ(process_to_plan(30 * kMiB, resident), 30 * kMiB);
+  }
+  EXPECT_EQ(process_to_plan(30 * kMiB, 32 * kMiB), 32 * kMiB);
+}
+
 TEST_F(PlannerTest, MorePositionsThanCanBeCountedAreAMatterOfTheFlag) {
   Case c{.model = SpecModel({.layers = 1000}, path_), .options = {}};
   c.options.device_bytes = uint64_t{1} << 60;

@@ -190,5 +190,105 @@ TEST_F(PredictTest, MoreDeviceMemoryIsNotSlower) {
   EXPECT_LT(slower, compared / 200);
 }
 
+// A pass of a batch sweeps the head once for every so many rows of logits as the plan holds: bytes and seconds count
+// that, so that a plan with little room for logits is not taken for a fast one.
+TEST_F(PredictTest, SweepsOfTheHeadAreCounted) {
+  std::mt19937_64 random(33);
+  int streamed = 0;
+  for (int i = 0; i < 400; ++i) {
+    const SpecModel model(random_shape(random), path_);
+    Options options = random_options(random, model);
+    options.chunk = std::max(options.chunk, 16);
+    options.batch = options.sequences = options.logit_rows = 16;
+    const Limits limits = random_limits(random);
+    const std::optional<Plan> found = plan(model, options, limits);
+    if (!found) continue;
+    SCOPED_TRACE(fmt::format("case {}: --device-mem {} -c {}", i, *options.device_bytes, options.context));
+    Plan once = *found, each = *found;
+    once.logit_rows = 16;
+    each.logit_rows = 1;
+    double head_disk = 0, head_s = 0;
+    for (size_t unit = 0; unit < found->units.size(); ++unit) {
+      if (found->units[unit].stage != Stage::head) continue;
+      head_s += static_cast<double>(found->units[unit].weight_bytes) / limits.weight_bytes;
+      if (found->unit_tiers[unit] == Tier::disk) head_disk += static_cast<double>(found->units[unit].bytes);
+    }
+    const Expected a = predict(once, model.spec, limits), b = predict(each, model.spec, limits);
+    EXPECT_EQ(static_cast<double>(b.disk_bytes) - static_cast<double>(a.disk_bytes), 15 * head_disk);
+    EXPECT_GE(1 / b.decode_tps, 1 / a.decode_tps * 0.9) << "up to what the ring's geometry costs";
+    EXPECT_NEAR(b.compute_s - a.compute_s, 15 * head_s, kRounding * b.compute_s);
+    streamed += head_disk > 0 ? 1 : 0;
+  }
+  EXPECT_GE(streamed, 20);
+}
+
+// As large a vocabulary as models have, on a budget under which sizes are at their least: the head is not read once for
+// each sequence.
+TEST_F(PredictTest, LittleRoomIsNoReasonForASweepOfTheHeadEach) {
+  const SpecModel model({.layers = 12,
+                         .hidden = 576,
+                         .heads = 9,
+                         .kv_heads = 3,
+                         .head_dim = 64,
+                         .ffn = 1536,
+                         .vocab = 49152,
+                         .type = DType::q4_1},
+                        path_);
+  const Limits limits{.disk_read = 2e9, .link = 1e10, .weight_bytes = 1e10, .prefill_flops = 1e11};
+  Options options;
+  options.batch = options.sequences = options.logit_rows = 64;
+  options.context = 64 * 64;
+  options.chunk = 128;
+  int tight = 0, fitting = 0, several = 0;
+  double larger = 0;
+  for (uint64_t mib = 160; mib > 16; mib -= 2) {
+    options.device_bytes = mib * kMiB;
+    const std::optional<Plan> found = plan(model, options, limits);
+    if (!found) break;
+    ++fitting;
+    tight += found->unit_bytes == 512 * 1024 && mib > 33 ? 1 : 0;
+    if (larger > 0 && found->logit_rows > 1) {
+      EXPECT_GT(found->expected.decode_tps, larger / 2) << mib << " MiB";
+    }
+    several += found->logit_rows > 1 ? 1 : 0;
+    larger = found->expected.decode_tps;
+  }
+  EXPECT_GT(fitting, 10);
+  EXPECT_GE(tight, 1);
+  EXPECT_GE(several, fitting - 2) << "but where there is room for one row alone";
+}
+
+// Of passes that mix decode steps and prompts: a decode pass is what decode_tps says, more rows take longer, and one
+// pass less than two.
+TEST_F(PredictTest, MixedPassesLieBetweenTheirParts) {
+  std::mt19937_64 random(34);
+  int compared = 0, streamed = 0;
+  for (int i = 0; i < 300; ++i) {
+    const SpecModel model(random_shape(random), path_);
+    Options options = random_options(random, model);
+    options.batch = options.sequences = options.logit_rows = 8;
+    const Limits limits = random_limits(random);
+    const std::optional<Plan> found = plan(model, options, limits);
+    if (!found) continue;
+    SCOPED_TRACE(fmt::format("case {}: --device-mem {} -c {}", i, *options.device_bytes, options.context));
+    const auto seconds = [&](const PassLoad& load) { return predict_pass(*found, model.spec, limits, load); };
+    const PassLoad decode{.decoded = 8, .logit_rows = 8, .positions = found->context};
+    EXPECT_DOUBLE_EQ(seconds(decode), 8 / found->expected.decode_tps);
+    const PassLoad few{.decoded = 2, .logit_rows = 2, .positions = found->context / 4};
+    EXPECT_LE(seconds(few), seconds(decode) * (1 + kRounding));
+    const int rows = std::min(found->chunk, 64);
+    const PassLoad prompt{.prefilled = rows, .logit_rows = 1};
+    PassLoad mixed = decode;
+    mixed.prefilled = rows;
+    EXPECT_GE(seconds(mixed), seconds(decode) * (1 - kRounding));
+    EXPECT_LE(seconds(mixed), (seconds(decode) + seconds(prompt)) * 1.001);
+    EXPECT_EQ(predict_pass(*found, model.spec, {}, mixed), 0);
+    streamed += found->streams_weights() ? 1 : 0;
+    ++compared;
+  }
+  EXPECT_GT(compared, 100);
+  EXPECT_GT(streamed, 20);
+}
+
 }  // namespace
 }  // namespace spillway
