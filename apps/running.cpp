@@ -172,12 +172,11 @@ bool Running::share(const BatchWishes& wishes) {
 
 double Running::expected_seconds(const PassLoad& load) const {
   const Plan& plan = engine_->plan();
-  if (plan.before.empty()) return predict_pass(plan, model_.spec, limits_.device, load);
   const auto of = [&](const Plan& unit, const Limits& limits) {
     return predict_pass(unit, model_.spec.stretch(unit.first_layer, unit.last_layer, unit.head), limits, load);
   };
-  const double before = of(plan.before.front(), limits_.cpu), rest = of(plan, limits_.device);
-  return before > 0 && rest > 0 ? before + rest : 0;
+  if (plan.expected.bound.empty()) return 0;
+  return of(plan, limits_.device) + (plan.before.empty() ? 0 : of(plan.before.front(), limits_.cpu));
 }
 
 // By halving the distance between a context that fits and one that does not.
@@ -274,12 +273,11 @@ void Running::say_what_changes_nothing(const Plan& plan) const {
 }
 
 // The skew of the model: the one that is kept, or one made now, for as many positions as will be served. Beyond what it
-// was made for, only whole keys choose well.
+// was made for, only whole keys choose well. (Of one sequence: many share a context.)
 void Running::prepare_rehearsal(int positions, bool at_least) {
   if (!options_.selection.foretells() || model_.skew) return;
   const Plan fits = plan(positions, at_least, true);  // or is refused, before anything long begins
   const CalibrationText text = own_calibration_text();
-  // A context that many sequences share is longer than any of them: what counts is how far one may go.
   const CalibrateOptions wanted{.context = fits.positions, .ahead = options_.selection.ahead};
   Options prompts = options_;
   prompts.selection = {};
@@ -290,9 +288,7 @@ void Running::prepare_rehearsal(int positions, bool at_least) {
     return;
   selection.rank = model_.spec.shape.head_dim;
   selection.key_bits = 4;
-  say(
-      fmt::format("rehearsal: it was calibrated for {} positions, fewer than the {} of a sequence: partial keys are "
-                  "whole keys in 4 bits (--rank {})",
+  say(fmt::format("rehearsal: calibrated for {} positions, not {}: partial keys are whole keys in 4 bits (--rank {})",
                   model_.skew->context, fits.positions, selection.rank));
 }
 
