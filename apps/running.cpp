@@ -91,14 +91,10 @@ void Running::take_given_plan() {
         std::to_string(on_device(options_.device_layers)));
   agree("--kv-type", "--kv-type", asked.kv_codec == plan.kv_codec, info(plan.kv_codec).name);
   if (asked.selection.on()) {
-    KvSelection wanted = asked.selection;
-    wanted.check_every = 0;
-    wanted.only_check = false;
-    const std::string flag = wanted.flag();
-    if (wanted != plan.selection) {
-      refuse(flag.c_str(), plan.selection.on()
-                               ? fmt::format("was made for {}, with other numbers", plan.selection.flag())
-                               : "reads all KV");
+    if (asked.selection.unchecked() != plan.selection) {
+      refuse(asked.selection.flag().c_str(),
+             plan.selection.on() ? fmt::format("was made for {}, with other numbers", plan.selection.flag())
+                                 : "reads all KV");
     }
   }
   agree("--kv-edge-layers", "--kv-edge-layers", asked.kv_edge_layers == plan.kv_edge_layers,
@@ -122,9 +118,15 @@ Plan Running::given_plan(int positions) const {
 }
 
 void Running::save(const Plan& plan, const std::string& path) const {
-  if (options_.selection.on()) {
-    throw Error(ErrorKind::usage, fmt::format("-o: a plan with {} cannot be kept as a file: leave one of the two out",
-                                              options_.selection.flag()));
+  // A run would make the skew first, and what it takes, or the rank that it bears, could then be another.
+  const KvSelection& selection = options_.selection;
+  const bool reaches = selection.rank > 0 || selection.selector == KvSelector::infinigen;
+  if (selection.foretells() && (!model_.skew || (!reaches && model_.skew->context < plan.positions))) {
+    throw Error(
+        ErrorKind::usage,
+        fmt::format("-o: a plan with {} follows from a skew of the model for its {} positions, and none is kept: "
+                    "spillway calibrate -c {} makes it",
+                    selection.flag(), plan.positions, plan.positions));
   }
   PlanFile::of(plan, {.options = options_,
                       .spec = model_.spec,

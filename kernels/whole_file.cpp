@@ -15,12 +15,7 @@
 namespace spillway {
 namespace {
 
-std::string followed(const std::string& path) {
-  std::error_code error;
-  if (!std::filesystem::is_symlink(path, error)) return path;
-  const auto target = std::filesystem::weakly_canonical(path, error);
-  return error ? path : target.string();
-}
+constexpr int kMostLinks = 40;  // as Linux follows (path_resolution(7))
 
 std::string temporary_name(const std::string& path) {
   static std::atomic<unsigned> count{0};
@@ -49,19 +44,41 @@ int open_unnamed(const std::string& path, unsigned mode) {
 
 }  // namespace
 
-WholeFile::WholeFile(const std::string& path, unsigned mode) : path_(followed(path)) {
+std::string followed(const std::string& path) {
+  std::filesystem::path now = path;
+  std::error_code error;
+  for (int links = 0; std::filesystem::is_symlink(now, error); ++links) {
+    if (links == kMostLinks) throw Error(ErrorKind::usage, path + ": too many symbolic links");
+    now = now.parent_path() / std::filesystem::read_symlink(now, error);  // an absolute one takes the place of all
+    if (error) throw Error(ErrorKind::usage, path + ": " + error.message());
+  }
+  return now;
+}
+
+void sync_folder_of(const std::string& path) {
+  const int descriptor = ::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  static_cast<void>(::fsync(descriptor));
+  ::close(descriptor);
+}
+
+WholeFile::WholeFile(const std::string& path, std::optional<unsigned> mode) : path_(followed(path)) {
   struct stat status {};
-  if (::stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+  const bool there = ::stat(path_.c_str(), &status) == 0;
+  if (there && !S_ISREG(status.st_mode)) {
     descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
     if (descriptor_ < 0) fail("cannot be written");
     return;
   }
   in_place_ = false;
-  descriptor_ = open_unnamed(path_, mode);
-  if (descriptor_ >= 0) return;
-  temporary_ = temporary_name(path_);
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  descriptor_ = open_unnamed(path_, mode.value_or(0666));
+  if (descriptor_ < 0) {
+    temporary_ = temporary_name(path_);
+    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode.value_or(0666));
+  }
   if (descriptor_ < 0) fail("cannot be created");
+  // Somebody else's file may be replaced without the right to its permissions: then it has those of a new one.
+  if (there && !mode) static_cast<void>(!::fchmod(descriptor_, status.st_mode & ALLPERMS));
 }
 
 WholeFile::~WholeFile() {
@@ -112,12 +129,7 @@ void WholeFile::commit() {
   if (!in_place_) {
     if (::fsync(descriptor_) != 0) fail("cannot be written");
     give_name();
-    // The name is durable once its folder is; a file system that refuses this has nothing better to offer.
-    const int opened = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (opened >= 0) {
-      static_cast<void>(::fsync(opened));
-      ::close(opened);
-    }
+    sync_folder_of(path_);  // the name is durable once its folder is
   }
   const int closed = ::close(descriptor_);
   descriptor_ = -1;

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -13,9 +14,10 @@ namespace spillway {
 
 class WholeFile {
  public:
-  // A link is followed to what it names. A target that is not a regular file (/dev/null, a pipe) is written in place.
-  // `mode` as open() takes it, before the umask. Throws Error(io) naming the path.
-  explicit WholeFile(const std::string& path, unsigned mode = 0666);
+  // A link is followed() to what it names. A target that is not a regular file (/dev/null, a pipe) is written in
+  // place. `mode` as open() takes it, before the umask; not given: the permissions of what is replaced, else 0666.
+  // Throws Error(io) naming the path.
+  explicit WholeFile(const std::string& path, std::optional<unsigned> mode = {});
   ~WholeFile();
   WholeFile(const WholeFile&) = delete;
   WholeFile& operator=(const WholeFile&) = delete;
@@ -35,5 +37,13 @@ class WholeFile {
   bool in_place_ = true;
   int descriptor_ = -1;
 };
+
+// What `path` is in the end where it is a symbolic link, though nothing be there; else `path` as it is. Throws
+// Error(usage) where links lead in a circle.
+std::string followed(const std::string& path);
+
+// fsync of the folder that a file is in, so that its name is there after a crash. A folder that may not be read, or a
+// file system that refuses, has nothing better to offer.
+void sync_folder_of(const std::string& path);
 
 }  // namespace spillway

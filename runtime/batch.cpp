@@ -107,7 +107,8 @@ class BatchRun {
     for (const ScheduledFork& fork : schedule_.forks()) {
       const SequenceId sequence = engine_.fork_sequence(*running_.at(fork.from).sequence);
       running_.at(fork.request).sequence = sequence;
-      SPILLWAY_CHECK(engine_.truncate_sequence(sequence, fork.tokens) == fork.tokens);
+      const int kept = engine_.truncate_sequence(sequence, fork.tokens);
+      SPILLWAY_CHECK(kept == fork.tokens);
     }
   }
 

@@ -1,5 +1,4 @@
-// Continuation: one request's answer as it grows: draws the next token from a row of logits, turns tokens to text, and
-// knows when to end. It computes nothing, so that any number of them may grow side by side.
+// Continuation: one request's answer as it grows: draws the next token from each row of logits.
 #pragma once
 
 #include <cstdint>
@@ -7,19 +6,18 @@
 #include <vector>
 
 #include "runtime/batch.h"
+#include "runtime/growing_answer.h"
 #include "runtime/sampler.h"
-#include "runtime/text_out.h"
 
 namespace spillway {
 
-// The logarithms of the probabilities by a row of logits: of one token, and of the `top` likeliest. Throws Error(usage)
-// where `top` is more than kMostLogprobs.
 inline constexpr int kMostLogprobs = 100;
+// The logarithms of the probabilities by a row of logits: of one token, and of the `top` likeliest.
 TokenLogprob token_logprob(std::span<const float> logits, int32_t token, int top);
 
 class Continuation {
  public:
-  // Throws Error(usage): an empty prompt, one of `positions` tokens or more, options out of their range.
+  // Throws Error(usage): an empty prompt, one of more than `positions` tokens, options out of their range.
   Continuation(BatchRequest request, const Tokenizer& tokenizer, int positions);
   Continuation(const Continuation&) = delete;
 
@@ -34,7 +32,7 @@ class Continuation {
   int32_t token() const { return answer_.generation.tokens.back(); }
   int tokens() const { return static_cast<int>(answer_.generation.tokens.size()); }
   // Whether one more step after the next is expected.
-  bool expects_another() const;
+  bool expects_another() const { return growing_.expects_another(); }
 
   // The end; nothing may be called after it.
   BatchAnswer finish();
@@ -43,12 +41,11 @@ class Continuation {
  private:
   BatchRequest request_;
   const Tokenizer& tokenizer_;
-  int positions_;
-  int most_positions_ = 0;
+  const int most_positions_;
   BatchAnswer answer_;
   Sampler sampler_;
-  std::function<void(std::string_view)> nobody_;
-  TextOut out_;
+  GrowingAnswer::OnText nobody_;
+  GrowingAnswer growing_;
 };
 
 }  // namespace spillway

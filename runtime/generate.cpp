@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-#include "runtime/text_out.h"
+#include "runtime/growing_answer.h"
 
 namespace spillway {
 namespace {
@@ -27,12 +27,12 @@ void check_prompt(std::span<const int32_t> prompt, int used, int context) {
 
 Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId sequence, std::span<const int32_t> prompt,
                     const GenerateOptions& options, const GenerateHooks& hooks) {
-  const int context = engine.plan().context;
-  check_prompt(prompt, engine.tokens(sequence), context);
+  const int context = engine.plan().context, used = engine.tokens(sequence);
+  check_prompt(prompt, used, context);
   Generation result;
   result.prompt_tokens = static_cast<int>(prompt.size());
-  TextOut out(options.stops, hooks.on_text, result.text);
   Sampler sampler(options.sampling, tokenizer.vocab());
+  GrowingAnswer answer(tokenizer, options, context - used, sampler, hooks.on_text, result);
   for (int32_t id : options.before) sampler.accept(id);
   for (int32_t id : prompt) sampler.accept(id);
 
@@ -70,37 +70,16 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   result.timings.ttft_s = prefilled - begin;
   result.prefill_bytes = LinkBytes::of(engine.traffic()).since(loaded);
 
-  const auto budget_left = [&] {
-    return options.max_tokens < 0 || static_cast<int>(result.tokens.size()) < options.max_tokens;
-  };
-  while (budget_left()) {
-    if (!options.ignore_end && tokenizer.is_end(next)) {
-      result.finish = FinishReason::stop;
-      break;
-    }
-    result.tokens.push_back(next);
-    sampler.accept(next);
-    out.push(tokenizer.piece(next));
-    if (out.stopped()) {
-      result.finish = FinishReason::stop;
-      break;
-    }
+  while (options.max_tokens != 0 && answer.add(next)) {
     if (hooks.interrupted && hooks.interrupted()) {
       result.finish = FinishReason::interrupted;
       break;
     }
-    if (engine.tokens(sequence) >= context) {
-      result.context_full = true;
-      break;
-    }
-    if (!budget_left()) break;
-    const bool another = (options.max_tokens < 0 || static_cast<int>(result.tokens.size()) + 1 < options.max_tokens) &&
-                         engine.tokens(sequence) + 1 < context;
     const RowChoice* chosen = choice();
-    choose(engine.decode(sequence, next, another, chosen), chosen != nullptr);
+    choose(engine.decode(sequence, next, answer.expects_another(), chosen), chosen != nullptr);
     ++result.decode_steps;
   }
-  out.finish();
+  answer.finish();
   result.timings.decode_s = seconds() - prefilled;
   result.decode_bytes = LinkBytes::of(engine.traffic()).since(loaded).since(result.prefill_bytes);
   if (result.timings.prefill_s > 0) result.timings.prefill_tps = result.prompt_tokens / result.timings.prefill_s;

@@ -58,6 +58,13 @@ struct KvSelection {
   bool only_check = false;
 
   bool operator==(const KvSelection&) const = default;
+  // Without the checks, which change no answer.
+  KvSelection unchecked() const {
+    KvSelection other = *this;
+    other.check_every = 0;
+    other.only_check = false;
+    return other;
+  }
   bool on() const { return selector != KvSelector::all || lets_go(); }
   constexpr bool lets_go() const { return keep != KvRetention::all; }
   constexpr bool adds_up() const { return keep == KvRetention::heavy; }  // attention, from the prompt on

@@ -14,7 +14,7 @@ int span_count(int tokens) { return (tokens + kSpanTokens - 1) / kSpanTokens; }
 
 }  // namespace
 
-// A decode step that does has the pass to itself: what it chooses, and keeps on the device of that, is one sequence's.
+// A decode step that does has the pass to itself: the places for a choice on its way are one sequence's.
 bool Pass::chooses() const {
   const auto would = [&](const Placed& one) {
     return p_.rehearsal != nullptr && one.part.decode && p_.rehearsal->chooses(one.tokens());

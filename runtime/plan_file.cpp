@@ -275,9 +275,7 @@ PlanFile PlanFile::of(const Plan& plan, const PlanInput& input) {
   file.sequences = options.sequences;
   file.kv_codec = options.kv_codec;
   file.kv_edge_layers = options.kv_edge_layers;
-  file.selection = options.selection;
-  file.selection.check_every = 0;
-  file.selection.only_check = false;
+  file.selection = options.selection.unchecked();
   file.link_bytes_per_second = options.link_bytes_per_second;
   for (const Plan& before : plan.before) file.units.push_back(choices_of(before, Tier::device));
   file.units.push_back(choices_of(plan, device.host_addressable() ? Tier::device : Tier::host));

@@ -14,13 +14,6 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// Logarithm of the sum of exponentials.
-double log_sum(std::span<const float> logits, double most) {
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - most);
-  return most + std::log(sum);
-}
-
 size_t likeliest(std::span<const float> logits) {
   return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
@@ -64,8 +57,7 @@ std::vector<int32_t> greedy_from(Engine& engine, SequenceId sequence, int32_t to
 }  // namespace
 
 void QualityTally::add(std::span<const float> reference, std::span<const float> row, int32_t next) {
-  const double most = *std::max_element(reference.begin(), reference.end());
-  const double all = log_sum(reference, most), own = log_sum(row, *std::max_element(row.begin(), row.end()));
+  const double all = log_sum_exp(reference), own = log_sum_exp(row);
   double divergence = 0;
   for (size_t i = 0; i < row.size(); ++i) {
     const double log_p = reference[i] - all;

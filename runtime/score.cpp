@@ -8,12 +8,14 @@
 
 namespace spillway {
 
-double log_probability(std::span<const float> logits, int32_t id) {
+double log_sum_exp(std::span<const float> logits) {
   const double most = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
-  for (float logit : logits) sum += std::exp(logit - most);
-  return logits[id] - most - std::log(sum);
+  for (const float logit : logits) sum += std::exp(logit - most);
+  return most + std::log(sum);
 }
+
+double log_probability(std::span<const float> logits, int32_t id) { return logits[id] - log_sum_exp(logits); }
 
 ScoreCost score_window(Engine& engine, const ScoreWindow& window, const ScoreHooks& hooks) {
   const int total = static_cast<int>(window.tokens.size());

@@ -10,6 +10,8 @@
 
 namespace spillway {
 
+// The logarithm of the sum of the exponentials, in double.
+double log_sum_exp(std::span<const float> logits);
 // Log of the softmax at `id`, in double.
 double log_probability(std::span<const float> logits, int32_t id);
 

@@ -5,15 +5,13 @@
 #include <filesystem>
 
 #include "apps/batch/job_record.h"
-#include "apps/batch/result_file.h"
 #include "kernels/check.h"
+#include "kernels/whole_file.h"
 
 namespace spillway {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr int kMostLinks = 40;  // as Linux follows (path_resolution(7))
 
 bool same_file(const std::string& a, const std::string& b) {
   std::error_code error;
@@ -27,17 +25,6 @@ bool same_file(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-std::string followed(const std::string& path) {
-  fs::path now = path;
-  std::error_code error;
-  for (int links = 0; fs::is_symlink(now, error); ++links) {
-    if (links == kMostLinks) throw Error(ErrorKind::usage, path + ": too many symbolic links");
-    now = now.parent_path() / fs::read_symlink(now, error);  // an absolute one takes the place of all
-    if (error) throw Error(ErrorKind::usage, fmt::format("{}: {}", path, error.message()));
-  }
-  return now;
-}
-
 void refuse_same(const NamedFile& read, const NamedFile& written) {
   if (read.path.empty() || written.path.empty() || !same_file(read.path, written.path)) return;
   throw Error(ErrorKind::usage, fmt::format("{} and {} are the same file, {}", read.flag, written.flag, read.path));
@@ -45,11 +32,9 @@ void refuse_same(const NamedFile& read, const NamedFile& written) {
 
 void refuse_written(const NamedFile& read, const NamedFile& output) {
   refuse_same(read, output);
-  for (const std::string& beside : {JobRecord::name(output.path), ResultWriter::temporary_name(output.path)}) {
-    if (read.path.empty() || !same_file(read.path, beside)) continue;
-    throw Error(ErrorKind::usage, fmt::format("{} {}: {} writes this file beside its own: give another name", read.flag,
-                                              read.path, output.flag));
-  }
+  if (read.path.empty() || !same_file(read.path, JobRecord::name(output.path))) return;
+  throw Error(ErrorKind::usage, fmt::format("{} {}: {} writes this file beside its own: give another name", read.flag,
+                                            read.path, output.flag));
 }
 
 void check_output(const std::string& output) {

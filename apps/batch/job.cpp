@@ -17,6 +17,7 @@
 #include "apps/reports.h"
 #include "apps/running.h"
 #include "kernels/kv_page.h"
+#include "kernels/whole_file.h"
 #include "memory/extent.h"
 #include "runtime/fingerprint.h"
 

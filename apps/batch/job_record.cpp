@@ -14,8 +14,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "apps/batch/result_file.h"
 #include "kernels/check.h"
+#include "kernels/whole_file.h"
 #include "memory/format_bytes.h"
 
 namespace spillway {

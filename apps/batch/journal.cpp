@@ -12,6 +12,7 @@
 
 #include "apps/batch/result_file.h"
 #include "kernels/check.h"
+#include "kernels/whole_file.h"
 
 namespace spillway {
 namespace {
@@ -23,7 +24,6 @@ constexpr std::chrono::seconds kSyncEvery{3};
 Journal::Journal(const std::string& output, JobRecord record, bool retry_failed)
     : output_(output), record_(std::move(record)), done_(record_.facts().input.lines + 1) {
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on the file's size is an error of the write then, and no death
-  ::unlink(ResultWriter::temporary_name(output).c_str());  // of a run that died while it wrote the file anew
   open();
   struct stat status {};
   if (::fstat(descriptor_, &status) != 0) throw Error(ErrorKind::io, output_ + ": " + std::strerror(errno));
@@ -107,15 +107,15 @@ void Journal::rewrite(bool ordered, bool without_failed) {
   const auto by_line = [](const ResultPlace& a, const ResultPlace& b) { return a.line < b.line; };
   if (ordered && !without_failed && std::is_sorted(places.begin(), places.end(), by_line)) return;
   if (ordered) std::sort(places.begin(), places.end(), by_line);
-  ResultWriter writer(output_);
+  WholeFile anew(output_);
   done_.assign(done_.size(), false);
   bytes_ = 0;
   for (const ResultPlace& place : places) {
-    writer.copy(descriptor_, place);
+    copy_result(descriptor_, place, anew);
     done_[place.line] = true;
     bytes_ += place.bytes;
   }
-  writer.finish();
+  anew.commit();
   open();
   retried_ += answered_ - places.size();
   answered_ = places.size();

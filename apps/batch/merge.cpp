@@ -12,6 +12,7 @@
 #include "apps/batch/request_reader.h"
 #include "apps/batch/result_file.h"
 #include "kernels/check.h"
+#include "kernels/whole_file.h"
 #include "memory/file.h"
 
 namespace spillway {
@@ -117,9 +118,9 @@ MergeReport merge_batches(const std::string& to, const std::vector<std::string>&
     if (facts.found.empty()) facts.found = part.record.facts().found;
   }
   const JobRecord record = JobRecord::open(output, facts, "");
-  ResultWriter writer(output);
-  for (const Place& place : places) writer.copy(parts[place.part].file.descriptor(), place.place);
-  writer.finish();
+  WholeFile merged(output);
+  for (const Place& place : places) copy_result(parts[place.part].file.descriptor(), place.place, merged);
+  merged.commit();
   return report;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "apps/batch/result_line.h"
+#include "kernels/whole_file.h"
 
 namespace spillway {
 
@@ -25,30 +26,7 @@ struct ResultPlace {
 uint64_t read_results(const std::string& path, uint64_t input_hash, uint64_t lines,
                       const std::function<void(const ResultPlace&)>& each);
 
-// Writes `to` of results in other files: whole, or not at all (a temporary name, fsync, rename), with the
-// permissions of what was there. Throws Error(io).
-class ResultWriter {
- public:
-  explicit ResultWriter(const std::string& to);
-  ~ResultWriter();
-  ResultWriter(const ResultWriter&) = delete;
-
-  // Copies the bytes at `place` of the file that `from` has open.
-  void copy(int from, const ResultPlace& place);
-  void finish();
-
-  // Of a name that is the batch's own, for it is taken away unasked.
-  static std::string temporary_name(const std::string& to) { return to + ".journal.tmp"; }
-
- private:
-  void flush();
-
-  std::string to_;
-  int descriptor_ = -1;
-  std::string buffer_;
-};
-
-// fsync of the folder that a file is in, so that its name is there after a crash.
-void sync_folder_of(const std::string& path);
+// Copies the result at `place` of the file that `from` has open to the end of `to`. Throws Error(io).
+void copy_result(int from, const ResultPlace& place, WholeFile& to);
 
 }  // namespace spillway

@@ -82,6 +82,43 @@ TEST_F(GivenPlan, TheSamePlacementAndTheSameText) {
   EXPECT_EQ(chat.exit_code, 0) << chat.err;
 }
 
+TEST_F(GivenPlan, ChoosesAmongTheKvAsItWasMadeTo) {
+  SKIP_UNDER_SANITIZERS();
+  // Where nobody has calibrated yet.
+  const std::string before = Program::cache();
+  setenv("SPILLWAY_TEST_CACHE", (program_.folder() / "cache").c_str(), 1);
+  std::string prompt;
+  for (int i = 0; i < 60; ++i) prompt += "spill ";
+  const std::vector<std::string> wanted{"generate", "-p", prompt, "-n", "8", "--temp", "0", "--json"};
+  for (const char* selector : {"bounds", "rehearsal"}) {
+    SCOPED_TRACE(selector);
+    const std::vector<std::string> flags{"--kv-select", selector, "--select-budget", "64", "--granule", "4"};
+    if (std::string(selector) == "rehearsal") {
+      std::vector<std::string> early{"plan", "-m", model_, "-o", plan_, "-c", "256"};
+      early.insert(early.end(), flags.begin(), flags.end());
+      EXPECT_THAT(run(early).err, HasSubstr("spillway calibrate -c 256 makes it"));
+      ASSERT_EQ(run({"calibrate", "-m", model_, "-c", "256"}).exit_code, 0);
+    }
+    make(flags);
+    std::vector<std::string> plain = wanted;
+    plain.insert(plain.end(), {"-m", model_, "-c", "256"});
+    plain.insert(plain.end(), flags.begin(), flags.end());
+    const Result unplanned = run(plain), result = with_plan(wanted);
+    ASSERT_EQ(unplanned.exit_code, 0) << unplanned.err;
+    const json own = json::parse(unplanned.out);
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const json planned = json::parse(result.out);
+    EXPECT_EQ(planned["text"], own["text"]);
+    EXPECT_EQ(planned["plan"]["selection"], own["plan"]["selection"]);
+    EXPECT_EQ(planned["selection"]["tokens_read"], own["selection"]["tokens_read"]);
+    EXPECT_GT(planned["selection"]["tokens_seen"], planned["selection"]["tokens_read"]);
+    std::vector<std::string> other = wanted;
+    other.insert(other.end(), {"--kv-select", selector, "--select-budget", "96", "--granule", "4"});
+    EXPECT_THAT(with_plan(other).err, HasSubstr("with other numbers"));
+  }
+  setenv("SPILLWAY_TEST_CACHE", before.c_str(), 1);
+}
+
 TEST_F(GivenPlan, FlagsBesideItAgreeOrAreRefused) {
   SKIP_UNDER_SANITIZERS();
   const std::string budget = tight();

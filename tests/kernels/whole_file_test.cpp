@@ -92,6 +92,27 @@ TEST_F(WholeFileTest, FollowsALinkAndKeepsIt) {
   EXPECT_EQ(text("a"), "new");
 }
 
+TEST_F(WholeFileTest, FollowsALinkToNothing) {
+  std::filesystem::create_symlink("a", folder_ / "link");
+  WholeFile file(folder_ / "link");
+  file.write("new");
+  file.commit();
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link"));
+  EXPECT_EQ(text("a"), "new");
+}
+
+TEST_F(WholeFileTest, WhatIsReplacedKeepsItsPermissions) {
+  namespace fs = std::filesystem;
+  std::ofstream(folder_ / "a") << "old";
+  for (const fs::perms perms : {fs::perms::owner_read | fs::perms::owner_write, fs::perms(0666)}) {
+    fs::permissions(folder_ / "a", perms);
+    WholeFile file(folder_ / "a");
+    file.write("new");
+    file.commit();
+    EXPECT_EQ(fs::status(folder_ / "a").permissions(), perms);
+  }
+}
+
 TEST_F(WholeFileTest, WritesADeviceInPlace) {
   WholeFile file("/dev/null");
   file.write("gone");
