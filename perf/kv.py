@@ -78,7 +78,7 @@ def measure(bench, name, r, resident_s, kv16):
     except common.PeerError as error:
         row["refused"] = str(error)
         return row
-    if plan["tiers"]["device"]["weights"] != whole["weights"]:
+    if any(plan["tiers"][tier]["weights"] for tier in ("host", "disk")):
         row["refused"] = "weights would leave the device too"
         return row
     moved = ran["bytes_per_token_by_cause"]
