@@ -100,8 +100,8 @@ class LayerSplit {
                  .limits = split.in_.limits,
                  .process_bytes = split.in_.process_bytes,
                  .skew = split.in_.skew},
-          cpu_sizes(cpu, Room::least),
-          device_sizes(device, Room::least) {}
+          cpu_sizes(cpu),
+          device_sizes(device) {}
     Halves(const Halves&) = delete;
 
     uint64_t least_host() const {

@@ -34,15 +34,19 @@ class NearestFit {
  public:
   explicit NearestFit(const PlanInput& input)
       : in_(input),
-        sizes_(input, Room::least),
+        sizes_(input),
         device_budget_(*input.options.device_bytes),
         host_budget_(input.options.host_bytes.value_or(0)),
         host_needed_(sizes_.host_fixed()),
         host_enough_(host_short() ? enough(host_needed_, process_on(false)) : host_budget_),
-        device_needed_(sizes_.least_device(host_enough_, input.options.disk_bytes)),
-        device_offer_(sizes_.least_device(host_enough_ - std::min(host_enough_, variation(process_on(false))),
-                                          input.options.disk_bytes)) {
+        device_needed_(sizes_.least_device(host_enough_, input.options.disk_bytes)) {
     SPILLWAY_CHECK(host_short() || device_short());
+    // A larger process takes room of the KV's in host memory, which the device has to hold, or else the offer.
+    const auto holds = [&](uint64_t host_mib) { return device_offer(host_mib * kMiB) <= device_budget_; };
+    const uint64_t enough = host_enough_ / kMiB;
+    if (host_short() && !device_short() && !holds(enough)) {
+      host_enough_ = kMiB * least_that_fits(enough, enough + whole_mib(variation(process_on(false))) / kMiB, holds);
+    }
   }
 
   std::string message() const {
@@ -51,12 +55,16 @@ class NearestFit {
     if (device_short() && host_short()) text += "; ";
     if (host_short()) text += host_text();
     text += "; nearest fit:";
-    if (device_short()) text += fmt::format(" --device-mem {}MiB", enough(device_offer_, process_on(true)) / kMiB);
+    if (device_short()) text += fmt::format(" --device-mem {}MiB", enough(device_offer(host_enough_), process_on(true)) / kMiB);
     if (host_short()) text += fmt::format(" --host-mem {}MiB", host_enough_ / kMiB);
     return text + shorter_context() + smaller_chunk() + more_host() + more_disk();
   }
 
  private:
+  // What the device needs beside a host budget of a somewhat larger process.
+  uint64_t device_offer(uint64_t host) const {
+    return sizes_.least_device(host - std::min(host, variation(process_on(false))), in_.options.disk_bytes);
+  }
   bool host_short() const { return host_needed_ > host_budget_; }
   bool device_short() const { return device_needed_ > device_budget_; }
   struct Budgets {
@@ -159,7 +167,6 @@ class NearestFit {
   uint64_t device_budget_, host_budget_;
   uint64_t host_needed_, host_enough_;
   uint64_t device_needed_;  // with host_enough_
-  uint64_t device_offer_;   // where the process then leaves less of that
 };
 
 }  // namespace

@@ -180,6 +180,7 @@ json unit_json(const UnitChoices& unit) {
           {"unit_bytes", unit.sizes.unit_bytes},
           {"staging_piece_bytes", unit.sizes.piece_bytes},
           {"logit_rows", unit.sizes.logit_rows},
+          {"hot_granules", unit.sizes.hot_slots},
           {"process_bytes", unit.process_bytes},
           {"lookahead", unit.lookahead},
           {"weight_tiers", tiers_json(unit.weight_tiers)},
@@ -205,6 +206,7 @@ UnitChoices unit_of(const Field& field) {
     field.at("staging_piece_bytes").refuse(fmt::format("a multiple of {} is wanted", kDiskAlign));
   }
   unit.sizes.logit_rows = field.at("logit_rows").count(1, kMostPositions);
+  unit.sizes.hot_slots = field.at("hot_granules").count(0, kMostPositions);
   unit.process_bytes = field.at("process_bytes").whole(0, kMostBytes);
   unit.lookahead = field.at("lookahead").count(0, INT32_MAX);
   unit.weight_tiers = tiers_of(field.at("weight_tiers"));
@@ -224,7 +226,7 @@ UnitChoices unit_of(const Field& field) {
 UnitChoices choices_of(const Plan& plan, Tier process_in) {
   return {.first_layer = plan.first_layer,
           .last_layer = plan.last_layer,
-          .sizes = {plan.unit_bytes, plan.staging.piece_bytes, plan.logit_rows},
+          .sizes = {plan.unit_bytes, plan.staging.piece_bytes, plan.logit_rows, plan.selection.hot_slots},
           .process_bytes = plan.tier(process_in).process - plan.selection.lookup,
           .lookahead = plan.lookahead,
           .weight_tiers = plan.unit_tiers,

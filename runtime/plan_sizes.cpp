@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "kernels/check.h"
 #include "runtime/planner.h"
 #include "runtime/selection_workspace.h"
@@ -30,12 +32,13 @@ uint64_t ample_piece(uint64_t host_budget) {
 
 }  // namespace
 
-PlanSizes::PlanSizes(const PlanInput& input, Room room, int least_rows)
-    : PlanSizes(input, room, std::nullopt, room == Room::least ? least_rows : input.options.logit_rows) {}
+PlanSizes::PlanSizes(const PlanInput& input, Room room, int rows, double hot_slots)
+    : PlanSizes(input, room, std::nullopt, rows, hot_slots) {}
 PlanSizes::PlanSizes(const PlanInput& input, const PlannedSizes& planned)
-    : PlanSizes(input, Room::ample, std::optional(planned), planned.logit_rows) {}
+    : PlanSizes(input, Room::ample, std::optional(planned), planned.logit_rows, 1) {}
 
-PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned, int most_rows)
+PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned, int most_rows,
+                     double hot_slots)
     : kv{.layout = kv_layout(input.spec, input.options),
          .sequences = input.options.sequences,
          .batch = input.options.batch},
@@ -43,6 +46,7 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<Plan
       room_(room),
       planned_(planned),
       most_rows_(most_rows),
+      hot_slots_(hot_slots),
       choosing_(kv.layout.chosen) {
   const Options& options = in_.options;
   // Layers that pack have slots of both kinds.
@@ -105,7 +109,8 @@ void PlanSizes::size_selection() {
                              {positions, kv.rows_per_layer(), in_.options.sequences});
   if (!selection.on()) kv.layout.chosen = {};  // nor is anything kept beside the pages
   spilled_selection = selection;
-  add_hot_set(spilled_selection, kv.layout, positions, landing);
+  const int hot_slots = planned_ ? planned_->hot_slots : static_cast<int>(std::lround(hot_slots_ * selection.most));
+  add_hot_set(spilled_selection, kv.layout, positions, hot_slots, landing);
   kv.beside_bytes = spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
 }
 

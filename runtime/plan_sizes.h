@@ -24,13 +24,16 @@ struct PlannedSizes {
   uint64_t unit_bytes = 0;   // that weight units are cut to
   uint64_t piece_bytes = 0;  // of staging
   int logit_rows = 1;
+  int hot_slots = 0;  // granules of a layer's KV head
 };
 
 class PlanSizes {
  public:
-  // Throws Error(usage) for more positions than can be counted. least_rows: of logits at most, where sizes are at their
-  // least.
-  PlanSizes(const PlanInput& input, Room room, int least_rows = 1);
+  // Throws Error(usage) for more positions than can be counted. rows: of logits at most. hot_slots: granules of a hot set,
+  // in terms of those chosen at once.
+  PlanSizes(const PlanInput& input, Room room, int rows, double hot_slots);
+  // All at their least.
+  explicit PlanSizes(const PlanInput& input) : PlanSizes(input, Room::least, 1, 1) {}
   PlanSizes(const PlanInput& input, const PlannedSizes& planned);
   // As if so many positions of all sequences, and chunks of so many, had been asked for.
   void set_shape(int all_positions, int prompt_chunk);
@@ -76,13 +79,15 @@ class PlanSizes {
   uint64_t least_device(uint64_t host_budget, uint64_t disk_budget) const;
 
  private:
-  PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned, int most_rows);
+  PlanSizes(const PlanInput& input, Room room, const std::optional<PlannedSizes>& planned, int most_rows,
+            double hot_slots);
   void size_selection();
 
   const PlanInput& in_;
   Room room_;
   std::optional<PlannedSizes> planned_;
   int most_rows_;      // of logits
+  double hot_slots_;   // in terms of those chosen
   KvChosen choosing_;  // where the context is long enough
 };
 

@@ -105,7 +105,7 @@ class Planner {
 
   // What the wish leaves to pages, rings and hot sets: what choosing needs beside them is in the fixed part.
   uint64_t kv_cap() const {
-    const uint64_t cap = in_.options.kv_device_bytes.value_or(UINT64_MAX), fixed = sizes_.selection.on_device();
+    const uint64_t cap = in_.options.kv_device_bytes.value_or(UINT64_MAX), fixed = sizes_.selection_on_device();
     return cap > fixed ? cap - fixed : 0;
   }
 
@@ -279,11 +279,10 @@ std::optional<Plan> best_ring(const PlanInput& input, const PlanSizes& sizes, Kv
 }
 
 // The fastest by simulation of those that fit; where the machine's limits are not known, the first.
-std::optional<Plan> best_plan(const PlanInput& input, Room room, int least_rows = 1) {
+std::optional<Plan> best_plan(const PlanInput& input, const PlanSizes& sizes) {
   // Speed is predicted at full context, the worst for KV that streams: until then it moves less. So a little is no
   // reason.
   constexpr double kWorthIt = 1.08;
-  const PlanSizes sizes(input, room, least_rows);
   std::optional<Plan> best = best_ring(input, sizes, KvShare::half);
   for (const KvShare share : {KvShare::least, KvShare::most}) {
     if (best && (resident(*best) || best->expected.bound.empty())) break;
@@ -297,6 +296,34 @@ std::optional<Plan> best_plan(const PlanInput& input, Room room, int least_rows 
   return best;
 }
 
+// With the hot set that was wished for, or a smaller one where that does not fit or leaves room for what is read in
+// every step: it fetches more, and answers the same.
+std::optional<Plan> best_ample_plan(const PlanInput& input) {
+  constexpr double kSmaller[] = {1.75, 1.5, 1.25, 1};  // times what is chosen at once
+  constexpr double kWorthIt = 1.03;
+  const double wish = input.options.selection.hot_slots;
+  const auto with = [&](double hot_slots) {
+    return best_plan(input, PlanSizes(input, Room::ample, input.options.logit_rows, hot_slots));
+  };
+  std::optional<Plan> best = with(wish);
+  if (!input.options.selection.on() || (best && !best->spills_kv())) return best;
+  for (const double smaller : kSmaller) {
+    if (smaller >= wish || (best && best->expected.bound.empty())) continue;
+    std::optional<Plan> other = with(smaller);
+    if (!best) {
+      best = std::move(other);
+      if (best)
+        best->reasons.push_back(
+            fmt::format("a hot set of {:g} times what is chosen, for {:g} do not fit", smaller, wish));
+    } else if (const double before = best->expected.decode_tps; improve(*best, std::move(other), kWorthIt)) {
+      best->reasons.push_back(fmt::format(
+          "a hot set of {:g} times what is chosen, which leaves more to other KV: {:.2f} tokens/s in place of {:.2f}",
+          smaller, best->expected.decode_tps, before));
+    }
+  }
+  return best;
+}
+
 // Of the least sizes. The head is swept once for every so many rows of logits as there is room for: as many as fit, or
 // fewer, where what they leave to weights is faster by the prediction, which knows of a pass's sequences.
 std::optional<Plan> best_least_plan(const PlanInput& input) {
@@ -304,7 +331,7 @@ std::optional<Plan> best_least_plan(const PlanInput& input) {
   std::optional<Plan> best;
   int last = 0;
   for (int rows = std::min(options.logit_rows, std::max(options.chunk, options.batch)); rows >= 1; rows /= 2) {
-    std::optional<Plan> plan = best_plan(input, Room::least, rows);
+    std::optional<Plan> plan = best_plan(input, PlanSizes(input, Room::least, rows, 1));
     if (!plan || plan->logit_rows == last) continue;
     last = plan->logit_rows;
     if (!best) {
@@ -321,7 +348,7 @@ std::optional<Plan> best_least_plan(const PlanInput& input) {
 
 std::optional<Plan> plan_unit(const PlanInput& input) {
   SPILLWAY_CHECK(input.options.device_bytes.has_value());
-  if (std::optional<Plan> plan = best_plan(input, Room::ample)) return plan;
+  if (std::optional<Plan> plan = best_ample_plan(input)) return plan;
   return best_least_plan(input);
 }
 

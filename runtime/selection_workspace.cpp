@@ -113,11 +113,10 @@ SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection
   return plan;
 }
 
-void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, const StagingShape& landing) {
+void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, int hot_slots, const StagingShape& landing) {
   if (!plan.on()) return;
   const int granules = granules_of(layout, context);
-  const auto wanted = static_cast<int>(std::lround(plan.wishes.hot_slots * plan.most));
-  plan.hot_slots = std::clamp(wanted, plan.most, granules);
+  plan.hot_slots = std::clamp(hot_slots, plan.most, granules);
   plan.hot_set = align_up(ChosenFeed::hot_bytes(layout, plan.hot_slots), kDiskAlign);
   plan.landing = landing;
   plan.lookup =

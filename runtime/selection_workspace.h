@@ -75,7 +75,8 @@ struct SelectionScale {
 // comes with KV that does not: add_hot_set().
 SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection, const KvLayout& layout,
                              const Skew* skew, const SelectionScale& scale);
-// Adds what KV outside the device asks for; landing: of reads from disk.
-void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, const StagingShape& landing);
+// Adds what KV outside the device asks for: a hot set of so many granules of each layer and KV head, at least what is
+// chosen at once and at most all; landing: of reads from disk.
+void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, int hot_slots, const StagingShape& landing);
 
 }  // namespace spillway

@@ -246,7 +246,7 @@ TEST_F(BatchByOthers, GnuParallelRunsTheShards) {
   program_.write("in.jsonl", numbered(12, 6));
   ASSERT_EQ(run(command({"--ordered"})).exit_code, 0);
   ASSERT_EQ(shell("parallel -j 2 --halt soon,fail=1 $SPILLWAY batch -m $MODEL -i in.jsonl -o all.jsonl.{}-of-3 --shard "
-                  "{}/3 --deterministic --device-mem 64MiB ::: 1 2 3 && "
+                  "{}/3 --deterministic --device-mem 512MiB ::: 1 2 3 && "
                   "$SPILLWAY batch merge all.jsonl all.jsonl.*-of-3"),
             0)
       << read_file(folder_ / "log");

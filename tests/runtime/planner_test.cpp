@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "memory/kv/layout.h"
+#include "runtime/predict.h"
 #include "runtime/process_memory.h"
 #include "runtime/workspace.h"
 #include "tests/support/spec_model.h"
@@ -128,6 +129,11 @@ class PlannerTest : public ::testing::Test {
     if (upto(4) == 0) o.unit_bytes = 1 + upto(kMiB);
     if (upto(3) == 0) o.kv_codec = kAllKvCodecs[upto(std::size(kAllKvCodecs))];
     o.kv_edge_layers = static_cast<int>(upto(4));
+    if (upto(4) == 0) {
+      o.selection.selector = kKvSelectors[upto(std::size(kKvSelectors))];
+      o.selection.share = 0.01 * static_cast<double>(1 + upto(60));
+      o.selection.hot_slots = 1 + static_cast<double>(upto(5)) / 2;
+    }
     if (upto(2) == 0) c.process_bytes = upto(64 * kMiB);
     const uint64_t all = c.model.weight_bytes() + c.model.kv_bytes(o.context) + 64 * kMiB;
     // A share of all there is, small ones often.
@@ -200,12 +206,18 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
   ASSERT_GE(plan.context, std::max(options.context, 1));
   ASSERT_LT(plan.context, std::max(options.context, 1) + kPageTokens);
   const uint64_t rows = page_rows(plan.context) + (options.batch > 1 ? 0 : 2 * (options.sequences - 1));
-  const uint64_t kept = plan.kv_device_rows_per_layer;
-  ASSERT_LE(kept, rows);
-  ASSERT_GE(kept, std::min<uint64_t>(rows, options.sequences)) << "open rows never leave the device";
+  uint64_t kept_full = 0, kept_packed = 0, kept_least = rows;  // rows on the device: of all layers, and of any
+  for (int layer = 0; layer < spec.shape.layers; ++layer) {
+    const uint64_t kept =
+        plan.kv_layout.chooses(layer) ? plan.kv_choosing_rows_per_layer : plan.kv_device_rows_per_layer;
+    ASSERT_LE(kept, rows);
+    kept_least = std::min(kept_least, kept);
+    (plan.kv_layout.packs(layer) ? kept_packed : kept_full) += kept;
+  }
+  ASSERT_GE(kept_least, std::min<uint64_t>(rows, options.sequences)) << "open rows never leave the device";
   // A layer's rows beyond its share are outside, and there is a place for each of them.
-  ASSERT_GE(plan.kv_host_slots.full + plan.kv_disk_slots.full, (rows - kept) * full_layers);
-  ASSERT_GE(plan.kv_host_slots.packed + plan.kv_disk_slots.packed, (rows - kept) * packed_layers);
+  ASSERT_GE(plan.kv_host_slots.full + plan.kv_disk_slots.full, rows * full_layers - kept_full);
+  ASSERT_GE(plan.kv_host_slots.packed + plan.kv_disk_slots.packed, rows * packed_layers - kept_packed);
   const KvSlots device = plan.kv_device_slots;
   // In the middle of pages; and beside the chunk a token of each sequence that shares the pass.
   const uint64_t written =
@@ -214,11 +226,11 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
   const uint64_t stay =
       packed_layers == 0 ? 0 : packed_layers * std::min<uint64_t>(rows, 2 * options.sequences) + written;
   if (plan.spills_kv()) {
-    ASSERT_GE(device.full, kept * full_layers + stay + (full_layers > 0 ? written : 0))
+    ASSERT_GE(device.full, kept_full + stay + (full_layers > 0 ? written : 0))
         << "a chunk is written before it is spilled";
     if (packed_layers > 0) {
-      ASSERT_GE(kept, std::min<uint64_t>(rows, 2u * options.sequences)) << "sinks never leave the device";
-      ASSERT_GE(device.packed, (kept - 1) * packed_layers + written);
+      ASSERT_GE(kept_least, std::min<uint64_t>(rows, 2u * options.sequences)) << "sinks never leave the device";
+      ASSERT_GE(device.packed + packed_layers, kept_packed + written);
     }
     ASSERT_GE(plan.kv_ring_bytes,
               2 * std::min<uint64_t>(kPagesPerSpan, rows) * plan.kv_layout.row_bytes(full_layers == 0))
@@ -258,7 +270,7 @@ void PlannerTest::check_plan(const Case& c, const Options& options, const Plan& 
   check_units(c.model.spec, c.model.checkpoint, plan);
   check_kv(c.model.spec, options, plan);
   check_tiers(options, plan);
-  ASSERT_EQ(plan.tier(c.far ? Tier::host : Tier::device).process, c.process_bytes);
+  ASSERT_EQ(plan.tier(c.far ? Tier::host : Tier::device).process, c.process_bytes + plan.selection.lookup);
   ASSERT_GE(plan.chunk, 1);
   ASSERT_EQ(plan.chunk, std::min(options.chunk, plan.context)) << "chunks do not derive from budgets";
   ASSERT_GE(plan.logit_rows, 1);
@@ -396,6 +408,8 @@ void PlannerTest::count(const Case& c, const Plan& plan) {
   counts_["planned: weights stream and KV spills"] += plan.streams_weights() && plan.spills_kv();
   counts_["planned: a device out of the host's reach"] += c.far;
   counts_["planned: an emulated link"] += plan.emulated_link;
+  counts_["planned: KV is chosen"] += plan.selection.on();
+  counts_["planned: chosen KV spills"] += plan.selection.hot_slots > 0;
   counts_["planned: several sequences"] += c.options.sequences > 1;
   counts_["planned: several sequences in a pass"] += c.options.batch > 1;
   counts_["planned: spilled KV of several sequences"] += c.options.sequences > 1 && plan.spills_kv();
@@ -457,6 +471,43 @@ TEST_F(PlannerTest, KvKeepsToItsPartOfTheDevice) {
   }
   EXPECT_GT(kept, 5);
   EXPECT_GT(refused, 5);
+}
+
+// A hot set is the wish's, or smaller where that does not fit or other KV is worth more; it never decides what fits.
+TEST_F(PlannerTest, TheHotSetIsWhatFits) {
+  Case c{.model = SpecModel({.layers = 8}, path_), .options = {}};
+  Options& o = c.options;
+  o.context = 32768;
+  o.selection.selector = KvSelector::rehearsal;
+  o.device_bytes = o.host_bytes = uint64_t{1} << 33;
+  const auto spilled = [&](uint64_t cap, double wish, const Limits& limits) {
+    o.kv_device_bytes = cap;
+    o.selection.hot_slots = wish;
+    c.limits = limits;
+    return plan(c, o);
+  };
+  o.selection.hot_slots = 2;
+  const uint64_t all = plan(c, o)->kv_on_device();
+  std::map<int, int> seen;  // plans by hot set, in tenths of what is chosen
+  for (int percent = 95; percent > 0; --percent) {
+    const uint64_t cap = all * static_cast<uint64_t>(percent) / 100;
+    const std::optional<Plan> found = spilled(cap, 2, {}), measured = spilled(cap, 2, kMeasured);
+    EXPECT_EQ(found.has_value(), spilled(cap, 1, {}).has_value()) << percent;
+    ASSERT_EQ(found.has_value(), measured.has_value()) << percent;
+    if (!found) continue;
+    const int most = found->selection.most;
+    for (const Plan* one : {&*found, &*measured}) {
+      EXPECT_LE(one->kv_on_device(), cap);
+      EXPECT_GE(one->selection.hot_slots, most);
+      EXPECT_LE(one->selection.hot_slots, 2 * most);
+    }
+    // Where it was chosen by speed, it is no slower than where it was chosen by size alone.
+    EXPECT_GE(1.03 * measured->expected.decode_tps, predict(*found, c.model.spec, kMeasured).decode_tps) << percent;
+    ++seen[found->selection.hot_slots * 10 / most];
+  }
+  EXPECT_GT(seen[20], 0);
+  EXPECT_GT(seen[10], 0);
+  EXPECT_GE(seen.size(), 3u);
 }
 
 // The plans of one run count with one process, so that what fitted the first is not refused to the second.
