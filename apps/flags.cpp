@@ -120,9 +120,7 @@ void RunFlags::add(CLI::App& command, Runs runs) {
   add_option(command, "--host-mem", host_mem,
              "Host memory to use beside the device; on a CPU this emulates a GPU's tiers")
       ->group(budgets);
-  add_option(command, "--kv-device-mem", kv_device_mem,
-             "Of the device memory, the most that the KV takes (default: what is fastest)")
-      ->group(budgets);
+  add_kv_budget(command);
   add_option(command, "--disk-mem", disk_mem, "Disk space for KV that fits nowhere else (default: none)")
       ->group(budgets);
   add_option(command, "--disk-dir", options.disk_directory, "Folder of that space (default: the cache folder)")
@@ -154,6 +152,12 @@ void RunFlags::add_policy(CLI::App& command) {
       ->capture_default_str()
       ->group(running);
   selection.add(command);
+}
+
+void RunFlags::add_kv_budget(CLI::App& command) {
+  add_option(command, "--kv-device-mem", kv_device_mem,
+             "Of the device memory, the most that the KV takes (default: what is fastest)")
+      ->group("Budgets");
 }
 
 namespace {

@@ -36,6 +36,8 @@ struct RunFlags {
   void add(CLI::App& command, Runs runs = Runs::model);
   // Those that say what becomes of the KV: a policy.
   void add_policy(CLI::App& command);
+  // What of the device it may take for that.
+  void add_kv_budget(CLI::App& command);
   // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
   // The budgets, which may be shares of what is free where the model will run. Returns a line for each that is more.

@@ -40,6 +40,7 @@ class Policy {
  public:
   Policy(const RunFlags& run, const std::string& flags) : flags_(flags), run_(run) {
     run_.add_policy(app_);
+    run_.add_kv_budget(app_);
     // What the environment says of the KV is said of one policy, not of all.
     for (CLI::Option* option : app_.get_options()) option->envname("");
     std::istringstream stream(flags);

@@ -95,8 +95,9 @@ void SelectionFlags::add(CLI::App& command) {
   ahead_option_ = of_selection(
       add_option(command, "--ahead", ahead, "Layers from the input that is rehearsed on to its layer: 1 or 2"));
   ahead_option_->check(CLI::IsMember({1, 2}));
-  of_selection(add_option(command, "--hot-set", hot_set,
-                          "KV that the device keeps of what was chosen before, in terms of what is chosen at once"))
+  of_selection(
+      add_option(command, "--hot-set", hot_set,
+                 "The most KV that the device keeps of what was chosen before, in terms of what is chosen at once"))
       ->check(within(1, 1000));
   of_selection(add_option(command, "--check-every", check_every,
                           "In every so many-th step one layer, in turn, reads all of its KV too, to see what share of "

@@ -30,7 +30,7 @@ struct HostKeyBasis {
 // Where a layer's tensors lie in the file. `matrix`, `bias`: the foretold query, before the norm of heads and before
 // the rotation; no columns where the model's own serve (QueryGuess::gain, and a layer that sees its own input).
 struct SkewLayer {
-  TensorInfo matrix;         // [heads * head_dim x hidden] Q8_0; F32 where its rows are no whole blocks
+  TensorInfo matrix;         // [heads * head_dim x hidden] Q4_0; F32 where its rows are no whole blocks
   TensorInfo bias;           // [1 x heads * head_dim] f32, the model's own bias in it
   TensorInfo keys, queries;  // [kv_heads * head_dim x head_dim] f32: direction j of head h is row h * head_dim + j
   TensorInfo mean;           // [kv_heads x head_dim] f32, of the rotated keys

@@ -8,7 +8,7 @@
 
 namespace spillway {
 
-inline constexpr int kSkewFormat = 1;
+inline constexpr int kSkewFormat = 2;
 inline constexpr int kMostAhead = 2;
 inline constexpr const char* kSkewType = "skew";  // general.type
 inline constexpr const char* kSkewVersion = "skew.version";
@@ -27,9 +27,10 @@ struct SkewTensor {
   int64_t cols = 0;
 };
 
-// Of the foretelling matrix: Q8_0 where its rows divide into blocks.
+// Of the foretelling matrix: Q4_0 where its rows divide into blocks, for it is kept on the device (what its roundings
+// cost is in ARCHITECTURE.md).
 constexpr DType matrix_type(const ModelShape& shape) {
-  return shape.hidden % info(DType::q8_0).block_elements == 0 ? DType::q8_0 : DType::f32;
+  return shape.hidden % info(DType::q4_0).block_elements == 0 ? DType::q4_0 : DType::f32;
 }
 
 // A layer's tensors in the order in which they lie. `foretold`: with a matrix of its own for the query.
