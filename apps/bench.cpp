@@ -24,6 +24,7 @@ struct BenchFlags {
   std::vector<int> prompts{512};
   std::vector<int> generations{128};
   std::vector<int> depths{0};
+  int depth_window = 0;
   int repetitions = 5;
   bool no_warmup = false;
   std::string text;  // a file
@@ -110,10 +111,12 @@ class Bench {
  private:
   void read_text(int positions) {
     text_ = running_.tokenizer().encode(read_text_file("--text", flags_.text), true);
-    if (text_.size() < static_cast<size_t>(positions)) {
-      throw Error(ErrorKind::usage, fmt::format("--text {}: it has {} tokens, and the tests take {}", flags_.text,
-                                                text_.size(), positions));
-    }
+    if (text_.empty()) throw Error(ErrorKind::usage, fmt::format("--text {}: it has no tokens", flags_.text));
+    const size_t once = text_.size();
+    if (once >= static_cast<size_t>(positions)) return;
+    std::fprintf(stderr, "--text %s: its %zu tokens are repeated, for the tests take %d\n", flags_.text.c_str(), once,
+                 positions);
+    while (text_.size() < static_cast<size_t>(positions)) text_.push_back(text_[text_.size() - once]);
   }
 
   // So many of a test, behind `depth` others.
@@ -127,7 +130,12 @@ class Bench {
   double once(const Row& row) {
     const SequenceId sequence = engine_->open_sequence();
     const auto ignore = [](int, std::span<const float>) {};
-    if (row.depth > 0) engine_->prefill(sequence, tokens_of(row.depth, 0), 0, row.generation > 0, ignore);
+    if (row.depth > 0) {
+      engine_->set_prompt_window(flags_.depth_window);
+      engine_->prefill(sequence, tokens_of(row.depth, 0), 0, row.generation > 0, ignore,
+                       [](uint64_t, uint64_t) { stop_if_interrupted(); });
+      engine_->set_prompt_window(0);
+    }
     const std::vector<int32_t> tokens = tokens_of(row.tokens(), row.depth);
     const LinkBytes before = LinkBytes::of(engine_->traffic());
     const ChosenCounts chosen_before = engine_->chosen_counts();
@@ -228,6 +236,7 @@ class Bench {
             {"n_prompt", row.prompt},
             {"n_gen", row.generation},
             {"n_depth", row.depth},
+            {"depth_window", flags_.depth_window},
             {"avg_ns", static_cast<int64_t>(mean(ns))},
             {"stddev_ns", static_cast<int64_t>(deviation(ns))},
             {"avg_ts", mean(row.speeds())},
@@ -269,6 +278,12 @@ Command add_bench(CLI::App& app) {
       ->capture_default_str();
   add_option(*command, "-d,--n-depth", flags->depths, "Tokens that are in the context before")
       ->delimiter(',')
+      ->check(within(0))
+      ->capture_default_str();
+  add_option(
+      *command, "--depth-window", flags->depth_window,
+      "These attend to so many tokens before them at most: a long context in little time, whose text means nothing "
+      "(0: to all)")
       ->check(within(0))
       ->capture_default_str();
   add_option(*command, "-r,--repetitions", flags->repetitions, "Runs of each test")

@@ -37,7 +37,7 @@ void KvFeed::begin_pass(std::span<const SequenceId> sequences, const KvReading& 
 
 // The span of the oldest position that the pass's first query sees: later ones see less far back.
 int KvFeed::first_span(SequenceId sequence, int layer) const {
-  const int window = windows_[layer];
+  const int window = narrower(windows_[layer], reading_.window);
   return window == 0 ? 0 : std::max(0, cache_.tokens(sequence) + 1 - window) / kSpanTokens;
 }
 

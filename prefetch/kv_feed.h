@@ -4,6 +4,7 @@
 // layer no longer keeps on the device.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <span>
@@ -23,12 +24,16 @@ struct KvGroup {
   Lease lease;
 };
 
+// The smaller of two windows, of which 0 is none.
+inline int narrower(int a, int b) { return a == 0 ? b : b == 0 ? a : std::min(a, b); }
+
 // How a pass reads layers that choose (KvLayout::chooses): by their ChosenFeed, but for what is to be checked.
 struct KvReading {
   bool chooses = false;
   int checked_layer = -1;   // this one by this feed too,
   bool checks_all = false;  // or all of them
   bool adds_up = false;     // a prompt: they are read twice, the second time to add up their attention
+  int window = 0;           // > 0: every layer has at most so large a one
 
   bool operator==(const KvReading&) const = default;
 };

@@ -175,7 +175,8 @@ void Engine::prefill(SequenceId sequence, std::span<const int32_t> tokens, Logit
                                                                   : NextPass::kNone,
                                    .decodes = end == total,
                                    .sequences = std::span(&sequence, another ? 1 : 0)},
-                          .observer = observer_};
+                          .observer = observer_,
+                          .prompt_window = prompt_window_};
     const int before = end - part.logit_rows;
     run(input, [&](int first, View logits) {
       const View here = on_host(logits);

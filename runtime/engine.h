@@ -50,6 +50,8 @@ class Engine {
   int tokens(SequenceId sequence) const;
   // Sees the passes from now on; null: nobody does.
   void set_observer(PassObserver* observer) { observer_ = observer; }
+  // Of the prompts that follow, as PassInput's: for measures of speed alone. 0: no window.
+  void set_prompt_window(int window) { prompt_window_ = window; }
 
   // The last so many rows of logits of a call, whole or as `choice` says.
   struct LogitRows {
@@ -125,6 +127,7 @@ class Engine {
   Plan plan_;
   Traffic traffic_;
   PassObserver* observer_ = nullptr;
+  int prompt_window_ = 0;
   std::unique_ptr<Parts> parts_;
 };
 

@@ -37,6 +37,7 @@ bool PassInput::decodes() const {
 }
 
 Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits& on_logits) {
+  prompt_window_ = input.prompt_window;
   place_parts(input);
   const TraceRange range(track_, input.decodes() ? "decode" : "prefill");
   plan_feeds(input);

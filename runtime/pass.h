@@ -91,6 +91,9 @@ struct PassInput {
   const RowChoice* choice = nullptr;  // of each row of logits; null: the rows are wanted whole
   NextPass next;
   PassObserver* observer = nullptr;  // of a pass of one part
+  // > 0: a prompt, whose queries see so many positions at most: what then stands in the cache costs little time and
+  // means nothing. For measures of speed behind long contexts.
+  int prompt_window = 0;
 
   int rows() const;
   int logit_rows() const;
@@ -174,6 +177,7 @@ class Pass {
   std::vector<MergeTask> merges_;
   View x_, h_, q_, k_, v_, attn_, gate_, up_;  // of this pass's rows
   uint32_t next_unit_ = 0;
+  int prompt_window_ = 0;                // of this pass's input
   int next_expert_ = 0;                  // the first of the next layer's among the experts' units
   std::vector<ExpertData> expert_data_;  // of a call: those that are here
   std::vector<ExpertFeed::Here> all_experts_;

@@ -26,8 +26,10 @@ bool Pass::chooses() const {
 
 // Of a pass whose first part is so.
 KvReading Pass::reading(bool decode, int tokens) const {
-  if (p_.rehearsal == nullptr) return {};
-  return decode ? p_.rehearsal->reading(tokens) : p_.rehearsal->prompt_reading();
+  KvReading reading;
+  if (p_.rehearsal != nullptr) reading = decode ? p_.rehearsal->reading(tokens) : p_.rehearsal->prompt_reading();
+  if (!decode) reading.window = prompt_window_;
+  return reading;
 }
 
 // The query of a later layer, from this one's input: by it that layer chooses among the KV while this one computes.
@@ -125,7 +127,9 @@ void Pass::attend(int layer) {
 // Into states from `first_state` on; returns how many.
 int Pass::attend_part(int layer, const Placed& one, const AttendShape& shape, int first_state) {
   if (!one.part.decode) {
-    attend_chunk(layer, one, shape, first_state);
+    AttendShape seen = shape;
+    seen.window = narrower(shape.window, prompt_window_);
+    attend_chunk(layer, one, seen, first_state);
     for (int row = 0; row < one.rows(); ++row) merges_.push_back({one.first_row + row, first_state + row, 1});
     return one.rows();
   }

@@ -47,6 +47,9 @@ SPILLWAY_INLINE __m512 add_block(const RowsBlock& b, const ActBlock& x, __m512 s
     dots[0] = _mm512_dpbusd_epi32(dots[0], b.codes[g], four(g));
     dots[1] = _mm512_dpbusd_epi32(dots[1], b.codes[4 + g], four(4 + g));
   }
+  for (int h = 0; h < 2; h++) {  // known when compiled; an offset is in the others
+    if (b.sixteenfold[h]) dots[h] = _mm512_srai_epi32(dots[h], 4);
+  }
   const __m512 scale = _mm512_set1_ps(x.scale);
   if constexpr (kCodes.halves) {
     for (int half = 0; half < 2; half++) {
@@ -70,12 +73,24 @@ inline void store_tile(const QuantProduct& p, int64_t first, int rows, const __m
   }
 }
 
+// Asks the second cache for some rows' next blocks, all of them in the course of this block: its misses would wait
+// behind those that memory is asked for.
+template <typename Format>
+SPILLWAY_INLINE void prefetch_next(const std::byte* tile, int64_t stride, int b) {
+  constexpr int kRows = kTileRows / kFormatBlocks<Format>;
+  for (int r = kRows * b; r < kRows * (b + 1); r++) {
+    const std::byte* next = tile + r * stride + kFormatBytes<Format>;
+    for (int at = 0; at < kFormatBytes<Format>; at += 64) _mm_prefetch(next + at, _MM_HINT_T0);
+  }
+}
+
 template <typename Format, int M>
 void in_place(const QuantProduct& p) {
   constexpr int kBytes = kFormatBytes<Format>;
   constexpr int kBlocks = kFormatBlocks<Format>;
   constexpr int kStep = kBlocks < 4 ? kBlocks : 4;  // blocks that share what is loaded once
   constexpr int kAhead = kTileRows * kBytes * kStep / kBlocks;
+  constexpr int kLines = (kAhead + 63) / 64;
   const auto stride = static_cast<int64_t>(p.weight_stride);
   for (int64_t n = 0; n < p.rows; n += kTileRows) {
     const std::byte* tile = p.weight + n * stride;
@@ -90,9 +105,13 @@ void in_place(const QuantProduct& p) {
     for (int64_t at = 0; at < p.blocks / kBlocks * kBytes; at += kBytes) {
       format.begin(rows, at);
       for (int b = 0; b < kBlocks; b += kStep, ahead += kAhead) {
-        for (int asked = 0; asked < kAhead; asked += 64) _mm_prefetch(ahead + asked, _MM_HINT_T1);
 #pragma GCC unroll 4
         for (int j = 0; j < kStep; j++, x += M) {
+          // A few at a time: a burst of them waits for the places in which misses are kept.
+          for (int asked = kLines * j / kStep; asked < kLines * (j + 1) / kStep; asked++) {
+            _mm_prefetch(ahead + 64 * asked, _MM_HINT_T1);
+          }
+          if constexpr (kBlocks > 1) prefetch_next<Format>(tile + at, stride, b + j);
           RowsBlock block;
           load_unsigned(format, rows, at, b + j, &block);
           for (int i = 0; i < M; i++) sums[i] = add_block<Format::kCodes>(block, x[i], sums[i]);
@@ -140,7 +159,10 @@ void pack_rows(const std::byte* weight, uint64_t stride, int rows, int64_t block
     for (int b = 0; b < kFormatBlocks<Format>; b++, tile += kPackedBlockBytes) {
       RowsBlock block;
       load_unsigned(format, from, from_at, b, &block);
-      for (int g = 0; g < 8; g++) _mm512_storeu_si512(tile + 64 * g, block.codes[g]);
+      for (int g = 0; g < 8; g++) {
+        const Words codes = block.sixteenfold[g / 4] ? _mm512_srli_epi32(block.codes[g], 4) : block.codes[g];
+        _mm512_storeu_si512(tile + 64 * g, codes);
+      }
       for (int half = 0; half < (Format::kCodes.halves ? 2 : 1); half++) {
         _mm512_storeu_ps(tile + kPackedD + 64 * half, block.d[half]);
         if (Format::kCodes.affine) _mm512_storeu_ps(tile + kPackedM + 64 * half, block.m[half]);

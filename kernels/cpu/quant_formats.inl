@@ -18,6 +18,7 @@ struct Codes {
 // 32 elements of each row: codes[g] holds elements 4g .. 4g+3; d and m belong to all 32, or to halves.
 struct RowsBlock {
   Words codes[8];
+  bool sixteenfold[2] = {};  // codes[0 .. 4) and [4 .. 8) are, being high nibbles that stayed where they were
   Floats d[2];
   Floats m[2];
 };
@@ -31,6 +32,20 @@ SPILLWAY_INLINE void split_nibbles(const Words* raw, Words* codes) {
   }
 }
 
+// As codes, or sixteen times as much where the products can bear it: then RowsBlock says so.
+SPILLWAY_INLINE Words high_nibbles(Words raw) {
+  return kKeepsHighNibbles ? both(raw, splat(0xf0f0f0f0)) : both(shift_right(raw, 4), splat(0x0f0f0f0f));
+}
+
+// codes[0 .. 4) are the low nibbles of raw[0 .. 4), codes[4 .. 8) the high ones; high_nibbles() says how.
+SPILLWAY_INLINE void split_in_place(const Words* raw, RowsBlock* out) {
+  for (int c = 0; c < 4; c++) {
+    out->codes[c] = both(raw[c], splat(0x0f0f0f0f));
+    out->codes[4 + c] = high_nibbles(raw[c]);
+  }
+  out->sixteenfold[1] = kKeepsHighNibbles;
+}
+
 // Bit i of the word becomes bit 4 of code i.
 SPILLWAY_INLINE void add_fifth_bits(Words bits, Words* codes) {
   for (int pair = 0; pair < 4; pair++) {
@@ -38,11 +53,6 @@ SPILLWAY_INLINE void add_fifth_bits(Words bits, Words* codes) {
     codes[2 * pair] = add_where(codes[2 * pair], eight, splat(0x08040201), splat(0x10101010));
     codes[2 * pair + 1] = add_where(codes[2 * pair + 1], eight, splat(0x80402010), splat(0x10101010));
   }
-}
-
-SPILLWAY_INLINE void load_32_bytes(const Rows& rows, int64_t at, Words* out) {
-  load_16_bytes(rows, at, out);
-  load_16_bytes(rows, at + 16, out + 4);
 }
 
 // The word between two: the high half of the first, then the low half of the second.
@@ -70,7 +80,7 @@ struct FormatQ4_0 {
     Words raw[4];
     out->d[0] = f16_low(load_word(rows, at));
     load_16_bytes(rows, at + 2, raw);
-    split_nibbles(raw, out->codes);
+    split_in_place(raw, out);
   }
 };
 
@@ -84,7 +94,7 @@ struct FormatQ4_1 {
     out->d[0] = f16_low(scales);
     out->m[0] = f16_high(scales);
     load_16_bytes(rows, at + 4, raw);
-    split_nibbles(raw, out->codes);
+    split_in_place(raw, out);
   }
 };
 
@@ -225,7 +235,8 @@ struct FormatQ4_K {
   SPILLWAY_INLINE void begin(const Rows& rows, int64_t at) { scales.load(rows, at); }
   SPILLWAY_INLINE void block(const Rows& rows, int64_t at, int b, RowsBlock* out) {
     if (b % 2 == 0) load_32_bytes(rows, at + 16 + 16 * b, raw);
-    for (int g = 0; g < 8; g++) out->codes[g] = both(shift_right(raw[g], b % 2 * 4), splat(0x0f0f0f0f));
+    for (bool& sixteenfold : out->sixteenfold) sixteenfold = b % 2 == 1 && kKeepsHighNibbles;
+    for (int g = 0; g < 8; g++) out->codes[g] = b % 2 == 0 ? both(raw[g], splat(0x0f0f0f0f)) : high_nibbles(raw[g]);
     out->d[0] = scales.d[b];
     out->m[0] = scales.m[b];
   }

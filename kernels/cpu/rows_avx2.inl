@@ -4,6 +4,7 @@ namespace spillway {
 namespace {
 
 constexpr int kRowLanes = 8;
+constexpr bool kKeepsHighNibbles = false;  // sums of products begin with 16 bits
 using Words = __m256i;
 using Floats = __m256;
 
@@ -47,6 +48,12 @@ SPILLWAY_INLINE void load_16_bytes(const Rows& rows, int64_t at, Words* out) {
   out[1] = _mm256_unpackhi_epi64(low01, low23);
   out[2] = _mm256_unpacklo_epi64(high01, high23);
   out[3] = _mm256_unpackhi_epi64(high01, high23);
+}
+
+// 32 bytes of each row: out[c] holds bytes 4c .. 4c+3.
+SPILLWAY_INLINE void load_32_bytes(const Rows& rows, int64_t at, Words* out) {
+  load_16_bytes(rows, at, out);
+  load_16_bytes(rows, at + 16, out + 4);
 }
 
 SPILLWAY_INLINE Words splat(uint32_t word) { return _mm256_set1_epi32(static_cast<int>(word)); }

@@ -4,6 +4,7 @@ namespace spillway {
 namespace {
 
 constexpr int kRowLanes = 16;
+constexpr bool kKeepsHighNibbles = true;  // sums of products have 32 bits
 using Words = __m512i;
 using Floats = __m512;
 
@@ -57,6 +58,33 @@ SPILLWAY_INLINE void load_16_bytes(const Rows& rows, int64_t at, Words* out) {
   out[1] = _mm512_unpackhi_epi64(low01, low23);
   out[2] = _mm512_unpacklo_epi64(high01, high23);
   out[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+
+// 32 bytes of each row: out[c] holds bytes 4c .. 4c+3. Fewer inserts than twice 16 bytes.
+SPILLWAY_INLINE void load_32_bytes(const Rows& rows, int64_t at, Words* out) {
+  __m512i mixed[2][4];  // 128-bit lanes: rows 8h .. 8h+3 of words c and c + 4, then rows 8h+4 .. 8h+7 of them
+  for (int h = 0; h < 2; h++) {
+    __m512i z[4];
+    for (int i = 0; i < 4; i++) {
+      const int64_t offset = at + i * rows.stride;
+      const auto half = [&](int l) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows.base[l] + offset));
+      };
+      z[i] = _mm512_inserti64x4(_mm512_castsi256_si512(half(2 * h)), half(2 * h + 1), 1);
+    }
+    const __m512i low01 = _mm512_unpacklo_epi32(z[0], z[1]);
+    const __m512i high01 = _mm512_unpackhi_epi32(z[0], z[1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(z[2], z[3]);
+    const __m512i high23 = _mm512_unpackhi_epi32(z[2], z[3]);
+    mixed[h][0] = _mm512_unpacklo_epi64(low01, low23);
+    mixed[h][1] = _mm512_unpackhi_epi64(low01, low23);
+    mixed[h][2] = _mm512_unpacklo_epi64(high01, high23);
+    mixed[h][3] = _mm512_unpackhi_epi64(high01, high23);
+  }
+  for (int c = 0; c < 4; c++) {
+    out[c] = _mm512_shuffle_i32x4(mixed[0][c], mixed[1][c], 0x88);
+    out[4 + c] = _mm512_shuffle_i32x4(mixed[0][c], mixed[1][c], 0xdd);
+  }
 }
 
 SPILLWAY_INLINE Words splat(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }

@@ -4,6 +4,7 @@ namespace spillway {
 namespace {
 
 constexpr int kRowLanes = kTileRows;
+constexpr bool kKeepsHighNibbles = false;
 struct Words {
   uint32_t v[kRowLanes];
 };
@@ -45,6 +46,12 @@ inline Words load_word(const Rows& rows, int64_t at) {
 // 16 bytes of each row: out[c] holds bytes 4c .. 4c+3.
 inline void load_16_bytes(const Rows& rows, int64_t at, Words* out) {
   for (int c = 0; c < 4; c++) out[c] = load_word(rows, at + 4 * c);
+}
+
+// 32 bytes of each row: out[c] holds bytes 4c .. 4c+3.
+SPILLWAY_INLINE void load_32_bytes(const Rows& rows, int64_t at, Words* out) {
+  load_16_bytes(rows, at, out);
+  load_16_bytes(rows, at + 16, out + 4);
 }
 
 inline Words splat(uint32_t word) {

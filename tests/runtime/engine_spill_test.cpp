@@ -136,5 +136,38 @@ TEST(EngineWindow, WhatAllWindowsHavePassedIsNotFetched) {
   EXPECT_EQ(std::memcmp(logits.data(), expected.data(), expected.size() * sizeof(float)), 0);
 }
 
+// What benches put before a long context: the logits after a prompt, and the bytes that it read from disk.
+std::vector<float> prompt_logits(const Model& model, Options options, int window, uint64_t* read) {
+  const auto device = make_cpu_device({.threads = 2});
+  Engine engine = raised_engine(model, options, *device);
+  engine.set_prompt_window(window);
+  std::vector<float> logits;
+  engine.prefill(engine.open_sequence(), random_ids(5, 1400, model.spec.shape.vocab), 1, false,
+                 [&](int, std::span<const float> row) { logits.assign(row.begin(), row.end()); });
+  *read = engine.traffic().bytes(Link::disk_read, Cause::kv_fetch);
+  return logits;
+}
+
+TEST(EngineWindow, OfAPromptIsAsIfTheModelHadIt) {
+  Model model = open_for_test(write_tiny_model(tiny("prompt_window"), ::testing::TempDir()));
+  Options plenty, tight;
+  plenty.device_bytes = 1ull << 30;
+  plenty.context = tight.context = kPositions;
+  plenty.chunk = tight.chunk = 128;
+  tight.device_bytes = 256 << 10;
+  tight.disk_bytes = 16 << 20;
+  tight.disk_directory = ::testing::TempDir();
+  uint64_t all = 0, in_window = 0, none = 0;
+  const std::vector<float> whole = prompt_logits(model, tight, 0, &all);
+  const std::vector<float> seen = prompt_logits(model, tight, 300, &in_window);
+  EXPECT_EQ(seen, prompt_logits(model, plenty, 300, &none));
+  EXPECT_NE(seen, whole);
+  EXPECT_GT(in_window, 0u);
+  EXPECT_LT(2 * in_window, all);
+  EXPECT_EQ(none, 0u);
+  for (LayerTensors& layer : model.spec.layers) layer.window = 300;
+  EXPECT_EQ(seen, prompt_logits(model, plenty, 0, &none));
+}
+
 }  // namespace
 }  // namespace spillway
