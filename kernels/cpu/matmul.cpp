@@ -1,6 +1,7 @@
 #include "kernels/cpu/matmul.h"
 
 #include <algorithm>
+#include <atomic>
 
 namespace spillway {
 namespace {
@@ -9,6 +10,36 @@ constexpr int64_t kRowsPerPackedTask = 64;
 constexpr uint64_t kActBytesPerTask = 1 << 20;  // what a core's second cache keeps beside a tile
 
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Tasks in ranges, one for each worker, who takes what others have left when its own is done: weights that are asked
+// for ahead at the end of a task are then mostly those of the next.
+class Ranges {
+ public:
+  static constexpr int kMost = 64;
+
+  Ranges(int64_t tasks, int workers) : workers_(workers) {
+    for (int w = 0; w < workers; w++) {
+      ranges_[w].next.store(tasks * w / workers, std::memory_order_relaxed);
+      ranges_[w].end = tasks * (w + 1) / workers;
+    }
+  }
+  // Called as many times as there are tasks: each is given once.
+  int64_t take(int worker) {
+    for (int w = worker;; w = (w + 1) % workers_) {
+      if (ranges_[w].next.load(std::memory_order_relaxed) >= ranges_[w].end) continue;
+      const int64_t task = ranges_[w].next.fetch_add(1, std::memory_order_relaxed);
+      if (task < ranges_[w].end) return task;
+    }
+  }
+
+ private:
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  Range ranges_[kMost];
+  int workers_;
+};
 
 // Tasks of one part: a grid of blocks of x rows (slow) by chunks of weight rows (fast).
 struct Cut {
@@ -50,6 +81,9 @@ class Call {
     };
     if (tasks == 1) {
       task(0, 0);
+    } else if (quantised && m_ <= kInPlaceGroup && team_.workers() <= Ranges::kMost) {
+      Ranges ranges(tasks, team_.workers());
+      team_.run(tasks, [&](int64_t, int worker) { task(ranges.take(worker), worker); });
     } else {
       team_.run(tasks, task);
     }
@@ -79,9 +113,8 @@ class Call {
     if (!is_quantised(part.weight.dtype) && m_ >= kLeastBlockRows) {
       c.rows_per_chunk = kFloatCols;
       c.rows_per_block = kFloatRows;
-    } else if (m_ <= kInPlaceGroup) {  // bound by reading the weights: enough chunks that the workers end together, but
-      // the first tile of a chunk is one that nothing asked for ahead
-      const int64_t fair = weight_rows / (workers * 6);
+    } else if (m_ <= kInPlaceGroup) {  // bound by reading the weights: enough chunks that the workers end together
+      const int64_t fair = weight_rows / (workers * 16);
       c.rows_per_chunk = std::clamp<int64_t>(div_up(fair, kTileRows) * kTileRows, 32, 512);
       c.rows_per_block = m_;
     } else {

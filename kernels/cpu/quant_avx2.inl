@@ -98,8 +98,8 @@ void in_place(const QuantProduct& p) {
   for (int64_t n = 0; n < p.rows; n += kRowLanes) {
     const Rows rows(p.weight + n * stride, stride);
     // Rows are read side by side, in streams too short for the hardware's prefetcher: the next ones are asked for front
-    // to back while these are computed. What follows the last ones is another worker's.
-    const std::byte* ahead = n + kRowLanes < p.rows ? rows.base + kRowLanes * stride : rows.base;
+    // to back while these are computed. What follows the last ones is the worker's next task, as a rule.
+    const std::byte* ahead = rows.base + kRowLanes * stride;
     Format format;
     __m256 sums[M];
     for (int i = 0; i < M; i++) sums[i] = _mm256_setzero_ps();

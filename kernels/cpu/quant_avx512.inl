@@ -95,8 +95,8 @@ void in_place(const QuantProduct& p) {
   for (int64_t n = 0; n < p.rows; n += kTileRows) {
     const std::byte* tile = p.weight + n * stride;
     // Rows are read side by side, sixteen streams too short for the hardware's prefetcher: the next tile is asked for
-    // front to back while this one is computed. What follows the last one is another worker's.
-    const std::byte* ahead = n + kTileRows < p.rows ? tile + kTileRows * stride : tile;
+    // front to back while this one is computed. What follows the last one is the worker's next task, as a rule.
+    const std::byte* ahead = tile + kTileRows * stride;
     const Rows rows(tile, stride);
     Format format;
     __m512 sums[M];

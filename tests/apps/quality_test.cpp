@@ -20,11 +20,12 @@ class QualityCommand : public ::testing::Test {
       : model_(
             write_tiny_model({.layers = 4, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 32, .name = "judged"},
                              program_.folder().string())) {
-    std::filesystem::remove_all(Program::cache() + "/spillway/skew");  // of an earlier run
+    setenv("SPILLWAY_TEST_CACHE", (program_.folder() / "cache").c_str(), 1);  // with no skew from an earlier run
     std::string words;
     for (int i = 0; i < 900; ++i) words += "word " + std::to_string(i * 37 % 101) + (i % 9 == 8 ? ".\n" : " ");
     text_ = program_.write("text.txt", words);
   }
+  ~QualityCommand() override { unsetenv("SPILLWAY_TEST_CACHE"); }
   Result quality(std::vector<std::string> more) const {
     std::vector<std::string> words{"quality", "-m",        model_, "-f",       text_, "-c",         "512", "--steps",
                                    "64",      "--windows", "2",    "--greedy", "8",   "--passkeys", "1"};
