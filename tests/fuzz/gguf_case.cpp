@@ -6,6 +6,7 @@
 #include "loader/chat_template.h"
 #include "loader/model_spec.h"
 #include "loader/tokenizer.h"
+#include "tests/fuzz/extents.h"
 #include "tests/fuzz/memory_file.h"
 
 namespace spillway {
@@ -44,12 +45,8 @@ bool try_gguf(std::span<const std::byte> bytes) {
   const MemoryFile file(bytes);
   return allowed([&] {
     const Checkpoint checkpoint = open_gguf(file.path());
-    for (const auto& [name, tensor] : checkpoint.tensors) {
-      const Extent& extent = tensor.extent;
-      const uint64_t end = extent.offset + extent.bytes;
-      if (end < extent.offset || end > bytes.size()) throw std::runtime_error("a tensor outside the file: " + name);
-    }
-    allowed([&] { read_model_spec(checkpoint); });
+    check_extents(checkpoint);
+    allowed([&] { check_extents(checkpoint, read_model_spec(checkpoint)); });
     allowed([&] { use_tokenizer(checkpoint); });
     // A template may refuse a conversation in its own words.
     allowed(

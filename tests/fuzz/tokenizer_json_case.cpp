@@ -1,38 +1,32 @@
 #include "tests/fuzz/tokenizer_json_case.h"
 
-#include <filesystem>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
 #include "kernels/check.h"
 #include "loader/text/json_tokenizer.h"
-#include "tests/fuzz/memory_file.h"
+#include "tests/fuzz/folder.h"
+#include "tests/fuzz/parts.h"
 
 namespace spillway {
 namespace {
 
-// A folder whose tokenizer.json is a link to the case.
-class Folder {
- public:
-  explicit Folder(const std::string& target) {
-    std::string name = (std::filesystem::temp_directory_path() / "spillway-fuzz-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("mkdtemp failed");
-    path = name;
-    std::filesystem::create_symlink(target, path / "tokenizer.json");
-  }
-  Folder(const Folder&) = delete;
-  ~Folder() { std::filesystem::remove_all(path); }
-
-  std::filesystem::path path;
-};
+// In the order of the parts.
+constexpr const char* kFiles[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "vocab.json",
+    "merges.txt"};
 
 }  // namespace
 
 bool try_tokenizer_json(std::span<const std::byte> bytes) {
-  const MemoryFile file(bytes);
-  const Folder folder(file.path());
+  const auto parts = parts_of(bytes, std::size(kFiles));
+  const Folder folder;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].empty()) folder.put(kFiles[i], parts[i]);
+  }
   try {
-    const auto tokenizer = read_json_tokenizer(folder.path);
+    const auto tokenizer = read_json_tokenizer(folder.path());
     for (const char* text :
          {"", "abc ab  a1, don't\n\xf0\x9f\x99\x82 \xff e\xcc\x81<s>\xe2\x96\x81x", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"}) {
       for (const bool special : {false, true}) {
