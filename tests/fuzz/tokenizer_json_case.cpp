@@ -5,6 +5,7 @@
 #include <string>
 
 #include "kernels/check.h"
+#include "loader/chat_template.h"
 #include "loader/text/json_tokenizer.h"
 #include "tests/fuzz/folder.h"
 #include "tests/fuzz/parts.h"
@@ -17,6 +18,18 @@ constexpr const char* kFiles[] = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "vocab.json",
     "merges.txt"};
 
+// The template of the folder, if there is one. It may refuse a conversation in its own words.
+void use_template(const Folder& folder) {
+  Checkpoint checkpoint;
+  checkpoint.files.push_back(File::open_read(folder.put("model.safetensors", std::as_bytes(std::span("x")))));
+  try {
+    const ChatMessage message{"user", "abc"};
+    ChatTemplate::from(checkpoint).render({&message, 1}, true);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::model && error.kind() != ErrorKind::usage) throw;
+  }
+}
+
 }  // namespace
 
 bool try_tokenizer_json(std::span<const std::byte> bytes) {
@@ -25,6 +38,7 @@ bool try_tokenizer_json(std::span<const std::byte> bytes) {
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!parts[i].empty()) folder.put(kFiles[i], parts[i]);
   }
+  use_template(folder);
   try {
     const auto tokenizer = read_json_tokenizer(folder.path());
     for (const char* text :
