@@ -277,14 +277,12 @@ class ConfigReader {
 
 }  // namespace
 
-std::map<std::string, MetaValue> read_hf_config(const std::string& text, const std::string& path) {
-  json config = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) throw Error(ErrorKind::model, fmt::format("{}: no JSON object that can be read", path));
+std::map<std::string, MetaValue> read_hf_config(const json& config, const std::string& path) {
+  if (!config.is_object()) throw Error(ErrorKind::model, fmt::format("{}: no JSON object", path));
   // A model of text and images keeps what concerns text in an object of its own.
-  if (const auto inner = config.find("text_config"); inner != config.end() && inner->is_object()) {
-    config = json(*inner);
-  }
-  return ConfigReader(config, path).read();
+  const auto inner = config.find("text_config");
+  const bool apart = inner != config.end() && inner->is_object();
+  return ConfigReader(apart ? *inner : config, path).read();
 }
 
 }  // namespace spillway

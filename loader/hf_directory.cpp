@@ -11,26 +11,16 @@
 #include "loader/hf_names.h"
 #include "loader/printable.h"
 #include "loader/safetensors.h"
+#include "loader/text/json_file.h"
 
 namespace spillway {
 namespace {
 
-constexpr uint64_t kTextLimit = 64 << 20;
 constexpr size_t kShardsLimit = 4096;
-
-std::string read_text(const std::string& path) {
-  const File file = File::open_read(path);
-  if (file.bytes() > kTextLimit) {
-    throw Error(ErrorKind::model, fmt::format("{}: {} bytes, more than such a file has", path, file.bytes()));
-  }
-  std::string text(file.bytes(), '\0');
-  file.read(0, std::as_writable_bytes(std::span(text)));
-  return text;
-}
 
 // The files named by model.safetensors.index.json, in the order of their names, and which of them holds a tensor.
 std::map<std::string, std::string> read_index(const std::string& path) {
-  const nlohmann::json index = nlohmann::json::parse(read_text(path), nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json index = read_small_json(path);
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (!index.is_object() || map == index.end() || !map->is_object()) {
     throw Error(ErrorKind::model, fmt::format("{}: no JSON object with a weight_map", path));
@@ -116,7 +106,7 @@ Checkpoint open_hf_directory(const std::string& directory) {
     throw Error(ErrorKind::model,
                 fmt::format("{}: a folder without config.json, so no Hugging Face model directory", directory));
   }
-  checkpoint.meta = read_hf_config(read_text(config), config);
+  checkpoint.meta = read_hf_config(read_small_json(config), config);
   open_weights(directory, checkpoint);
   rename_tensors(checkpoint, checkpoint.text("general.architecture"));
   settle_output(checkpoint, config);

@@ -69,6 +69,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_object(size_t) override {
+    if (in_metadata_ && depth_ == 2) return stop_metadata();
     if (depth_ == 2 || numbers_ != nullptr) return stop("has an object where the format has none");
     ++depth_;
     return true;
@@ -91,6 +92,7 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_array(size_t) override {
+    if (in_metadata_) return stop_metadata();
     if (depth_ != 2 || numbers_ != nullptr || field_ == "dtype") return other("a list");
     auto& list = field_ == "shape" ? entries.back().shape : entries.back().offsets;
     if (list) return stop(fmt::format("has {} twice", field_));
@@ -121,6 +123,13 @@ class HeaderHandler final : public nlohmann::json_sax<nlohmann::json> {
   bool stop(const std::string& what) {
     const std::string name = entries.empty() ? "" : " " + printable(entries.back().name);
     problem = fmt::format("at byte {}: in the header, the tensor{} {}", kLengthBytes, name, what);
+    return false;
+  }
+
+  // What follows in a list would be taken for a tensor's.
+  bool stop_metadata() {
+    problem =
+        fmt::format("at byte {}: in the header, __metadata__ has an object or a list where texts are", kLengthBytes);
     return false;
   }
 

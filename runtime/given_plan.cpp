@@ -6,6 +6,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_device.h"
+#include "loader/printable.h"
 #include "memory/format_bytes.h"
 #include "runtime/fill_plan.h"
 #include "runtime/fingerprint.h"
@@ -136,12 +137,12 @@ void PlanFile::check(const Checkpoint& checkpoint, const Device& on) const {
     throw Error(ErrorKind::fit, fmt::format("--plan {}: {}; spillway plan -o makes a new one", path, what));
   };
   if (const std::string here = spillway::fingerprint(checkpoint); here != fingerprint) {
-    refuse(fmt::format("it was made for the model {} ({}), and {} is another ({})", model, fingerprint,
-                       checkpoint.path(), here));
+    refuse(fmt::format("it was made for the model {} ({}), and {} is another ({})", printable(model),
+                       printable(fingerprint), checkpoint.path(), here));
   }
   if (processor != processor_name() || device != on.name()) {
-    refuse(fmt::format("it was made for {} on {}, and here {} computes on {}", device, processor, on.name(),
-                       processor_name()));
+    refuse(fmt::format("it was made for {} on {}, and here {} computes on {}", printable(device), printable(processor),
+                       on.name(), processor_name()));
   }
 }
 

@@ -2,10 +2,11 @@
 
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <utility>
 
+#include "kernels/check.h"
 #include "kernels/whole_file.h"
+#include "loader/text/json_file.h"
 
 namespace spillway {
 namespace {
@@ -29,7 +30,7 @@ json empty_cache() {
 bool is_ours(const json& file) {
   if (!file.is_object() || file.value("format", json()) != kFormat) return false;
   for (const char* kind : kKinds) {
-    if (!file.contains(kind) || !file[kind].is_object()) return false;
+    if (!file.contains(kind) || !file[kind].is_object() || file[kind].size() > kMostEntries) return false;
   }
   return true;
 }
@@ -45,9 +46,11 @@ MachineCache::MachineCache(std::string path) : path_(std::move(path)), kept_(emp
   std::error_code error;
   if (path_.empty() || !std::filesystem::is_regular_file(path_, error)) return;
   if (std::filesystem::file_size(path_, error) > kMostFileBytes || error) return;
-  std::ifstream in(path_);
-  json file = json::parse(in, nullptr, /*allow_exceptions=*/false);
-  if (is_ours(file)) kept_ = std::move(file);
+  try {
+    json file = read_small_json(path_);
+    if (is_ours(file)) kept_ = std::move(file);
+  } catch (const Error&) {  // it is measured anew
+  }
 }
 
 const json* MachineCache::find(const char* kind, const std::string& key) const {

@@ -29,8 +29,6 @@ struct UnitChoices {
   uint64_t kv_ring_bytes = 0;
   Tier expert_tier = Tier::device;
   int expert_device_slots = 0, expert_host_slots = 0;
-
-  bool operator==(const UnitChoices&) const = default;
 };
 
 struct PlanFile {

@@ -51,7 +51,11 @@ PlanSizes::PlanSizes(const PlanInput& input, Room room, const std::optional<Plan
   const Options& options = in_.options;
   // Layers that pack have slots of both kinds.
   const int64_t layers = std::max(kv.layout.layers + kv.layout.packed_layers(), 1);
-  const int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / layers * kPageTokens);
+  int64_t most = std::min(kMostPositions, int64_t{UINT32_MAX} / layers * kPageTokens);
+  // Choosing counts the granules of all sequences.
+  if (options.selection.on()) {
+    most = std::min(most, int64_t{INT32_MAX} / options.sequences * options.selection.granule_tokens - kPageTokens);
+  }
   if (options.context > most) {
     throw Error(ErrorKind::usage,
                 fmt::format("-c {}: this model's KV is counted up to {} positions", options.context, most));

@@ -14,6 +14,9 @@
 namespace spillway {
 namespace {
 
+constexpr double kMostPlayed = 1 << 14;  // groups of KV, of all layers
+constexpr double kLeastPlayed = 64;      // of one
+
 // A pass cut where it waits: what arrives from elsewhere, in order, and what is computed from one arrival to the next.
 struct Pass {
   struct Stop {
@@ -109,8 +112,8 @@ class Costs {
   const Limits& limits_;
 };
 
-// Of what a decode step chooses, the share that is not in the hot set: measured on two models with hot sets of once, one
-// and a half times and twice the choice (73 to 79, 84 to 89 and 89 to 93 % were there).
+// Of what a decode step chooses, the share that is not in the hot set: measured on two models with hot sets of once,
+// one and a half times and twice the choice (73 to 79, 84 to 89 and 89 to 93 % were there).
 double missed_share(const SelectionPlan& plan) {
   const double size = plan.hot_slots == 0 ? 2 : static_cast<double>(plan.hot_slots) / plan.most;
   return size <= 1.5 ? std::lerp(0.25, 0.14, 2 * (size - 1)) : std::max(0.1, std::lerp(0.14, 0.1, 2 * (size - 1.5)));
@@ -142,8 +145,8 @@ KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec, int positions) {
       const uint64_t granule = layout.granule_bytes(packed);
       // Of what is kept all is there, but for what has just left the device.
       const double missed =
-          layout.format.kv_heads *
-          (plan.selection.wishes.lets_go() ? 1.0 / layout.chosen.granule_tokens : missed_share(plan.selection) * choice.count);
+          layout.format.kv_heads * (plan.selection.wishes.lets_go() ? 1.0 / layout.chosen.granule_tokens
+                                                                    : missed_share(plan.selection) * choice.count);
       granules += missed * static_cast<double>(granule);
       blocks +=
           missed * static_cast<double>(packed ? align_up(granule, kDiskAlign) : 2 * align_up(granule / 2, kDiskAlign));
@@ -284,9 +287,12 @@ class Predictor {
         const uint64_t span = std::min(kPagesPerSpan, page_rows(plan_.context)) * row;
         const uint64_t most = std::max<uint64_t>(plan_.kv_ring_bytes / KvFeed::kGroupsInRing / span, 1) * span;
         const double groups = std::ceil(bytes / static_cast<double>(most));
-        for (double group = 0; group < groups; ++group) {
-          pass.stops.push_back({static_cast<uint64_t>(bytes / groups), per_byte * bytes / groups,
-                                kv.from_disk > 0 ? limits_.disk_latency_s : 0, attention_s / layers / groups});
+        // Of very many each that is played stands for several, all its seconds so many times as long.
+        const double played = std::min(groups, std::max(kLeastPlayed, std::floor(kMostPlayed / layers)));
+        const double latency_s = kv.from_disk > 0 ? limits_.disk_latency_s * groups / played : 0;
+        for (double group = 0; group < played; ++group) {
+          pass.stops.push_back({static_cast<uint64_t>(bytes / groups), per_byte * bytes / played, latency_s,
+                                attention_s / layers / played});
         }
       }
       const double rest_s = weights_s / layers + (bytes > 0 ? 0 : attention_s / layers);

@@ -25,6 +25,7 @@ using nlohmann::ordered_json;
 
 constexpr int kVersion = 1;
 constexpr size_t kMostBytes = 64 << 10;
+constexpr uint64_t kMostLines = 1 << 30;  // of an input; a bit of memory each
 
 [[noreturn]] void fail(const std::string& path, int error) {
   throw Error(ErrorKind::io, fmt::format("{}: {}", path, std::strerror(error)));
@@ -50,21 +51,26 @@ std::string text_of(const JobFacts& facts) {
   return json.dump(1) + "\n";
 }
 
+// Anything but a whole number is more than any record has.
+uint64_t whole(const ordered_json& value) { return value.is_number_unsigned() ? value.get<uint64_t>() : UINT64_MAX; }
+
 // None: not whole, or none of ours.
 std::optional<JobFacts> facts_of(const std::string& text) try {
   const ordered_json json = ordered_json::parse(text);
   if (json.at("spillway_batch") != kVersion) return std::nullopt;
-  JobFacts facts{.shard = json.at("shard"), .shards = json.at("shards"), .model = json.at("model")};
+  const uint64_t shard = whole(json.at("shard")), shards = whole(json.at("shards"));
+  if (shards > INT32_MAX || shard < 1 || shard > shards) return std::nullopt;
+  JobFacts facts{.shard = static_cast<int>(shard), .shards = static_cast<int>(shards), .model = json.at("model")};
   const ordered_json& input = json.at("input");
   const std::string hash = input.at("xxh3");
   const auto [end, problem] = std::from_chars(hash.data(), hash.data() + hash.size(), facts.input.hash, 16);
   if (problem != std::errc{} || *end != '\0') return std::nullopt;
-  facts.input.bytes = input.at("bytes");
-  facts.input.lines = input.at("lines");
-  facts.input.requests = input.at("requests");
+  facts.input.bytes = whole(input.at("bytes"));
+  facts.input.lines = whole(input.at("lines"));
+  facts.input.requests = whole(input.at("requests"));
   for (const auto& [name, value] : json.at("flags").items()) facts.flags.emplace_back(name, value.get<std::string>());
   for (const auto& [name, value] : json.at("found").items()) facts.found.emplace_back(name, value.get<std::string>());
-  const bool possible = facts.shards >= 1 && facts.shard >= 1 && facts.shard <= facts.shards &&
+  const bool possible = facts.input.bytes <= INT64_MAX && facts.input.lines <= kMostLines &&
                         facts.input.lines <= facts.input.bytes && facts.input.requests <= facts.input.lines;
   return possible ? std::optional(facts) : std::nullopt;
 } catch (const ordered_json::exception&) {
@@ -152,7 +158,10 @@ std::string JobRecord::read() const {
 // Never in place of one that has answers: they would lose what they follow from.
 void JobRecord::write() {
   const std::string text = text_of(facts_);
-  SPILLWAY_CHECK(text.size() < kMostBytes);
+  if (text.size() >= kMostBytes) {
+    throw Error(ErrorKind::usage, fmt::format("{}: a record of {} bytes, {} at most are read", name(output_),
+                                              text.size(), kMostBytes - 1));
+  }
   const bool written = ::pwrite(descriptor_, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()) &&
                        ::ftruncate(descriptor_, static_cast<off_t>(text.size())) == 0 && ::fsync(descriptor_) == 0;
   if (!written) fail(name(output_), errno);
@@ -160,6 +169,10 @@ void JobRecord::write() {
 }
 
 JobRecord JobRecord::open(const std::string& output, const JobFacts& facts, const std::string& input_path) {
+  if (facts.input.lines > kMostLines) {
+    throw Error(ErrorKind::usage, fmt::format("-i {}: {} lines; {} at most are answered in one job", input_path,
+                                              facts.input.lines, kMostLines));
+  }
   JobRecord record(output, true);
   const std::string text = record.read();
   const auto found = facts_of(text);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "apps/batch/file_names.h"
 #include "apps/batch/job_record.h"
@@ -17,6 +18,8 @@
 
 namespace spillway {
 namespace {
+
+constexpr size_t kMostNamed = 16;  // in a message
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ErrorKind::usage, "merge: " + what); }
 
@@ -55,13 +58,16 @@ void check_part(const std::vector<Part>& parts, const Part& part) {
 
 void check_whole(const std::vector<Part>& parts) {
   const int shards = parts.front().record.facts().shards;
-  std::vector<bool> there(static_cast<size_t>(shards) + 1);
-  for (const Part& part : parts) there[static_cast<size_t>(part.record.facts().shard)] = true;
-  std::string missing;
-  for (int i = 1; i <= shards; ++i) {
-    if (!there[static_cast<size_t>(i)]) missing += fmt::format("{}{}/{}", missing.empty() ? "" : ", ", i, shards);
+  std::set<int> there;
+  for (const Part& part : parts) there.insert(part.record.facts().shard);
+  const size_t missing = static_cast<size_t>(shards) - there.size();
+  if (missing == 0) return;
+  std::vector<std::string> named;
+  for (int i = 1; i <= shards && named.size() < kMostNamed; ++i) {
+    if (!there.contains(i)) named.push_back(fmt::format("{}/{}", i, shards));
   }
-  if (!missing.empty()) refuse("there is no output of shard " + missing);
+  const std::string others = missing > named.size() ? fmt::format(" and {} others", missing - named.size()) : "";
+  refuse(fmt::format("there is no output of shard {}{}", fmt::join(named, ", "), others));
 }
 
 MergeReport read_part(const Part& part, uint32_t number, std::vector<Place>& places) {

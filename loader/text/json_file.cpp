@@ -25,7 +25,8 @@ class Reader : public nlohmann::json_sax<json> {
   bool boolean(bool value) override { return scalar(json(value)); }
   bool number_integer(number_integer_t value) override { return number(value); }
   bool number_unsigned(number_unsigned_t value) override {
-    return value > INT64_MAX ? scalar(json(static_cast<double>(value))) : number(static_cast<int64_t>(value));
+    if (value > INT64_MAX) return scalar(json(static_cast<double>(value)));
+    return list_ == List::vocabulary ? number(static_cast<int64_t>(value)) : scalar(json(value));
   }
   bool number_float(number_float_t value, const string_t&) override { return scalar(json(value)); }
   bool string(string_t& value) override {

@@ -106,6 +106,28 @@ TEST_F(BatchJournal, ZerosBeforeResultsCostNoResult) {
   EXPECT_EQ(read_all(path()), before);
 }
 
+// Of a record that somebody else has made, and memory or messages that would grow by what it claims.
+TEST_F(BatchJournal, ARecordThatLiesIsNone) {
+  const auto write = [&](const std::string& lines, const std::string& shards) {
+    std::ofstream(JobRecord::name(path()))
+        << R"({"spillway_batch":1,"input":{"xxh3":"1234","bytes":9000000000000000000,"lines":)" << lines
+        << R"(,"requests":1},"shard":1,"shards":)" << shards << R"(,"model":"m","flags":{},"found":{}})";
+    std::ofstream(path()) << good(1) << "\n";
+  };
+  for (const char* lines : {"18446744073709551615", "8000000000000000000", "1e300", "-1", "true", "[]"}) {
+    write(lines, "1");
+    EXPECT_THAT(refusal([&] { JobRecord::open_existing(path()); }), HasSubstr("no record of a batch")) << lines;
+  }
+  for (const char* shards : {"2147483648", "1e300", "0", "-1"}) {
+    write("5", shards);
+    EXPECT_THAT(refusal([&] { JobRecord::open_existing(path()); }), HasSubstr("no record of a batch")) << shards;
+  }
+  write("5", "2147483647");
+  const std::string message = refusal([&] { merge_batches(path("all"), {path()}); });
+  EXPECT_THAT(message, HasSubstr("2/2147483647, 3/2147483647"));
+  EXPECT_THAT(message, HasSubstr("and 2147483630 others"));
+}
+
 TEST_F(BatchJournal, BlankLinesArePassedOver) {
   open()->append(3, good(3), false);
   std::ofstream(path(), std::ios::binary | std::ios::app) << "\n\r\n" << good(1) << "\n";

@@ -15,6 +15,7 @@
 #include "apps/batch/result_line.h"
 #include "kernels/check.h"
 #include "tests/fuzz/batch_line_case.h"
+#include "tests/fuzz/corpus.h"
 #include "tests/fuzz/memory_file.h"
 
 namespace spillway {
@@ -316,19 +317,7 @@ TEST(BatchLine, AFileThatChangesIsRefusedAndNothingBeyondItsSurveyIsRead) {
   std::filesystem::remove(path);
 }
 
-TEST(BatchLine, TheFuzzersCorpus) {
-  const auto corpus = std::filesystem::path(SPILLWAY_TEST_DATA).parent_path().parent_path() / "fuzz/corpus/batch_line";
-  int cases = 0, requests = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(corpus)) {
-    std::ifstream file(entry.path(), std::ios::binary);
-    const std::string bytes(std::istreambuf_iterator<char>(file), {});
-    SCOPED_TRACE(entry.path().filename().string());
-    requests += try_batch_lines(std::as_bytes(std::span(bytes)));
-    ++cases;
-  }
-  EXPECT_GE(cases, 8);
-  EXPECT_EQ(requests, 7);
-}
+TEST(BatchLine, TheFuzzersCorpus) { EXPECT_EQ(run_corpus("batch_line", 8, try_batch_lines), 7); }
 
 }  // namespace
 }  // namespace spillway

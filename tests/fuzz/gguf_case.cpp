@@ -6,6 +6,8 @@
 #include "loader/chat_template.h"
 #include "loader/model_spec.h"
 #include "loader/tokenizer.h"
+#include "tests/fuzz/extents.h"
+#include "tests/fuzz/folder.h"
 #include "tests/fuzz/memory_file.h"
 
 namespace spillway {
@@ -38,18 +40,11 @@ void use_tokenizer(const Checkpoint& checkpoint) {
   tokenizer->piece(tokenizer->vocab(), true);
 }
 
-}  // namespace
-
-bool try_gguf(std::span<const std::byte> bytes) {
-  const MemoryFile file(bytes);
+bool try_path(const std::string& path) {
   return allowed([&] {
-    const Checkpoint checkpoint = open_gguf(file.path());
-    for (const auto& [name, tensor] : checkpoint.tensors) {
-      const Extent& extent = tensor.extent;
-      const uint64_t end = extent.offset + extent.bytes;
-      if (end < extent.offset || end > bytes.size()) throw std::runtime_error("a tensor outside the file: " + name);
-    }
-    allowed([&] { read_model_spec(checkpoint); });
+    const Checkpoint checkpoint = open_gguf(path);
+    check_extents(checkpoint);
+    allowed([&] { check_extents(checkpoint, read_model_spec(checkpoint)); });
     allowed([&] { use_tokenizer(checkpoint); });
     // A template may refuse a conversation in its own words.
     allowed(
@@ -59,6 +54,16 @@ bool try_gguf(std::span<const std::byte> bytes) {
         },
         true);
   });
+}
+
+}  // namespace
+
+bool try_gguf(std::span<const std::byte> bytes) {
+  if (bytes.empty() || bytes[0] != std::byte{'2'}) return try_path(MemoryFile(bytes).path());
+  const auto parts = bytes.subspan(1);
+  const Folder folder;
+  folder.put("m-00002-of-00002.gguf", parts.subspan(parts.size() / 2));
+  return try_path(folder.put("m-00001-of-00002.gguf", parts.first(parts.size() / 2)));
 }
 
 }  // namespace spillway

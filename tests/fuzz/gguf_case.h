@@ -6,8 +6,9 @@
 
 namespace spillway {
 
-// Lays the bytes into memory as a file, opens it and reads model, tokenizer and chat template from it. Returns true
-// when it could be opened. Throws only what the loader must not throw: anything but Error(model).
+// Lays the bytes into memory as a file, opens it and reads model, tokenizer and chat template from it. After a '2' they
+// are two parts of a model, of as many bytes each. Returns true when it could be opened. Throws only what the loader
+// must not throw: anything but Error(model), and where a tensor lies outside its file.
 bool try_gguf(std::span<const std::byte> bytes);
 
 }  // namespace spillway

@@ -99,6 +99,10 @@ def seeds():
     yield "llama_experts_apart", gguf(experts | {"llama.expert_weights_norm": (BOOL, False)}, experts_tensors(True))
     parts = {"split.no": (U16, 0), "split.count": (U16, 2), "split.tensors.count": (I32, 11)}
     yield "part_1_of_2", gguf(llama_keys() | parts, llama_tensors())
+    yield "parts", two_parts()
+    yield "parts_of_three", two_parts(count=3)
+    yield "parts_lack", two_parts(tensors=12)
+    yield "parts_twice", two_parts(tensors=12, repeated=True)
     yield "split_of_one", gguf(llama_keys() | parts | {"split.count": (U16, 1)}, llama_tensors())
     every = {"k%d" % kind: (kind, 1) for kind in PACK} | {"text": (TEXT, "x")}
     every |= {"a%d" % kind: (ARRAY, (kind, [0, 1, 1])) for kind in PACK} | {"nested": (ARRAY, (ARRAY, [(U8, [1])]))}
@@ -110,6 +114,17 @@ def seeds():
     yield "cut_header", plain[:300]
     yield "big_endian", b"GGUF" + struct.pack(">IQQ", 3, 0, 0)
     yield "huge_counts", b"GGUF" + struct.pack("<IQQ", 3, 2**64 - 1, 2**64 - 1)
+
+
+def two_parts(count=2, tensors=11, repeated=False):
+    """A '2', then two parts of as many bytes, as tests/fuzz/gguf_case.h has it."""
+    names = list(llama_tensors().items())
+    parts = []
+    for i, own in enumerate((names[:6], names[5 if repeated else 6:])):
+        split = {"split.no": (U16, i), "split.count": (U16, count), "split.tensors.count": (I32, tensors)}
+        parts.append(gguf((llama_keys() if i == 0 else {}) | split, dict(own)))
+    longest = max(map(len, parts))
+    return b"2" + b"".join(part.ljust(longest, b"\0") for part in parts)
 
 
 def main():

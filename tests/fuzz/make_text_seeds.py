@@ -46,6 +46,11 @@ def tokenizers():
     yield "hostile_pattern", tokenizer_json({"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"})
     yield "deep", b"[" * 3000
     yield "cut", tokenizer_json(byte_level)[:-20]
+    named = [{"bos_token": {"content": "<s>"}, "eos_token": "abc", "add_bos_token": True,
+              "chat_template": [{"name": "tool", "template": "t"}, {"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}"}]}, {"unk_token": "a"}, {"eos_token_id": [1, -1, 1 << 40]}]
+    yield "named", b"\0".join([tokenizer_json(byte_level, decoder=byte_level)] + [json.dumps(file).encode() for file in named])
+    yield "gpt2", b"\0\0\0\0".join([b"", b'{"a":0,"b":1,"ab":2}\0#version: 0.2\na b\n'])
+    yield "gpt2_no_pair", b'\0\0\0\0{"a":0}\0ab'
 
 
 def templates():

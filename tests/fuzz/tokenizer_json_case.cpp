@@ -1,38 +1,46 @@
 #include "tests/fuzz/tokenizer_json_case.h"
 
-#include <filesystem>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
 #include "kernels/check.h"
+#include "loader/chat_template.h"
 #include "loader/text/json_tokenizer.h"
-#include "tests/fuzz/memory_file.h"
+#include "tests/fuzz/folder.h"
+#include "tests/fuzz/parts.h"
 
 namespace spillway {
 namespace {
 
-// A folder whose tokenizer.json is a link to the case.
-class Folder {
- public:
-  explicit Folder(const std::string& target) {
-    std::string name = (std::filesystem::temp_directory_path() / "spillway-fuzz-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw std::runtime_error("mkdtemp failed");
-    path = name;
-    std::filesystem::create_symlink(target, path / "tokenizer.json");
-  }
-  Folder(const Folder&) = delete;
-  ~Folder() { std::filesystem::remove_all(path); }
+// In the order of the parts.
+constexpr const char* kFiles[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "vocab.json",
+    "merges.txt"};
 
-  std::filesystem::path path;
-};
+// The template of the folder, if there is one. It may refuse a conversation in its own words.
+void use_template(const Folder& folder) {
+  Checkpoint checkpoint;
+  checkpoint.files.push_back(File::open_read(folder.put("model.safetensors", std::as_bytes(std::span("x")))));
+  try {
+    const ChatMessage message{"user", "abc"};
+    ChatTemplate::from(checkpoint).render({&message, 1}, true);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::model && error.kind() != ErrorKind::usage) throw;
+  }
+}
 
 }  // namespace
 
 bool try_tokenizer_json(std::span<const std::byte> bytes) {
-  const MemoryFile file(bytes);
-  const Folder folder(file.path());
+  const auto parts = parts_of(bytes, std::size(kFiles));
+  const Folder folder;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (!parts[i].empty()) folder.put(kFiles[i], parts[i]);
+  }
+  use_template(folder);
   try {
-    const auto tokenizer = read_json_tokenizer(folder.path);
+    const auto tokenizer = read_json_tokenizer(folder.path());
     for (const char* text :
          {"", "abc ab  a1, don't\n\xf0\x9f\x99\x82 \xff e\xcc\x81<s>\xe2\x96\x81x", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"}) {
       for (const bool special : {false, true}) {

@@ -6,8 +6,10 @@
 
 namespace spillway {
 
-// Lays the bytes into a folder as tokenizer.json, opens it, and tokenises texts. Returns true when it could be opened.
-// Throws only what the loader must not throw: anything but Error(model).
+// The bytes are tokenizer.json, tokenizer_config.json, special_tokens_map.json, generation_config.json, vocab.json and
+// merges.txt, with zeros between them; an empty one is not there, and later ones may be left out. Renders the folder's
+// chat template, opens its tokenizer and tokenises texts. Returns true when it could be opened. Throws only what the
+// loader must not throw: anything but Error(model).
 bool try_tokenizer_json(std::span<const std::byte> bytes);
 
 }  // namespace spillway

@@ -89,7 +89,10 @@ TEST_F(Safetensors, LyingHeaders) {
   EXPECT_THAT(refused_entry(R"("a":{"shape":[[1]]})"), HasSubstr("a list"));
   EXPECT_THAT(refused_entry(R"("a":{"shape":[1],"shape":[1]})"), HasSubstr("shape twice"));
   EXPECT_THAT(refused_entry(entry("a", "F32", "1,1,1,1,1,1,1,1,1", "0,4")), HasSubstr("more than 8 numbers"));
-  EXPECT_THAT(refused_entry(R"("__metadata__":{"a":{"b":"c"}})"), HasSubstr("an object"));
+  for (const char* metadata : {R"({"a":{"b":"c"}})", R"({"a":["b"]})", R"({"a":[1]})", R"([{},{"dtype":"F32"}])"}) {
+    EXPECT_THAT(refused_entry(std::string(R"("__metadata__":)") + metadata),
+                HasSubstr("__metadata__ has an object or a list"));
+  }
 }
 
 TEST_F(Safetensors, LyingTensors) {

@@ -176,27 +176,15 @@ TEST_F(MachineTest, BrokenAndForeignCachesAreMeasuredOver) {
   json older = good, renamed = good;
   older["format"] = 0;
   renamed["compute"] = json::object({{"another processor", good["compute"].begin().value()}});
-  const std::string cases[] = {"",
-                               "{",
-                               "\xff\xfe\x00garbage",
-                               "[]",
-                               "null",
-                               "{\"format\":2}",
-                               "{\"format\":2,\"compute\":[],\"disks\":3}",
-                               older.dump(),
-                               renamed.dump(),
-                               good.dump().substr(0, good.dump().size() / 2),
-                               with("memory_read", -1),
-                               with("memory_read", 0),
-                               with("memory_read", "fast"),
-                               with("memory_read", 1e300),
-                               with("memory_read", nullptr),
-                               with("weights", json::array({1})),
-                               with("weights", {{"Q9_9", {{"decode_bytes", 1}, {"prefill_flops", 1}}}}),
-                               with("weights", {{"Q4_0", {{"decode_bytes", 1}}}}),
-                               with("working_set", -5),
-                               with("working_set", 4096),
-                               std::string(2 << 20, ' ') + good.dump()};
+  const std::string cases[] = {
+      "", "{", "\xff\xfe\x00garbage", "[]", "null", "{\"format\":2}", "{\"format\":2,\"compute\":[],\"disks\":3}",
+      older.dump(), renamed.dump(), good.dump().substr(0, good.dump().size() / 2), with("memory_read", -1),
+      with("memory_read", 0), with("memory_read", "fast"), with("memory_read", 1e300), with("memory_read", nullptr),
+      with("weights", json::array({1})), with("weights", {{"Q9_9", {{"decode_bytes", 1}, {"prefill_flops", 1}}}}),
+      with("weights", {{"Q4_0", {{"decode_bytes", 1}}}}), with("working_set", -5), with("working_set", 4096),
+      std::string(2 << 20, ' ') + good.dump(),
+      // Written back, it would be printed level by level on the stack.
+      "{\"a\":" + std::string(400000, '[') + std::string(400000, ']') + "," + good.dump().substr(1)};
   for (const std::string& text : cases) {
     write(options_.cache_file, text);
     const Machine machine = measure();

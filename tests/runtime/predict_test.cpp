@@ -154,6 +154,26 @@ TEST_F(PredictTest, LiesBetweenEachResourceAloneAndAllInTurn) {
   for (int covered : {resident, streamed, spilled, staged, hidden, exposed}) EXPECT_GE(covered, 20);
 }
 
+// A plan may be asked for of any context: of the longest ones not every group of KV is played, and the time stands.
+TEST_F(PredictTest, NoContextIsTooLong) {
+  const SpecModel model({.layers = 2, .hidden = 64, .heads = 2, .kv_heads = 1, .head_dim = 32, .ffn = 64}, path_);
+  const Limits limits{.disk_read = 2e9, .link = 1e10, .weight_bytes = 2e10, .prefill_flops = 1e12};
+  for (const int context : {1 << 20, 1 << 24, 1 << 30}) {
+    Options o;
+    o.context = context;
+    o.chunk = 64;
+    o.device_bytes = 64 * kMiB + 16 * static_cast<uint64_t>(context);
+    o.disk_bytes = 2 * model.kv_bytes(context);
+    const std::optional<Plan> found = plan(model, o, limits);
+    ASSERT_TRUE(found && found->spills_kv()) << context;
+    const Alone alone = decode_alone(*found, model.spec.shape, limits);
+    const double step = 1 / found->expected.decode_tps;
+    EXPECT_GE(step, alone.most() * (1 - kRounding)) << context;
+    EXPECT_LE(step, alone.sum() * (1 + kRounding)) << context;
+    EXPECT_NEAR(step, alone.most(), 0.02 * step) << context << ": a drive that is never idle";
+  }
+}
+
 // Up to what the ring's geometry costs: every pass begins at the ring's start, so that the last pieces of one pass may
 // stand in the way of the next one's first, more or less so with each piece that becomes resident. It is a few percent,
 // seldom.
