@@ -89,6 +89,9 @@ Passkey hide(const Tokenizer& tokenizer, std::span<const int32_t> text, int toke
   return passkey;
 }
 
+// A window, and a fork of it.
+constexpr RunOptions kWishes{.sequences = 2, .only_check = true};
+
 class Quality {
  public:
   explicit Quality(const QualityFlags& flags) : flags_(flags) {
@@ -112,21 +115,36 @@ class Quality {
         flags_.text.file.empty() ? "the text given" : std::filesystem::path(flags_.text.file).filename().string();
     report_.window = window_;
     report_.steps = flags_.steps;
-    for (const auto& policy : policies_) measure(*policy);
-    if (flags_.run.json) {
-      put(quality_json(report_).dump() + "\n");
-    } else {
-      put(quality_text(report_));
+    // What does not fit is refused before an hour has gone into the others.
+    for (const auto& policy : policies_) check(*policy);
+    try {
+      for (const auto& policy : policies_) measure(*policy);
+    } catch (...) {
+      if (report_.policies.size() > 1) print();  // what was measured until then
+      throw;
     }
-    flush_output();
+    print();
     return 0;
   }
 
  private:
+  void print() const {
+    put(flags_.run.json ? quality_json(report_).dump() + "\n" : quality_text(report_));
+    flush_output();
+  }
+
+  void check(const Policy& policy) const {
+    try {
+      Running(policy.run(), kWishes).plan(quality_context(window_, flags_.steps), false, true);
+    } catch (const Error& error) {
+      throw Error(error.kind(), fmt::format("--policies \"{}\": {}", policy.flags(), error.what()));
+    }
+  }
+
   // Each policy has an engine of its own: its plan is that of a run.
   void measure(const Policy& policy) {
     std::fprintf(stderr, "policy: %s\n", policy.flags().empty() ? "full, fp16" : policy.flags().c_str());
-    Running running(policy.run(), {.sequences = 2, .only_check = true});
+    Running running(policy.run(), kWishes);
     prepare(running);
     Engine& engine = running.start(quality_context(window_, flags_.steps));
     engine.set_only_check(false);

@@ -143,6 +143,7 @@ std::optional<LayerTimes> measure_layers(const Model& model, const Options& opti
   own.disk_bytes = 0;
   own.link_bytes_per_second = 0;
   own.kv_codec = KvCodec::f16;
+  own.selection = {};
   own.sequences = own.batch = 1;
   own.positions = 0;
   own.logit_rows = 1;

@@ -1,7 +1,10 @@
 // `calibrate` and `quality`, as a person meets them, on a tiny model.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -13,6 +16,7 @@ namespace spillway {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class QualityCommand : public ::testing::Test {
  protected:
@@ -20,7 +24,12 @@ class QualityCommand : public ::testing::Test {
       : model_(
             write_tiny_model({.layers = 4, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 32, .name = "judged"},
                              program_.folder().string())) {
-    setenv("SPILLWAY_TEST_CACHE", (program_.folder() / "cache").c_str(), 1);  // with no skew from an earlier run
+    // What was measured of the machine, and no skew from an earlier run.
+    const std::filesystem::path cache = program_.folder() / "cache", machine = "spillway/machine.json";
+    std::filesystem::create_directories(cache / "spillway");
+    std::error_code none_yet;
+    std::filesystem::copy_file(Program::cache() / machine, cache / machine, none_yet);
+    setenv("SPILLWAY_TEST_CACHE", cache.c_str(), 1);
     std::string words;
     for (int i = 0; i < 900; ++i) words += "word " + std::to_string(i * 37 % 101) + (i % 9 == 8 ? ".\n" : " ");
     text_ = program_.write("text.txt", words);
@@ -118,6 +127,32 @@ TEST_F(QualityCommand, WhatCannotBeMeasuredIsRefused) {
     EXPECT_EQ(result.exit_code, 2) << one.says;
     EXPECT_THAT(result.err, HasSubstr(one.says));
   }
+}
+
+TEST_F(QualityCommand, APolicyThatDoesNotFitIsRefusedBeforeAnyIsMeasured) {
+  const Result result =
+      quality({"--host-mem", "64MiB", "--policies", "--kv-type q8", "--kv-type q4 --kv-device-mem 1KiB"});
+  EXPECT_EQ(result.exit_code, 4);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, HasSubstr("--policies \"--kv-type q4 --kv-device-mem 1KiB\""));
+  EXPECT_THAT(result.err, HasSubstr("nearest fit: --kv-device-mem"));
+  EXPECT_THAT(result.err, Not(HasSubstr("window 1 of")));
+}
+
+TEST_F(QualityCommand, AnInterruptLosesNoPolicyThatWasMeasured) {
+  const pid_t child =
+      program_.start({"quality", "-m", model_, "-f", text_, "-c", "2048", "--steps", "1024", "--windows", "3",
+                      "--passkeys", "0", "--policies", "--kv-type q8", "--kv-type kivi4"});
+  const auto err = [&] { return read_file(program_.folder() / "err"); };
+  for (int i = 0; i < 12000 && err().find("policy: --kv-type kivi4") == std::string::npos; ++i) usleep(10000);
+  kill(child, SIGINT);
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 130) << err();
+  const std::string out = read_file(program_.folder() / "out");
+  EXPECT_THAT(out, HasSubstr("--kv-type q8"));
+  EXPECT_THAT(out, Not(HasSubstr("--kv-type kivi4")));
 }
 
 TEST_F(QualityCommand, CalibrateKeepsASkewAndSaysWhere) {

@@ -78,6 +78,18 @@ TEST_F(MeasureLayersTest, FamiliesOfAllKindsAreMeasured) {
   EXPECT_TRUE(times(model({.tied = true, .rope_factors = true})));
 }
 
+// Layers that read everything: what a step chooses costs is another matter.
+TEST_F(MeasureLayersTest, WhateverIsChosenOfTheKvTheSameIsMeasured) {
+  options_.chunk = 512;
+  for (const KvSelector selector : kKvSelectors) {
+    for (const KvRetention keep : kKvRetentions) {
+      options_.selection = {.selector = selector, .keep = keep, .tokens = 128, .whole_layers = 0};
+      EXPECT_TRUE(times(model({.layers = 2, .ffn = 64 + 32 * models_})));
+      EXPECT_FALSE(said_.empty());
+    }
+  }
+}
+
 TEST_F(MeasureLayersTest, WithoutRoomNothingIsMeasuredAndThatIsSaid) {
   EXPECT_FALSE(times(model({}), 4096));
   ASSERT_FALSE(said_.empty());
