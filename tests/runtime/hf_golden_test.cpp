@@ -2,6 +2,7 @@
 // logits that transformers computes in float64 (tests/oracle/make_hf_golden.py); and to the bit the same wherever
 // weights and KV lie.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cctype>
 #include <filesystem>
@@ -24,7 +25,7 @@ std::string directory_of(const std::string& name) {
   std::ifstream shared(kData + name + "/weights");
   std::string from;
   if (!(shared >> from)) return kData + name;
-  const fs::path made = fs::path(::testing::TempDir()) / ("hf-" + name);
+  const fs::path made = fs::path(::testing::TempDir()) / ("hf-" + name + "-" + std::to_string(getpid()));
   fs::remove_all(made);
   fs::create_directories(made);
   fs::create_symlink(fs::absolute(kData + name + "/config.json"), made / "config.json");

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -65,7 +66,7 @@ void expect_same(const Plan& a, const Plan& b) {
 class PlanFileTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::path(::testing::TempDir()) / "plan_file_test";
+    folder_ = std::filesystem::path(::testing::TempDir()) / ("plan_file_test_" + std::to_string(getpid()));
     std::filesystem::create_directories(folder_);
     near_ = make_cpu_device({.threads = 2});
     far_ = std::make_unique<FarDevice>(*near_);
