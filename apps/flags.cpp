@@ -54,15 +54,21 @@ CLI::Option* add_flag(CLI::App& command, const std::string& name, bool& value, c
   return with_twin(command.add_flag(name + ",!" + opposite, value, text));
 }
 
-std::string read_text_file(const std::string& flag, const std::string& path) {
+std::string read_text_file(const std::string& flag, const std::string& path, size_t most_bytes) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored))
     throw Error(ErrorKind::usage, fmt::format("{} {}: is a directory", flag, path));
   const InterruptsEnd waiting;  // it may be a pipe
   std::ifstream in(path, std::ios::binary);
   std::string text;
-  if (in) text.assign(std::istreambuf_iterator<char>(in), {});
   if (!in) throw Error(ErrorKind::usage, fmt::format("{} {}: {}", flag, path, std::strerror(errno)));
+  for (std::istreambuf_iterator<char> at(in), end; at != end; ++at) {
+    if (text.size() == most_bytes) {
+      throw Error(ErrorKind::usage, fmt::format("{} {}: more than {} bytes", flag, path, most_bytes));
+    }
+    text.push_back(*at);
+  }
+  if (in.bad()) throw Error(ErrorKind::usage, fmt::format("{} {}: {}", flag, path, std::strerror(errno)));
   return text;
 }
 

@@ -93,7 +93,7 @@ CLI::Option* add_flag(CLI::App& command, const std::string& name, bool& value, c
 // The model that was given; where none was, the one that the set-up fetched. Throws Error(model) where neither is.
 std::string model_path(const std::string& given);
 
-// The whole of a file that a flag names. Throws Error(usage) naming both.
-std::string read_text_file(const std::string& flag, const std::string& path);
+// The whole of a file that a flag names, of at most so many bytes. Throws Error(usage) naming both.
+std::string read_text_file(const std::string& flag, const std::string& path, size_t most_bytes = SIZE_MAX);
 
 }  // namespace spillway

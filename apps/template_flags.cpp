@@ -17,7 +17,7 @@ std::string source_of(const std::string& path) {
     throw Error(ErrorKind::usage, fmt::format("--template {}: neither a file nor one of {}", path,
                                               fmt::join(ChatTemplate::built_in_names(), ", ")));
   }
-  return read_text_file("--template", path);
+  return read_text_file("--template", path, ChatTemplate::kMostBytes);
 }
 
 }  // namespace

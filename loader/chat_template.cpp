@@ -16,8 +16,6 @@ namespace {
 using jinja::Value;
 using nlohmann::ordered_json;
 
-constexpr size_t kMostBytes = 128 << 10;  // of a template; the largest real ones have 30,000
-
 Value value_of(const ordered_json& json) {
   if (json.is_boolean()) return Value(json.get<bool>());
   if (json.is_number_unsigned() && json.get<uint64_t>() > INT64_MAX) return Value(json.get<double>());

@@ -19,6 +19,7 @@ struct ChatMessage {
 // where the template itself refuses a conversation.
 class ChatTemplate {
  public:
+  static constexpr size_t kMostBytes = 128 << 10;  // of a source; the largest real ones have 30,000
   // The checkpoint's own: tokenizer.chat_template of a GGUF, or chat_template.jinja or tokenizer_config.json of its
   // folder. Error(model) when there is none, or it is not understood.
   static ChatTemplate from(const Checkpoint& checkpoint);

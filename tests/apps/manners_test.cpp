@@ -145,6 +145,12 @@ TEST_F(Manners, AModelInAClosedFolderIsNamedWithTheReason) {
   fs::permissions(closed, fs::perms::owner_all);
 }
 
+TEST_F(Manners, ATemplateWithoutEndIsRefused) {
+  const Result result = program_.run({"chat", "-m", model_, "-p", "hi", "--template", "/dev/zero"}, 30);
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--template /dev/zero: more than 131072 bytes"));
+}
+
 TEST_F(Manners, AFlagIsOfferedWhereItDoesSomething) {
   const std::string plan = run({"plan", "--help"}).out;
   EXPECT_THAT(plan, Not(HasSubstr("--stats")));
