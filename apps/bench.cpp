@@ -75,6 +75,9 @@ int positions_of(const BenchFlags& flags) {
   };
   const int prompt = most(flags.prompts), generation = most(flags.generations), depth = most(flags.depths);
   if (prompt == 0 && generation == 0) throw Error(ErrorKind::usage, "nothing to measure: -p and -n are both 0");
+  if (flags.depth_window > 0 && flags.run.resolve().selection.adds_up()) {
+    throw Error(ErrorKind::usage, "--depth-window: --kv-keep heavy adds up all of a prompt's attention");
+  }
   const int64_t wanted = int64_t{depth} + std::max(prompt, generation);
   const int given = flags.run.options.context;
   const auto held = static_cast<int64_t>(align_up(given, kPageTokens));

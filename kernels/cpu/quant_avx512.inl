@@ -107,7 +107,6 @@ void in_place(const QuantProduct& p) {
       for (int b = 0; b < kBlocks; b += kStep, ahead += kAhead) {
 #pragma GCC unroll 4
         for (int j = 0; j < kStep; j++, x += M) {
-          // A few at a time: a burst of them waits for the places in which misses are kept.
           for (int asked = kLines * j / kStep; asked < kLines * (j + 1) / kStep; asked++) {
             _mm_prefetch(ahead + 64 * asked, _MM_HINT_T1);
           }

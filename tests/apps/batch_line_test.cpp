@@ -317,7 +317,7 @@ TEST(BatchLine, AFileThatChangesIsRefusedAndNothingBeyondItsSurveyIsRead) {
   std::filesystem::remove(path);
 }
 
-TEST(BatchLine, TheFuzzersCorpus) { EXPECT_GE(run_corpus("batch_line", 8, try_batch_lines), 7); }
+TEST(BatchLine, TheFuzzersCorpus) { EXPECT_EQ(run_corpus("batch_line", 24, try_batch_lines), 14); }
 
 }  // namespace
 }  // namespace spillway

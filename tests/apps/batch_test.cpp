@@ -129,17 +129,10 @@ TEST_F(Batch, PromptsOverTheContextAreErrorsOfTheirLine) {
 // and a context that was asked for is what ends answers.
 TEST_F(Batch, ABudgetTooSmallForTheLongestRequestIsRefused) {
   SKIP_UNDER_SANITIZERS();
-  model_ = write_tiny_model({.layers = 3,
-                             .hidden = 64,
-                             .heads = 4,
-                             .kv_heads = 2,
-                             .head_dim = 32,
-                             .ffn = 128,
-                             .vocab = 640,
-                             .context = 65536,
-                             .type = DType::q4_0,
-                             .name = "long"},
-                            folder_.string());
+  TinyModelOptions shape = program_model();
+  shape.context = 65536;
+  shape.name = "long";
+  model_ = write_tiny_model(shape, folder_.string());
   program_.write("in.jsonl", request("short", {{"prompt", "hello"}, {"max_tokens", 4}}) +
                                  request("long", {{"prompt", "spill"}, {"max_tokens", 60000}, {"ignore_eos", true}}));
   const auto device = json::parse(run({"plan", "-m", model_, "-c", "64", "--json"}).out)["tiers"]["device"];

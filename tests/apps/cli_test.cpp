@@ -265,7 +265,9 @@ TEST_F(Cli, ABenchThatItsContextCannotHoldIsRefusedFirst) {
       {{"-p", "128", "-n", "4"}, "the test pp128 takes 128 positions, but the context holds 64 (-c)"},
       {{"-p", "16,65", "-n", "0"}, "the test pp65 takes 65 positions"},
       {{"-p", "0", "-n", "4,100"}, "the test tg100 takes 100 positions"},
-      {{"-p", "32", "-n", "4", "-d", "0,40"}, "the test pp32 @ d40 takes 72 positions"}};
+      {{"-p", "32", "-n", "4", "-d", "0,40"}, "the test pp32 @ d40 takes 72 positions"},
+      {{"-p", "0", "-n", "4", "-d", "8", "--depth-window", "4", "--kv-keep", "heavy"},
+       "--depth-window: --kv-keep heavy"}};
   for (const auto& [tests, words] : cases) {
     std::vector<std::string> command{"bench", "-m", model_, "-r", "1", "-c", "60"};  // a page: 64
     command.insert(command.end(), tests.begin(), tests.end());

@@ -88,18 +88,20 @@ class Program {
 };
 
 // A model of a few kilobytes with a vocabulary, in a folder.
+inline TinyModelOptions program_model() {
+  return {.layers = 3,
+          .hidden = 64,
+          .heads = 4,
+          .kv_heads = 2,
+          .head_dim = 32,
+          .ffn = 128,
+          .vocab = 640,
+          .type = DType::q4_0,
+          .seed = 9,
+          .name = "program"};
+}
 inline std::string write_program_model(const std::filesystem::path& folder) {
-  return write_tiny_model({.layers = 3,
-                           .hidden = 64,
-                           .heads = 4,
-                           .kv_heads = 2,
-                           .head_dim = 32,
-                           .ffn = 128,
-                           .vocab = 640,
-                           .type = DType::q4_0,
-                           .seed = 9,
-                           .name = "program"},
-                          folder.string());
+  return write_tiny_model(program_model(), folder.string());
 }
 
 }  // namespace spillway
