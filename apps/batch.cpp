@@ -50,9 +50,10 @@ Command add_batch(CLI::App& app) {
   auto shard = std::make_shared<std::string>("1/1");
   CLI::App* command =
       app.add_subcommand("batch", "Answer a file of requests (OpenAI's batch lines), many at once; resumable");
-  add_option(*command, "-i,--input", flags->input, "Requests, a JSON object a line (JSONL)");
+  add_option(*command, "-i,--input", flags->input, "Requests, a JSON object a line (JSONL)")->type_name("FILE");
   add_option(*command, "-o,--output", flags->output,
-             "Results, a line each as they come; begun before, it is gone on with (OUTPUT.journal lies beside it)");
+             "Results, a line each as they come; begun before, it is gone on with (OUTPUT.journal lies beside it)")
+      ->type_name("FILE");
   add_option(*command, "--parallel,--np", flags->most_sequences,
              "Requests answered at once, at most; 0: what is fastest (-np)")
       ->check(within(0, 4096));

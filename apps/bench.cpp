@@ -295,8 +295,9 @@ Command add_bench(CLI::App& app) {
   add_flag(*command, "--no-warmup", flags->no_warmup, "Skip the run before each test");
   add_option(
       *command, "--text", flags->text,
-      "Take the tokens from this file's text, not at random: what is chosen of the KV, or of experts, is then real");
-  add_option(*command, "-o,--output", flags->output, "md or json")
+      "Take the tokens from this file's text, not at random: what is chosen of the KV, or of experts, is then real")
+      ->type_name("FILE");
+  add_option(*command, "-o,--output", flags->output, "Form of the table")
       ->check(CLI::IsMember({"md", "json"}))
       ->capture_default_str();
   flags->run.add(*command);

@@ -79,9 +79,11 @@ Command add_calibrate(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "calibrate", "Make what choosing KV entries ahead of time needs of a model (its skew), and keep it in the cache");
   add_option(*command, "-f,--file", flags->file,
-             "The text to calibrate on, like those to be served but none of them (default: the project's own prose)");
+             "The text to calibrate on, like those to be served but none of them (default: the project's own prose)")
+      ->type_name("FILE");
   add_option(*command, "--query", flags->guess,
              "Foretell queries by the model's own matrix (gain), or by one that is corrected on the text (ridge)")
+      ->type_name("gain|ridge")
       ->capture_default_str();
   add_option(*command, "--ahead", flags->ahead, "Layers between the input that foretells a query and the query")
       ->check(within(1, 2))

@@ -24,15 +24,16 @@ constexpr const char* kHelp =
     "/regenerate     answers the last message again\n"
     "/stats          speeds and traffic of the last answer, and how full the context is\n"
     "/exit           leaves, as Ctrl-D does\n"
-    "The first letters of a command suffice. A line that ends in \\ goes on in the next. The arrow keys bring earlier\n"
+    "The first letters of a command suffice where no other has them. A line that ends in \\ goes on in the next. The "
+    "arrow keys bring earlier\n"
     "messages back, Ctrl-R looks for them.";
 constexpr const char* kCommands[] = {"help", "new", "clear", "system", "regenerate", "stats", "exit", "quit"};
 
 void say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
 
-// "/new", but not "/etc/hosts holds what?".
+// "/new", and "/" alone, but not "/etc/hosts holds what?".
 bool is_command(const std::string& line) {
-  if (line.size() < 2 || line[0] != '/') return false;
+  if (line.empty() || line[0] != '/') return false;
   const size_t end = std::min(line.find_first_of(" \t"), line.size());
   return std::all_of(line.begin() + 1, line.begin() + static_cast<ptrdiff_t>(end),
                      [](unsigned char c) { return std::isalpha(c) != 0; });
@@ -84,9 +85,11 @@ int ChatSession::run(LineReader& lines) {
 ChatSession::Next ChatSession::command(const std::string& line) {
   const size_t end = std::min(line.find_first_of(" \t"), line.size());
   const std::string given = line.substr(1, end - 1), text = trimmed(line.substr(end));
-  const auto found = std::find_if(std::begin(kCommands), std::end(kCommands),
-                                  [&](const char* name) { return std::string_view(name).starts_with(given); });
-  const std::string_view name = found == std::end(kCommands) ? "" : *found;
+  std::vector<std::string_view> meant;
+  for (const std::string_view one : kCommands) {
+    if (one.starts_with(given)) meant.push_back(one);
+  }
+  const std::string_view name = meant.size() == 1 ? meant.front() : "";
   Next next = Next::go_on;
   if (name == "help") {
     say(kHelp);
@@ -107,7 +110,8 @@ ChatSession::Next ChatSession::command(const std::string& line) {
   } else if (name == "exit" || name == "quit") {
     next = Next::leave;
   } else {
-    say(fmt::format("/{} is no command: /help lists them", given));
+    say(meant.empty() ? fmt::format("/{} is no command: /help lists them", given)
+                      : fmt::format("/{} may be /{}", given, fmt::join(meant, ", /")));
   }
   return next;
 }
@@ -162,7 +166,10 @@ ChatSession::Next ChatSession::answer() {
                     prompt.size(), context));
   }
   if (terminal_) clear_interrupt();  // one that came between the key and here
-  last_ = conversation_.answer(prompt, options_, running_.hooks());
+  GenerateHooks hooks = running_.hooks();
+  // Said while there is room left: an answer may cross the mark and fill the context too.
+  if (terminal_) hooks.on_step = [this](int taken) { say_filling(taken, "\n"); };
+  last_ = conversation_.answer(prompt, options_, hooks);
   ++options_.sampling.seed;  // each answer draws anew, and the same seed gives the same conversation
   answered_ = true;
   running_.end_answer(last_);
@@ -178,15 +185,20 @@ ChatSession::Next ChatSession::answer() {
 }
 
 void ChatSession::say_room() {
-  const int taken = conversation_.tokens(), context = conversation_.context();
   if (last_.context_full) {
     say(fmt::format("the context of {} positions is full, and the answer ends here: /new starts anew, -c gives more",
-                    context));
-  } else if (!room_said_ && taken >= kFullShare * context) {
-    say(fmt::format("context: {} of {} positions are taken ({:.0f} %): /new starts anew, -c gives more", taken, context,
-                    100.0 * taken / context));
-    room_said_ = true;
+                    conversation_.context()));
+  } else {
+    say_filling(conversation_.tokens(), "");
   }
+}
+
+void ChatSession::say_filling(int taken, const char* before) {
+  const int context = conversation_.context();
+  if (room_said_ || taken < kFullShare * context) return;
+  say(fmt::format("{}context: {} of {} positions are taken ({:.0f} %): /new starts anew, -c gives more", before, taken,
+                  context, 100.0 * taken / context));
+  room_said_ = true;
 }
 
 }  // namespace spillway

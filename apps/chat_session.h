@@ -30,6 +30,8 @@ class ChatSession {
   void regenerate(Next& next);
   void forget();
   void say_room();
+  // Once, when most of the context is taken; `before` ends a line that is being written.
+  void say_filling(int taken, const char* before);
   std::vector<ChatMessage> all_messages() const;
 
   Running& running_;

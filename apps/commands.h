@@ -19,5 +19,6 @@ Command add_quality(CLI::App& app);
 Command add_calibrate(CLI::App& app);
 Command add_inspect(CLI::App& app);
 Command add_doctor(CLI::App& app);
+Command add_completion(CLI::App& app);
 
 }  // namespace spillway

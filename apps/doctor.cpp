@@ -100,9 +100,12 @@ Command add_doctor(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("doctor", "Examine this machine: what helps a run, what hinders it, and how to mend it");
   add_option(*command, "-m,--model", flags->model,
-             "Model whose drive is looked at (default: the one the set-up fetched)");
-  add_option(*command, "--disk-dir", flags->disk_directory, "Folder of spilled KV (default: the cache folder)");
-  add_option(*command, "--cuda-module", flags->cuda.module, "File of the CUDA module (default: where it is installed)");
+             "Model whose drive is looked at (default: the one the set-up fetched)")
+      ->type_name("FILE");
+  add_option(*command, "--disk-dir", flags->disk_directory, "Folder of spilled KV (default: the cache folder)")
+      ->type_name("FOLDER");
+  add_option(*command, "--cuda-module", flags->cuda.module, "File of the CUDA module (default: where it is installed)")
+      ->type_name("FILE");
   add_flag(*command, "--json", flags->json, "One JSON object on standard output");
   add_flag(*command, "--no-color", flags->no_color, "No colour (NO_COLOR is honoured too)");
   return [flags] {

@@ -36,8 +36,8 @@ CLI::Validator within(double low, double high) {
     double value = 0;
     if (!CLI::detail::lexical_cast(text, value) || !std::isfinite(value))
       return fmt::format("'{}' is not a number", text);
-    if (value < low) return fmt::format("{} is less than {:g}", text, low);
-    if (value > high) return fmt::format("{} is more than {:g}", text, high);
+    if (value < low) return fmt::format("{} is less than {}", text, low);
+    if (value > high) return fmt::format("{} is more than {}", text, high);
     return "";
   };
   return CLI::Validator(check, "");
@@ -90,7 +90,8 @@ void RunFlags::add(CLI::App& command, Runs runs) {
   add_option(
       command, "-m,--model", model,
       "GGUF file (a split one by its first part), or Hugging Face model directory (default: the model the set-up "
-      "fetched)");
+      "fetched)")
+      ->type_name("FILE");
   add_option(command, "-c,--ctx-size", options.context,
              "Positions of context, in whole pages of 64; 0: what the command needs")
       ->check(within(0, kMostContext))
@@ -102,20 +103,26 @@ void RunFlags::add(CLI::App& command, Runs runs) {
   add_option(command, "-t,--threads", options.threads, "Compute threads; 0: one for each physical core")
       ->check(within(0, 4096))
       ->group(running);
-  add_option(command, "--device", device, "Unit that computes: auto, cuda, cuda:N, cpu, reference")
+  add_option(command, "--device", device, "Unit that computes (cuda:N: the N-th GPU, from 0)")
+      ->type_name("auto|cuda|cuda:N|cpu|reference")
       ->capture_default_str()
       ->group(running);
   add_option(command, "--cuda-module", options.cuda.module, "File of the CUDA module (default: where it is installed)")
+      ->type_name("FILE")
       ->group(running);
   add_flag(command, "--cuda-graphs", options.cuda.graphs,
            "Replay the layers of decode steps as CUDA graphs (default: on)")
       ->group(running);
-  add_option(command, "--isa", isa, "CPU kernels: auto, scalar, avx2, avx512")->capture_default_str()->group(running);
+  add_option(command, "--isa", isa, "CPU kernels")
+      ->type_name("auto|scalar|avx2|avx512")
+      ->capture_default_str()
+      ->group(running);
   if (runs != Runs::prompts) add_policy(command);
   add_option(
       command, "--gpu-layers,--ngl", gpu_layers,
       "Layers that the device computes, the last ones (-ngl); the CPU computes the others in host memory: a number, "
       "all, auto (default: what is fastest beside a GPU)")
+      ->type_name("N|all|auto")
       ->group(running);
   add_option(command, "--lookahead", options.lookahead, "Streamed pieces fetched ahead; 0: as many as the ring holds")
       ->check(within(0))
@@ -130,15 +137,19 @@ void RunFlags::add(CLI::App& command, Runs runs) {
   add_option(command, "--disk-mem", disk_mem, "Disk space for KV that fits nowhere else (default: none)")
       ->group(budgets);
   add_option(command, "--disk-dir", options.disk_directory, "Folder of that space (default: the cache folder)")
+      ->type_name("FOLDER")
       ->group(budgets);
   add_option(command, "--link-gbps", link_gbps, "Emulate a link of so many GB/s between host and device memory")
       ->check(within(0))
       ->group(budgets);
   add_option(command, "--plan", plan,
              "Take the plan in this file (spillway plan -o); refused where model, machine or budgets no longer fit it")
+      ->type_name("FILE")
       ->group(budgets);
   if (runs == Runs::model) {
-    add_option(command, "--trace", trace, "Write a Chrome/Perfetto trace of every stream to this file")->group(reports);
+    add_option(command, "--trace", trace, "Write a Chrome/Perfetto trace of every stream to this file")
+        ->type_name("FILE")
+        ->group(reports);
     add_flag(command, "--stats", stats, "Say speeds, bytes by link, and shares of the limits")->group(reports);
   }
   add_flag(command, "--json", json, "One JSON object on standard output")->group(reports);
@@ -149,7 +160,8 @@ void RunFlags::add(CLI::App& command, Runs runs) {
 
 void RunFlags::add_policy(CLI::App& command) {
   const std::string running = "Running";
-  add_option(command, "--kv-type", kv_type, "Bytes of full pages of KV: fp16, q8, q4, kivi4, kivi2")
+  add_option(command, "--kv-type", kv_type, "How full pages of KV are kept")
+      ->type_name("fp16|q8|q4|kivi4|kivi2")
       ->capture_default_str()
       ->group(running);
   add_option(command, "--kv-edge-layers", options.kv_edge_layers,
@@ -311,7 +323,7 @@ SamplingOptions SamplingFlags::resolve() const {
 
 void TextFlags::add(CLI::App& command, const std::string& what) {
   text_option = add_option(command, "-p,--prompt", text, what);
-  file_option = add_option(command, "-f,--file", file, "Read it from this file (-: standard input)");
+  file_option = add_option(command, "-f,--file", file, "Read it from this file (-: standard input)")->type_name("FILE");
 }
 
 bool TextFlags::given() const { return !text_option->empty() || !file_option->empty(); }

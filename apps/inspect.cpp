@@ -23,7 +23,8 @@ Command add_inspect(CLI::App& app) {
   auto flags = std::make_shared<InspectFlags>();
   CLI::App* command = app.add_subcommand("inspect", "Say what is in a model file; reads no weights");
   add_option(*command, "model,-m,--model", flags->model,
-             "GGUF file, or Hugging Face model directory (default: the model the set-up fetched)");
+             "GGUF file, or Hugging Face model directory (default: the model the set-up fetched)")
+      ->type_name("FILE");
   add_flag(*command, "--json", flags->json, "One JSON object on standard output, with every tensor");
   with_twin(command->add_flag("-v,--verbose", flags->verbosity, "Every tensor, and texts in full"));
   return [flags] {

@@ -1,5 +1,8 @@
 // spillway: the command line. Errors of the world end here, in one line and an exit code (docs/commands.md).
 #include <fmt/format.h>
+#ifdef SPILLWAY_MIMALLOC
+#include <mimalloc.h>
+#endif
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -53,7 +56,13 @@ std::vector<std::string> words_of(int argc, char** argv) {
 }
 
 // A refusal begins with its flag. What came from the environment is named as it was given there.
-std::string name_variable(const CLI::App& command, const std::string& what) {
+std::string name_variable(const CLI::App& command, std::string what) {
+  // CLI11's own words for what it cannot read.
+  static const std::string kUnread = "Could not convert: ";
+  if (const size_t equals = what.find(" = "); what.starts_with(kUnread) && equals != std::string::npos) {
+    what = fmt::format("{}: '{}' is not what it takes", what.substr(kUnread.size(), equals - kUnread.size()),
+                       what.substr(equals + 3));
+  }
   for (const CLI::Option* option : command.get_options()) {
     const std::string flag = option->get_name();
     if (!what.starts_with(flag + ":") && !what.starts_with(flag + " ")) continue;
@@ -80,6 +89,15 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, const std
   return fmt::format("{} (spillway {} --help)", what, command.get_name());
 }
 
+// CLI11 looks for --help first.
+void refuse_unknown_command(const CLI::App& app, const std::vector<std::string>& words) {
+  if (words.empty() || words.front().starts_with('-')) return;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->check_name(words.front())) return;
+  }
+  throw Error(ErrorKind::usage, explain(app, CLI::ExtrasError({}), words));
+}
+
 // CLI11 takes the word after "--flag=" for its value.
 void refuse_missing_values(const CLI::App& app, const std::vector<std::string>& words) {
   for (const std::string& word : words) {
@@ -99,6 +117,7 @@ int run(int argc, char** argv) {
   CommandLine line(SPILLWAY_VERSION);
   CLI::App& app = line.app;
   const std::vector<std::string> words = words_of(argc, argv);
+  refuse_unknown_command(app, words);
   refuse_missing_values(app, words);
   try {
     app.parse(std::vector<std::string>(words.rbegin(), words.rend()));
@@ -145,6 +164,15 @@ int guarded(const std::function<int()>& body) {
 
 int main(int argc, char** argv) {
   using namespace spillway;
+#ifdef SPILLWAY_MIMALLOC
+  // What is freed goes back at once, not after a while: the process is then as large as what it holds, whenever a plan
+  // looks at it. The option's name changed with 2.1.
+#if MI_MALLOC_VERSION >= 210
+  mi_option_set(mi_option_purge_delay, 0);
+#else
+  mi_option_set(mi_option_decommit_delay, 0);
+#endif
+#endif
   const int code = guarded([&] { return run(argc, argv); });
   // A command that failed has its trace too: that is when one wants it.
   const int written = guarded([&] {

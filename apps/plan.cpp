@@ -22,7 +22,7 @@ Command add_plan(CLI::App& app) {
   auto flags = std::make_shared<PlanFlags>();
   CLI::App* command =
       app.add_subcommand("plan", "Show the placement that would be chosen and the speed to expect; reserves nothing");
-  add_option(*command, "-o,--out", flags->out, "Write the plan to this file, for --plan");
+  add_option(*command, "-o,--out", flags->out, "Write the plan to this file, for --plan")->type_name("FILE");
   flags->run.add(*command, Runs::nothing);
   return [flags] {
     Running running(flags->run, {.only_planned = true, .text = false, .for_later = !flags->out.empty()});

@@ -206,13 +206,15 @@ Command add_score(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("score", "Negative log-likelihood and perplexity of a text, in windows of -c tokens");
   flags->text.add(*command, "The text to score");
-  add_option(*command, "--tokens", flags->tokens, "Score these ids in one window instead: 1,2,3 or @FILE");
+  add_option(*command, "--tokens", flags->tokens, "Score these ids in one window instead: 1,2,3 or @FILE")
+      ->type_name("IDS|@FILE");
   add_option(*command, "--chunks", flags->chunks, "Score the first so many windows (default: all)")->check(within(1));
   add_option(*command, "--prefill", flags->prefill,
              "So many first tokens by prefill, each later one by a decode step; 0: all by prefill")
       ->check(within(0));
   add_flag(*command, "--logprobs", flags->logprobs, "Each token's log-probability too");
-  add_option(*command, "--logits", flags->logits, "Write the logits to this .npy file (float32, row i after token i)");
+  add_option(*command, "--logits", flags->logits, "Write the logits to this .npy file (float32, row i after token i)")
+      ->type_name("FILE");
   add_option(*command, "--last", flags->last, "Only the last so many rows of logits of each window")->check(within(1));
   flags->run.add(*command);
   return [flags] { return run_score(*flags); };

@@ -58,11 +58,13 @@ void SelectionFlags::add(CLI::App& command) {
              "What decode steps read of the KV: all; what a rehearsal one layer earlier chooses (rehearsal); for "
              "comparison, that as InfiniGen was published (infinigen), what the bounds of each granule's keys choose "
              "(bounds: Quest), and what the true scores choose (oracle), both without fetching ahead")
+      ->type_name(fmt::format("{}", fmt::join(kKvSelectorNames, "|")))
       ->capture_default_str()
       ->group(group);
   add_option(command, "--kv-keep", keep,
              "What stays of the KV once a prompt has been read: all; for comparison, the first and the newest tokens "
              "(window: StreamingLLM), or the newest and those that have had most attention (heavy: H2O)")
+      ->type_name(fmt::format("{}", fmt::join(kKvRetentionNames, "|")))
       ->capture_default_str()
       ->group(group);
   const auto of_selection = [&](CLI::Option* option) {

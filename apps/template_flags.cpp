@@ -23,9 +23,8 @@ std::string source_of(const std::string& path) {
 }  // namespace
 
 void TemplateFlags::add(CLI::App& command) {
-  add_option(command, "--template", name,
-             "Chat template: a file, or one of " + fmt::format("{}", fmt::join(ChatTemplate::built_in_names(), ", ")) +
-                 " (default: the model's own)");
+  add_option(command, "--template", name, "Chat template: a file, or one by name (default: the model's own)")
+      ->type_name(fmt::format("FILE|{}", fmt::join(ChatTemplate::built_in_names(), "|")));
 }
 
 ChatTemplate TemplateFlags::resolve(const Checkpoint& checkpoint) const {

@@ -78,6 +78,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
     const RowChoice* chosen = choice();
     choose(engine.decode(sequence, next, answer.expects_another(), chosen), chosen != nullptr);
     ++result.decode_steps;
+    if (hooks.on_step) hooks.on_step(engine.tokens(sequence));
   }
   answer.finish();
   result.timings.decode_s = seconds() - prefilled;

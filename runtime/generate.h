@@ -41,7 +41,8 @@ struct Generation {
 struct GenerateHooks {
   std::function<void(std::string_view text)> on_text;  // whole characters, as they come
   OnProgress on_prefill;
-  std::function<bool()> interrupted;  // asked between tokens, and between chunks of the prompt
+  std::function<void(int positions)> on_step;  // after each decode step, the positions of the context that are taken
+  std::function<bool()> interrupted;           // asked between tokens, and between chunks of the prompt
 };
 
 // Throws Error(usage) when the prompt is empty, or passes a context of which `used` positions are taken.

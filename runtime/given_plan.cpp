@@ -193,7 +193,7 @@ Plan PlanFile::plan(const PlanInput& input) const {
     refuse(fmt::format("it takes {} ({} bytes), but {} is {} ({} bytes){}", format_bytes(needed), needed,
                        kFlags[static_cast<int>(tier)], format_bytes(held.budget), held.budget,
                        input.process_bytes > units.back().process_bytes
-                           ? fmt::format("; the process has {} now, {} when it was planned",
+                           ? fmt::format("; the process has {} now, and the plan leaves {} for it",
                                          format_bytes(input.process_bytes), format_bytes(units.back().process_bytes))
                            : ""));
   }

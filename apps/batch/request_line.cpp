@@ -159,7 +159,8 @@ ordered_json messages_of(Body& body) {
     const bool calls = message.contains("tool_calls") && !message["tool_calls"].is_null();
     const bool silent = !message.contains("content") || message["content"].is_null();
     if (silent && !calls) refuse(fmt::format("body.messages[{}].content: a string or text parts are wanted", i));
-    message["content"] = silent ? std::string() : text_of(message["content"], i);
+    // An absent or a null one stays what it is: templates ask for either.
+    if (!silent) message["content"] = text_of(message["content"], i);
     if (calls) open_arguments(message, i);
   }
   return messages;

@@ -18,34 +18,42 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 // Inside single quotes.
 std::string quoted(const std::string& text) { return replaced(text, "'", "'\\''"); }
 
-// Of commands, or actions.
-template <typename T>
-std::string names_of(const std::vector<T>& all) {
+std::string names_of(const std::vector<CommandText>& commands) {
   std::string names;
-  for (const T& one : all) names += (names.empty() ? "" : " ") + one.name;
+  for (const CommandText& command : commands) names += (names.empty() ? "" : " ") + command.name;
   return names;
+}
+
+// What may stand right behind a command: its actions, or the words that it takes.
+std::string first_words(const CommandText& command) {
+  std::vector<std::string> words = command.words;
+  for (const ActionText& action : command.actions) words.push_back(action.name);
+  return joined(words);
 }
 
 }  // namespace
 
 std::string bash_completion(const std::vector<CommandText>& commands) {
   std::string flags, choices;
-  std::vector<std::string> seen;
   for (const CommandText& command : commands) {
     std::vector<std::string> names, numbers;
     for (const OptionText& option : command.options) {
       names.insert(names.end(), option.names.begin(), option.names.end());
       const bool nothing = !option.value.empty() && !option.file && option.choices.empty();
       if (nothing) numbers.insert(numbers.end(), option.names.begin(), option.names.end());
-      if (option.choices.empty() || std::find(seen.begin(), seen.end(), option.names.back()) != seen.end()) continue;
-      seen.push_back(option.names.back());
+      if (option.choices.empty()) continue;
+      // Of one name, commands may take different things.
+      std::string pairs;
+      for (const std::string& name : option.names) {
+        pairs += fmt::format("{}\"{} {}\"", pairs.empty() ? "" : " | ", command.name, name);
+      }
       choices +=
           fmt::format("    {})\n      mapfile -t COMPREPLY < <(compgen {}-W \"{}\" -- \"$cur\")\n      return ;;\n",
-                      fmt::join(option.names, " | "), option.file ? "-f " : "", joined(option.choices));
+                      pairs, option.file ? "-f " : "", joined(option.choices));
     }
     flags += fmt::format(
         "    {})\n      flags=\"{}\"\n      plain=\"{}\"{} ;;\n", command.name, joined(names), joined(numbers),
-        command.actions.empty() ? "" : fmt::format("\n      actions=\"{}\"", names_of(command.actions)));
+        first_words(command).empty() ? "" : fmt::format("\n      actions=\"{}\"", first_words(command)));
   }
   return fmt::format(R"(# bash completion for spillway, made from its own flags
 _spillway() {{
@@ -58,7 +66,7 @@ _spillway() {{
   case ${{COMP_WORDS[1]}} in
 {}    *) return ;;
   esac
-  case $prev in
+  case "${{COMP_WORDS[1]}} $prev" in
 {}  esac
   [[ " $plain " == *" $prev "* ]] && return
   if [[ $cur == -* ]]; then
@@ -93,8 +101,9 @@ std::string zsh_completion(const std::vector<CommandText>& commands) {
                                    : fmt::format(":value:({})", joined(option.choices));
       for (const std::string& name : option.names) cases += fmt::format(" \\\n        '{}[{}]{}'", name, text, value);
     }
-    if (!command.actions.empty()) cases += fmt::format(" \\\n        '1:action:({})'", names_of(command.actions));
-    const bool files = !command.argument.empty() || !command.actions.empty();
+    const std::string first = first_words(command);
+    if (!first.empty()) cases += fmt::format(" \\\n        '1:action:({})'", first);
+    const bool files = command.words.empty() && (!command.argument.empty() || !command.actions.empty());
     cases += fmt::format(" \\\n        '*:file:{}' ;;\n", files ? "_files" : "");
   }
   return fmt::format(R"(#compdef spillway
@@ -134,7 +143,11 @@ std::string fish_completion(const std::vector<CommandText>& commands) {
     lines += fmt::format("complete -c spillway -n __fish_use_subcommand -a {} -d '{}'\n", command.name,
                          text_of(command.text));
     const std::string condition = fmt::format("-n '__fish_seen_subcommand_from {}'", command.name);
-    if (!command.argument.empty()) lines += fmt::format("complete -c spillway {} -F\n", condition);
+    if (!command.words.empty()) {
+      lines += fmt::format("complete -c spillway {} -a '{}'\n", condition, joined(command.words));
+    } else if (!command.argument.empty()) {
+      lines += fmt::format("complete -c spillway {} -F\n", condition);
+    }
     for (const ActionText& action : command.actions) {
       lines += fmt::format("complete -c spillway {} -F -a {} -d '{}'\n", condition, action.name, text_of(action.text));
     }

@@ -1,4 +1,5 @@
-// The command line, described for shells and for man(1). Made from the very options that the program parses.
+// The command line, described for shells and for man(1) (spillway completion). Made from the very options that the
+// program parses.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -27,7 +28,8 @@ struct ActionText {
 
 struct CommandText {
   std::string name, text;
-  std::string argument;  // of the command itself, without a dash; empty where it takes none
+  std::string argument;            // of the command itself, without a dash; empty where it takes none
+  std::vector<std::string> words;  // that may be given there; empty: a file
   std::vector<OptionText> options;
   std::vector<ActionText> actions;
 };
@@ -37,6 +39,7 @@ std::vector<CommandText> describe(const CLI::App& app);
 std::string bash_completion(const std::vector<CommandText>& commands);
 std::string zsh_completion(const std::vector<CommandText>& commands);
 std::string fish_completion(const std::vector<CommandText>& commands);
+// `version`: with the name of the program.
 std::string man_page(const std::vector<CommandText>& commands, const std::string& version);
 
 }  // namespace spillway

@@ -111,12 +111,15 @@ const OptionText* find(const std::vector<OptionText>& options, const OptionText&
 
 std::string man_page(const std::vector<CommandText>& commands, const std::string& version) {
   std::string page = fmt::format(
-      ".TH SPILLWAY 1 \"\" \"spillway {}\" \"User Commands\"\n.SH NAME\nspillway \\- run "
+      ".TH SPILLWAY 1 \"\" \"{}\" \"User Commands\"\n.SH NAME\nspillway \\- run "
       "language models, and contexts, that do not fit the GPU\n.SH SYNOPSIS\n",
       roff(version));
   for (const CommandText& command : commands) {
     page += fmt::format(".B spillway {}\n[\\fIOPTIONS\\fR]{}\n.br\n", command.name,
-                        command.argument.empty() ? "" : " [\\fIMODEL\\fR]");
+                        command.argument.empty() ? ""
+                        : command.words.empty()
+                            ? " [\\fIMODEL\\fR]"
+                            : fmt::format(" {}", roff(fmt::format("{}", fmt::join(command.words, "|")))));
     for (const ActionText& action : command.actions) {
       page += fmt::format(".B spillway {} {}\n\\fI{}\\fR\n.br\n", command.name, action.name,
                           roff(action.arguments.substr(1)));

@@ -29,7 +29,7 @@ Ran shell(const std::string& command) {
   return ran;
 }
 
-std::string described(const std::string& what) { return shell(std::string(SPILLWAY_DESCRIBE) + " " + what).out; }
+std::string described(const std::string& what) { return shell(SPILLWAY_PROGRAM " completion " + what).out; }
 
 // Names of flags in the words of --help.
 std::set<std::string> flags_of(const std::string& help) {
@@ -92,6 +92,12 @@ TEST_F(Describe, BashCompletes) {
   EXPECT_EQ(complete("spillway batch me"), "merge\n");
   EXPECT_EQ(complete("spillway chat --sys"), "--sys --system-prompt\n");
   EXPECT_EQ(complete("spillway plan --device cu"), "cuda\n");
+  EXPECT_EQ(complete("spillway completion f"), "fish\n");
+  EXPECT_EQ(complete("spillway score --kv-type k"), "kivi4 kivi2\n");
+  EXPECT_EQ(complete("spillway score --granule 1"), "1 16\n");
+  EXPECT_EQ(complete("spillway bench -o j"), "json\n");
+  EXPECT_EQ(complete("spillway batch -o " + script.substr(0, script.size() - 3)), script + "\n");
+  EXPECT_EQ(complete("spillway generate --plan " + script.substr(0, script.size() - 3)), script + "\n");
   EXPECT_EQ(complete("spillway generate -n \"\""), "\n") << "a number is not guessed";
   EXPECT_EQ(complete("spillway inspect " + script.substr(0, script.size() - 3)), script + "\n");
 }
