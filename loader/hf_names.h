@@ -10,5 +10,7 @@ namespace spillway {
 // back as it is; nothing comes back for what no computation needs (tables of angles that older files carry, a second
 // copy of a tied embedding's name).
 std::optional<std::string> gguf_name_of_hf(const std::string& name, const std::string& family);
+// The other way, for messages about a tensor that is missing: the name that transformers gives it.
+std::string hf_name_of_gguf(const std::string& name, const std::string& family);
 
 }  // namespace spillway
