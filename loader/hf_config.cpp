@@ -28,7 +28,9 @@ struct Expected {
 
 class ConfigReader {
  public:
-  ConfigReader(const json& config, std::string path) : config_(config), path_(std::move(path)) {}
+  // `part`: of a larger file, where it was written as what differs from the defaults.
+  ConfigReader(const json& config, std::string path, bool part)
+      : config_(config), path_(std::move(path)), part_(part) {}
 
   HfConfig read() {
     const auto type = text(config_, "model_type");
@@ -87,11 +89,14 @@ class ConfigReader {
     return value->get<int64_t>();
   }
 
-  int64_t needed(const char* key) const {
+  // A size, which no file of its own leaves out: a default would hide the fault behind tensors of another shape.
+  int64_t size(const char* key, int64_t fallback) const {
     const auto value = integer(config_, key);
-    if (!value) refuse(fmt::format("{} is missing", key));
-    return *value;
+    if (!value && !part_) refuse(fmt::format("{} is missing", key));
+    return value.value_or(fallback);
   }
+  int64_t layers() const { return size("num_hidden_layers", type_->layers); }
+  int64_t hidden() const { return size("hidden_size", type_->hidden); }
 
   std::optional<double> number(const json& object, const char* key) const {
     const json* value = find(object, key);
@@ -125,8 +130,8 @@ class ConfigReader {
   }
 
   void read_sizes() {
-    set("block_count", needed("num_hidden_layers"), "num_hidden_layers");
-    set("embedding_length", needed("hidden_size"), "hidden_size");
+    set("block_count", layers(), "num_hidden_layers");
+    set("embedding_length", hidden(), "hidden_size");
     const char* context = "max_position_embeddings";
     set("context_length", integer(config_, context).value_or(type_->context), context);
     if (const auto vocab = integer(config_, "vocab_size")) set("vocab_size", *vocab, "vocab_size");
@@ -140,16 +145,16 @@ class ConfigReader {
     if (family_ == "opt") return;
     const bool as_many = type_->kv_heads == 0 || is_null(kv);
     set("attention.head_count_kv", integer(config_, kv).value_or(as_many ? heads : type_->kv_heads), kv);
-    const int64_t size = integer(config_, dim).value_or(type_->head_dim);
-    if (size == 0 && find(config_, dim) == nullptr) return;  // hidden_size / heads
-    set("attention.key_length", size, dim);
-    set("attention.value_length", size, dim);
+    const int64_t each = integer(config_, dim).value_or(type_->head_dim);
+    if (each == 0 && find(config_, dim) == nullptr) return;  // hidden_size / heads
+    set("attention.key_length", each, dim);
+    set("attention.value_length", each, dim);
   }
 
   void read_feed_forward() {
     const bool opt = family_ == "opt";
     const char* width = opt ? "ffn_dim" : "intermediate_size";
-    set("feed_forward_length", needed(width), width);
+    set("feed_forward_length", size(width, type_->ffn), width);
     const char* key = opt ? "activation_function" : family_ == "gemma3" ? "hidden_activation" : "hidden_act";
     const char* wanted = opt ? "relu" : family_ == "gemma3" ? "gelu_pytorch_tanh" : "silu";
     expect({{key, wanted}});
@@ -164,9 +169,7 @@ class ConfigReader {
     set("expert_count", count.value_or(type_->experts), name);
     const char *used = "num_experts_per_tok", *width = "moe_intermediate_size";
     set("expert_used_count", integer(config_, used).value_or(type_->experts_used), used);
-    if (const int64_t size = integer(config_, width).value_or(type_->expert_ffn); !mixtral) {
-      set("expert_feed_forward_length", size, width);
-    }
+    if (!mixtral) set("expert_feed_forward_length", integer(config_, width).value_or(type_->expert_ffn), width);
     set("expert_weights_norm", mixtral || flag("norm_topk_prob", false));
   }
 
@@ -191,12 +194,12 @@ class ConfigReader {
             {"_remove_final_layer_norm", false},
             {"enable_bias", true},
             {"layer_norm_elementwise_affine", true}});
-    const int64_t hidden = needed("hidden_size"), width = integer(config_, "word_embed_proj_dim").value_or(hidden);
-    if (width != hidden) {
+    const int64_t width = integer(config_, "word_embed_proj_dim").value_or(hidden());
+    if (width != hidden()) {
       refuse(
           fmt::format("word_embed_proj_dim is {} and hidden_size is {}: an embedding that is projected (OPT-350m) is "
                       "not known",
-                      width, hidden));
+                      width, hidden()));
     }
   }
 
@@ -259,7 +262,7 @@ class ConfigReader {
     if (share == 1.0) return;
     const int64_t heads = integer(config_, "num_attention_heads").value_or(type_->heads);
     int64_t dim = integer(config_, "head_dim").value_or(type_->head_dim);
-    if (dim == 0 && heads > 0) dim = needed("hidden_size") / heads;
+    if (dim == 0 && heads > 0) dim = hidden() / heads;
     if (!(share > 0.0 && share < 1.0)) refuse("partial_rotary_factor must lie between 0 and 1");
     set("rope.dimension_count", static_cast<int64_t>(share * static_cast<double>(dim)), "partial_rotary_factor");
   }
@@ -337,8 +340,7 @@ class ConfigReader {
     const int64_t window = integer(config_, key).value_or(type_->window);
     if (window == 0 && find(config_, key) == nullptr) return;
     set("attention.sliding_window", window, key);
-    const int64_t layers = needed("num_hidden_layers");
-    if (layers < 0 || layers > 1024) return;  // refused where the shape is read
+    if (layers() < 0 || layers() > 1024) return;  // refused where the shape is read
     std::vector<int64_t> slides = read_layer_types();
     if (type_->slides == HfWindow::all_layers) {
       // transformers does not look at them in these families: what would be computed is not what the file says.
@@ -350,7 +352,7 @@ class ConfigReader {
       if (const auto every = integer(config_, pattern)) set("attention.sliding_window_pattern", *every, pattern);
     } else if (slides.empty()) {
       const int64_t first = integer(config_, "max_window_layers").value_or(28);
-      for (int64_t layer = 0; layer < layers; ++layer) slides.push_back(layer >= first);
+      for (int64_t layer = 0; layer < layers(); ++layer) slides.push_back(layer >= first);
     }
     if (!slides.empty()) set("attention.sliding_window_pattern", MetaArray(slides), "layer_types");
   }
@@ -372,6 +374,7 @@ class ConfigReader {
 
   const json& config_;
   const std::string path_;
+  const bool part_;
   const HfType* type_ = nullptr;
   std::string family_, rope_name_;
   HfConfig result_;
@@ -384,8 +387,8 @@ HfConfig read_hf_config(const json& config, const std::string& path) {
   // A model of text and images keeps what concerns text in an object of its own.
   const auto inner = config.find("text_config");
   const bool apart = inner != config.end() && inner->is_object();
-  if (!apart) return ConfigReader(config, path).read();
-  HfConfig result = ConfigReader(*inner, path + ": text_config").read();
+  if (!apart) return ConfigReader(config, path, false).read();
+  HfConfig result = ConfigReader(*inner, path + ": text_config", true).read();
   for (auto& [key, name] : result.names) name = "text_config." + name;
   return result;
 }

@@ -123,16 +123,19 @@ std::string hf_name_of_gguf(const std::string& name, const std::string& family) 
 
 std::optional<std::string> gguf_name_of_hf(const std::string& name, const std::string& family) {
   if (name.ends_with(".rotary_emb.inv_freq")) return {};
+  for (const std::string_view images : {"vision_tower.", "multi_modal_projector."}) {
+    if (strip(name, "model.").value_or(name).starts_with(images)) return {};
+  }
   std::string_view rest = name;
   const size_t dot = rest.rfind('.');
   if (dot == std::string_view::npos) return name;
   const std::string kind(rest.substr(dot));  // ".weight" or ".bias"
   rest = rest.substr(0, dot);
-  if (rest == "lm_head") return "output" + kind;
   // Models of text inside models of text and images have a further prefix.
   for (const std::string_view prefix : {"language_model.", "model.", "language_model.", "decoder."}) {
     rest = strip(rest, prefix).value_or(rest);
   }
+  if (rest == "lm_head") return "output" + kind;
   for (const auto& [from, to] : kWhole) {
     if (rest == from) return std::string(to) + kind;
   }

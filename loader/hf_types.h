@@ -14,11 +14,13 @@ enum class HfWindow : uint8_t {
   some_layers,  // by layer_types, or a rule of the family
 };
 
-// Defaults of the configuration classes of transformers (5.24). Sizes that no model's file leaves out have none here:
-// one would hide the fault behind a tensor of another shape.
+// Defaults of the configuration classes of transformers (5.24).
 struct HfType {
   const char* name;    // model_type of config.json
   const char* family;  // ours
+  int64_t layers = 32;
+  int64_t hidden = 4096;
+  int64_t ffn = 0;  // intermediate_size
   int64_t heads = 32;
   int64_t kv_heads = 0;  // 0: as many as heads
   int64_t head_dim = 0;  // 0: hidden_size / heads

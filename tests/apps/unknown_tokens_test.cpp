@@ -17,7 +17,10 @@ using ::testing::HasSubstr;
 
 class UnknownTokens : public Batch {
  protected:
-  UnknownTokens() { model_ = write_far_token_model(SPILLWAY_TEST_DATA "/../../runtime/data/hf", folder_ / "hf"); }
+  UnknownTokens() {
+    const auto tests = std::filesystem::path(SPILLWAY_TEST_DATA).parent_path().parent_path();
+    model_ = write_far_token_model(tests / "runtime" / "data" / "hf", folder_ / "hf");
+  }
 
   static auto names_it() {
     return AllOf(HasSubstr("tokenizer.json: the text has token 330 (\"<far>\")"),
@@ -27,11 +30,12 @@ class UnknownTokens : public Batch {
 
 TEST_F(UnknownTokens, AreNamedByEveryCommandThatReadsAText) {
   const std::string text = program_.write("text", "one <far> two");
-  for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
-           {"generate", "-f", text, "-n", "1"},
-           {"chat", "-f", text, "--template", "chatml", "-n", "1"},
-           {"score", "-f", text},
-           {"quality", "-f", text, "-c", "64", "--steps", "8", "--policies", "--kv-type q8"}}) {
+  for (const std::vector<std::string>& words :
+       std::vector<std::vector<std::string>>{{"generate", "-f", text, "-n", "1"},
+                                             {"chat", "-f", text, "--template", "chatml", "-n", "1"},
+                                             {"score", "-f", text},
+                                             {"quality", "-f", text, "-c", "64", "--steps", "8", "--greedy", "4",
+                                              "--passkeys", "0", "--policies", "--kv-type q8"}}) {
     std::vector<std::string> command = words;
     command.insert(command.begin() + 1, {"-m", model_});
     const Result result = run(command);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -122,6 +123,37 @@ TEST_F(HfDirectory, ShardsWithoutTheirIndex) {
   }
   fs::remove(fs::path(folder_.path()) / "model-00001-of-00002.safetensors");
   EXPECT_THAT(refused(), HasSubstr("model-00001-of-00002.safetensors is missing, one of 2 files"));
+}
+
+// As Gemma 3's from 4B on: the part of text inside, the part of images beside it.
+TEST_F(HfDirectory, AModelOfTextAndImages) {
+  const json inner = take("gemma3");
+  const Checkpoint alone = open_model(folder_.path());
+  folder_.write("config.json", json{{"model_type", "gemma3"}, {"text_config", inner}}.dump());
+  std::ifstream file(kModels / "gemma3" / "model.safetensors", std::ios::binary);
+  const std::string bytes(std::istreambuf_iterator<char>(file), {});
+  uint64_t length = 0;
+  std::memcpy(&length, bytes.data(), sizeof length);
+  json header;
+  const json own = json::parse(bytes.substr(sizeof length, length));
+  for (const auto& [name, tensor] : own.items()) {
+    header[name.starts_with("model.") ? "language_model." + name : name] = tensor;
+  }
+  const size_t data = bytes.size() - sizeof length - length;
+  const auto beside = [&](const std::string& name, size_t at) {
+    header[name] = {{"dtype", "F32"}, {"shape", {1}}, {"data_offsets", {at, at + 4}}};
+  };
+  beside("vision_tower.vision_model.embeddings.patch_embedding.bias", data);
+  beside("multi_modal_projector.mm_input_projection_weight", data + 4);
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  length = text.size();
+  folder_.write("model.safetensors", std::string(reinterpret_cast<const char*>(&length), sizeof length) + text +
+                                         bytes.substr(bytes.size() - data) + std::string(8, '\0'));
+  const Checkpoint whole = open_model(folder_.path());
+  EXPECT_EQ(read_model_spec(whole).layers.size(), read_model_spec(alone).layers.size());
+  ASSERT_EQ(whole.tensors.size(), alone.tensors.size());
+  EXPECT_EQ(whole.require("blk.0.attn_q.weight").name, "language_model.model.layers.0.self_attn.q_proj.weight");
 }
 
 TEST_F(HfDirectory, WeightsThatAreNotThere) {

@@ -80,7 +80,8 @@ def facts(config):
     rope = getattr(config, "rope_parameters", None) or {}
     local = rope.get("sliding_attention", {})
     rope = rope.get("full_attention", rope)
-    found = dict(heads=heads, kv_heads=getattr(config, "num_key_value_heads", heads),
+    found = dict(layers=config.num_hidden_layers, hidden=config.hidden_size,
+                 ffn=getattr(config, "ffn_dim", None) or config.intermediate_size, heads=heads, kv_heads=getattr(config, "num_key_value_heads", heads),
                  head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
                  context=config.max_position_embeddings, tied=config.tie_word_embeddings, windows=windows(config))
     for name, value in dict(eps=getattr(config, "rms_norm_eps", None), theta=rope.get("rope_theta"),
@@ -98,6 +99,10 @@ def facts(config):
 
 def main():
     golden = {}
+    for kind in sorted({kind for kind, _ in CASES.values()}):  # part of a larger file, which leaves out every default
+        part = dict(model_type=kind)
+        golden[kind + ", a part"] = dict(config=dict(model_type="larger", text_config=part),
+                                         facts=facts(CONFIG_MAPPING[kind].from_dict(dict(part))))
     for name, (kind, more) in CASES.items():
         file = dict(SIZES, model_type=kind, **more)
         config = CONFIG_MAPPING[kind].from_dict(copy.deepcopy(file))
