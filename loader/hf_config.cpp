@@ -384,6 +384,14 @@ class ConfigReader {
 
 HfConfig read_hf_config(const json& config, const std::string& path) {
   if (!config.is_object()) throw Error(ErrorKind::model, fmt::format("{}: no JSON object", path));
+  if (const auto stored = config.find("quantization_config"); stored != config.end() && !stored->is_null()) {
+    const auto method = stored->is_object() ? stored->find("quant_method") : stored->end();
+    const bool named = stored->is_object() && method != stored->end() && method->is_string();
+    throw Error(ErrorKind::model,
+                fmt::format("{}: quantization_config{}: of a Hugging Face directory, weights of F32, F16 and BF16 are "
+                            "read; quantised ones from a GGUF",
+                            path, named ? fmt::format(" ({})", printable(method->get<std::string>())) : ""));
+  }
   // A model of text and images keeps what concerns text in an object of its own.
   const auto inner = config.find("text_config");
   const bool apart = inner != config.end() && inner->is_object();

@@ -158,6 +158,22 @@ void settle_output(Checkpoint& checkpoint, const std::string& config) {
   }
 }
 
+// What a folder is that has no config.json.
+[[noreturn]] void refuse_without_config(const std::string& directory) {
+  std::string other;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name == "adapter_config.json") {
+      other = "; it is an adapter's, which is to be merged into its model first (merge_and_unload of peft)";
+    } else if (name.ends_with(".gguf") && other.empty()) {
+      other = fmt::format("; {} is there: give the file", printable(name));
+    }
+  }
+  throw Error(ErrorKind::model,
+              fmt::format("{}: a folder without config.json, so no Hugging Face model directory{}", directory, other));
+}
+
 // A file that is given in place of the directory around it.
 bool is_of_directory(const std::filesystem::path& path) {
   const std::string name = path.filename().string();
@@ -169,10 +185,7 @@ bool is_of_directory(const std::filesystem::path& path) {
 Checkpoint open_hf_directory(const std::string& directory) {
   Checkpoint checkpoint;
   checkpoint.config = directory + "/config.json";
-  if (!is_there(checkpoint.config)) {
-    throw Error(ErrorKind::model,
-                fmt::format("{}: a folder without config.json, so no Hugging Face model directory", directory));
-  }
+  if (!is_there(checkpoint.config)) refuse_without_config(directory);
   HfConfig config = read_hf_config(read_small_json(checkpoint.config), checkpoint.config);
   checkpoint.meta = std::move(config.meta);
   checkpoint.config_names = std::move(config.names);

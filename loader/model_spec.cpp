@@ -200,8 +200,8 @@ class SpecReader {
       if (apart && expert > 0) {
         const TensorInfo tensor = take_.matrix(one(expert), rows, cols);
         if (tensor.dtype != first.dtype) {
-          keys_.refuse(fmt::format("the experts of {} are of several types: {} and {}", name, info(first.dtype).name,
-                                   info(tensor.dtype).name));
+          keys_.refuse(fmt::format("the experts of a layer are of several types: {} is {}, {} is {}", first.name,
+                                   info(first.dtype).name, tensor.name, info(tensor.dtype).name));
         }
         matrix.extents.push_back(tensor.extent);
       } else {

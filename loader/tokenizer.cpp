@@ -53,14 +53,30 @@ class RowsOf : public Tokenizer {
   std::string where_, why_;
 };
 
-std::unique_ptr<Tokenizer> make_any(const Checkpoint& checkpoint) {
-  if (!checkpoint.meta.contains("tokenizer.ggml.model")) {
-    if (has_json_tokenizer(folder_of(checkpoint))) return read_json_tokenizer(folder_of(checkpoint));
+[[noreturn]] void refuse_without(const Checkpoint& checkpoint) {
+  if (checkpoint.config.empty()) {
     throw Error(
         ErrorKind::model,
         fmt::format("{}: the model brings no tokenizer: neither tokenizer.ggml.model in it, nor tokenizer.json (or "
                     "vocab.json with merges.txt) beside it",
                     checkpoint.path()));
+  }
+  std::error_code ignored;
+  const std::filesystem::path folder = folder_of(checkpoint);
+  const char* other =
+      std::filesystem::exists(folder / "tokenizer.model", ignored)
+          ? "; tokenizer.model alone is not read: save_pretrained of transformers' AutoTokenizer writes "
+            "tokenizer.json"
+          : "";
+  throw Error(ErrorKind::model,
+              fmt::format("{}: the model brings no tokenizer: neither tokenizer.json, nor vocab.json with merges.txt{}",
+                          folder.string(), other));
+}
+
+std::unique_ptr<Tokenizer> make_any(const Checkpoint& checkpoint) {
+  if (!checkpoint.meta.contains("tokenizer.ggml.model")) {
+    if (has_json_tokenizer(folder_of(checkpoint))) return read_json_tokenizer(folder_of(checkpoint));
+    refuse_without(checkpoint);
   }
   const std::string model = checkpoint.text("tokenizer.ggml.model");
   if (model == "gpt2") return make_bpe_tokenizer(checkpoint);

@@ -166,6 +166,35 @@ TEST_F(HfDirectory, WeightsThatAreNotThere) {
   EXPECT_THAT(refused(), AllOf(HasSubstr("pytorch_model.bin"), HasSubstr("safe_serialization=True")));
 }
 
+TEST_F(HfDirectory, FoldersThatAreSomethingElse) {
+  EXPECT_THAT(refused(), testing::EndsWith("so no Hugging Face model directory"));
+  folder_.write("model-q4.gguf", "x");
+  EXPECT_THAT(refused(), HasSubstr("model-q4.gguf is there: give the file"));
+  folder_.write("adapter_config.json", "{}");
+  EXPECT_THAT(refused(), HasSubstr("merge_and_unload"));
+  json config = take("llama");
+  config["quantization_config"] = {{"quant_method", "gptq"}};
+  EXPECT_THAT(refused_with(config), AllOf(HasSubstr("config.json: quantization_config (gptq)"), HasSubstr("GGUF")));
+}
+
+TEST_F(HfDirectory, ATokenizerThatIsNotThere) {
+  take("llama");
+  const Checkpoint checkpoint = open_model(folder_.path());
+  const auto refused_tokenizer = [&]() -> std::string {
+    try {
+      make_tokenizer(checkpoint);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refused_tokenizer(), folder_.path() +
+                                     ": the model brings no tokenizer: neither tokenizer.json, nor "
+                                     "vocab.json with merges.txt");
+  folder_.write("tokenizer.model", "x");
+  EXPECT_THAT(refused_tokenizer(), HasSubstr("tokenizer.model alone is not read"));
+}
+
 TEST_F(HfDirectory, AFileOfItInPlaceOfTheDirectory) {
   take("llama");
   for (const char* name : {"model.safetensors", "config.json"}) {
