@@ -214,7 +214,10 @@ class ConfigReader {
     static const json none = json::object();
     if (family_ == "gemma3") {
       read_local_rope(newer);
-      if (rope == newer && newer != nullptr) rope = parameters("full_attention", *newer);
+      if (rope == newer && newer != nullptr) {
+        rope = parameters("full_attention", *newer);
+        rope_name_ += ".full_attention";
+      }
     } else if (rope != nullptr && (rope->contains("full_attention") || rope->contains("sliding_attention"))) {
       refuse(fmt::format("{} has an object for each kind of layer, which a {} is not known to have", rope_name_,
                          type_->name));

@@ -89,6 +89,9 @@ TEST_F(HfDirectory, FaultsAreNamedAsTheUserHasThem) {
       with("num_hidden_layers", 4),
       AllOf(HasSubstr(folder_.path() + ": "), HasSubstr("tensor model.layers.3.input_layernorm.weight is missing")));
   EXPECT_THAT(with("intermediate_size", 57), HasSubstr("the tensor model.layers.0.mlp.gate_proj.weight is 56 x 40"));
+  json gemma = take("gemma3");
+  gemma["rope_parameters"]["full_attention"] = {{"rope_type", "linear"}, {"factor", -1}};
+  EXPECT_THAT(refused_with(gemma), in_config("rope_parameters.full_attention.factor is -1"));
   json without = sound;
   without.erase("model_type");
   EXPECT_THAT(refused_with(without), in_config("model_type is missing"));
