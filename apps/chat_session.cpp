@@ -145,18 +145,24 @@ std::vector<ChatMessage> ChatSession::all_messages() const {
 
 ChatSession::Next ChatSession::answer() {
   // What refuses a message leaves the conversation as it was before it.
-  const auto refuse = [&](const std::string& why) {
-    if (!terminal_) throw Error(ErrorKind::usage, why);
+  const auto refuse = [&](const std::string& why, ErrorKind kind = ErrorKind::usage) {
+    if (!terminal_) throw Error(kind, why);
     messages_.pop_back();
     say(why + "; the message was taken back");
     return Next::go_on;
   };
+  std::string text;
   std::vector<int32_t> prompt;
   try {
-    prompt = running_.tokenizer().encode(template_.render(all_messages(), true), true, false);
+    text = template_.render(all_messages(), true);
   } catch (const Error& error) {
-    if (error.kind() != ErrorKind::usage) throw;
+    if (error.kind() != ErrorKind::usage) throw;  // the template's fault, not the message's
     return refuse(error.what());
+  }
+  try {
+    prompt = running_.tokenizer().encode(text, true, false);
+  } catch (const Error& error) {  // a token that the model does not know
+    return refuse(error.what(), error.kind());
   }
   const int context = conversation_.context();
   if (static_cast<int>(prompt.size()) >= context) {

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
+
+#include "loader/hf_names.h"
+
 namespace spillway {
 namespace {
 
@@ -10,14 +14,15 @@ const MetaValue* look_up(const Checkpoint& checkpoint, const std::string& key, b
   const auto found = checkpoint.meta.find(key);
   if (found != checkpoint.meta.end()) return &found->second;
   if (has_fallback) return nullptr;
-  throw Error(ErrorKind::model, fmt::format("{}: the key {} is missing", checkpoint.path(), key));
+  throw Error(ErrorKind::model,
+              fmt::format("{}: the key {} is missing", checkpoint.meta_path(), checkpoint.key_name(key)));
 }
 
 [[noreturn]] void wrong_type(const Checkpoint& checkpoint, const std::string& key, const MetaValue& value,
                              const char* wanted) {
   static constexpr const char* kNames[] = {"a boolean", "an integer", "a number", "a text", "an array"};
-  throw Error(ErrorKind::model, fmt::format("{}: the key {} holds {} where {} is expected", checkpoint.path(), key,
-                                            kNames[value.index()], wanted));
+  throw Error(ErrorKind::model, fmt::format("{}: the key {} holds {} where {} is expected", checkpoint.meta_path(),
+                                            checkpoint.key_name(key), kNames[value.index()], wanted));
 }
 
 }  // namespace
@@ -61,7 +66,19 @@ const TensorInfo* Checkpoint::find(const std::string& name) const {
 
 const TensorInfo& Checkpoint::require(const std::string& name) const {
   if (const TensorInfo* found = find(name)) return *found;
-  throw Error(ErrorKind::model, fmt::format("{}: the tensor {} is missing", path(), name));
+  // Of several files of a folder none is the one that should have it.
+  const std::string where = config.empty() ? path() : std::filesystem::path(config).parent_path().string();
+  throw Error(ErrorKind::model, fmt::format("{}: the tensor {} is missing", where, tensor_name(name)));
+}
+
+std::string Checkpoint::key_name(const std::string& key) const {
+  const auto found = config_names.find(key);
+  return found == config_names.end() ? key : found->second;
+}
+
+std::string Checkpoint::tensor_name(const std::string& name) const {
+  if (const TensorInfo* found = find(name)) return found->name;
+  return config.empty() ? name : hf_name_of_gguf(name, text("general.architecture", ""));
 }
 
 uint64_t Checkpoint::weight_bytes() const {

@@ -30,6 +30,10 @@ struct Checkpoint {
   std::vector<File> files;  // the parts of a split model in order
   std::map<std::string, MetaValue> meta;
   std::map<std::string, TensorInfo> tensors;
+  // Where keys and tensors have GGUF's names here and others in the user's files (Hugging Face), for messages: the file
+  // that the keys are from, and its names of them.
+  std::string config;
+  std::map<std::string, std::string> config_names;
 
   // Typed look-ups. Missing or of another type: the fallback, or Error(model) naming file and key where there is none.
   int64_t integer(const std::string& key, std::optional<int64_t> fallback = {}) const;
@@ -39,6 +43,10 @@ struct Checkpoint {
   const TensorInfo* find(const std::string& name) const;                  // null when absent
   const TensorInfo& require(const std::string& name) const;               // Error(model) naming the tensor
   const std::string& path() const { return files.front().path(); }
+  // What messages speak of: the file that holds the keys, a key of it, a tensor that is there or not.
+  const std::string& meta_path() const { return config.empty() ? path() : config; }
+  std::string key_name(const std::string& key) const;
+  std::string tensor_name(const std::string& name) const;
   uint64_t weight_bytes() const;
 };
 

@@ -9,9 +9,14 @@
 
 namespace spillway {
 
-// A checkpoint's `meta` from config.json, read within bounds (loader/text/json_file.h); `path` is for messages. Keys
-// are GGUF's ("llama.block_count"), and beside them FAMILY.rope.style. Error(model) for what is no config, and for a
-// model_type that is not known with the list of those that are.
-std::map<std::string, MetaValue> read_hf_config(const nlohmann::json& config, const std::string& path);
+struct HfConfig {
+  std::map<std::string, MetaValue> meta;     // keys are GGUF's ("llama.block_count"), and beside them FAMILY.rope.style
+  std::map<std::string, std::string> names;  // what config.json calls them, for messages
+};
+
+// From config.json, read within bounds (loader/text/json_file.h); `path` is for messages. A key that is left out means
+// what it means to transformers (loader/hf_types.h). Error(model) for what is no config, and for a model_type that is
+// not known with the list of those that are.
+HfConfig read_hf_config(const nlohmann::json& config, const std::string& path);
 
 }  // namespace spillway

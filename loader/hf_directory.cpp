@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
+#include <string_view>
 
 #include "loader/hf_config.h"
 #include "loader/hf_names.h"
@@ -44,19 +46,54 @@ bool is_there(const std::string& path) {
   return there;
 }
 
-// The directory's weights, under the names that its files give them.
-void open_weights(const std::string& directory, Checkpoint& checkpoint) {
-  const std::string whole = directory + "/model.safetensors", index = whole + ".index.json";
-  if (!is_there(index)) {
-    checkpoint.files.push_back(File::open_read(whole));
-    return read_safetensors(checkpoint.files.back(), 0, checkpoint.tensors);
+// What is in the directory, and is not model.safetensors.
+[[noreturn]] void refuse_without_weights(const std::string& directory) {
+  std::string others;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors")) {
+      others = fmt::format("; {} is there, which has another name", printable(name));
+      break;
+    }
+    if (!name.ends_with(".bin") && !name.ends_with(".pth")) continue;
+    others = fmt::format(
+        "; weights of PyTorch ({}) are not read: save_pretrained(FOLDER, safe_serialization=True) of "
+        "transformers writes safetensors",
+        printable(name));
   }
-  const std::map<std::string, std::string> file_of = read_index(index);
+  throw Error(ErrorKind::model,
+              fmt::format("{}: no model.safetensors, and no model.safetensors.index.json{}", directory, others));
+}
+
+// The names of shards without an index, all of them by what the first one's name says; none where there are none.
+std::set<std::string> shards_without_index(const std::string& directory) {
+  constexpr std::string_view kBegin = "model-", kOf = "-of-", kEnd = ".safetensors";
   std::set<std::string> names;
-  for (const auto& [tensor, file] : file_of) names.insert(file);
-  if (names.empty() || names.size() > kShardsLimit) {
-    throw Error(ErrorKind::model, fmt::format("{}: names {} files", index, names.size()));
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const size_t digits = 5, size = kBegin.size() + digits + kOf.size() + digits + kEnd.size();
+    if (name.size() != size || !name.starts_with(kBegin) || !name.ends_with(kEnd)) continue;
+    const std::string count = name.substr(kBegin.size() + digits + kOf.size(), digits);
+    if (name.substr(kBegin.size() + digits, kOf.size()) != kOf) continue;
+    if (count.find_first_not_of("0123456789") != std::string::npos) continue;
+    for (int shard = 1; shard <= std::min(std::stoi(count), static_cast<int>(kShardsLimit)); ++shard) {
+      names.insert(fmt::format("{}{:05}{}{}{}", kBegin, shard, kOf, count, kEnd));
+    }
+    break;
   }
+  for (const std::string& name : names) {
+    if (is_there(directory + "/" + name)) continue;
+    throw Error(ErrorKind::model, fmt::format("{}: {} is missing, one of {} files of the model's weights", directory,
+                                              name, names.size()));
+  }
+  return names;
+}
+
+// Opens each file and returns its number.
+std::map<std::string, uint32_t> open_files(const std::string& directory, const std::set<std::string>& names,
+                                           Checkpoint& checkpoint) {
   std::map<std::string, uint32_t> number_of;
   for (const std::string& name : names) {
     const auto number = static_cast<uint32_t>(checkpoint.files.size());
@@ -64,6 +101,30 @@ void open_weights(const std::string& directory, Checkpoint& checkpoint) {
     checkpoint.files.push_back(File::open_read(directory + "/" + name));
     read_safetensors(checkpoint.files.back(), number, checkpoint.tensors);
   }
+  return number_of;
+}
+
+// The directory's weights, under the names that its files give them.
+void open_weights(const std::string& directory, Checkpoint& checkpoint) {
+  const std::string whole = "model.safetensors", index = directory + "/" + whole + ".index.json";
+  if (!is_there(index)) {
+    std::set<std::string> names;
+    if (is_there(directory + "/" + whole)) {
+      names = {whole};
+    } else {
+      names = shards_without_index(directory);  // each says itself what it holds
+    }
+    if (names.empty()) refuse_without_weights(directory);
+    open_files(directory, names, checkpoint);
+    return;
+  }
+  const std::map<std::string, std::string> file_of = read_index(index);
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : file_of) names.insert(file);
+  if (names.empty() || names.size() > kShardsLimit) {
+    throw Error(ErrorKind::model, fmt::format("{}: names {} files", index, names.size()));
+  }
+  std::map<std::string, uint32_t> number_of = open_files(directory, names, checkpoint);
   for (const auto& [tensor, file] : file_of) {
     const TensorInfo* found = checkpoint.find(tensor);
     if (found != nullptr && found->extent.file == number_of[file]) continue;
@@ -92,24 +153,45 @@ void settle_output(Checkpoint& checkpoint, const std::string& config) {
   if (tied) {
     checkpoint.tensors.erase("output.weight");
   } else if (checkpoint.find("output.weight") == nullptr) {
-    throw Error(ErrorKind::model, fmt::format("{}: tie_word_embeddings is false, but {} holds no lm_head.weight",
+    throw Error(ErrorKind::model, fmt::format("{}: tie_word_embeddings is not true, but {} holds no lm_head.weight",
                                               config, checkpoint.path()));
   }
+}
+
+// What a folder is that has no config.json.
+[[noreturn]] void refuse_without_config(const std::string& directory) {
+  std::string other;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name == "adapter_config.json") {
+      other = "; it is an adapter's, which is to be merged into its model first (merge_and_unload of peft)";
+    } else if (name.ends_with(".gguf") && other.empty()) {
+      other = fmt::format("; {} is there: give the file", printable(name));
+    }
+  }
+  throw Error(ErrorKind::model,
+              fmt::format("{}: a folder without config.json, so no Hugging Face model directory{}", directory, other));
+}
+
+// A file that is given in place of the directory around it.
+bool is_of_directory(const std::filesystem::path& path) {
+  const std::string name = path.filename().string();
+  return name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") || name == "config.json";
 }
 
 }  // namespace
 
 Checkpoint open_hf_directory(const std::string& directory) {
   Checkpoint checkpoint;
-  const std::string config = directory + "/config.json";
-  if (!is_there(config)) {
-    throw Error(ErrorKind::model,
-                fmt::format("{}: a folder without config.json, so no Hugging Face model directory", directory));
-  }
-  checkpoint.meta = read_hf_config(read_small_json(config), config);
+  checkpoint.config = directory + "/config.json";
+  if (!is_there(checkpoint.config)) refuse_without_config(directory);
+  HfConfig config = read_hf_config(read_small_json(checkpoint.config), checkpoint.config);
+  checkpoint.meta = std::move(config.meta);
+  checkpoint.config_names = std::move(config.names);
   open_weights(directory, checkpoint);
   rename_tensors(checkpoint, checkpoint.text("general.architecture"));
-  settle_output(checkpoint, config);
+  settle_output(checkpoint, checkpoint.config);
   const std::filesystem::path path = std::filesystem::weakly_canonical(directory);
   checkpoint.meta["general.name"] = path.filename().string();
   return checkpoint;
@@ -118,7 +200,13 @@ Checkpoint open_hf_directory(const std::string& directory) {
 Checkpoint open_model(const std::string& path) {
   // One that cannot be looked at is for the reader of files to refuse, with the reason.
   std::error_code ignored;
-  return std::filesystem::is_directory(path, ignored) ? open_hf_directory(path) : open_gguf(path);
+  if (std::filesystem::is_directory(path, ignored)) return open_hf_directory(path);
+  if (is_of_directory(path) && std::filesystem::exists(path, ignored)) {
+    const std::string folder = std::filesystem::path(path).parent_path().string();
+    throw Error(ErrorKind::model, fmt::format("{}: one file of a Hugging Face model directory; give the directory: {}",
+                                              path, folder.empty() ? "." : folder));
+  }
+  return open_gguf(path);
 }
 
 }  // namespace spillway

@@ -1,5 +1,8 @@
 #include "loader/hf_names.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <string_view>
 #include <utility>
 
@@ -73,20 +76,66 @@ std::optional<std::string> part_of_expert(std::string_view part) {
   return {};
 }
 
+// OPT's names stand behind the others' in the tables, Mixtral's behind Qwen's; the family llama has experts as Mixtral.
+template <typename Table>
+std::string_view hf_part(const Table& table, std::string_view part, bool last) {
+  std::string_view found;
+  for (const auto& [from, to] : table) {
+    if (part == to && (found.empty() || last)) found = from;
+  }
+  return found;
+}
+
+std::string hf_part_of_layer(std::string_view part, const std::string& family) {
+  const std::string mixture = family == "llama" ? "block_sparse_moe." : "mlp.";
+  if (part == "ffn_gate_inp") return mixture + "gate";
+  // "ffn_gate.7" of expert 7, "ffn_gate_exps" of all.
+  const size_t dot = part.find('.'), all = part.rfind("_exps");
+  if (dot != std::string_view::npos || all != std::string_view::npos) {
+    const std::string_view expert = dot == std::string_view::npos ? "0" : part.substr(dot + 1);
+    const std::string_view matrix = hf_part(kOfExpert, part.substr(0, std::min(dot, all)), family == "llama");
+    return mixture + "experts." + std::string(expert) + "." + std::string(matrix);
+  }
+  if (part == "post_attention_norm") return "post_attention_layernorm";
+  if (part == "ffn_norm" && family != "gemma3" && family != "opt") return "post_attention_layernorm";
+  if (part == "ffn_up" && family == "phi3") return "mlp.gate_up_proj";
+  return std::string(hf_part(kOfLayer, part, family == "opt"));
+}
+
 }  // namespace
+
+std::string hf_name_of_gguf(const std::string& name, const std::string& family) {
+  const size_t dot = name.rfind('.');
+  if (dot == std::string::npos) return name;
+  const std::string_view rest = std::string_view(name).substr(0, dot);
+  const std::string kind = name.substr(dot), model = family == "opt" ? "model.decoder." : "model.";
+  if (rest == "output") return "lm_head" + kind;
+  if (const auto whole = hf_part(kWhole, rest, family == "opt"); !whole.empty()) {
+    return model + std::string(whole) + kind;
+  }
+  const auto layer = strip(rest, "blk.");
+  const size_t end = layer ? layer->find('.') : std::string_view::npos;
+  if (end == std::string_view::npos) return name;
+  const std::string part = hf_part_of_layer(layer->substr(end + 1), family);
+  if (part.empty()) return name;
+  return fmt::format("{}layers.{}.{}{}", model, layer->substr(0, end), part, kind);
+}
 
 std::optional<std::string> gguf_name_of_hf(const std::string& name, const std::string& family) {
   if (name.ends_with(".rotary_emb.inv_freq")) return {};
+  for (const std::string_view images : {"vision_tower.", "multi_modal_projector."}) {
+    if (strip(name, "model.").value_or(name).starts_with(images)) return {};
+  }
   std::string_view rest = name;
   const size_t dot = rest.rfind('.');
   if (dot == std::string_view::npos) return name;
   const std::string kind(rest.substr(dot));  // ".weight" or ".bias"
   rest = rest.substr(0, dot);
-  if (rest == "lm_head") return "output" + kind;
   // Models of text inside models of text and images have a further prefix.
   for (const std::string_view prefix : {"language_model.", "model.", "language_model.", "decoder."}) {
     rest = strip(rest, prefix).value_or(rest);
   }
+  if (rest == "lm_head") return "output" + kind;
   for (const auto& [from, to] : kWhole) {
     if (rest == from) return std::string(to) + kind;
   }

@@ -16,6 +16,8 @@ class ModelKeys {
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   std::string key(const char* name) const { return prefix_ + name; }
+  // As messages name it: what the user's own file calls it.
+  std::string shown(const char* name) const { return checkpoint_.key_name(key(name)); }
   bool has(const char* name) const { return checkpoint_.meta.contains(key(name)); }
 
   // Error(model) names the key where it is missing without a fallback, or out of its range.

@@ -10,6 +10,11 @@ namespace {
 
 int head_dim_of(const ModelKeys& keys, const ModelShape& shape) {
   const int divided = shape.hidden % shape.heads == 0 ? shape.hidden / shape.heads : 0;
+  if (divided == 0 && !keys.has("attention.key_length")) {
+    keys.refuse(fmt::format("{} is {}, which {} heads ({}) cannot share evenly, and {} is missing",
+                            keys.shown("embedding_length"), shape.hidden, shape.heads,
+                            keys.shown("attention.head_count"), keys.shown("attention.key_length")));
+  }
   const int dim = keys.integer("attention.key_length", 1, 1 << 16, divided);
   const int values = keys.integer("attention.value_length", 1, 1 << 16, divided);
   if (dim != values) keys.refuse(fmt::format("keys have {} elements a head, values {}: they must agree", dim, values));
@@ -25,7 +30,7 @@ void read_experts(const ModelKeys& keys, const Family& family, ModelShape& shape
   shape.experts = keys.integer(count, always ? 1 : 0, kMostExperts, always ? std::optional<int64_t>() : 0);
   if (shape.experts == 0) return;
   if (family.experts == Experts::none) {
-    keys.refuse(fmt::format("a mixture of experts ({} is {}); the family {} is known as dense alone", keys.key(count),
+    keys.refuse(fmt::format("a mixture of experts ({} is {}); the family {} is known as dense alone", keys.shown(count),
                             shape.experts, family.name));
   }
   shape.experts_used = keys.integer("expert_used_count", 1, std::min(shape.experts, kMostExpertsUsed));
@@ -40,10 +45,11 @@ void read_experts(const ModelKeys& keys, const Family& family, ModelShape& shape
 void read_vocab(const ModelKeys& keys, ModelShape& shape) {
   const Checkpoint& checkpoint = keys.checkpoint();
   const TensorInfo& embedding = checkpoint.require("token_embd.weight");
-  if (embedding.rows > 1 << 24) keys.refuse(fmt::format("token_embd.weight has {} rows", embedding.rows));
+  if (embedding.rows > 1 << 24) keys.refuse(fmt::format("{} has {} rows", embedding.name, embedding.rows));
   shape.vocab = static_cast<int>(embedding.rows);
   if (keys.integer("vocab_size", 1, INT32_MAX, shape.vocab) != shape.vocab) {
-    keys.refuse(fmt::format("{} differs from the {} rows of token_embd.weight", keys.key("vocab_size"), shape.vocab));
+    keys.refuse(
+        fmt::format("{} differs from the {} rows of {}", keys.shown("vocab_size"), shape.vocab, embedding.name));
   }
   const auto* tokens = checkpoint.strings("tokenizer.ggml.tokens");
   if (tokens != nullptr && tokens->size() > static_cast<size_t>(shape.vocab)) {
@@ -77,7 +83,7 @@ ModelShape read_model_shape(const ModelKeys& keys, const Family& family) {
   } else {
     shape.rope_dims = keys.integer("rope.dimension_count", 2, shape.head_dim, shape.head_dim);
     if (shape.rope_dims % 2 != 0) {
-      keys.refuse(fmt::format("{} is odd: {}", keys.key("rope.dimension_count"), shape.rope_dims));
+      keys.refuse(fmt::format("{} is odd: {}", keys.shown("rope.dimension_count"), shape.rope_dims));
     }
     // How the file's own matrices are laid out: a GGUF's follow its family, a Hugging Face directory's are never
     // permuted.

@@ -17,7 +17,7 @@ namespace {
 void refuse_unknown_variants(const ModelKeys& keys) {
   // A softmax over all experts, of which the largest are taken, is the one router known.
   if (keys.integer("expert_gating_func", 0, 1 << 16, 1) > 1) {
-    keys.refuse(fmt::format("{} is no softmax (1), which alone is known", keys.key("expert_gating_func")));
+    keys.refuse(fmt::format("{} is no softmax (1), which alone is known", keys.shown("expert_gating_func")));
   }
   for (const char* part : {"expert_shared_count", "leading_dense_block_count"}) keys.expect_neutral(part, 0.0);
   if (keys.has("expert_weights_scale") && keys.number("expert_weights_scale", -1e-9, 1e6) != 0.0f) {
@@ -27,7 +27,7 @@ void refuse_unknown_variants(const ModelKeys& keys) {
   for (const char* cap : {"attn_logit_softcapping", "final_logit_softcapping"}) keys.expect_neutral(cap, 0.0);
   if (keys.integer("attention.causal", 0, 1, 1) == 0) {
     keys.refuse(fmt::format("attention looks both ways ({} is false); only causal models are known",
-                            keys.key("attention.causal")));
+                            keys.shown("attention.causal")));
   }
 }
 
@@ -100,7 +100,7 @@ class SpecReader {
       if (const auto* array = std::get_if<MetaArray>(&keys_.checkpoint().meta.at(keys_.key(name)))) {
         const auto* flags = std::get_if<std::vector<int64_t>>(array);
         if (flags == nullptr || flags->size() != static_cast<size_t>(spec_.shape.layers)) {
-          keys_.refuse(fmt::format("{} is no list of one number a layer", keys_.key(name)));
+          keys_.refuse(fmt::format("{} is no list of one number a layer", keys_.shown(name)));
         }
         return (*flags)[number] != 0;
       }
@@ -200,8 +200,8 @@ class SpecReader {
       if (apart && expert > 0) {
         const TensorInfo tensor = take_.matrix(one(expert), rows, cols);
         if (tensor.dtype != first.dtype) {
-          keys_.refuse(fmt::format("the experts of {} are of several types: {} and {}", name, info(first.dtype).name,
-                                   info(tensor.dtype).name));
+          keys_.refuse(fmt::format("the experts of a layer are of several types: {} is {}, {} is {}", first.name,
+                                   info(first.dtype).name, tensor.name, info(tensor.dtype).name));
         }
         matrix.extents.push_back(tensor.extent);
       } else {

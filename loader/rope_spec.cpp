@@ -39,9 +39,9 @@ std::vector<double> read_factors(const ModelKeys& keys, TensorTaker& take, const
   } else if (key != nullptr && keys.has(key)) {
     const auto* array = std::get_if<MetaArray>(&keys.checkpoint().meta.at(keys.key(key)));
     const auto* numbers = array != nullptr ? std::get_if<std::vector<double>>(array) : nullptr;
-    if (numbers == nullptr) keys.refuse(fmt::format("{} is no list of numbers", keys.key(key)));
+    if (numbers == nullptr) keys.refuse(fmt::format("{} is no list of numbers", keys.shown(key)));
     factors = *numbers;
-    check_factors(keys, keys.key(key), factors, count);
+    check_factors(keys, keys.shown(key), factors, count);
   }
   return factors;
 }
@@ -52,7 +52,8 @@ void scale_llama3(const ModelKeys& keys, RopeSpec& rope) {
   const double low = keys.number("rope.scaling.low_freq_factor", 0.0, kMostFactor, 1.0);
   const double high = keys.number("rope.scaling.high_freq_factor", 0.0, kMostFactor, 4.0);
   const double context = keys.integer("rope.scaling.original_context_length", 1, 1 << 30);
-  if (high <= low) keys.refuse(fmt::format("{} must lie above the low one", keys.key("rope.scaling.high_freq_factor")));
+  if (high <= low)
+    keys.refuse(fmt::format("{} must lie above the low one", keys.shown("rope.scaling.high_freq_factor")));
   for (double& frequency : rope.frequencies) {
     const double turns = context * frequency / (2 * std::numbers::pi);
     const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
@@ -125,7 +126,7 @@ RopeSpec read_rope(const ModelKeys& keys, TensorTaker& take, double base, int di
     scale_longrope(keys, take, rope);
   } else {
     keys.refuse(fmt::format("the rotation is scaled by \"{}\" ({}); known: none, linear, llama3, yarn, longrope",
-                            printable(type), keys.key("rope.scaling.type")));
+                            printable(type), keys.shown("rope.scaling.type")));
   }
   const auto factors = read_factors(keys, take, "rope_freqs.weight", nullptr, rope.frequencies.size());
   for (size_t i = 0; i < factors.size(); ++i) rope.frequencies[i] /= factors[i];

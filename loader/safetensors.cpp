@@ -189,7 +189,12 @@ class Placer {
            fmt::format("has {} bytes of data, but its shape and type ask for {}", end - begin, bytes));
     }
     if ((data_start_ + begin) % type.bytes != 0) {
-      fail(entry, data_start_ + begin, fmt::format("is not aligned to its elements of {} bytes", type.bytes));
+      // What older writers left so. Kernels and drives read weights where they lie: there is no place to move them.
+      fail(entry, data_start_ + begin,
+           fmt::format(
+               "is not aligned to its elements of {} bytes (an older writer's file); written anew it is: "
+               "python3 -c \"from safetensors.torch import *; save_file(load_file('OLD'), 'NEW', {{'format': 'pt'}})\"",
+               type.bytes));
     }
     return {index_, data_start_ + begin, bytes};
   }

@@ -17,18 +17,17 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
   // parse_special: the text of control tokens (<|im_start|>) stands for the token. add_bos: as the model asks, where it
-  // asks.
+  // asks. Error(model) names the file where it makes too much of a text, or a token for which the model has no row.
   virtual std::vector<int32_t> encode(std::string_view text, bool parse_special, bool add_bos = true) const = 0;
   // The bytes of one token; nothing for control tokens unless `special`.
   virtual std::string_view piece(int32_t id, bool special = false) const = 0;
   // Gives back the text that was encoded: without the space that some models put before it.
   std::string decode(std::span<const int32_t> ids, bool special = false) const;
+  // Ids below it are the model's.
   virtual int vocab() const = 0;
   virtual int32_t bos() const = 0;            // -1: none
   virtual bool is_end(int32_t id) const = 0;  // ends generation (eos, eot, im_end)
-
- protected:
-  // Whether encode puts a space before a text.
+  // Whether encode puts a space before a text, which decode takes away.
   virtual bool writes_space_first() const { return false; }
 };
 

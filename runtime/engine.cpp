@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "loader/printable.h"
 #include "memory/arena.h"
 #include "memory/kv/layout.h"
 #include "runtime/compute_unit.h"
@@ -27,6 +28,7 @@ std::vector<const File*> files_of(const Model& model, const std::optional<File>&
 
 // In the order of construction; destroyed in reverse.
 struct Engine::Parts {
+  const Model& model;
   Device& device;
   Arena device_arena;
   Arena host_arena;
@@ -35,8 +37,9 @@ struct Engine::Parts {
   std::span<std::byte> host_logits;
   std::vector<std::unique_ptr<ComputeUnit>> units;  // in the order of their layers; the last one has the head
 
-  Parts(const Model& model, const Options& options, const Plan& plan, Device& on, Device* cpu, Traffic& traffic)
-      : device(on),
+  Parts(const Model& model_, const Options& options, const Plan& plan, Device& on, Device* cpu, Traffic& traffic)
+      : model(model_),
+        device(on),
         device_arena(on, Tier::device, plan.tier(Tier::device).total() - plan.tier(Tier::device).process),
         host_arena(on, Tier::host, plan.tier(Tier::host).total() - plan.tier(Tier::host).process) {
     const uint64_t spill_bytes = plan.tier(Tier::disk).kv;
@@ -264,7 +267,21 @@ std::span<const float> Engine::last_logits() {
   return {row.f32(), static_cast<size_t>(row.cols)};
 }
 
+// Rows of the embedding are read where they lie in the file: another id would read other bytes of it.
+void Engine::check_tokens(const PassInput& input) const {
+  const ModelSpec& spec = parts_->model.spec;
+  for (const PassPart& part : input.parts) {
+    for (const int32_t id : part.tokens) {
+      if (id >= 0 && id < spec.shape.vocab) continue;
+      throw Error(ErrorKind::model, fmt::format("{}: there is no token {}: {} has {} rows",
+                                                parts_->model.checkpoint.files[spec.token_embedding.extent.file].path(),
+                                                id, printable(spec.token_embedding.name), spec.shape.vocab));
+    }
+  }
+}
+
 void Engine::run(const PassInput& input, const Pass::OnLogits& on_logits) {
+  check_tokens(input);
   Handover from;
   for (const auto& unit : parts_->units) {
     from = unit->pass->run(input, from, on_logits);

@@ -28,6 +28,7 @@ struct EngineDevices {
   Device* cpu;
 };
 
+// A token that the embedding has no row for ends the pass that has it, before it begins, in Error(model).
 class Engine {
  public:
   // Reserves and loads. Throws Error(fit) when a reservation cannot be had, Error(io) when the drive fails.
@@ -117,6 +118,7 @@ class Engine {
 
  private:
   struct Parts;
+  void check_tokens(const PassInput& input) const;
   void run(const PassInput& input, const Pass::OnLogits& on_logits);
   View on_host(View logits);
   void step_through(SequenceId sequence, std::span<const int32_t> tokens, LogitRows rows, bool decode_follows,

@@ -12,6 +12,16 @@ namespace {
 
 constexpr int kCompletionTokens = 16;  // OpenAI's default of the older url; of chats it is the end of the context
 
+// What a text asks of the tokenizer and does not get is this request's fault, and the job goes on.
+std::vector<int32_t> encode(const Tokenizer& tokenizer, const std::string& text, bool add_bos) {
+  try {
+    return tokenizer.encode(text, true, add_bos);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::usage && error.kind() != ErrorKind::model) throw;
+    throw LineFault("invalid_request", error.what());
+  }
+}
+
 }  // namespace
 
 std::vector<int32_t> Prompts::prompt(const RequestLine& line) {
@@ -23,14 +33,16 @@ std::vector<int32_t> Prompts::prompt(const RequestLine& line) {
     }
     return line.ids;
   }
-  if (!line.chat) return tokenizer_.encode(line.prompt, true);
+  if (!line.chat) return encode(tokenizer_, line.prompt, true);
   if (!template_) template_ = make_template_();
+  std::string text;
   try {
-    return tokenizer_.encode(template_->render_json(line.variables), true, false);
+    text = template_->render_json(line.variables);
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::usage && error.kind() != ErrorKind::model) throw;
     throw LineFault("chat_template", error.what());
   }
+  return encode(tokenizer_, text, false);
 }
 
 BatchRequest Prompts::request(uint64_t key, const RequestLine& line) {

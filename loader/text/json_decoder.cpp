@@ -1,7 +1,8 @@
 #include "loader/text/json_decoder.h"
 
+#include <fmt/format.h>
+
 #include "loader/text/byte_alphabet.h"
-#include "loader/text/json_pattern.h"
 #include "loader/text/words.h"
 
 namespace spillway {
@@ -12,7 +13,7 @@ constexpr const char* kKnown = "Sequence, ByteLevel, ByteFallback, Fuse, Replace
 
 }  // namespace
 
-JsonDecoder::JsonDecoder(const nlohmann::json& object, const std::string& where) {
+JsonDecoder::JsonDecoder(const nlohmann::json& object, const std::string& where) : where_(where) {
   if (!object.is_null()) add(JsonFields(object, where), 0);
 }
 
@@ -30,22 +31,22 @@ void JsonDecoder::add(const JsonFields& step, int depth) {
   } else if (type == "Replace") {
     const JsonPattern pattern = read_pattern(step);
     if (pattern.regex) step.refuse("only a String can be replaced");
-    replacements_.emplace_back(pattern.literal, step.text("content", ""));
+    replacements_.push_back({pattern, step.text("content", "")});
   } else if (type == "Strip") {
     if (step.text("content", "") != " " || step.integer("stop", 0) != 0)
       step.refuse("only the first space can be stripped");
     drops_first_space_ = step.integer("start", 0) > 0;
   } else if (type == "Metaspace") {
-    replacements_.emplace_back(step.text("replacement", std::string(kSpaceMark)), " ");
-    if (replacements_.back().first.empty()) step.refuse("its replacement is empty");
+    replacements_.push_back({{nullptr, space_mark(step)}, " "});
     const std::string scheme = step.text("prepend_scheme", step.flag("add_prefix_space", true) ? "always" : "never");
     drops_first_space_ = scheme != "never";
   } else {
     step.refuse_type(kKnown);
   }
+  if (replacements_.size() > kMostSteps) step.refuse(fmt::format("more than {} steps", kMostSteps));
 }
 
-std::string JsonDecoder::bytes(std::string_view token) const {
+std::string JsonDecoder::bytes(std::string_view token, Growth& growth) const {
   const int byte = byte_fallback_ ? byte_of_token(token) : -1;
   if (byte >= 0) return std::string(1, static_cast<char>(byte));
   std::string text;
@@ -54,11 +55,11 @@ std::string JsonDecoder::bytes(std::string_view token) const {
     return text;
   }
   text = token;
-  for (const auto& [from, to] : replacements_) {
-    for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
-      text.replace(at, from.size(), to);
-    }
+  for (const auto& [pattern, content] : replacements_) {
+    text = replace_all(pattern, content, text, growth, where_);
+    growth.made(text.size(), where_);
   }
+  growth.kept(text.size());
   return text;
 }
 

@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "loader/text/json_fields.h"
+#include "loader/text/json_pattern.h"
 
 namespace spillway {
 
@@ -15,7 +15,8 @@ class JsonDecoder {
   // `object`: null for none. Error(model) begins with `where` and names an unknown step with the list of known ones.
   JsonDecoder(const nlohmann::json& object, const std::string& where);
 
-  std::string bytes(std::string_view token) const;
+  // Error(model) where the steps make more of it than `growth` has room for.
+  std::string bytes(std::string_view token, Growth& growth) const;
   // Whether a text's first space is the tokenizer's own.
   bool drops_first_space() const { return drops_first_space_; }
 
@@ -25,7 +26,8 @@ class JsonDecoder {
   bool byte_level_ = false;
   bool byte_fallback_ = false;
   bool drops_first_space_ = false;
-  std::vector<std::pair<std::string, std::string>> replacements_;
+  std::vector<std::pair<JsonPattern, std::string>> replacements_;  // literals
+  std::string where_;
 };
 
 }  // namespace spillway

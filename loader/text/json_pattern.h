@@ -5,7 +5,9 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
+#include "loader/text/growth.h"
 #include "loader/text/json_fields.h"
 #include "loader/text/regex.h"
 
@@ -16,14 +18,13 @@ struct JsonPattern {
   std::string literal;                 // not empty where there is no regex
 };
 
-inline JsonPattern read_pattern(const JsonFields& step) {
-  const JsonFields pattern(step.value("pattern"), fmt::format("{}, pattern", step.where()));
-  if (!pattern.value("Regex").is_null()) {
-    return {std::make_shared<const Regex>(pattern.text("Regex", ""), pattern.where()), ""};
-  }
-  JsonPattern result{nullptr, pattern.text("String", "")};
-  if (result.literal.empty()) pattern.refuse("is neither a Regex nor a String");
-  return result;
-}
+JsonPattern read_pattern(const JsonFields& step);
+// A Metaspace's `replacement`, the one character that stands for a space.
+std::string space_mark(const JsonFields& step);
+
+// `text` with `content` in place of every match. Error(model) beginning with `where`, and nothing longer made, where
+// there is no room; what is made is not charged for.
+std::string replace_all(const JsonPattern& pattern, const std::string& content, std::string_view text, Growth& growth,
+                        const std::string& where);
 
 }  // namespace spillway

@@ -71,8 +71,7 @@ void JsonPretokenizer::add_byte_level(const JsonFields& step) {
 }
 
 void JsonPretokenizer::add_metaspace(const JsonFields& step) {
-  const std::string mark = step.text("replacement", "\u2581");
-  if (mark.empty()) step.refuse("its replacement is empty");
+  const std::string mark = space_mark(step);
   const std::string scheme = step.text("prepend_scheme", step.flag("add_prefix_space", true) ? "always" : "never");
   if (scheme != "always" && scheme != "first" && scheme != "never") {
     step.refuse("its prepend_scheme is none of always, first, never");
@@ -114,6 +113,7 @@ void JsonPretokenizer::add(const JsonFields& step, int depth) {
   } else {
     step.refuse_type(kKnown);
   }
+  if (steps_.size() > kMostSteps) step.refuse(fmt::format("more than {} steps", kMostSteps));
 }
 
 }  // namespace spillway

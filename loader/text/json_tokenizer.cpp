@@ -93,9 +93,10 @@ class JsonTokenizer : public TableTokenizer {
  private:
   struct Work {
     explicit Work(const JsonTokenizer& self, bool special, std::string_view whole_text)
-        : normalized(*self.normalized_[special]), whole(whole_text) {}
+        : normalized(*self.normalized_[special]), whole(whole_text), growth(whole_text.size()) {}
     const AddedTokens& normalized;
     std::string_view whole;
+    Growth growth;
     WordCache cache;
     Pieces pieces;
     std::deque<std::string> texts;  // normalized, which the cache views
@@ -131,18 +132,24 @@ void JsonTokenizer::store_pieces(size_t vocab, const std::vector<AddedEntry>& ad
     hidden[id] = entry.special;
     literal[id] = pretokenizer_.byte_level();  // its characters are no bytes' symbols
   }
+  size_t bytes = 0;
+  for (const std::string_view text : texts) bytes += text.size();
+  Growth growth(bytes);
   for (size_t id = 0; id < vocab; ++id) {
-    add_token(literal[id] ? std::string(texts[id]) : decoder_.bytes(texts[id]), hidden[id]);
+    add_token(literal[id] ? std::string(texts[id]) : decoder_.bytes(texts[id], growth), hidden[id]);
   }
 }
 
 void JsonTokenizer::collect(const std::vector<AddedEntry>& added, const JsonSpecial& special) {
+  size_t bytes = 0;
+  for (const AddedEntry& entry : added) bytes += entry.token.text.size();
   for (const bool with_special : {false, true}) {
+    Growth growth(bytes);
     std::vector<AddedToken> raw, normalized;
     for (const AddedEntry& entry : added) {
       if (entry.special && !with_special) continue;
       AddedToken token = entry.token;
-      if (entry.normalized) token.text = normalizer_.apply(token.text);
+      if (entry.normalized) token.text = normalizer_.apply(token.text, growth);
       (entry.normalized ? normalized : raw).push_back(std::move(token));
     }
     // A folder without a list of added tokens names its special ones only.
@@ -172,7 +179,8 @@ void JsonTokenizer::encode_part(std::string_view text, Work& work) const {
     }
     const bool first = run.data() == work.whole.data();
     const bool continues = run.data() != text.data();
-    const std::string_view normal = work.texts.emplace_back(normalizer_.apply(std::string(run), continues));
+    const std::string_view normal =
+        work.texts.emplace_back(normalizer_.apply(std::string(run), work.growth, continues));
     for_each_part(
         work.normalized, normal,
         [&](std::string_view one) { encode_pieces(one, first && one.data() == normal.data(), work); },
@@ -195,11 +203,16 @@ bool has_json_tokenizer(const std::filesystem::path& folder) {
           std::filesystem::exists(folder / "merges.txt", ignored));
 }
 
-std::unique_ptr<Tokenizer> read_json_tokenizer(const std::filesystem::path& folder) {
+std::filesystem::path json_tokenizer_file(const std::filesystem::path& folder) {
   std::error_code ignored;
   const std::filesystem::path one = folder / "tokenizer.json";
+  return std::filesystem::exists(one, ignored) ? one : folder / "vocab.json";
+}
+
+std::unique_ptr<Tokenizer> read_json_tokenizer(const std::filesystem::path& folder) {
+  const std::filesystem::path path = json_tokenizer_file(folder);
   auto file = std::make_unique<const TokenizerJson>(
-      std::filesystem::exists(one, ignored) ? read_tokenizer_json(one) : read_vocab_and_merges(folder));
+      path.filename() == "tokenizer.json" ? read_tokenizer_json(path) : read_vocab_and_merges(folder));
   return std::make_unique<JsonTokenizer>(folder, std::move(file));
 }
 

@@ -10,6 +10,8 @@
 namespace spillway {
 
 bool has_json_tokenizer(const std::filesystem::path& folder);
+// The one of them that has the vocabulary.
+std::filesystem::path json_tokenizer_file(const std::filesystem::path& folder);
 
 // BPE, byte-level or with byte fallback. Error(model) names the file, the part of it, and what is not known with the
 // list of what is.

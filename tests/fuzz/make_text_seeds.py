@@ -44,6 +44,10 @@ def tokenizers():
     yield "punctuation", tokenizer_json({"type": "Sequence", "pretokenizers": [{"type": "Punctuation"}, {"type": "WhitespaceSplit"}]}, {"type": "Strip"})
     yield "pair_merges", tokenizer_json(byte_level, merges=[["a", "b"]])
     yield "hostile_pattern", tokenizer_json({"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"})
+    doubling = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    yield "doublings", tokenizer_json(byte_level, {"type": "Sequence", "normalizers": [doubling] * 40})
+    yield "doublings_erased", tokenizer_json(byte_level, {"type": "Sequence", "normalizers": [doubling] * 20 + [doubling | {"content": ""}]})
+    yield "decoder_doublings", tokenizer_json(None, None, {"type": "Sequence", "decoders": [doubling] * 40})
     yield "deep", b"[" * 3000
     yield "cut", tokenizer_json(byte_level)[:-20]
     named = [{"bos_token": {"content": "<s>"}, "eos_token": "abc", "add_bos_token": True,

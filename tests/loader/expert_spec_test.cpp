@@ -120,7 +120,8 @@ TEST_F(ExpertSpecTest, ATensorToEachExpert) {
                 m.tensor("blk.0.ffn_up.1.weight").type = 1;
                 m.tensor("blk.0.ffn_up.1.weight").bytes = 256;
               }),
-              AllOf(HasSubstr("blk.0.ffn_up"), HasSubstr("several types: F32 and F16")));
+              AllOf(HasSubstr("blk.0.ffn_up"),
+                    HasSubstr("several types: blk.0.ffn_up.0.weight is F32, blk.0.ffn_up.1.weight is F16")));
 }
 
 TEST_F(ExpertSpecTest, CountsThatNoModelHas) {

@@ -154,5 +154,86 @@ TEST_F(JsonTokenizer, APatternThatTakesTooLongIsRefusedAsItIsMet) {
   EXPECT_THROW(tokenizer->encode(std::string(40, 'a') + "!", false), Error);
 }
 
+// A step that makes much of little, alone or by doubling what the one before it made.
+class Growing : public JsonTokenizer {
+ protected:
+  static json replace(const std::string& from, const std::string& to) {
+    return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+  }
+  static json doublings(int count) {
+    json steps = json::array();
+    for (int i = 0; i < count; ++i) steps.push_back(replace("a", "aa"));
+    return steps;
+  }
+  void normalize_by(const json& steps) { file_["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}}; }
+
+  // What is said of `text`; the tokenizer itself is sound.
+  std::string refused_text(const std::string& text) {
+    const auto tokenizer = read();
+    try {
+      tokenizer->encode(text, false);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::model);
+      EXPECT_THAT(error.what(), HasSubstr(folder_.path() + "/tokenizer.json: normalizer"));
+      return error.what();
+    }
+    ADD_FAILURE() << "nothing was refused";
+    return "";
+  }
+};
+
+TEST_F(Growing, OfATextIsBounded) {
+  file_["added_tokens"] = json::array();
+  normalize_by({replace("b", "c"), replace("a", std::string(1 << 20, 'x'))});
+  EXPECT_THAT(refused_text(std::string(100'000, 'a')), HasSubstr("step 2 (Replace): makes more of a text of 100000"));
+  normalize_by(doublings(40));
+  EXPECT_THAT(refused_text("a"), HasSubstr("(Replace): makes more of a text of 1 bytes"));
+  file_["normalizer"] = {{"type", "Replace"}, {"pattern", {{"Regex", "a|"}}}, {"content", std::string(1 << 20, 'x')}};
+  EXPECT_THAT(refused_text(std::string(1000, 'a')), HasSubstr("step 1 (Replace)"));
+  // Each part of a text anew, and nothing left of it in the end.
+  json steps = doublings(20);
+  steps.push_back(replace("a", ""));
+  normalize_by(steps);
+  std::string parts;
+  for (int i = 0; i < 1000; ++i) parts += "a\xff";
+  EXPECT_THAT(refused_text(parts), HasSubstr("(Replace): makes more"));
+}
+
+TEST_F(Growing, OfAVocabularyIsBounded) {
+  const json good = file_;
+  normalize_by(doublings(40));
+  file_["added_tokens"][0]["content"] = "aaa";
+  file_["added_tokens"][0]["normalized"] = true;
+  EXPECT_THAT(refused(), testing::AllOf(HasSubstr("tokenizer.json: normalizer"), HasSubstr("makes more of a text")));
+  file_ = good;
+  json steps = doublings(30);
+  file_["decoder"] = {{"type", "Sequence"}, {"decoders", steps}};
+  EXPECT_THAT(refused(), testing::AllOf(HasSubstr("tokenizer.json: decoder"), HasSubstr("makes more of a text")));
+}
+
+TEST_F(Growing, SoIsTheNumberOfSteps) {
+  const json good = file_;
+  normalize_by(doublings(257));
+  EXPECT_THAT(refused(), HasSubstr("more than 256 steps"));
+  file_ = good;
+  const json digits = {{"type", "Digits"}};
+  file_["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", json::array()}};
+  for (int i = 0; i < 257; ++i) file_["pre_tokenizer"]["pretokenizers"].push_back(digits);
+  EXPECT_THAT(refused(), HasSubstr("more than 256 steps"));
+  file_ = good;
+  file_["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "xy"}, {"prepend_scheme", "always"}};
+  EXPECT_THAT(refused(), HasSubstr("its replacement is not one character"));
+}
+
+// The largest growths that Unicode and the families have: a ligature of eighteen characters, a mark for each space.
+TEST_F(Growing, OfRealTextsIsFree) {
+  normalize_by({{{"type", "NFKC"}}, replace(" ", "\u2581"), {{"type", "Prepend"}, {"prepend", "\u2581"}}});
+  const auto tokenizer = read();
+  std::string ligatures, spaces(1 << 19, ' ');
+  for (int i = 0; i < 1 << 17; ++i) ligatures += "\ufdfa";
+  EXPECT_FALSE(tokenizer->encode(ligatures, false).empty());
+  EXPECT_FALSE(tokenizer->encode(spaces, false).empty());
+}
+
 }  // namespace
 }  // namespace spillway

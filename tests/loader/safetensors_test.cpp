@@ -106,6 +106,10 @@ TEST_F(Safetensors, LyingTensors) {
   EXPECT_THAT(refused_entry(entry("a", "F32", "4294967296,4294967296", "0,0")), HasSubstr("overflows"));
   EXPECT_THAT(refused_entry(entry("a", "F32", "0", "0,0")), HasSubstr("is empty"));
   EXPECT_THAT(refused_entry(entry("a", "F32", "1", "2,6")), HasSubstr("not aligned"));
+  // As older writers left it: the length of the header makes data begin anywhere.
+  EXPECT_THAT(
+      refused(file_of("{" + entry("a", "F32", "1", "0,4") + "}", 4)),
+      AllOf(HasSubstr("the tensor a is not aligned to its elements of 4 bytes"), HasSubstr("save_file(load_file")));
   EXPECT_THAT(refused_entry(entry("a", "F32", "2", "0,8") + "," + entry("b", "F32", "2", "4,12")),
               HasSubstr("a and b overlap"));
   EXPECT_THAT(refused_entry(entry("a", "F32", "2", "0,8") + "," + entry("a", "F32", "2", "8,16")),
