@@ -38,6 +38,18 @@ Value Context::dict(Dict items) {
   return made;
 }
 
+Value Context::range(const Range& range) {
+  constexpr int64_t kLongest = 100'000;  // as Jinja's sandbox has it
+  constexpr int64_t kFar = int64_t{1} << 40;
+  if (range.step == 0) fail("range with a step of zero");
+  for (const int64_t number : {range.start, range.stop, range.step}) {
+    if (number < -kFar || number > kFar) fail("range goes too far");
+  }
+  if (range.count() > kLongest) fail(fmt::format("a range of more than {} numbers", kLongest));
+  charge(32 * range.count());
+  return Value::range(range);
+}
+
 Value Context::call(const Value& function, const Arguments& arguments) {
   if (const Function* known = function.function()) return known->call(arguments);
   if (const auto* missing = std::get_if<Undefined>(&function.data)) {
@@ -55,7 +67,6 @@ Value Context::attribute(const Value& of, const std::string& name) {
   if (of.sequence()) method = method_of_list(*this, of, name);
   if (const Mapping* mapping = of.mapping()) {
     method = method_of_dict(*this, of, name);
-    charge(static_cast<int64_t>(mapping->items.size()));
     const Value* item = method.is_undefined() ? find(*mapping, Value(name)) : nullptr;
     if (item) return *item;
   }
@@ -72,10 +83,9 @@ Value Context::subscript(const Value& of, const Value& index) {
     fail(fmt::format("\"{}\" is undefined, and an item of it is asked", printable(missing->name)));
   }
   if (const Mapping* mapping = of.mapping()) {
-    charge(static_cast<int64_t>(mapping->items.size()));
     if (const Value* item = find(*mapping, index)) return *item;
   }
-  if (of.is_generator()) return Value::undefined(to_text(index));
+  if (of.sequence() && !of.has_places()) return Value::undefined(to_text(index));
   const bool whole = index.integer() || index.boolean();
   if (whole && (of.sequence() || of.text())) {
     const List items = of.sequence() ? List() : items_of(of);
@@ -89,8 +99,10 @@ Value Context::subscript(const Value& of, const Value& index) {
 }
 
 Value Context::slice(const Value& of, const Value& begin, const Value& end, const Value& step) {
-  if (of.is_generator()) return Value::undefined("a slice of a generator");
-  if (!of.sequence() && !of.text()) fail(fmt::format("a slice of {}", of.type_name()));
+  if (const auto* missing = std::get_if<Undefined>(&of.data)) {
+    fail(fmt::format("\"{}\" is undefined, and a slice of it is asked", printable(missing->name)));
+  }
+  if (!of.has_places() && !of.text()) return Value::undefined(std::string("a slice of ") + of.type_name());
   const auto whole = [&](const Value& value, int64_t fallback) {
     if (value.is_undefined() || value.is_none()) return fallback;
     if (!value.integer() && !value.boolean()) fail("a slice with bounds that are no integers");
@@ -106,6 +118,12 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
     return std::clamp<int64_t>(at, by < 0 ? -1 : 0, by < 0 ? size - 1 : size);
   };
   const int64_t first = bound(begin, by < 0 ? size - 1 : 0), last = bound(end, by < 0 ? -1 : size);
+  if (of.is(SequenceKind::range)) {
+    const Range& all = of.sequence()->range;
+    int64_t stride = 0;
+    if (__builtin_mul_overflow(all.step, by, &stride)) fail("an integer beyond 64 bits");
+    return range({all.start + first * all.step, all.start + last * all.step, stride});
+  }
   List taken;
   const int64_t stride = std::clamp<int64_t>(by, -size - 1, size + 1);
   for (int64_t at = first; by > 0 ? at < last : at > last; at += stride)
@@ -120,7 +138,9 @@ List Context::items_of(const Value& of) {
   List items;
   if (const Sequence* sequence = of.sequence()) {
     charge(static_cast<int64_t>(sequence->items.size()));
-    return sequence->items;
+    if (sequence->kind != SequenceKind::generator) return sequence->items;
+    const size_t done = std::exchange(sequence->done, sequence->items.size());
+    return {sequence->items.begin() + static_cast<ptrdiff_t>(done), sequence->items.end()};
   }
   if (const Mapping* mapping = of.mapping()) {
     charge(static_cast<int64_t>(mapping->items.size()));
@@ -134,18 +154,13 @@ List Context::items_of(const Value& of) {
   return items;
 }
 
-bool Context::equals(const Value& a, const Value& b) {
-  charge(std::min(weight_of(a), weight_of(b)) / 16);
-  return equal(a, b);
-}
-
 bool Context::contains(const Value& container, const Value& item) {
   if (const std::string* string = container.text()) {
     charge(static_cast<int64_t>(string->size()) / 16);
     return string->find(need_text(*this, item, "what is looked for in a text")) != std::string::npos;
   }
   if (const Mapping* mapping = container.mapping()) {
-    charge(static_cast<int64_t>(mapping->items.size()));
+    need_key(item);
     return find(*mapping, item) != nullptr;
   }
   const List items = items_of(container);

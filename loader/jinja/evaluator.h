@@ -72,6 +72,7 @@ class Evaluator {
   Value subscript(const Node& node);
   Value test(const Node& node);
   Value dict(const Node& node);
+  void add_to(Dict& made, Value key, Value value);
   Value items(const Node& node);
   void add_functions();
   Value make_namespace(const Arguments& arguments);

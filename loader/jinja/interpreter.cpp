@@ -70,12 +70,14 @@ class Interpreter : public Evaluator {
         call_block(node);
         return Flow::on;
       case Kind::filter_block:
-        write(to_text(filtered(*node.items[0], Value(captured(node.body)))));
+        write(to_text(filtered(*node.items[0], Value(captured_in_scope(node.body)))));
         return Flow::on;
       case Kind::with:
         return with(node);
-      case Kind::block:
+      case Kind::block: {
+        const Scope scope(*this, frame_);
         return execute(node.body);
+      }
       case Kind::break_loop:
         return Flow::out;
       case Kind::continue_loop:

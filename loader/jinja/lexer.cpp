@@ -108,7 +108,7 @@ class Lexer {
 
   void comment() {
     const size_t end = source_.find("#}", at_);
-    if (end == std::string::npos) refuse(name_, line_, "a comment without an end");
+    if (end == std::string::npos) malformed(name_, line_, "a comment, {#, is not closed by #}");
     const char mark = end > at_ ? source_[end - 1] : '\0';
     advance(end + 2 - at_);
     after_tag(mark == '-', mark != '+');
@@ -130,7 +130,7 @@ class Lexer {
       after_tag(strip, true);
       return true;
     }
-    refuse(name_, begun, "raw without endraw");
+    malformed(name_, begun, "{% raw %} is not closed by {% endraw %}");
   }
   bool whole_tag(size_t at, std::string_view word, size_t& end, bool& strip) const {
     while (at < source_.size() && is_space(source_[at])) ++at;
@@ -149,7 +149,8 @@ class Lexer {
     std::string open;  // brackets
     for (;;) {
       while (at_ < source_.size() && is_space(source_[at_])) advance(1);
-      if (at_ == source_.size()) refuse(name_, begun, "a tag without an end");
+      if (at_ == source_.size())
+        malformed(name_, begun, fmt::format("{} is not closed by {}", closing == "}}" ? "{{" : "{%", closing));
       if (open.empty()) {
         const bool marked = (source_[at_] == '-' || source_[at_] == '+') && source_.compare(at_ + 1, 2, closing) == 0;
         if (marked || here(closing)) {
@@ -183,9 +184,25 @@ class Lexer {
   void string(char quote) {
     size_t end = at_ + 1;
     while (end < source_.size() && source_[end] != quote) end += source_[end] == '\\' ? 2 : 1;
-    if (end >= source_.size()) refuse(name_, line_, "a text without its closing quote");
-    add(TokenKind::string, unescaped(std::string_view(source_).substr(at_ + 1, end - at_ - 1)));
+    if (end >= source_.size()) malformed(name_, line_, "a text lacks its closing quote");
+    add(TokenKind::string, unescaped(std::string_view(source_).substr(at_ + 1, end - at_ - 1), name_, line_));
     advance(end + 1 - at_);
+  }
+
+  // The bytes of 0x1f, 0o17 or 0b11 here; 0 where there is none.
+  size_t based_number() const {
+    const char mark = at_ + 1 < source_.size() ? static_cast<char>(source_[at_ + 1] | 0x20) : '\0';
+    const std::string_view digits = mark == 'x'   ? "0123456789abcdefABCDEF_"
+                                    : mark == 'o' ? "01234567_"
+                                    : mark == 'b' ? "01_"
+                                                  : "";
+    if (source_[at_] != '0' || digits.empty()) return 0;
+    const size_t end = std::min(source_.find_first_not_of(digits, at_ + 2), source_.size());
+    return end > at_ + 2 && source_[end - 1] != '_' ? end - at_ : 0;
+  }
+  static std::string without_underscores(std::string text) {
+    std::erase(text, '_');
+    return text;
   }
 
   void number() {
@@ -199,6 +216,11 @@ class Lexer {
       }
     };
     const auto digit_at = [&](size_t i) { return i < source_.size() && is_digit(source_[i]); };
+    if (const size_t prefixed = based_number(); prefixed > 0) {
+      add(TokenKind::integer, without_underscores(source_.substr(at_, prefixed)));
+      at_ += prefixed;
+      return;
+    }
     take_digits();
     if (source_.compare(end, 1, ".") == 0 && digit_at(end + 1)) {
       real = true;
@@ -228,14 +250,14 @@ class Lexer {
       if (one == "(" || one == "[" || one == "{") open += one;
       if (one == ")" || one == "]" || one == "}") {
         const char opening = one == ")" ? '(' : one == "]" ? '[' : '{';
-        if (open.empty() || open.back() != opening) refuse(name_, line_, fmt::format("an unexpected {}", one));
+        if (open.empty() || open.back() != opening) malformed(name_, line_, fmt::format("{} closes nothing", one));
         open.pop_back();
       }
       add(TokenKind::sign, std::string(one));
       at_ += one.size();
       return;
     }
-    refuse(name_, line_, fmt::format("the character \"{}\" in a tag", printable(source_.substr(at_, 1))));
+    malformed(name_, line_, fmt::format("the character \"{}\" stands in a tag", printable(source_.substr(at_, 1))));
   }
 
   const std::string source_;
@@ -251,6 +273,11 @@ class Lexer {
 void refuse(const std::string& name, int line, const std::string& what) {
   throw Error(ErrorKind::model, fmt::format("{}, line {}: {} is not known here; --template FILE or NAME takes another",
                                             name, line, what));
+}
+
+void malformed(const std::string& name, int line, const std::string& what) {
+  throw Error(ErrorKind::model,
+              fmt::format("{}, line {}: a syntax error: {}; --template FILE or NAME takes another", name, line, what));
 }
 
 std::vector<Token> tokenise(std::string_view source, const std::string& name) { return Lexer(source, name).run(); }

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <map>
 
+#include "loader/jinja/character_kinds.h"
 #include "loader/jinja/context.h"
+#include "loader/jinja/letter_case.h"
 #include "loader/jinja/python_text.h"
 #include "loader/printable.h"
 
@@ -43,17 +45,42 @@ Value split(Context& context, const std::string& of, const Arguments& arguments)
   return texts(context, split_at(of, at, most, from_right));
 }
 
+// The part of a text between the characters `start` and `end`, which find and its like may be given behind what they
+// look for.
+struct Part {
+  std::string_view text;
+  int64_t begin;    // in characters
+  bool is_outside;  // begins behind the end: not even an empty text is found there
+};
+Part part_of(Context& context, const std::string& of, const Arguments& arguments) {
+  if (arguments.positional.size() < 2) return {of, 0, false};
+  context.charge(16 * static_cast<int64_t>(of.size()));
+  const std::vector<std::string_view> all = characters(of);
+  const auto size = static_cast<int64_t>(all.size());
+  const auto bound = [&](size_t index, std::string_view name, int64_t fallback) {
+    const int64_t at = integer_argument(context, arguments, index, name, fallback);
+    return std::min(std::max<int64_t>(at < 0 ? at + size : at, 0), index == 1 ? size + 1 : size);
+  };
+  const int64_t begin = bound(1, "start", 0), end = bound(2, "end", size);
+  if (begin > end) return {{}, begin, true};
+  const auto offset = [&](int64_t at) {
+    return at == size ? of.size() : static_cast<size_t>(all[static_cast<size_t>(at)].data() - of.data());
+  };
+  return {std::string_view(of).substr(offset(begin), offset(end) - offset(begin)), begin, false};
+}
+
 // startswith and endswith take one text or a tuple of them.
 template <bool start>
 Value has_end(Context& context, const std::string& of, const Arguments& arguments) {
-  const Value* asked = argument(arguments, 0, "prefix");
-  if (!asked) context.fail("startswith or endswith of nothing");
+  if (arguments.positional.empty()) context.fail("startswith or endswith of nothing");
+  const Value& asked = arguments.positional[0];
+  const Part part = part_of(context, of, arguments);
   const auto has = [&](const Value& one) {
     const std::string& text = need_text(context, one, "what a text begins or ends with");
-    return start ? of.starts_with(text) : of.ends_with(text);
+    return !part.is_outside && (start ? part.text.starts_with(text) : part.text.ends_with(text));
   };
-  if (!asked->sequence()) return Value(has(*asked));
-  return Value(std::any_of(asked->sequence()->items.begin(), asked->sequence()->items.end(), has));
+  if (!asked.is(SequenceKind::tuple)) return Value(has(asked));
+  return Value(std::any_of(asked.sequence()->items.begin(), asked.sequence()->items.end(), has));
 }
 
 template <bool start>
@@ -63,14 +90,16 @@ Value remove_end(Context& context, const std::string& of, const Arguments& argum
   return context.text(of.ends_with(end) ? of.substr(0, of.size() - end.size()) : of);
 }
 
-template <bool from_right>
+// find, rfind, and index and rindex, which insist.
+template <bool from_right, bool must_be>
 Value find_text(Context& context, const std::string& of, const Arguments& arguments) {
   const std::string what = text_argument(context, arguments, 0, "sub", "");
-  if (arguments.positional.size() > 1) context.unknown("find with bounds");
+  const Part part = part_of(context, of, arguments);
   context.charge(static_cast<int64_t>(of.size()));
-  const size_t at = from_right ? of.rfind(what) : of.find(what);
+  const size_t at = part.is_outside ? std::string::npos : from_right ? part.text.rfind(what) : part.text.find(what);
+  if (at == std::string::npos && must_be) context.fail("index of a text that is not in the other");
   if (at == std::string::npos) return Value(int64_t{-1});
-  return Value(static_cast<int64_t>(characters(std::string_view(of).substr(0, at)).size()));
+  return Value(part.begin + static_cast<int64_t>(characters(part.text.substr(0, at)).size()));
 }
 
 Value replace(Context& context, const std::string& of, const Arguments& arguments) {
@@ -98,19 +127,20 @@ Value join(Context& context, const std::string& of, const Arguments& arguments) 
 
 Value count(Context& context, const std::string& of, const Arguments& arguments) {
   const std::string what = text_argument(context, arguments, 0, "sub", "");
-  if (what.empty()) return Value(static_cast<int64_t>(characters(of).size() + 1));
+  const Part part = part_of(context, of, arguments);
   context.charge(static_cast<int64_t>(of.size()));
-  return Value(static_cast<int64_t>(split_at(of, what, -1, false).size()) - 1);
+  if (part.is_outside) return Value(int64_t{0});
+  if (what.empty()) return Value(static_cast<int64_t>(characters(part.text).size() + 1));
+  return Value(static_cast<int64_t>(split_at(part.text, what, -1, false).size()) - 1);
 }
 
-template <bool (*holds)(char)>
-Value all_ascii(Context&, const std::string& of, const Arguments&) {
-  return Value(!of.empty() && std::all_of(of.begin(), of.end(), holds));
+// At least one character, and all of a kind.
+template <bool (*holds)(std::string_view)>
+Value all_of_kind(Context& context, const std::string& of, const Arguments&) {
+  context.charge(static_cast<int64_t>(of.size()));
+  const std::vector<std::string_view> all = characters(of);
+  return Value(!all.empty() && std::all_of(all.begin(), all.end(), holds));
 }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool is_either(char c) { return is_digit(c) || is_letter(c); }
-bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 template <std::string (*change)(std::string_view)>
 Value changed(Context& context, const std::string& of, const Arguments&) {
@@ -118,8 +148,11 @@ Value changed(Context& context, const std::string& of, const Arguments&) {
   return context.text(change(of));
 }
 
-Value is_upper(Context&, const std::string& of, const Arguments&) { return Value(of == upper(of) && of != lower(of)); }
-Value is_lower(Context&, const std::string& of, const Arguments&) { return Value(of == lower(of) && of != upper(of)); }
+template <bool (*holds)(std::string_view)>
+Value is_in_case(Context& context, const std::string& of, const Arguments&) {
+  context.charge(16 * static_cast<int64_t>(of.size()));
+  return Value(holds(of));
+}
 
 Value split_into_lines(Context& context, const std::string& of, const Arguments& arguments) {
   const Value* keep = argument(arguments, 0, "keepends");
@@ -128,7 +161,8 @@ Value split_into_lines(Context& context, const std::string& of, const Arguments&
 }
 
 bool is_number(std::string_view text) {
-  return !text.empty() && text.size() < 10 && std::all_of(text.begin(), text.end(), is_digit);
+  return !text.empty() && text.size() < 10 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 // The argument that a field of format() names: {}, {0} or {name}. `taken` counts those without a number.
@@ -179,8 +213,10 @@ const std::map<std::string, TextMethod>& text_methods() {
       {"endswith", has_end<false>},
       {"removeprefix", remove_end<true>},
       {"removesuffix", remove_end<false>},
-      {"find", find_text<false>},
-      {"rfind", find_text<true>},
+      {"find", find_text<false, false>},
+      {"rfind", find_text<true, false>},
+      {"index", find_text<false, true>},
+      {"rindex", find_text<true, true>},
       {"replace", replace},
       {"join", join},
       {"format", format},
@@ -189,14 +225,14 @@ const std::map<std::string, TextMethod>& text_methods() {
       {"lower", changed<lower>},
       {"title", changed<titled>},
       {"capitalize", changed<capitalized>},
-      {"isdigit", all_ascii<is_digit>},
-      {"isnumeric", all_ascii<is_digit>},
-      {"isdecimal", all_ascii<is_digit>},
-      {"isalpha", all_ascii<is_letter>},
-      {"isalnum", all_ascii<is_either>},
-      {"isspace", all_ascii<is_blank>},
-      {"isupper", is_upper},
-      {"islower", is_lower},
+      {"isdecimal", all_of_kind<is_decimal>},
+      {"isdigit", all_of_kind<is_digit>},
+      {"isnumeric", all_of_kind<is_numeric>},
+      {"isalpha", all_of_kind<is_letter>},
+      {"isalnum", all_of_kind<is_alphanumeric>},
+      {"isspace", all_of_kind<is_space>},
+      {"isupper", is_in_case<is_upper>},
+      {"islower", is_in_case<is_lower>},
   };
   return known;
 }
@@ -222,6 +258,7 @@ Value method_of_text(Context& context, const Value& of, const std::string& name)
 }
 
 Value method_of_list(Context& context, const Value& of, const std::string& name) {
+  if (!of.has_places()) return {};
   for (const char* changes : {"append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse"}) {
     if (name == changes) return refused(context, name);
   }
@@ -248,8 +285,8 @@ Value method_of_dict(Context& context, const Value& of, const std::string& name)
     return bound(of, name, [&context, of](const Arguments& arguments) {
       const Value* key = argument(arguments, 0, "key");
       if (!key) context.fail("get of nothing");
-      context.charge(static_cast<int64_t>(of.mapping()->items.size()));
-      const Value* item = find(*of.mapping(), *key);
+      context.need_key(*key);
+      const Value* item = context.find(*of.mapping(), *key);
       const Value* fallback = argument(arguments, 1, "default");
       return item ? *item : fallback ? *fallback : Value::none();
     });
@@ -261,7 +298,9 @@ Value method_of_dict(Context& context, const Value& of, const std::string& name)
     for (const auto& [key, value] : of.mapping()->items) {
       all.push_back(name == "items" ? context.list({key, value}, SequenceKind::tuple) : name == "keys" ? key : value);
     }
-    return context.list(std::move(all));
+    return context.list(std::move(all), name == "items"  ? SequenceKind::items
+                                        : name == "keys" ? SequenceKind::keys
+                                                         : SequenceKind::values);
   });
 }
 

@@ -51,8 +51,10 @@ class TokenStream {
     const std::string what = is(TokenKind::end)         ? "the end of the template"
                              : kind < std::size(kNames) ? kNames[kind]
                                                         : fmt::format("\"{}\"", printable(now().text));
-    refuse(hint + what + " at this place");
+    malformed(hint + what + " stands at this place");
   }
+  [[noreturn]] void malformed(const std::string& what) const { jinja::malformed(name_, line(), what); }
+  [[noreturn]] void malformed(const std::string& what, int line) const { jinja::malformed(name_, line, what); }
   [[noreturn]] void refuse(const std::string& what) const { jinja::refuse(name_, line(), what); }
 
   NodePtr node(Kind kind, int line, Nodes items = {}) const {
