@@ -96,7 +96,8 @@ std::partial_ordering Context::order(const Value& a, const Value& b) {
 }
 
 void Context::need_key(const Value& key) const {
-  const bool changes = key.mapping() || (key.sequence() && key.sequence()->kind == SequenceKind::list);
+  const bool changes =
+      key.mapping() || key.is(SequenceKind::list) || key.is(SequenceKind::items) || key.is(SequenceKind::keys);
   if (changes) fail(fmt::format("{} as the key of a dict", key.type_name()));
   if (!key.is(SequenceKind::tuple)) return;
   for (const Value& part : key.sequence()->items) need_key(part);

@@ -102,7 +102,7 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
   if (const auto* missing = std::get_if<Undefined>(&of.data)) {
     fail(fmt::format("\"{}\" is undefined, and a slice of it is asked", printable(missing->name)));
   }
-  if (!of.has_places() && !of.text()) return Value::undefined(std::string("a slice of ") + of.type_name());
+  if (!of.has_places() && !of.text()) fail(fmt::format("a slice of {}", of.type_name()));
   const auto whole = [&](const Value& value, int64_t fallback) {
     if (value.is_undefined() || value.is_none()) return fallback;
     if (!value.integer() && !value.boolean()) fail("a slice with bounds that are no integers");

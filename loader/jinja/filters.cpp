@@ -114,7 +114,7 @@ Value round(Context& context, const Value& of, const Arguments& arguments) {
 }
 
 Value indent(Context& context, const Value& of, const Arguments& arguments) {
-  const std::string text = to_text(of);
+  const std::string& text = need_text(context, of, "what is indented");
   const Value* width = argument(arguments, 0, "width");
   const Value* first = argument(arguments, 1, "first");
   const Value* blank = argument(arguments, 2, "blank");

@@ -141,21 +141,23 @@ class Interpreter : public Evaluator {
     return kept;
   }
 
+  // `else` is for a loop of which no item came to the end of the body: there was none, or each met break or continue
+  // (so Jinja, where Python has another rule).
   void loop(const Node& node) {
     const List items = loop_items(node);
-    if (items.empty()) {
-      execute(node.other);
-      return;
-    }
+    bool finished = false;
     ++loop_depth_;
     for (size_t i = 0; i < items.size(); ++i) {
       const Scope scope(*this, frame_);
       context_.charge(16);
       assign("loop", loop_value(items, i));
       assign_all(node.names, items[i]);
-      if (execute(node.body) == Flow::out) break;
+      const Flow flow = execute(node.body);
+      finished = finished || flow == Flow::on;
+      if (flow == Flow::out) break;
     }
     --loop_depth_;
+    if (!finished) execute(node.other);
   }
 
   Value loop_value(const List& items, size_t at) {
