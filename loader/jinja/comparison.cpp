@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "loader/jinja/context.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -89,17 +89,18 @@ std::partial_ordering Context::order(const Value& a, const Value& b) {
   }
   for (const Value* side : {&a, &b}) {
     if (const auto* missing = std::get_if<Undefined>(&side->data)) {
-      fail(fmt::format("\"{}\" is undefined", printable(missing->name)));
+      fail(fmt::format("\"{}\" is undefined", message_text(missing->name)));
     }
   }
   fail(fmt::format("{} and {} have no order", a.type_name(), b.type_name()));
 }
 
-void Context::need_key(const Value& key) const {
+void Context::need_key(const Value& key) {
   const bool changes =
       key.mapping() || key.is(SequenceKind::list) || key.is(SequenceKind::items) || key.is(SequenceKind::keys);
   if (changes) fail(fmt::format("{} as the key of a dict", key.type_name()));
   if (!key.is(SequenceKind::tuple)) return;
+  charge(static_cast<int64_t>(key.sequence()->items.size()));
   for (const Value& part : key.sequence()->items) need_key(part);
 }
 

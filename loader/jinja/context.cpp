@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 #include "loader/text/utf8.h"
 
 namespace spillway::jinja {
@@ -53,14 +53,14 @@ Value Context::range(const Range& range) {
 Value Context::call(const Value& function, const Arguments& arguments) {
   if (const Function* known = function.function()) return known->call(arguments);
   if (const auto* missing = std::get_if<Undefined>(&function.data)) {
-    unknown(fmt::format("the function or method \"{}\"", printable(missing->name)));
+    unknown(fmt::format("the function or method \"{}\"", message_text(missing->name)));
   }
   fail(fmt::format("calls {}, which is no function", function.type_name()));
 }
 
 Value Context::attribute(const Value& of, const std::string& name) {
   if (const auto* missing = std::get_if<Undefined>(&of.data)) {
-    fail(fmt::format("\"{}\" is undefined, and .{} of it is asked", printable(missing->name), printable(name)));
+    fail(fmt::format("\"{}\" is undefined, and .{} of it is asked", message_text(missing->name), message_text(name)));
   }
   Value method;
   if (of.text()) method = method_of_text(*this, of, name);
@@ -80,7 +80,7 @@ Value Context::attribute(const Value& of, const std::string& name) {
 
 Value Context::subscript(const Value& of, const Value& index) {
   if (const auto* missing = std::get_if<Undefined>(&of.data)) {
-    fail(fmt::format("\"{}\" is undefined, and an item of it is asked", printable(missing->name)));
+    fail(fmt::format("\"{}\" is undefined, and an item of it is asked", message_text(missing->name)));
   }
   if (const Mapping* mapping = of.mapping()) {
     if (const Value* item = find(*mapping, index)) return *item;
@@ -100,7 +100,7 @@ Value Context::subscript(const Value& of, const Value& index) {
 
 Value Context::slice(const Value& of, const Value& begin, const Value& end, const Value& step) {
   if (const auto* missing = std::get_if<Undefined>(&of.data)) {
-    fail(fmt::format("\"{}\" is undefined, and a slice of it is asked", printable(missing->name)));
+    fail(fmt::format("\"{}\" is undefined, and a slice of it is asked", message_text(missing->name)));
   }
   if (!of.has_places() && !of.text()) fail(fmt::format("a slice of {}", of.type_name()));
   const auto whole = [&](const Value& value, int64_t fallback) {
@@ -194,7 +194,7 @@ const std::string& need_text(const Context& context, const Value& value, std::st
   const std::string* text = value.text();
   if (text) return *text;
   const auto* missing = std::get_if<Undefined>(&value.data);
-  context.fail(missing ? fmt::format("\"{}\" is undefined where {} must be a text", printable(missing->name), what)
+  context.fail(missing ? fmt::format("\"{}\" is undefined where {} must be a text", message_text(missing->name), what)
                        : fmt::format("{} where {} must be a text", value.type_name(), what));
 }
 

@@ -49,7 +49,7 @@ class Context {
   // Python's <, and its kin; unordered with a NaN. Error(model) where they have no order (TypeError).
   std::partial_ordering order(const Value& a, const Value& b);
   // Error(model) of what no dict can hold as a key.
-  void need_key(const Value& key) const;
+  void need_key(const Value& key);
   const Value* find(const Mapping& mapping, const Value& key);
   bool contains(const Value& container, const Value& item);
   Value binary(const std::string& sign, const Value& left, const Value& right);

@@ -30,7 +30,7 @@ bool number_at(std::string_view text, size_t& at, int base, size_t least, size_t
 
 std::string named_escape(std::string_view literal) {
   const size_t end = literal.find('}');
-  return fmt::format("the escape {}", message_text(literal.substr(0, end == std::string_view::npos ? 2 : end + 1), 96));
+  return fmt::format("the escape {}", message_text(literal.substr(0, end == std::string_view::npos ? 2 : end + 1)));
 }
 
 // Of the character at the beginning of a text; 0 where there is none.
@@ -65,7 +65,7 @@ std::string unescaped(std::string_view literal, const std::string& name, int lin
     if (hex > 0) {
       const bool whole = number_at(literal, at, 16, hex, hex, point);
       const std::string escape = message_text(literal.substr(begin, whole ? at - begin : hex + 2), 16);
-      if (!whole) malformed(name, line, fmt::format("the escape {} has {} digits", escape, hex));
+      if (!whole) malformed(name, line, fmt::format("the escape {} needs {} digits", escape, hex));
       if (point >= 0x110000) malformed(name, line, fmt::format("the escape {} is no character", escape));
       if ((point & ~0x7ffu) == 0xd800) refuse(name, line, fmt::format("half a character ({})", escape));
       append_utf8(point, out);

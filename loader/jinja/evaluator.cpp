@@ -7,7 +7,6 @@
 #include <ctime>
 
 #include "kernels/check.h"
-#include "loader/printable.h"
 #include "loader/text/message_text.h"
 
 namespace spillway::jinja {
@@ -33,7 +32,7 @@ void Evaluator::assign(const std::string& name, Value value) {
   if (dot != std::string::npos) {
     const Value* space = variable(name.substr(0, dot));
     if (!space || !space->space()) {
-      context_.fail(fmt::format("sets {}, which is in no namespace", printable(name)));
+      context_.fail(fmt::format("sets {}, which is in no namespace", message_text(name)));
     }
     variables = &space->space()->items;
   }
@@ -191,13 +190,14 @@ Value Evaluator::dict(const Node& node) {
 }
 
 void Evaluator::add_functions() {
+  constexpr size_t kLongestRefusal = 1000;  // bytes
   const auto add = [this](const char* name, std::function<Value(const Arguments&)> call) {
     assign(name, Value(std::make_shared<const Function>(Function{name, std::move(call)})));
   };
   add("raise_exception", [](const Arguments& arguments) -> Value {
     const Value* message = argument(arguments, 0, "message");
     throw Error(ErrorKind::usage, fmt::format("the chat template does not take this conversation: {}",
-                                              message ? message_text(to_text(*message)) : ""));
+                                              message ? message_text(to_text(*message), kLongestRefusal) : ""));
   });
   add("strftime_now", [this](const Arguments& arguments) {
     const std::string format = text_argument(context_, arguments, 0, "format", "");

@@ -223,6 +223,7 @@ NodePtr ExpressionParser::test_of(NodePtr of) {
   const bool negated = in_.take_word("not");
   NodePtr made = in_.node_of(Kind::test, line, std::move(of));
   made->text = in_.need_name();
+  if (in_.is_word("is")) in_.malformed("a test stands behind a test: is ... is");
   if (in_.is_sign("(")) {
     arguments(*made);
   } else if (argument_begins()) {
@@ -252,7 +253,7 @@ NodePtr ExpressionParser::primary() {
     const int base = mark == 'x' ? 16 : mark == 'o' ? 8 : mark == 'b' ? 2 : 10;
     const char* begin = digits.data() + (base == 10 ? 0 : 2);
     if (std::from_chars(begin, digits.data() + digits.size(), number, base).ec != std::errc{}) {
-      in_.refuse(fmt::format("the integer {}", printable(digits)));
+      in_.refuse(fmt::format("the integer {}", message_text(digits)));
     }
     NodePtr made = in_.node(Kind::literal, line);
     made->value = Value(number);

@@ -10,6 +10,7 @@
 #include "loader/jinja/letter_case.h"
 #include "loader/jinja/number_reading.h"
 #include "loader/jinja/python_text.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -245,7 +246,7 @@ Value Context::filter(const std::string& filter, const Value& of, const Argument
   for (const auto* table : {&text_filters(), &list_filters(), &order_filters()}) {
     for (const auto& [name, ignored] : *table) list += (list.empty() ? "" : ", ") + name;
   }
-  unknown("the filter \"" + filter + "\"", list);
+  unknown(fmt::format("the filter \"{}\"", message_text(filter)), list);
 }
 
 }  // namespace spillway::jinja

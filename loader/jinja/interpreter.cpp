@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "loader/jinja/evaluator.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -191,9 +192,10 @@ class Interpreter : public Evaluator {
   }
 
   Value call_macro(const Node& node, const std::shared_ptr<Frame>& defined_in, const Arguments& arguments) {
-    if (!defined_in) context_.fail(fmt::format("the macro {} is called where it is no longer defined", node.text));
+    if (!defined_in)
+      context_.fail(fmt::format("the macro {} is called where it is no longer defined", message_text(node.text)));
     if (arguments.positional.size() > node.names.size()) {
-      context_.fail(fmt::format("the macro {} takes {} arguments", node.text, node.names.size()));
+      context_.fail(fmt::format("the macro {} takes {} arguments", message_text(node.text), node.names.size()));
     }
     const Depth depth(*this);
     const Scope scope(*this, defined_in);
@@ -207,7 +209,8 @@ class Interpreter : public Evaluator {
     }
     for (const auto& [name, value] : arguments.named) {
       const bool known = std::find(node.names.begin(), node.names.end(), name) != node.names.end();
-      if (!known && name != "caller") context_.fail(fmt::format("the macro {} has no argument {}", node.text, name));
+      if (!known && name != "caller")
+        context_.fail(fmt::format("the macro {} has no argument {}", message_text(node.text), message_text(name)));
       if (!known) assign(name, value);
     }
     const int loops = std::exchange(loop_depth_, 0);

@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "loader/printable.h"
+#include "loader/jinja/character_kinds.h"
+#include "loader/text/message_text.h"
+#include "loader/text/utf8.h"
 
 namespace spillway::jinja {
 namespace {
@@ -26,10 +28,16 @@ std::string one_kind_of_line(std::string_view source) {
   return out;
 }
 
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool begins_name(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_ascii_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_ascii_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
+
+// The bytes of a character that a name may hold; 0 of another. A digit begins none, but a number was looked for before.
+size_t name_bytes(std::string_view text) {
+  if (text.empty()) return 0;
+  if (static_cast<unsigned char>(text[0]) < 0x80) return is_ascii_letter(text[0]) || is_ascii_digit(text[0]) ? 1 : 0;
+  const std::string_view character = text.substr(0, first_utf8(text).bytes);
+  return is_alphanumeric(character) ? character.size() : 0;
 }
 
 class Lexer {
@@ -45,6 +53,7 @@ class Lexer {
  private:
   void add(TokenKind kind, std::string text) { tokens_.push_back({kind, std::move(text), line_}); }
   bool here(std::string_view text) const { return source_.compare(at_, text.size(), text) == 0; }
+  std::string_view rest() const { return std::string_view(source_).substr(at_); }
   void advance(size_t bytes) {
     line_ += static_cast<int>(std::count(source_.begin() + static_cast<ptrdiff_t>(at_),
                                          source_.begin() + static_cast<ptrdiff_t>(at_ + bytes), '\n'));
@@ -81,12 +90,12 @@ class Lexer {
   void text_until(size_t end, bool strip, bool lstrip) {
     std::string_view text = std::string_view(source_).substr(at_, end - at_);
     if (strip) {
-      while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+      while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
     } else if (lstrip) {
       const size_t newline = text.rfind('\n');
       const size_t line = newline == std::string_view::npos ? 0 : newline + 1;
       const bool whole_line = line > 0 || line_starts_;
-      if (whole_line && std::all_of(text.begin() + static_cast<ptrdiff_t>(line), text.end(), is_space)) {
+      if (whole_line && std::all_of(text.begin() + static_cast<ptrdiff_t>(line), text.end(), is_blank)) {
         text = text.substr(0, line);
       }
     }
@@ -98,7 +107,7 @@ class Lexer {
   void after_tag(bool strip, bool trim) {
     size_t bytes = 0;
     if (strip) {
-      while (at_ + bytes < source_.size() && is_space(source_[at_ + bytes])) ++bytes;
+      while (at_ + bytes < source_.size() && is_blank(source_[at_ + bytes])) ++bytes;
     } else if (trim && here("\n")) {
       bytes = 1;
     }
@@ -133,10 +142,10 @@ class Lexer {
     malformed(name_, begun, "{% raw %} is not closed by {% endraw %}");
   }
   bool whole_tag(size_t at, std::string_view word, size_t& end, bool& strip) const {
-    while (at < source_.size() && is_space(source_[at])) ++at;
+    while (at < source_.size() && is_blank(source_[at])) ++at;
     if (source_.compare(at, word.size(), word) != 0) return false;
     at += word.size();
-    while (at < source_.size() && is_space(source_[at])) ++at;
+    while (at < source_.size() && is_blank(source_[at])) ++at;
     strip = source_.compare(at, 1, "-") == 0;
     if (strip) ++at;
     if (source_.compare(at, 2, "%}") != 0) return false;
@@ -148,7 +157,7 @@ class Lexer {
     const int begun = line_;
     std::string open;  // brackets
     for (;;) {
-      while (at_ < source_.size() && is_space(source_[at_])) advance(1);
+      while (at_ < source_.size() && is_blank(source_[at_])) advance(1);
       if (at_ == source_.size())
         malformed(name_, begun, fmt::format("{} is not closed by {}", closing == "}}" ? "{{" : "{%", closing));
       if (open.empty()) {
@@ -169,13 +178,12 @@ class Lexer {
     const char c = source_[at_];
     if (c == '\'' || c == '"') {
       string(c);
-    } else if (is_digit(c)) {
+    } else if (is_ascii_digit(c)) {
       number();
-    } else if (begins_name(c)) {
-      size_t end = at_ + 1;
-      while (end < source_.size() && (begins_name(source_[end]) || is_digit(source_[end]))) ++end;
-      add(TokenKind::name, source_.substr(at_, end - at_));
-      at_ = end;
+    } else if (name_bytes(rest()) > 0) {
+      const size_t begin = at_;
+      while (const size_t bytes = name_bytes(rest())) at_ += bytes;
+      add(TokenKind::name, source_.substr(begin, at_ - begin));
     } else {
       sign(open);
     }
@@ -210,12 +218,12 @@ class Lexer {
     std::string digits;
     bool real = false;
     const auto take_digits = [&] {
-      while (end < source_.size() && (is_digit(source_[end]) || source_[end] == '_')) {
+      while (end < source_.size() && (is_ascii_digit(source_[end]) || source_[end] == '_')) {
         if (source_[end] != '_') digits += source_[end];
         ++end;
       }
     };
-    const auto digit_at = [&](size_t i) { return i < source_.size() && is_digit(source_[i]); };
+    const auto digit_at = [&](size_t i) { return i < source_.size() && is_ascii_digit(source_[i]); };
     if (const size_t prefixed = based_number(); prefixed > 0) {
       add(TokenKind::integer, without_underscores(source_.substr(at_, prefixed)));
       at_ += prefixed;
@@ -257,7 +265,8 @@ class Lexer {
       at_ += one.size();
       return;
     }
-    malformed(name_, line_, fmt::format("the character \"{}\" stands in a tag", printable(source_.substr(at_, 1))));
+    const std::string character = message_text(rest().substr(0, first_utf8(rest()).bytes));
+    malformed(name_, line_, fmt::format("the character \"{}\" stands in a tag", character));
   }
 
   const std::string source_;

@@ -9,7 +9,7 @@
 #include "loader/jinja/context.h"
 #include "loader/jinja/letter_case.h"
 #include "loader/jinja/python_text.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -168,7 +168,7 @@ bool is_number(std::string_view text) {
 // The argument that a field of format() names: {}, {0} or {name}. `taken` counts those without a number.
 const Value& field(Context& context, const std::string& name, const Arguments& arguments, size_t* taken) {
   if (name.find_first_of("!:.[{") != std::string::npos) {
-    context.unknown(fmt::format("format with the field {{{}}}", printable(name)));
+    context.unknown(fmt::format("format with the field {{{}}}", message_text(name)));
   }
   if (name.empty() || is_number(name)) {
     const size_t index = name.empty() ? (*taken)++ : std::stoul(name);
@@ -176,7 +176,7 @@ const Value& field(Context& context, const std::string& name, const Arguments& a
     return arguments.positional[index];
   }
   const Value* named = argument(arguments, arguments.positional.size(), name.c_str());
-  if (!named) context.fail(fmt::format("format without the argument {}", printable(name)));
+  if (!named) context.fail(fmt::format("format without the argument {}", message_text(name)));
   return *named;
 }
 

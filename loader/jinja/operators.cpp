@@ -105,6 +105,11 @@ Value Context::binary(const std::string& sign, const Value& left, const Value& r
   if (sign == "+" && left.text() && right.text()) return joined(*this, left, right);
   if (left.is_number() && right.is_number()) {
     if (sign == "**") return power(*this, left, right);
+    if (sign == "/" && !left.real() && !right.real() && right.as_integer() != 0) {
+      // A double does not hold every integer.
+      const long double whole = left.as_integer(), by = right.as_integer();
+      return Value(static_cast<double>(whole / by));
+    }
     if (left.real() || right.real() || sign == "/")
       return Value(reals(*this, sign, left.as_double(), right.as_double()));
     return Value(integers(*this, sign, left.as_integer(), right.as_integer()));

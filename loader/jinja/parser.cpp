@@ -78,9 +78,9 @@ class Parser {
       made->kind = word == "break" ? Kind::break_loop : Kind::continue_loop;
       in_.need(TokenKind::block_end);
     } else if (word.starts_with("end") || word == "else" || word == "elif") {
-      in_.malformed(fmt::format("{{% {} %}} closes nothing that is open here", printable(word)));
+      in_.malformed(fmt::format("{{% {} %}} closes nothing that is open here", message_text(word)));
     } else {
-      in_.refuse(fmt::format("the statement \"{}\" (of {})", printable(word), kKnown));
+      in_.refuse(fmt::format("the statement \"{}\" (of {})", message_text(word), kKnown));
     }
     return made;
   }

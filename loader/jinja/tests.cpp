@@ -1,8 +1,11 @@
 // The tests of the template language: what stands after `is`.
+#include <fmt/format.h>
+
 #include <map>
 
 #include "loader/jinja/context.h"
 #include "loader/jinja/letter_case.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -107,7 +110,7 @@ bool Context::test(const std::string& test, const Value& of, const List& argumen
     for (const auto* table : {&tests(), &comparisons()}) {
       for (const auto& [name, ignored] : *table) list += (list.empty() ? "" : ", ") + name;
     }
-    unknown("the test \"" + test + "\"", list);
+    unknown(fmt::format("the test \"{}\"", message_text(test)), list);
   }
   if (arguments.size() != 1) fail("the test \"" + test + "\" takes one argument");
   return found->second(*this, of, arguments);

@@ -9,7 +9,7 @@
 
 #include "loader/jinja/ast.h"
 #include "loader/jinja/lexer.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 
@@ -50,7 +50,7 @@ class TokenStream {
     const auto kind = static_cast<size_t>(now().kind);
     const std::string what = is(TokenKind::end)         ? "the end of the template"
                              : kind < std::size(kNames) ? kNames[kind]
-                                                        : fmt::format("\"{}\"", printable(now().text));
+                                                        : fmt::format("\"{}\"", message_text(now().text));
     malformed(hint + what + " stands at this place");
   }
   [[noreturn]] void malformed(const std::string& what) const { jinja::malformed(name_, line(), what); }

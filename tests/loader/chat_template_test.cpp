@@ -187,6 +187,8 @@ TEST_F(ChatTemplateTest, WhatIsNotKnownIsNamedWithItsLineAndTheWayOut) {
   EXPECT_THAT(refused("{{ x.y }}"), HasSubstr("\"x\" is undefined"));
   EXPECT_THAT(refused("{{ '\\N{DEGREE SIGN}' }}"),
               testing::AllOf(HasSubstr("\\N{DEGREE SIGN}"), HasSubstr("not known here"), HasSubstr("--template")));
+  EXPECT_THAT(refused("{{ [1] | map('\\x1b[2J') | list }}"), HasSubstr("the filter \"\\x1b[2J\" is not known"));
+  EXPECT_THAT(refused("{{ größe.x }}"), HasSubstr("\"größe\" is undefined"));
   EXPECT_THAT(refused("{{ '\\ud800' }}"), HasSubstr("\\ud800"));
   EXPECT_THAT(refused("{% set x = [] %}{% set y = x.append(1) %}"), HasSubstr("in place"));
 }
@@ -212,6 +214,8 @@ TEST_F(ChatTemplateTest, WhatIsMisspeltIsASyntaxErrorOfItsLine) {
       {"{{ 1 + }}", "}} stands at this place"},
       {"{{ a b }}", "\"b\" stands at this place"},
       {"{{ 1 ? 2 }}", "the character \"?\" stands in a tag"},
+      {"{{ 1 \u20ac 2 }}", "the character \"\u20ac\" stands in a tag"},
+      {"{{ x is string is true }}", "a test stands behind a test"},
       {"{{ f(a=1, 2) }}", "an argument without a name"},
       {"{% break %}", "break stands outside of a loop"},
       {"{{ '\\x4' }}", "\\x4"},
@@ -246,6 +250,8 @@ TEST_F(ChatTemplateTest, AHostileTemplateEndsSoonAndTakesLittleMemory) {
   std::string dict;
   for (int i = 0; i < 1500; ++i) dict += std::to_string(i) + ":1,";
   EXPECT_THAT(refused("{% set a = {" + dict + "x: 1} %}{% set b = {y: 1," + dict + "} %}" + many), HasSubstr("steps"));
+  EXPECT_THAT(refused("{% set a = (1,) * 99999 %}{% for i in range(99999) %}{% if {}.get(a) %}{% endif %}{% endfor %}"),
+              HasSubstr("steps"));
   EXPECT_THAT(refused("{% set a = [range(9999)|list] * 9 %}{% set b = [range(9999)|list] * 9 %}" + many),
               HasSubstr("steps"));
   EXPECT_THAT(refused("{% set a = [range(9999)|list] * 999 %}{{ a | sort | length }}{{ a | sort | length }}" + many),
