@@ -71,6 +71,7 @@ Value Context::attribute(const Value& of, const std::string& name) {
     if (item) return *item;
   }
   if (const Namespace* space = of.space()) {
+    charge(static_cast<int64_t>(space->items.size()) / 8);
     for (const auto& [key, item] : space->items) {
       if (key == name) return item;
     }
@@ -156,8 +157,9 @@ List Context::items_of(const Value& of) {
 
 bool Context::contains(const Value& container, const Value& item) {
   if (const std::string* string = container.text()) {
-    charge(static_cast<int64_t>(string->size()) / 16);
-    return string->find(need_text(*this, item, "what is looked for in a text")) != std::string::npos;
+    const std::string& what = need_text(*this, item, "what is looked for in a text");
+    charge_search(*string, what);
+    return string->find(what) != std::string::npos;
   }
   if (const Mapping* mapping = container.mapping()) {
     need_key(item);

@@ -25,6 +25,11 @@ class Context {
     left_ -= steps;
     if (left_ < 0) out_of_steps();
   }
+  // For a search of `what` in `text`, at its worst.
+  void charge_search(std::string_view text, std::string_view what) {
+    const auto size = static_cast<int64_t>(text.size());
+    charge(size / 16 + size * static_cast<int64_t>(what.size()) / 256);
+  }
   // Of a new value, which is charged for.
   Value text(std::string made);
   Value list(List items, SequenceKind kind = SequenceKind::list);

@@ -17,8 +17,9 @@ Evaluator::Evaluator(const Dict& globals, const std::string& name, int64_t steps
   for (const auto& [key, value] : globals) assign(to_text(key), value);
 }
 
-const Value* Evaluator::variable(const std::string& name) const {
+const Value* Evaluator::variable(const std::string& name) {
   for (const Frame* frame = frame_.get(); frame; frame = frame->around.get()) {
+    context_.charge(static_cast<int64_t>(frame->variables.size()) / 8);
     for (const auto& [known, value] : frame->variables) {
       if (known == name) return &value;
     }

@@ -64,7 +64,7 @@ class Evaluator {
   std::shared_ptr<Frame> frame_;
 
  private:
-  const Value* variable(const std::string& name) const;
+  const Value* variable(const std::string& name);
   Value binary(const Node& node);
   Value comparison(const Node& node);
   bool compare(const std::string& sign, const Value& left, const Value& right);

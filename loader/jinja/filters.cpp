@@ -25,6 +25,7 @@ Value changed(Context& context, const Value& of, const Arguments&) {
 
 Value trim(Context& context, const Value& of, const Arguments& arguments) {
   const std::string text = to_text(of);
+  context.charge(static_cast<int64_t>(text.size()));
   const Value* set = argument(arguments, 0, "chars");
   const bool white = !set || set->is_none();
   return context.text(std::string(stripped(text, white ? nullptr : &need_text(context, *set, "chars"), true, true)));
@@ -43,7 +44,7 @@ Value replace(Context& context, const Value& of, const Arguments& arguments) {
   for (size_t i = 0; i < std::min<size_t>(2, printed.positional.size()); ++i) {
     printed.positional[i] = context.text(to_text(printed.positional[i]));
   }
-  return context.call(method_of_text(context, Value(to_text(of)), "replace"), printed);
+  return context.call(method_of_text(context, context.text(to_text(of)), "replace"), printed);
 }
 
 Value string(Context& context, const Value& of, const Arguments&) { return context.text(to_text(of)); }

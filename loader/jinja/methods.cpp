@@ -42,6 +42,7 @@ Value split(Context& context, const std::string& of, const Arguments& arguments)
   if (!separator) return texts(context, split_white(of, most, from_right));
   const std::string& at = need_text(context, *separator, "sep");
   if (at.empty()) context.fail("a text is split at an empty one");
+  context.charge_search(of, at);
   return texts(context, split_at(of, at, most, from_right));
 }
 
@@ -96,6 +97,7 @@ Value find_text(Context& context, const std::string& of, const Arguments& argume
   const std::string what = text_argument(context, arguments, 0, "sub", "");
   const Part part = part_of(context, of, arguments);
   context.charge(static_cast<int64_t>(of.size()));
+  context.charge_search(part.text, what);
   const size_t at = part.is_outside ? std::string::npos : from_right ? part.text.rfind(what) : part.text.find(what);
   if (at == std::string::npos && must_be) context.fail("index of a text that is not in the other");
   if (at == std::string::npos) return Value(int64_t{-1});
@@ -106,6 +108,7 @@ Value replace(Context& context, const std::string& of, const Arguments& argument
   const std::string from = text_argument(context, arguments, 0, "old", ""),
                     to = text_argument(context, arguments, 1, "new", "");
   const int64_t most = std::max<int64_t>(integer_argument(context, arguments, 2, "count", -1), -1);
+  context.charge_search(of, from);
   // What it may grow to is charged before it is made.
   const auto places = static_cast<int64_t>(of.size() / std::max<size_t>(1, from.size()) + 1);
   context.charge(to.size() > from.size() ? places * static_cast<int64_t>(to.size()) : 0);
@@ -129,6 +132,7 @@ Value count(Context& context, const std::string& of, const Arguments& arguments)
   const std::string what = text_argument(context, arguments, 0, "sub", "");
   const Part part = part_of(context, of, arguments);
   context.charge(static_cast<int64_t>(of.size()));
+  context.charge_search(part.text, what);
   if (part.is_outside) return Value(int64_t{0});
   if (what.empty()) return Value(static_cast<int64_t>(characters(part.text).size() + 1));
   return Value(static_cast<int64_t>(split_at(part.text, what, -1, false).size()) - 1);
@@ -266,6 +270,7 @@ Value method_of_list(Context& context, const Value& of, const std::string& name)
   return bound(of, name, [&context, of, name](const Arguments& arguments) {
     if (arguments.positional.size() != 1) context.unknown(name + " with bounds");
     const List& items = of.sequence()->items;
+    context.charge(static_cast<int64_t>(items.size()));
     int64_t count = 0;
     for (size_t i = 0; i < items.size(); ++i) {
       if (!context.equals(items[i], arguments.positional[0])) continue;

@@ -22,9 +22,10 @@ std::string_view last_character(std::string_view text) {
 }  // namespace
 
 std::string_view stripped(std::string_view text, const std::string* set, bool left, bool right) {
-  const std::vector<std::string_view> chosen = set ? characters(*set) : std::vector<std::string_view>();
+  std::vector<std::string_view> chosen = set ? characters(*set) : std::vector<std::string_view>();
+  std::sort(chosen.begin(), chosen.end());
   const auto goes = [&](std::string_view character) {
-    return set ? std::find(chosen.begin(), chosen.end(), character) != chosen.end() : is_space(character);
+    return set ? std::binary_search(chosen.begin(), chosen.end(), character) : is_space(character);
   };
   while (left && !text.empty()) {
     const size_t bytes = first_utf8(text).bytes;

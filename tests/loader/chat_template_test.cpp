@@ -244,6 +244,18 @@ TEST_F(ChatTemplateTest, AHostileTemplateEndsSoonAndTakesLittleMemory) {
   const auto start = std::chrono::steady_clock::now();
   EXPECT_THAT(refused("{% for i in range(100000000) %}x{% endfor %}"), HasSubstr("more than 100000"));
   EXPECT_THAT(refused("{{ range(10)[::9223372036854775807] }}"), HasSubstr("too far"));
+  // What is looked up and searched for in what is large, again and again.
+  const std::string again = "{% for i in range(99999) %}";
+  const std::string large =
+      "{% set a = 'a' * 999999 %}{% set b = 'a' * 99999 ~ 'b' %}{% set l = [7] * 99999 %}" + again;
+  for (const char* use :
+       {"b in a", "a.find(b)", "a.rfind(b)", "a.split(b)", "a.rsplit(b)", "a.replace(b, '')", "a.count(b)",
+        "a.strip(b)", "l.index(7)", "l.count(1)", "l | replace('7', '')", "8 in l", "l | trim('[')"}) {
+    EXPECT_THAT(refused(large + "{% if " + use + " %}{% endif %}{% endfor %}"), HasSubstr("steps")) << use;
+  }
+  std::string names;
+  for (int i = 0; i < 5000; ++i) names += "{% set x" + std::to_string(i) + " = 1 %}";
+  EXPECT_THAT(refused(names + again + again + "{{ nobody }}{% endfor %}{% endfor %}"), HasSubstr("steps"));
   EXPECT_THAT(refused("{{ 10 ** 99999999999 }}"), HasSubstr("beyond 64 bits"));
   // Comparisons of what is large, and again and again.
   const std::string many = "{% for j in range(9999) %}{% if a == b %}{% endif %}{% endfor %}";
