@@ -29,10 +29,8 @@ void TemplateFlags::add(CLI::App& command) {
 
 ChatTemplate TemplateFlags::resolve(const Checkpoint& checkpoint) const {
   if (name.empty()) return ChatTemplate::from(checkpoint);
-  if (const char* source = ChatTemplate::built_in(name)) {
-    return ChatTemplate::parse(source, "--template " + name, checkpoint);
-  }
-  return ChatTemplate::parse(source_of(name), name, checkpoint);
+  const char* known = ChatTemplate::built_in(name);
+  return ChatTemplate::parse(known ? known : source_of(name), "--template " + name, checkpoint);
 }
 
 std::string TemplateFlags::identity() const {

@@ -35,6 +35,16 @@ Value value_of(const ordered_json& json) {
   return Value::none();
 }
 
+// Errors of the template itself become those of `kind`.
+template <typename Do>
+auto blaming(ErrorKind kind, const Do& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    throw Error(error.kind() == ErrorKind::model ? kind : error.kind(), error.what());
+  }
+}
+
 }  // namespace
 
 struct ChatTemplate::Parsed {
@@ -42,6 +52,7 @@ struct ChatTemplate::Parsed {
   size_t source_bytes;
   jinja::Nodes nodes;
   std::vector<std::pair<std::string, std::string>> special;  // bos_token and so on
+  ErrorKind fault;                                           // what an error of the template is
 
   std::string render(jinja::Dict globals) const {
     for (const auto& [key, text] : special) globals.emplace_back(Value(key), Value(text));
@@ -50,25 +61,31 @@ struct ChatTemplate::Parsed {
     jinja::RenderLimits limits;
     limits.steps += 256 * bytes;
     limits.output_bytes += 16 * bytes;
-    return jinja::render(nodes, globals, name, limits);
+    return blaming(fault, [&] { return jinja::render(nodes, globals, name, limits); });
   }
 };
 
-ChatTemplate ChatTemplate::parse(const std::string& source, const std::string& name, const Checkpoint& checkpoint) {
+ChatTemplate ChatTemplate::made(const std::string& source, const std::string& name, const Checkpoint& checkpoint,
+                                ErrorKind fault) {
   if (source.size() > kMostBytes) {
-    throw Error(ErrorKind::model,
+    throw Error(fault,
                 fmt::format("{} has {} bytes; the longest that is read has {}", name, source.size(), kMostBytes));
   }
   ChatTemplate result;
+  jinja::Nodes nodes = blaming(fault, [&] { return jinja::parse(source, name); });
   result.parsed_ = std::make_shared<const Parsed>(
-      Parsed{name, source.size(), jinja::parse(source, name), chat_special_tokens(checkpoint)});
+      Parsed{name, source.size(), std::move(nodes), chat_special_tokens(checkpoint), fault});
   return result;
+}
+
+ChatTemplate ChatTemplate::parse(const std::string& source, const std::string& name, const Checkpoint& checkpoint) {
+  return made(source, name, checkpoint, ErrorKind::usage);
 }
 
 ChatTemplate ChatTemplate::from(const Checkpoint& checkpoint) {
   const std::string name = fmt::format("{}: the chat template", checkpoint.path());
   const std::string source = chat_template_source(checkpoint);
-  if (!source.empty()) return parse(source, name, checkpoint);
+  if (!source.empty()) return made(source, name, checkpoint, ErrorKind::model);
   throw Error(ErrorKind::model,
               fmt::format("{}: the model brings no chat template; --template FILE or NAME takes one ({})",
                           checkpoint.path(), fmt::join(built_in_names(), ", ")));

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/check.h"
 #include "loader/checkpoint.h"
 
 namespace spillway {
@@ -23,7 +24,8 @@ class ChatTemplate {
   // The checkpoint's own: tokenizer.chat_template of a GGUF, or chat_template.jinja or tokenizer_config.json of its
   // folder. Error(model) when there is none, or it is not understood.
   static ChatTemplate from(const Checkpoint& checkpoint);
-  // Another one, for a checkpoint whose special tokens it may name. `name` begins messages.
+  // Another one, for a checkpoint whose special tokens it may name. `name` begins messages. What is wrong with it, here
+  // or as it renders, is Error(usage): it was given.
   static ChatTemplate parse(const std::string& source, const std::string& name, const Checkpoint& checkpoint);
   // One of the built-in templates, written in the manner of a family; null when there is none of this name.
   static const char* built_in(const std::string& name);
@@ -38,6 +40,8 @@ class ChatTemplate {
 
  private:
   struct Parsed;
+  static ChatTemplate made(const std::string& source, const std::string& name, const Checkpoint& checkpoint,
+                           ErrorKind fault);
 
   std::shared_ptr<const Parsed> parsed_;
 };

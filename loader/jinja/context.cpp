@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 #include "loader/text/utf8.h"
 
 namespace spillway::jinja {
@@ -38,28 +38,40 @@ Value Context::dict(Dict items) {
   return made;
 }
 
+Value Context::range(const Range& range) {
+  constexpr int64_t kLongest = 100'000;  // as Jinja's sandbox has it
+  constexpr int64_t kFar = int64_t{1} << 40;
+  if (range.step == 0) fail("range with a step of zero");
+  for (const int64_t number : {range.start, range.stop, range.step}) {
+    if (number < -kFar || number > kFar) fail("range goes too far");
+  }
+  if (range.count() > kLongest) fail(fmt::format("a range of more than {} numbers", kLongest));
+  charge(32 * range.count());
+  return Value::range(range);
+}
+
 Value Context::call(const Value& function, const Arguments& arguments) {
   if (const Function* known = function.function()) return known->call(arguments);
   if (const auto* missing = std::get_if<Undefined>(&function.data)) {
-    unknown(fmt::format("the function or method \"{}\"", printable(missing->name)));
+    unknown(fmt::format("the function or method \"{}\"", message_text(missing->name)));
   }
   fail(fmt::format("calls {}, which is no function", function.type_name()));
 }
 
 Value Context::attribute(const Value& of, const std::string& name) {
   if (const auto* missing = std::get_if<Undefined>(&of.data)) {
-    fail(fmt::format("\"{}\" is undefined, and .{} of it is asked", printable(missing->name), printable(name)));
+    fail(fmt::format("\"{}\" is undefined, and .{} of it is asked", message_text(missing->name), message_text(name)));
   }
   Value method;
   if (of.text()) method = method_of_text(*this, of, name);
   if (of.sequence()) method = method_of_list(*this, of, name);
   if (const Mapping* mapping = of.mapping()) {
     method = method_of_dict(*this, of, name);
-    charge(static_cast<int64_t>(mapping->items.size()));
     const Value* item = method.is_undefined() ? find(*mapping, Value(name)) : nullptr;
     if (item) return *item;
   }
   if (const Namespace* space = of.space()) {
+    charge(static_cast<int64_t>(space->items.size()) / 8);
     for (const auto& [key, item] : space->items) {
       if (key == name) return item;
     }
@@ -69,13 +81,12 @@ Value Context::attribute(const Value& of, const std::string& name) {
 
 Value Context::subscript(const Value& of, const Value& index) {
   if (const auto* missing = std::get_if<Undefined>(&of.data)) {
-    fail(fmt::format("\"{}\" is undefined, and an item of it is asked", printable(missing->name)));
+    fail(fmt::format("\"{}\" is undefined, and an item of it is asked", message_text(missing->name)));
   }
   if (const Mapping* mapping = of.mapping()) {
-    charge(static_cast<int64_t>(mapping->items.size()));
     if (const Value* item = find(*mapping, index)) return *item;
   }
-  if (of.is_generator()) return Value::undefined(to_text(index));
+  if (of.sequence() && !of.has_places()) return Value::undefined(to_text(index));
   const bool whole = index.integer() || index.boolean();
   if (whole && (of.sequence() || of.text())) {
     const List items = of.sequence() ? List() : items_of(of);
@@ -89,8 +100,10 @@ Value Context::subscript(const Value& of, const Value& index) {
 }
 
 Value Context::slice(const Value& of, const Value& begin, const Value& end, const Value& step) {
-  if (of.is_generator()) return Value::undefined("a slice of a generator");
-  if (!of.sequence() && !of.text()) fail(fmt::format("a slice of {}", of.type_name()));
+  if (const auto* missing = std::get_if<Undefined>(&of.data)) {
+    fail(fmt::format("\"{}\" is undefined, and a slice of it is asked", message_text(missing->name)));
+  }
+  if (!of.has_places() && !of.text()) fail(fmt::format("a slice of {}", of.type_name()));
   const auto whole = [&](const Value& value, int64_t fallback) {
     if (value.is_undefined() || value.is_none()) return fallback;
     if (!value.integer() && !value.boolean()) fail("a slice with bounds that are no integers");
@@ -106,6 +119,12 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
     return std::clamp<int64_t>(at, by < 0 ? -1 : 0, by < 0 ? size - 1 : size);
   };
   const int64_t first = bound(begin, by < 0 ? size - 1 : 0), last = bound(end, by < 0 ? -1 : size);
+  if (of.is(SequenceKind::range)) {
+    const Range& all = of.sequence()->range;
+    int64_t stride = 0;
+    if (__builtin_mul_overflow(all.step, by, &stride)) fail("an integer beyond 64 bits");
+    return range({all.start + first * all.step, all.start + last * all.step, stride});
+  }
   List taken;
   const int64_t stride = std::clamp<int64_t>(by, -size - 1, size + 1);
   for (int64_t at = first; by > 0 ? at < last : at > last; at += stride)
@@ -120,7 +139,9 @@ List Context::items_of(const Value& of) {
   List items;
   if (const Sequence* sequence = of.sequence()) {
     charge(static_cast<int64_t>(sequence->items.size()));
-    return sequence->items;
+    if (sequence->kind != SequenceKind::generator) return sequence->items;
+    const size_t done = std::exchange(sequence->done, sequence->items.size());
+    return {sequence->items.begin() + static_cast<ptrdiff_t>(done), sequence->items.end()};
   }
   if (const Mapping* mapping = of.mapping()) {
     charge(static_cast<int64_t>(mapping->items.size()));
@@ -134,18 +155,14 @@ List Context::items_of(const Value& of) {
   return items;
 }
 
-bool Context::equals(const Value& a, const Value& b) {
-  charge(std::min(weight_of(a), weight_of(b)) / 16);
-  return equal(a, b);
-}
-
 bool Context::contains(const Value& container, const Value& item) {
   if (const std::string* string = container.text()) {
-    charge(static_cast<int64_t>(string->size()) / 16);
-    return string->find(need_text(*this, item, "what is looked for in a text")) != std::string::npos;
+    const std::string& what = need_text(*this, item, "what is looked for in a text");
+    charge_search(*string, what);
+    return string->find(what) != std::string::npos;
   }
   if (const Mapping* mapping = container.mapping()) {
-    charge(static_cast<int64_t>(mapping->items.size()));
+    need_key(item);
     return find(*mapping, item) != nullptr;
   }
   const List items = items_of(container);
@@ -179,7 +196,7 @@ const std::string& need_text(const Context& context, const Value& value, std::st
   const std::string* text = value.text();
   if (text) return *text;
   const auto* missing = std::get_if<Undefined>(&value.data);
-  context.fail(missing ? fmt::format("\"{}\" is undefined where {} must be a text", printable(missing->name), what)
+  context.fail(missing ? fmt::format("\"{}\" is undefined where {} must be a text", message_text(missing->name), what)
                        : fmt::format("{} where {} must be a text", value.type_name(), what));
 }
 

@@ -2,6 +2,7 @@
 // with.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -24,10 +25,17 @@ class Context {
     left_ -= steps;
     if (left_ < 0) out_of_steps();
   }
+  // For a search of `what` in `text`, at its worst.
+  void charge_search(std::string_view text, std::string_view what) {
+    const auto size = static_cast<int64_t>(text.size());
+    charge(size / 16 + size * static_cast<int64_t>(what.size()) / 256);
+  }
   // Of a new value, which is charged for.
   Value text(std::string made);
   Value list(List items, SequenceKind kind = SequenceKind::list);
   Value dict(Dict items);
+  // Error(model) with a step of zero, beyond 2^40, or of more than 100,000 numbers.
+  Value range(const Range& range);
 
   Value filter(const std::string& filter, const Value& of, const Arguments& arguments);
   bool test(const std::string& test, const Value& of, const List& arguments);
@@ -38,9 +46,16 @@ class Context {
   // of[begin:end:step]; undefined where left out.
   Value slice(const Value& of, const Value& begin, const Value& end, const Value& step);
   // The items that a loop goes over: of a list, the keys of a dict, the characters of a text, nothing of what is
-  // undefined.
+  // undefined, what is left of a generator.
   List items_of(const Value& of);
   bool equals(const Value& a, const Value& b);
+  // Python's `is`, as far as templates can tell.
+  bool same(const Value& a, const Value& b);
+  // Python's <, and its kin; unordered with a NaN. Error(model) where they have no order (TypeError).
+  std::partial_ordering order(const Value& a, const Value& b);
+  // Error(model) of what no dict can hold as a key.
+  void need_key(const Value& key);
+  const Value* find(const Mapping& mapping, const Value& key);
   bool contains(const Value& container, const Value& item);
   Value binary(const std::string& sign, const Value& left, const Value& right);
 

@@ -7,7 +7,7 @@
 #include <ctime>
 
 #include "kernels/check.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 
@@ -17,8 +17,9 @@ Evaluator::Evaluator(const Dict& globals, const std::string& name, int64_t steps
   for (const auto& [key, value] : globals) assign(to_text(key), value);
 }
 
-const Value* Evaluator::variable(const std::string& name) const {
+const Value* Evaluator::variable(const std::string& name) {
   for (const Frame* frame = frame_.get(); frame; frame = frame->around.get()) {
+    context_.charge(static_cast<int64_t>(frame->variables.size()) / 8);
     for (const auto& [known, value] : frame->variables) {
       if (known == name) return &value;
     }
@@ -32,7 +33,7 @@ void Evaluator::assign(const std::string& name, Value value) {
   if (dot != std::string::npos) {
     const Value* space = variable(name.substr(0, dot));
     if (!space || !space->space()) {
-      context_.fail(fmt::format("sets {}, which is in no namespace", printable(name)));
+      context_.fail(fmt::format("sets {}, which is in no namespace", message_text(name)));
     }
     variables = &space->space()->items;
   }
@@ -134,21 +135,15 @@ bool Evaluator::compare(const std::string& sign, const Value& left, const Value&
   if (sign == "!=") return !context_.equals(left, right);
   if (sign == "in") return context_.contains(right, left);
   if (sign == "not in") return !context_.contains(right, left);
-  bool comparable = false;
-  context_.charge(std::min(weight_of(left), weight_of(right)) / 16);
-  const bool result = sign == "<"    ? less(left, right, comparable)
-                      : sign == ">"  ? less(right, left, comparable)
-                      : sign == "<=" ? !less(right, left, comparable)
-                                     : !less(left, right, comparable);
-  if (!comparable) context_.fail(fmt::format("{} {} {} has no meaning", left.type_name(), sign, right.type_name()));
-  return result;
+  const std::partial_ordering order = context_.order(left, right);
+  return sign == "<" ? order < 0 : sign == ">" ? order > 0 : sign == "<=" ? order <= 0 : order >= 0;
 }
 
 Value Evaluator::unary(const Node& node) {
   const Value value = evaluate(*node.items[0]);
   if (node.text == "not") return Value(!value.truth());
   if (!value.is_number()) context_.fail(fmt::format("{}{} cannot be computed", node.text, value.type_name()));
-  if (node.text == "+") return value;
+  if (node.text == "+") return value.real() ? value : Value(value.as_integer());
   return value.real() ? Value(-*value.real()) : context_.binary("-", Value(int64_t{0}), value);
 }
 
@@ -174,30 +169,36 @@ Value Evaluator::items(const Node& node) {
   return context_.list(std::move(made), node.kind == Kind::tuple ? SequenceKind::tuple : SequenceKind::list);
 }
 
+// As Python does: a key that is there keeps its place, and has a new value.
+void Evaluator::add_to(Dict& made, Value key, Value value) {
+  context_.need_key(key);
+  context_.charge(static_cast<int64_t>(made.size()));
+  for (auto& [known, held] : made) {
+    if (!context_.equals(known, key)) continue;
+    held = std::move(value);
+    return;
+  }
+  made.emplace_back(std::move(key), std::move(value));
+}
+
 Value Evaluator::dict(const Node& node) {
   Dict made;
   for (size_t i = 0; i < node.items.size(); i += 2) {
     Value key = evaluate(*node.items[i]), value = evaluate(*node.items[i + 1]);
-    context_.charge(static_cast<int64_t>(made.size()));
-    bool replaced = false;
-    for (auto& [known, held] : made) {
-      if (!equal(known, key)) continue;
-      held = value;
-      replaced = true;
-    }
-    if (!replaced) made.emplace_back(std::move(key), std::move(value));
+    add_to(made, std::move(key), std::move(value));
   }
   return context_.dict(std::move(made));
 }
 
 void Evaluator::add_functions() {
+  constexpr size_t kLongestRefusal = 1000;  // bytes
   const auto add = [this](const char* name, std::function<Value(const Arguments&)> call) {
     assign(name, Value(std::make_shared<const Function>(Function{name, std::move(call)})));
   };
   add("raise_exception", [](const Arguments& arguments) -> Value {
     const Value* message = argument(arguments, 0, "message");
     throw Error(ErrorKind::usage, fmt::format("the chat template does not take this conversation: {}",
-                                              message ? printable(to_text(*message)) : ""));
+                                              message ? message_text(to_text(*message), kLongestRefusal) : ""));
   });
   add("strftime_now", [this](const Arguments& arguments) {
     const std::string format = text_argument(context_, arguments, 0, "format", "");
@@ -216,21 +217,22 @@ void Evaluator::add_functions() {
       if (!arguments.positional[0].mapping()) context_.unknown("dict of what is no dict");
       made = arguments.positional[0].mapping()->items;
     }
-    for (const auto& [name, value] : arguments.named) made.emplace_back(Value(name), value);
+    for (const auto& [name, value] : arguments.named) add_to(made, Value(name), value);
     return context_.dict(std::move(made));
   });
 }
 
 Value Evaluator::make_namespace(const Arguments& arguments) {
   context_.charge(64);
-  spaces_.push_back(std::make_unique<Namespace>());
-  Namespace* space = spaces_.back().get();
+  Dict made;
   for (const Value& from : arguments.positional) {
     if (!from.mapping()) context_.fail("a namespace of what is no dict");
-    for (const auto& [key, value] : from.mapping()->items) space->items.emplace_back(to_text(key), value);
+    for (const auto& [key, value] : from.mapping()->items) add_to(made, Value(to_text(key)), value);
   }
-  for (const auto& [name, value] : arguments.named) space->items.emplace_back(name, value);
-  return Value(space);
+  for (const auto& [name, value] : arguments.named) add_to(made, Value(name), value);
+  spaces_.push_back(std::make_unique<Namespace>());
+  for (auto& [name, value] : made) spaces_.back()->items.emplace_back(*name.text(), std::move(value));
+  return Value(spaces_.back().get());
 }
 
 Value Evaluator::range(const Arguments& arguments) {
@@ -239,17 +241,7 @@ Value Evaluator::range(const Arguments& arguments) {
   const int64_t begin = count > 1 ? integer_argument(context_, arguments, 0, "start", 0) : 0;
   const int64_t end = integer_argument(context_, arguments, count > 1 ? 1 : 0, "stop", 0);
   const int64_t step = integer_argument(context_, arguments, 2, "step", 1);
-  if (step == 0) context_.fail("range with a step of zero");
-  constexpr int64_t kFar = int64_t{1} << 40;
-  for (const int64_t number : {begin, end, step}) {
-    if (number < -kFar || number > kFar) context_.fail("range goes too far");
-  }
-  List made;
-  for (int64_t i = begin; step > 0 ? i < end : i > end; i += step) {
-    context_.charge(32);
-    made.emplace_back(i);
-  }
-  return context_.list(std::move(made));
+  return context_.range({begin, end, step});
 }
 
 }  // namespace spillway::jinja

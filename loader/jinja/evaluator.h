@@ -64,7 +64,7 @@ class Evaluator {
   std::shared_ptr<Frame> frame_;
 
  private:
-  const Value* variable(const std::string& name) const;
+  const Value* variable(const std::string& name);
   Value binary(const Node& node);
   Value comparison(const Node& node);
   bool compare(const std::string& sign, const Value& left, const Value& right);
@@ -72,6 +72,7 @@ class Evaluator {
   Value subscript(const Node& node);
   Value test(const Node& node);
   Value dict(const Node& node);
+  void add_to(Dict& made, Value key, Value value);
   Value items(const Node& node);
   void add_functions();
   Value make_namespace(const Arguments& arguments);

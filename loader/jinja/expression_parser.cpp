@@ -92,8 +92,14 @@ NodePtr ExpressionParser::concatenation() { return chain(&ExpressionParser::prod
 NodePtr ExpressionParser::product() { return chain(&ExpressionParser::power, {"*", "/", "//", "%"}, false); }
 
 NodePtr ExpressionParser::power() {
+  TokenStream::Level level(in_);
   NodePtr left = unary(true);
-  if (in_.is_sign("**")) in_.refuse("the operator **");
+  while (in_.is_sign("**")) {
+    level.deepen();
+    const Token sign = in_.take();
+    left = in_.node_of(Kind::binary, sign.line, std::move(left), unary(true));
+    left->text = sign.text;
+  }
   return left;
 }
 
@@ -161,7 +167,7 @@ void ExpressionParser::arguments(Node& call) {
       in_.take();
       call.named.emplace_back(std::move(name), expression());
     } else {
-      if (!call.named.empty()) in_.refuse("an argument without a name after one with a name");
+      if (!call.named.empty()) in_.malformed("an argument without a name stands behind one with a name");
       call.items.push_back(expression());
     }
     if (!in_.take_sign(",")) break;
@@ -217,6 +223,7 @@ NodePtr ExpressionParser::test_of(NodePtr of) {
   const bool negated = in_.take_word("not");
   NodePtr made = in_.node_of(Kind::test, line, std::move(of));
   made->text = in_.need_name();
+  if (in_.is_word("is")) in_.malformed("a test stands behind a test: is ... is");
   if (in_.is_sign("(")) {
     arguments(*made);
   } else if (argument_begins()) {
@@ -242,8 +249,11 @@ NodePtr ExpressionParser::primary() {
   if (in_.is(TokenKind::integer)) {
     const std::string digits = in_.take().text;
     int64_t number = 0;
-    if (std::from_chars(digits.data(), digits.data() + digits.size(), number).ec != std::errc{}) {
-      in_.refuse(fmt::format("the integer {}", printable(digits)));
+    const char mark = digits.size() > 1 ? static_cast<char>(digits[1] | 0x20) : '\0';
+    const int base = mark == 'x' ? 16 : mark == 'o' ? 8 : mark == 'b' ? 2 : 10;
+    const char* begin = digits.data() + (base == 10 ? 0 : 2);
+    if (std::from_chars(begin, digits.data() + digits.size(), number, base).ec != std::errc{}) {
+      in_.refuse(fmt::format("the integer {}", message_text(digits)));
     }
     NodePtr made = in_.node(Kind::literal, line);
     made->value = Value(number);

@@ -2,11 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <optional>
 
+#include "loader/jinja/character_kinds.h"
+#include "loader/jinja/letter_case.h"
+#include "loader/jinja/number_reading.h"
 #include "loader/jinja/python_text.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -21,6 +25,7 @@ Value changed(Context& context, const Value& of, const Arguments&) {
 
 Value trim(Context& context, const Value& of, const Arguments& arguments) {
   const std::string text = to_text(of);
+  context.charge(static_cast<int64_t>(text.size()));
   const Value* set = argument(arguments, 0, "chars");
   const bool white = !set || set->is_none();
   return context.text(std::string(stripped(text, white ? nullptr : &need_text(context, *set, "chars"), true, true)));
@@ -33,45 +38,48 @@ Value fallback(Context&, const Value& of, const Arguments& arguments) {
   return !missing ? of : other ? *other : Value("");
 }
 
+// Prints what is replaced, and by what, as Jinja does.
 Value replace(Context& context, const Value& of, const Arguments& arguments) {
-  const Value text(to_text(of));
-  return context.call(method_of_text(context, text, "replace"), arguments);
+  Arguments printed = arguments;
+  for (size_t i = 0; i < std::min<size_t>(2, printed.positional.size()); ++i) {
+    printed.positional[i] = context.text(to_text(printed.positional[i]));
+  }
+  return context.call(method_of_text(context, context.text(to_text(of)), "replace"), printed);
 }
 
 Value string(Context& context, const Value& of, const Arguments&) { return context.text(to_text(of)); }
 
+const Value& need_defined(const Context& context, const Value& of, const char* use) {
+  if (of.is_undefined()) context.fail(fmt::format("{} of what is undefined", use));
+  return of;
+}
+
+// What is no number of this base may still be a real one, without its fraction: "42.9".
 Value integer(Context& context, const Value& of, const Arguments& arguments) {
   const Value* given = argument(arguments, 0, "default");
   const Value other = given ? *given : Value(int64_t{0});
+  need_defined(context, of, "int");
   if (of.integer() || of.boolean()) return Value(of.as_integer());
+  std::optional<int64_t> number;
   if (of.real()) {
-    if (!(std::abs(*of.real()) < 9.2e18)) return other;
-    return Value(static_cast<int64_t>(*of.real()));
+    number = whole_part(context, *of.real());
+  } else if (const std::string* text = of.text()) {
+    context.charge(2 * static_cast<int64_t>(text->size()));
+    const Value* base = argument(arguments, 1, "base");
+    if (!base || base->integer() || base->boolean()) {
+      number = read_integer(context, *text, base ? base->as_integer() : 10);
+    }
+    const std::optional<double> real = number ? std::nullopt : read_real(*text);
+    if (real) number = whole_part(context, *real);
   }
-  if (!of.text()) return other;
-  const int64_t base = integer_argument(context, arguments, 1, "base", 10);
-  if (base < 2 || base > 36) context.fail("int with a base that is none");
-  std::string_view text = stripped(*of.text(), nullptr, true, true);
-  if (text.starts_with('+')) text.remove_prefix(1);
-  int64_t number = 0;
-  const auto result = std::from_chars(text.data(), text.data() + text.size(), number, static_cast<int>(base));
-  if (result.ec == std::errc{} && result.ptr == text.data() + text.size()) return Value(number);
-  double real = 0;
-  const auto as_real = std::from_chars(text.data(), text.data() + text.size(), real);
-  const bool whole = as_real.ec == std::errc{} && as_real.ptr == text.data() + text.size();
-  return whole && std::abs(real) < 9.2e18 ? Value(static_cast<int64_t>(real)) : other;
+  return number ? Value(*number) : other;
 }
 
-Value real(Context&, const Value& of, const Arguments& arguments) {
+Value real(Context& context, const Value& of, const Arguments& arguments) {
   const Value* given = argument(arguments, 0, "default");
-  if (of.is_number()) return Value(of.as_double());
-  if (const std::string* text = of.text()) {
-    const std::string_view digits = stripped(*text, nullptr, true, true);
-    double number = 0;
-    const auto result = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-    if (result.ec == std::errc{} && result.ptr == digits.data() + digits.size()) return Value(number);
-  }
-  return given ? *given : Value(0.0);
+  if (need_defined(context, of, "float").is_number()) return Value(of.as_double());
+  const std::optional<double> number = of.text() ? read_real(*of.text()) : std::nullopt;
+  return number ? Value(*number) : given ? *given : Value(0.0);
 }
 
 Value absolute(Context& context, const Value& of, const Arguments&) {
@@ -80,20 +88,35 @@ Value absolute(Context& context, const Value& of, const Arguments&) {
   return of.as_integer() < 0 ? context.binary("-", Value(int64_t{0}), of) : Value(of.as_integer());
 }
 
+// To the nearest, to the even one of two (Python's round of an integer).
+int64_t rounded(int64_t number, int64_t unit) {
+  const int64_t rest = ((number % unit) + unit) % unit, below = (number - rest) / unit;
+  const bool up = rest * 2 > unit || (rest * 2 == unit && below % 2 != 0);
+  return (below + (up ? 1 : 0)) * unit;
+}
+
 Value round(Context& context, const Value& of, const Arguments& arguments) {
   if (!of.is_number()) context.fail(fmt::format("round of {}", of.type_name()));
   const int64_t digits = integer_argument(context, arguments, 0, "precision", 0);
   const std::string method = text_argument(context, arguments, 1, "method", "common");
   if (digits < -15 || digits > 15) context.fail("round to so many digits");
-  const double scale = std::pow(10.0, static_cast<double>(digits)), scaled = of.as_double() * scale;
-  if (method == "ceil") return Value(std::ceil(scaled) / scale);
-  if (method == "floor") return Value(std::floor(scaled) / scale);
+  const double scale = std::pow(10.0, static_cast<double>(digits)), number = of.as_double();
+  if (method == "ceil") return Value(std::ceil(number * scale) / scale);
+  if (method == "floor") return Value(std::floor(number * scale) / scale);
   if (method != "common") context.fail("round by a method that is none of common, ceil, floor");
-  return Value(std::nearbyint(scaled) / scale);
+  if (!of.real() && digits >= 0) return Value(of.as_integer());
+  if (!of.real()) {
+    if (std::abs(number) > 1e18) context.fail("an integer beyond 64 bits");
+    return Value(rounded(of.as_integer(), static_cast<int64_t>(std::pow(10.0, static_cast<double>(-digits)))));
+  }
+  if (!std::isfinite(number)) return of;
+  if (digits < 0) return Value(std::nearbyint(number * scale) / scale);
+  // The decimal digits themselves are rounded, as Python does: 1.115 is a little less than it looks.
+  return Value(std::strtod(fmt::format("{:.{}f}", number, digits).c_str(), nullptr));
 }
 
 Value indent(Context& context, const Value& of, const Arguments& arguments) {
-  const std::string text = to_text(of);
+  const std::string& text = need_text(context, of, "what is indented");
   const Value* width = argument(arguments, 0, "width");
   const Value* first = argument(arguments, 1, "first");
   const Value* blank = argument(arguments, 2, "blank");
@@ -147,8 +170,18 @@ Value to_json_text(Context& context, const Value& of, const Arguments& arguments
   return context.text(to_json(context, of, style));
 }
 
-Value words(Context&, const Value& of, const Arguments&) {
-  return Value(static_cast<int64_t>(split_white(to_text(of), -1, false).size()));
+// Runs of letters, digits and underscores (\w+).
+Value words(Context& context, const Value& of, const Arguments&) {
+  const std::string text = to_text(of);
+  context.charge(16 * static_cast<int64_t>(text.size()));
+  int64_t count = 0;
+  bool inside = false;
+  for (const std::string_view character : characters(text)) {
+    const bool word = character == "_" || is_alphanumeric(character);
+    count += word && !inside;
+    inside = word;
+  }
+  return Value(count);
 }
 
 }  // namespace
@@ -199,7 +232,7 @@ const std::map<std::string, Filter>& text_filters() {
       {"wordcount", words},
       {"upper", changed<upper>},
       {"lower", changed<lower>},
-      {"title", changed<titled>},
+      {"title", changed<titled_words>},
       {"capitalize", changed<capitalized>},
   };
   return known;
@@ -207,14 +240,14 @@ const std::map<std::string, Filter>& text_filters() {
 
 Value Context::filter(const std::string& filter, const Value& of, const Arguments& arguments) {
   charge(1);
-  for (const auto* table : {&text_filters(), &list_filters()}) {
+  for (const auto* table : {&text_filters(), &list_filters(), &order_filters()}) {
     if (const auto found = table->find(filter); found != table->end()) return found->second(*this, of, arguments);
   }
   std::string list;
-  for (const auto* table : {&text_filters(), &list_filters()}) {
+  for (const auto* table : {&text_filters(), &list_filters(), &order_filters()}) {
     for (const auto& [name, ignored] : *table) list += (list.empty() ? "" : ", ") + name;
   }
-  unknown("the filter \"" + filter + "\"", list);
+  unknown(fmt::format("the filter \"{}\"", message_text(filter)), list);
 }
 
 }  // namespace spillway::jinja

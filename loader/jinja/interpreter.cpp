@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "loader/jinja/evaluator.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -70,12 +71,14 @@ class Interpreter : public Evaluator {
         call_block(node);
         return Flow::on;
       case Kind::filter_block:
-        write(to_text(filtered(*node.items[0], Value(captured(node.body)))));
+        write(to_text(filtered(*node.items[0], Value(captured_in_scope(node.body)))));
         return Flow::on;
       case Kind::with:
         return with(node);
-      case Kind::block:
+      case Kind::block: {
+        const Scope scope(*this, frame_);
         return execute(node.body);
+      }
       case Kind::break_loop:
         return Flow::out;
       case Kind::continue_loop:
@@ -139,21 +142,23 @@ class Interpreter : public Evaluator {
     return kept;
   }
 
+  // `else` is for a loop of which no item came to the end of the body: there was none, or each met break or continue
+  // (so Jinja, where Python has another rule).
   void loop(const Node& node) {
     const List items = loop_items(node);
-    if (items.empty()) {
-      execute(node.other);
-      return;
-    }
+    bool finished = false;
     ++loop_depth_;
     for (size_t i = 0; i < items.size(); ++i) {
       const Scope scope(*this, frame_);
       context_.charge(16);
       assign("loop", loop_value(items, i));
       assign_all(node.names, items[i]);
-      if (execute(node.body) == Flow::out) break;
+      const Flow flow = execute(node.body);
+      finished = finished || flow == Flow::on;
+      if (flow == Flow::out) break;
     }
     --loop_depth_;
+    if (!finished) execute(node.other);
   }
 
   Value loop_value(const List& items, size_t at) {
@@ -187,9 +192,10 @@ class Interpreter : public Evaluator {
   }
 
   Value call_macro(const Node& node, const std::shared_ptr<Frame>& defined_in, const Arguments& arguments) {
-    if (!defined_in) context_.fail(fmt::format("the macro {} is called where it is no longer defined", node.text));
+    if (!defined_in)
+      context_.fail(fmt::format("the macro {} is called where it is no longer defined", message_text(node.text)));
     if (arguments.positional.size() > node.names.size()) {
-      context_.fail(fmt::format("the macro {} takes {} arguments", node.text, node.names.size()));
+      context_.fail(fmt::format("the macro {} takes {} arguments", message_text(node.text), node.names.size()));
     }
     const Depth depth(*this);
     const Scope scope(*this, defined_in);
@@ -203,7 +209,8 @@ class Interpreter : public Evaluator {
     }
     for (const auto& [name, value] : arguments.named) {
       const bool known = std::find(node.names.begin(), node.names.end(), name) != node.names.end();
-      if (!known && name != "caller") context_.fail(fmt::format("the macro {} has no argument {}", node.text, name));
+      if (!known && name != "caller")
+        context_.fail(fmt::format("the macro {} has no argument {}", message_text(node.text), message_text(name)));
       if (!known) assign(name, value);
     }
     const int loops = std::exchange(loop_depth_, 0);

@@ -31,7 +31,7 @@ class Writer {
       out_ += to_repr(value);
     } else if (const std::string* text = value.text()) {
       write_text(*text);
-    } else if (const Sequence* list = value.sequence(); list && !value.is_generator()) {
+    } else if (const Sequence* list = value.sequence(); list && list->kind <= SequenceKind::tuple) {
       write_list(*list, level);
     } else if (const Mapping* dict = value.mapping()) {
       write_dict(*dict, level);

@@ -16,8 +16,8 @@ enum class TokenKind {
   print_begin,  // {{
   print_end,
   name,
-  string,  // its meaning, escapes read
-  integer,
+  string,   // its meaning, escapes read
+  integer,  // with its 0x, 0o or 0b
   real,
   sign,  // an operator or bracket
   end,
@@ -31,11 +31,13 @@ struct Token {
 
 // Where a template is not understood: Error(model) with its name, the line, and the way out.
 [[noreturn]] void refuse(const std::string& name, int line, const std::string& what);
+// Where a template breaks the language's own rules, likewise: Error(model).
+[[noreturn]] void malformed(const std::string& name, int line, const std::string& what);
 
 // Ends in a token `end`. Error(model) names the line.
 std::vector<Token> tokenise(std::string_view source, const std::string& name);
 
-// A string literal's meaning, as Python reads escapes.
-std::string unescaped(std::string_view literal);
+// A string literal's meaning, as Python reads escapes. Error(model) names the line, like the above.
+std::string unescaped(std::string_view literal, const std::string& name, int line);
 
 }  // namespace spillway::jinja

@@ -20,6 +20,10 @@ Value length(Context& context, const Value& of, const Arguments&) {
 }
 
 Value first(Context& context, const Value& of, const Arguments&) {
+  if (const Sequence* generator = of.is_generator() ? of.sequence() : nullptr) {
+    const bool empty = generator->done == generator->items.size();
+    return empty ? Value::undefined("the first of nothing") : generator->items[generator->done++];
+  }
   const List items = context.items_of(of);
   return items.empty() ? Value::undefined("the first of nothing") : items.front();
 }
@@ -33,21 +37,10 @@ Value last(Context& context, const Value& of, const Arguments&) {
 Value list(Context& context, const Value& of, const Arguments&) { return context.list(context.items_of(of)); }
 
 Value items(Context& context, const Value& of, const Arguments&) {
-  if (of.is_undefined()) return context.list({});
+  if (of.is_undefined()) return context.list({}, SequenceKind::generator);
   if (!of.mapping()) context.fail(fmt::format("the items of {}", of.type_name()));
-  return context.call(method_of_dict(context, of, "items"), {});
-}
-
-// item.a.b, or item.0, as the argument `attribute` of filters has it.
-Value dotted(Context& context, const Value& item, const Value& path) {
-  if (path.integer()) return context.subscript(item, path);
-  Value at = item;
-  for (const std::string_view part : split_at(need_text(context, path, "attribute"), ".", -1, false)) {
-    const bool number = !part.empty() && part.size() < 10 &&
-                        std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; });
-    at = context.subscript(at, number ? Value(static_cast<int64_t>(std::stoll(std::string(part)))) : Value(part));
-  }
-  return at;
+  return context.list(context.items_of(context.call(method_of_dict(context, of, "items"), {})),
+                      SequenceKind::generator);
 }
 
 Value join(Context& context, const Value& of, const Arguments& arguments) {
@@ -59,7 +52,7 @@ Value join(Context& context, const Value& of, const Arguments& arguments) {
   for (const Value& item : context.items_of(of)) {
     if (begun) out += between;
     begun = true;
-    const std::string text = to_text(path && !path->is_none() ? dotted(context, item, *path) : item);
+    const std::string text = to_text(dotted(context, item, path));
     context.charge(static_cast<int64_t>(text.size() + between.size()));
     out += text;
   }
@@ -81,7 +74,7 @@ Value map(Context& context, const Value& of, const Arguments& arguments) {
   }
   for (const Value& item : items_or_none(context, of)) {
     if (path) {
-      Value found = dotted(context, item, *path);
+      Value found = dotted(context, item, path);
       made.push_back(found.is_undefined() && other ? *other : std::move(found));
     } else {
       made.push_back(context.filter(need_text(context, arguments.positional[0], "a filter"), item, rest));
@@ -100,7 +93,7 @@ Value chosen(Context& context, const Value& of, const Arguments& arguments) {
   const List rest(given.begin() + static_cast<ptrdiff_t>(std::min(given.size(), skip + 1)), given.end());
   List made;
   for (const Value& item : items_or_none(context, of)) {
-    const Value asked = by_attribute ? dotted(context, item, given[0]) : item;
+    const Value asked = by_attribute ? dotted(context, item, &given[0]) : item;
     const bool holds = tested ? context.test(need_text(context, given[skip], "a test"), asked, rest) : asked.truth();
     if (holds == wanted) made.push_back(item);
   }
@@ -110,73 +103,10 @@ Value chosen(Context& context, const Value& of, const Arguments& arguments) {
 Value reverse(Context& context, const Value& of, const Arguments&) {
   List all = context.items_of(of);
   std::reverse(all.begin(), all.end());
-  if (!of.text()) return context.list(std::move(all), SequenceKind::generator);
+  if (!of.text()) return context.list(std::move(all), of.is_generator() ? SequenceKind::list : SequenceKind::generator);
   std::string out;
   for (const Value& item : all) out += *item.text();
   return context.text(std::move(out));
-}
-
-// By key(item), texts without regard to case unless asked.
-void sort_by(Context& context, List& all, bool descending, bool by_case, const Value* path) {
-  std::vector<std::pair<Value, Value>> keyed;
-  for (Value& item : all) {
-    Value key = path && !path->is_none() ? dotted(context, item, *path) : item;
-    if (!by_case && key.text()) key = context.text(lower(*key.text()));
-    keyed.emplace_back(std::move(key), std::move(item));
-  }
-  context.charge(static_cast<int64_t>(keyed.size()) * 24);
-  for (size_t i = 1; i < keyed.size(); ++i) {  // all of one kind, before a sort relies on it
-    bool comparable = false;
-    less(keyed[0].first, keyed[i].first, comparable);
-    if (!comparable || keyed[0].first.sequence()) context.fail("items without an order cannot be sorted");
-  }
-  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
-    bool comparable = false;
-    return descending ? less(b.first, a.first, comparable) : less(a.first, b.first, comparable);
-  });
-  for (size_t i = 0; i < all.size(); ++i) all[i] = std::move(keyed[i].second);
-}
-
-bool flag(const Arguments& arguments, size_t index, std::string_view name) {
-  const Value* value = argument(arguments, index, name);
-  return value && value->truth();
-}
-
-Value sort(Context& context, const Value& of, const Arguments& arguments) {
-  List all = context.items_of(of);
-  sort_by(context, all, flag(arguments, 0, "reverse"), flag(arguments, 1, "case_sensitive"),
-          argument(arguments, 2, "attribute"));
-  return context.list(std::move(all));
-}
-
-Value dictsort(Context& context, const Value& of, const Arguments& arguments) {
-  const Value pairs = items(context, of, {});
-  List all = pairs.sequence()->items;
-  const Value path(int64_t{text_argument(context, arguments, 1, "by", "key") == "value" ? 1 : 0});
-  sort_by(context, all, flag(arguments, 2, "reverse"), flag(arguments, 0, "case_sensitive"), &path);
-  return context.list(std::move(all));
-}
-
-Value unique(Context& context, const Value& of, const Arguments& arguments) {
-  const bool by_case = flag(arguments, 0, "case_sensitive");
-  List made, seen;
-  for (const Value& item : context.items_of(of)) {
-    const Value key = !by_case && item.text() ? Value(lower(*item.text())) : item;
-    if (std::any_of(seen.begin(), seen.end(),
-                    [&](const Value& one) { return context.charge(1), context.equals(one, key); }))
-      continue;
-    seen.push_back(key);
-    made.push_back(item);
-  }
-  return context.list(std::move(made), SequenceKind::generator);
-}
-
-template <bool largest>
-Value extreme(Context& context, const Value& of, const Arguments& arguments) {
-  List all = context.items_of(of);
-  if (all.empty()) return Value::undefined("the extreme of nothing");
-  sort_by(context, all, largest, flag(arguments, 0, "case_sensitive"), argument(arguments, 1, "attribute"));
-  return all.front();
 }
 
 Value sum(Context& context, const Value& of, const Arguments& arguments) {
@@ -184,7 +114,7 @@ Value sum(Context& context, const Value& of, const Arguments& arguments) {
   const Value* start = argument(arguments, 1, "start");
   Value total = start ? *start : Value(int64_t{0});
   for (const Value& item : context.items_of(of)) {
-    total = context.binary("+", total, path && !path->is_none() ? dotted(context, item, *path) : item);
+    total = context.binary("+", total, dotted(context, item, path));
   }
   return total;
 }
@@ -211,6 +141,18 @@ Value batch(Context& context, const Value& of, const Arguments& arguments) {
 
 }  // namespace
 
+Value dotted(Context& context, const Value& item, const Value* path) {
+  if (!path || path->is_none()) return item;
+  if (path->integer()) return context.subscript(item, *path);
+  Value at = item;
+  for (const std::string_view part : split_at(need_text(context, *path, "attribute"), ".", -1, false)) {
+    const bool number = !part.empty() && part.size() < 10 &&
+                        std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; });
+    at = context.subscript(at, number ? Value(static_cast<int64_t>(std::stoll(std::string(part)))) : Value(part));
+  }
+  return at;
+}
+
 const std::map<std::string, Filter>& list_filters() {
   static const std::map<std::string, Filter> known{
       {"length", length},
@@ -226,11 +168,6 @@ const std::map<std::string, Filter>& list_filters() {
       {"selectattr", chosen<true, true>},
       {"rejectattr", chosen<false, true>},
       {"reverse", reverse},
-      {"sort", sort},
-      {"dictsort", dictsort},
-      {"unique", unique},
-      {"max", extreme<true>},
-      {"min", extreme<false>},
       {"sum", sum},
       {"batch", batch},
   };

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <map>
 
+#include "loader/jinja/character_kinds.h"
 #include "loader/jinja/context.h"
+#include "loader/jinja/letter_case.h"
 #include "loader/jinja/python_text.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -40,20 +42,46 @@ Value split(Context& context, const std::string& of, const Arguments& arguments)
   if (!separator) return texts(context, split_white(of, most, from_right));
   const std::string& at = need_text(context, *separator, "sep");
   if (at.empty()) context.fail("a text is split at an empty one");
+  context.charge_search(of, at);
   return texts(context, split_at(of, at, most, from_right));
+}
+
+// The part of a text between the characters `start` and `end`, which find and its like may be given behind what they
+// look for.
+struct Part {
+  std::string_view text;
+  int64_t begin;    // in characters
+  bool is_outside;  // begins behind the end: not even an empty text is found there
+};
+Part part_of(Context& context, const std::string& of, const Arguments& arguments) {
+  if (arguments.positional.size() < 2) return {of, 0, false};
+  context.charge(16 * static_cast<int64_t>(of.size()));
+  const std::vector<std::string_view> all = characters(of);
+  const auto size = static_cast<int64_t>(all.size());
+  const auto bound = [&](size_t index, std::string_view name, int64_t fallback) {
+    const int64_t at = integer_argument(context, arguments, index, name, fallback);
+    return std::min(std::max<int64_t>(at < 0 ? at + size : at, 0), index == 1 ? size + 1 : size);
+  };
+  const int64_t begin = bound(1, "start", 0), end = bound(2, "end", size);
+  if (begin > end) return {{}, begin, true};
+  const auto offset = [&](int64_t at) {
+    return at == size ? of.size() : static_cast<size_t>(all[static_cast<size_t>(at)].data() - of.data());
+  };
+  return {std::string_view(of).substr(offset(begin), offset(end) - offset(begin)), begin, false};
 }
 
 // startswith and endswith take one text or a tuple of them.
 template <bool start>
 Value has_end(Context& context, const std::string& of, const Arguments& arguments) {
-  const Value* asked = argument(arguments, 0, "prefix");
-  if (!asked) context.fail("startswith or endswith of nothing");
+  if (arguments.positional.empty()) context.fail("startswith or endswith of nothing");
+  const Value& asked = arguments.positional[0];
+  const Part part = part_of(context, of, arguments);
   const auto has = [&](const Value& one) {
     const std::string& text = need_text(context, one, "what a text begins or ends with");
-    return start ? of.starts_with(text) : of.ends_with(text);
+    return !part.is_outside && (start ? part.text.starts_with(text) : part.text.ends_with(text));
   };
-  if (!asked->sequence()) return Value(has(*asked));
-  return Value(std::any_of(asked->sequence()->items.begin(), asked->sequence()->items.end(), has));
+  if (!asked.is(SequenceKind::tuple)) return Value(has(asked));
+  return Value(std::any_of(asked.sequence()->items.begin(), asked.sequence()->items.end(), has));
 }
 
 template <bool start>
@@ -63,20 +91,24 @@ Value remove_end(Context& context, const std::string& of, const Arguments& argum
   return context.text(of.ends_with(end) ? of.substr(0, of.size() - end.size()) : of);
 }
 
-template <bool from_right>
+// find, rfind, and index and rindex, which insist.
+template <bool from_right, bool must_be>
 Value find_text(Context& context, const std::string& of, const Arguments& arguments) {
   const std::string what = text_argument(context, arguments, 0, "sub", "");
-  if (arguments.positional.size() > 1) context.unknown("find with bounds");
+  const Part part = part_of(context, of, arguments);
   context.charge(static_cast<int64_t>(of.size()));
-  const size_t at = from_right ? of.rfind(what) : of.find(what);
+  context.charge_search(part.text, what);
+  const size_t at = part.is_outside ? std::string::npos : from_right ? part.text.rfind(what) : part.text.find(what);
+  if (at == std::string::npos && must_be) context.fail("index of a text that is not in the other");
   if (at == std::string::npos) return Value(int64_t{-1});
-  return Value(static_cast<int64_t>(characters(std::string_view(of).substr(0, at)).size()));
+  return Value(part.begin + static_cast<int64_t>(characters(part.text.substr(0, at)).size()));
 }
 
 Value replace(Context& context, const std::string& of, const Arguments& arguments) {
   const std::string from = text_argument(context, arguments, 0, "old", ""),
                     to = text_argument(context, arguments, 1, "new", "");
   const int64_t most = std::max<int64_t>(integer_argument(context, arguments, 2, "count", -1), -1);
+  context.charge_search(of, from);
   // What it may grow to is charged before it is made.
   const auto places = static_cast<int64_t>(of.size() / std::max<size_t>(1, from.size()) + 1);
   context.charge(to.size() > from.size() ? places * static_cast<int64_t>(to.size()) : 0);
@@ -98,19 +130,21 @@ Value join(Context& context, const std::string& of, const Arguments& arguments) 
 
 Value count(Context& context, const std::string& of, const Arguments& arguments) {
   const std::string what = text_argument(context, arguments, 0, "sub", "");
-  if (what.empty()) return Value(static_cast<int64_t>(characters(of).size() + 1));
+  const Part part = part_of(context, of, arguments);
   context.charge(static_cast<int64_t>(of.size()));
-  return Value(static_cast<int64_t>(split_at(of, what, -1, false).size()) - 1);
+  context.charge_search(part.text, what);
+  if (part.is_outside) return Value(int64_t{0});
+  if (what.empty()) return Value(static_cast<int64_t>(characters(part.text).size() + 1));
+  return Value(static_cast<int64_t>(split_at(part.text, what, -1, false).size()) - 1);
 }
 
-template <bool (*holds)(char)>
-Value all_ascii(Context&, const std::string& of, const Arguments&) {
-  return Value(!of.empty() && std::all_of(of.begin(), of.end(), holds));
+// At least one character, and all of a kind.
+template <bool (*holds)(std::string_view)>
+Value all_of_kind(Context& context, const std::string& of, const Arguments&) {
+  context.charge(static_cast<int64_t>(of.size()));
+  const std::vector<std::string_view> all = characters(of);
+  return Value(!all.empty() && std::all_of(all.begin(), all.end(), holds));
 }
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool is_either(char c) { return is_digit(c) || is_letter(c); }
-bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 template <std::string (*change)(std::string_view)>
 Value changed(Context& context, const std::string& of, const Arguments&) {
@@ -118,8 +152,11 @@ Value changed(Context& context, const std::string& of, const Arguments&) {
   return context.text(change(of));
 }
 
-Value is_upper(Context&, const std::string& of, const Arguments&) { return Value(of == upper(of) && of != lower(of)); }
-Value is_lower(Context&, const std::string& of, const Arguments&) { return Value(of == lower(of) && of != upper(of)); }
+template <bool (*holds)(std::string_view)>
+Value is_in_case(Context& context, const std::string& of, const Arguments&) {
+  context.charge(16 * static_cast<int64_t>(of.size()));
+  return Value(holds(of));
+}
 
 Value split_into_lines(Context& context, const std::string& of, const Arguments& arguments) {
   const Value* keep = argument(arguments, 0, "keepends");
@@ -128,13 +165,14 @@ Value split_into_lines(Context& context, const std::string& of, const Arguments&
 }
 
 bool is_number(std::string_view text) {
-  return !text.empty() && text.size() < 10 && std::all_of(text.begin(), text.end(), is_digit);
+  return !text.empty() && text.size() < 10 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 // The argument that a field of format() names: {}, {0} or {name}. `taken` counts those without a number.
 const Value& field(Context& context, const std::string& name, const Arguments& arguments, size_t* taken) {
   if (name.find_first_of("!:.[{") != std::string::npos) {
-    context.unknown(fmt::format("format with the field {{{}}}", printable(name)));
+    context.unknown(fmt::format("format with the field {{{}}}", message_text(name)));
   }
   if (name.empty() || is_number(name)) {
     const size_t index = name.empty() ? (*taken)++ : std::stoul(name);
@@ -142,7 +180,7 @@ const Value& field(Context& context, const std::string& name, const Arguments& a
     return arguments.positional[index];
   }
   const Value* named = argument(arguments, arguments.positional.size(), name.c_str());
-  if (!named) context.fail(fmt::format("format without the argument {}", printable(name)));
+  if (!named) context.fail(fmt::format("format without the argument {}", message_text(name)));
   return *named;
 }
 
@@ -179,8 +217,10 @@ const std::map<std::string, TextMethod>& text_methods() {
       {"endswith", has_end<false>},
       {"removeprefix", remove_end<true>},
       {"removesuffix", remove_end<false>},
-      {"find", find_text<false>},
-      {"rfind", find_text<true>},
+      {"find", find_text<false, false>},
+      {"rfind", find_text<true, false>},
+      {"index", find_text<false, true>},
+      {"rindex", find_text<true, true>},
       {"replace", replace},
       {"join", join},
       {"format", format},
@@ -189,14 +229,14 @@ const std::map<std::string, TextMethod>& text_methods() {
       {"lower", changed<lower>},
       {"title", changed<titled>},
       {"capitalize", changed<capitalized>},
-      {"isdigit", all_ascii<is_digit>},
-      {"isnumeric", all_ascii<is_digit>},
-      {"isdecimal", all_ascii<is_digit>},
-      {"isalpha", all_ascii<is_letter>},
-      {"isalnum", all_ascii<is_either>},
-      {"isspace", all_ascii<is_blank>},
-      {"isupper", is_upper},
-      {"islower", is_lower},
+      {"isdecimal", all_of_kind<is_decimal>},
+      {"isdigit", all_of_kind<is_digit>},
+      {"isnumeric", all_of_kind<is_numeric>},
+      {"isalpha", all_of_kind<is_letter>},
+      {"isalnum", all_of_kind<is_alphanumeric>},
+      {"isspace", all_of_kind<is_space>},
+      {"isupper", is_in_case<is_upper>},
+      {"islower", is_in_case<is_lower>},
   };
   return known;
 }
@@ -222,6 +262,7 @@ Value method_of_text(Context& context, const Value& of, const std::string& name)
 }
 
 Value method_of_list(Context& context, const Value& of, const std::string& name) {
+  if (!of.has_places()) return {};
   for (const char* changes : {"append", "extend", "insert", "pop", "remove", "clear", "sort", "reverse"}) {
     if (name == changes) return refused(context, name);
   }
@@ -229,6 +270,7 @@ Value method_of_list(Context& context, const Value& of, const std::string& name)
   return bound(of, name, [&context, of, name](const Arguments& arguments) {
     if (arguments.positional.size() != 1) context.unknown(name + " with bounds");
     const List& items = of.sequence()->items;
+    context.charge(static_cast<int64_t>(items.size()));
     int64_t count = 0;
     for (size_t i = 0; i < items.size(); ++i) {
       if (!context.equals(items[i], arguments.positional[0])) continue;
@@ -248,8 +290,8 @@ Value method_of_dict(Context& context, const Value& of, const std::string& name)
     return bound(of, name, [&context, of](const Arguments& arguments) {
       const Value* key = argument(arguments, 0, "key");
       if (!key) context.fail("get of nothing");
-      context.charge(static_cast<int64_t>(of.mapping()->items.size()));
-      const Value* item = find(*of.mapping(), *key);
+      context.need_key(*key);
+      const Value* item = context.find(*of.mapping(), *key);
       const Value* fallback = argument(arguments, 1, "default");
       return item ? *item : fallback ? *fallback : Value::none();
     });
@@ -261,7 +303,9 @@ Value method_of_dict(Context& context, const Value& of, const std::string& name)
     for (const auto& [key, value] : of.mapping()->items) {
       all.push_back(name == "items" ? context.list({key, value}, SequenceKind::tuple) : name == "keys" ? key : value);
     }
-    return context.list(std::move(all));
+    return context.list(std::move(all), name == "items"  ? SequenceKind::items
+                                        : name == "keys" ? SequenceKind::keys
+                                                         : SequenceKind::values);
   });
 }
 

@@ -20,8 +20,9 @@ class Parser {
   }
 
  private:
-  // Statements up to {% WORD, one of `words`, which is left as the next token; to the end where there are none.
-  Nodes until(std::initializer_list<std::string_view> words) {
+  // Statements up to {% WORD, one of `words`, which is left as the next token; to the end where there are none. The
+  // last of them closes what was opened in the line `opened`.
+  Nodes until(std::initializer_list<std::string_view> words, int opened = 0) {
     TokenStream::Level level(in_);
     Nodes nodes;
     for (;;) {
@@ -41,15 +42,16 @@ class Parser {
       } else if (words.size() == 0) {
         return nodes;
       } else {
-        in_.refuse(fmt::format("the end of the template before {}", *(words.end() - 1)));
+        const std::string_view end = *(words.end() - 1);
+        in_.malformed(fmt::format("{{% {} %}} is not closed by {{% {} %}}", end.substr(3), end), opened);
       }
     }
   }
 
   // What a block tag holds after its name, up to {% end... %}.
-  Nodes body(std::string_view end) {
+  Nodes body(std::string_view end, int line) {
     in_.need(TokenKind::block_end);
-    Nodes nodes = until({end});
+    Nodes nodes = until({end}, line);
     in_.take();
     in_.need(TokenKind::block_end);
     return nodes;
@@ -68,15 +70,17 @@ class Parser {
     if (word == "filter") {
       made->kind = Kind::filter_block;
       made->items.push_back(expressions_.filter_chain());
-      made->body = body("endfilter");
+      made->body = body("endfilter", line);
     } else if (word == "generation") {
-      made->body = body("endgeneration");
+      made->body = body("endgeneration", line);
     } else if (word == "break" || word == "continue") {
-      if (loops_ == 0) in_.refuse(word + " outside of a loop");
+      if (loops_ == 0) in_.malformed(word + " stands outside of a loop");
       made->kind = word == "break" ? Kind::break_loop : Kind::continue_loop;
       in_.need(TokenKind::block_end);
+    } else if (word.starts_with("end") || word == "else" || word == "elif") {
+      in_.malformed(fmt::format("{{% {} %}} closes nothing that is open here", message_text(word)));
     } else {
-      in_.refuse(fmt::format("the statement \"{}\" (of {})", printable(word), kKnown));
+      in_.refuse(fmt::format("the statement \"{}\" (of {})", message_text(word), kKnown));
     }
     return made;
   }
@@ -94,11 +98,11 @@ class Parser {
     if (in_.is_word("recursive")) in_.refuse("a recursive loop");
     in_.need(TokenKind::block_end);
     ++loops_;
-    made->body = until({"else", "endfor"});
+    made->body = until({"else", "endfor"}, line);
     --loops_;
     if (in_.take_word("else")) {
       in_.need(TokenKind::block_end);
-      made->other = until({"endfor"});
+      made->other = until({"endfor"}, line);
     }
     in_.need_word("endfor");
     in_.need(TokenKind::block_end);
@@ -110,11 +114,11 @@ class Parser {
     do {
       made->items.push_back(expressions_.tuple_or_expression());
       in_.need(TokenKind::block_end);
-      made->branches.push_back(until({"elif", "else", "endif"}));
+      made->branches.push_back(until({"elif", "else", "endif"}, line));
     } while (in_.take_word("elif"));
     if (in_.take_word("else")) {
       in_.need(TokenKind::block_end);
-      made->other = until({"endif"});
+      made->other = until({"endif"}, line);
     }
     in_.need_word("endif");
     in_.need(TokenKind::block_end);
@@ -135,7 +139,7 @@ class Parser {
     }
     if (made->names.size() != 1) in_.unexpected();
     made->items.push_back(in_.take_sign("|") ? expressions_.filter_chain() : nullptr);
-    made->body = body("endset");
+    made->body = body("endset", line);
     made->value = Value(true);  // a block, be its body empty
     return made;
   }
@@ -156,7 +160,7 @@ class Parser {
     made->text = in_.need_name();
     parameters(*made);
     const int around = std::exchange(loops_, 0);
-    made->body = body("endmacro");
+    made->body = body("endmacro", line);
     loops_ = around;
     return made;
   }
@@ -167,9 +171,9 @@ class Parser {
     caller->text = "caller";
     if (in_.is_sign("(")) parameters(*caller);
     NodePtr made = in_.node_of(Kind::call_block, line, expressions_.expression());
-    if (made->items[0]->kind != Kind::call) in_.refuse("call with anything but a call");
+    if (made->items[0]->kind != Kind::call) in_.malformed("call is given anything but a call");
     const int around = std::exchange(loops_, 0);
-    caller->body = body("endcall");
+    caller->body = body("endcall", line);
     loops_ = around;
     made->items.push_back(std::move(caller));
     return made;
@@ -183,7 +187,7 @@ class Parser {
       made->items.push_back(expressions_.expression());
       if (!in_.take_sign(",")) break;
     }
-    made->body = body("endwith");
+    made->body = body("endwith", line);
     return made;
   }
 

@@ -1,21 +1,14 @@
 #include "loader/jinja/python_text.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 
+#include "loader/jinja/character_kinds.h"
 #include "loader/jinja/context.h"
 #include "loader/text/unicode.h"
 #include "loader/text/utf8.h"
 
 namespace spillway::jinja {
 namespace {
-
-bool is_space(std::string_view character) {
-  if (first_utf8(character).step != Utf8Step::whole) return false;
-  const uint32_t point = code_point(character);
-  return is_white(point) || (point >= 0x1c && point <= 0x1f);
-}
 
 std::string_view last_character(std::string_view text) {
   size_t bytes = 1;
@@ -26,25 +19,13 @@ std::string_view last_character(std::string_view text) {
   return text.substr(text.size() - bytes);
 }
 
-template <typename Map>
-std::string mapped(std::string_view text, const Map& map) {
-  std::string out;
-  for (const std::string_view character : characters(text)) {
-    if (first_utf8(character).step == Utf8Step::whole) {
-      append_utf8(static_cast<uint32_t>(map(static_cast<utf8proc_int32_t>(code_point(character)))), out);
-    } else {
-      out += character;
-    }
-  }
-  return out;
-}
-
 }  // namespace
 
 std::string_view stripped(std::string_view text, const std::string* set, bool left, bool right) {
-  const std::vector<std::string_view> chosen = set ? characters(*set) : std::vector<std::string_view>();
+  std::vector<std::string_view> chosen = set ? characters(*set) : std::vector<std::string_view>();
+  std::sort(chosen.begin(), chosen.end());
   const auto goes = [&](std::string_view character) {
-    return set ? std::find(chosen.begin(), chosen.end(), character) != chosen.end() : is_space(character);
+    return set ? std::binary_search(chosen.begin(), chosen.end(), character) : is_space(character);
   };
   while (left && !text.empty()) {
     const size_t bytes = first_utf8(text).bytes;
@@ -150,29 +131,6 @@ std::string replaced(std::string_view text, std::string_view from, std::string_v
     text.remove_prefix(found + from.size());
   }
   return out.append(text);
-}
-
-std::string upper(std::string_view text) { return mapped(text, utf8proc_toupper); }
-std::string lower(std::string_view text) { return mapped(text, utf8proc_tolower); }
-
-std::string capitalized(std::string_view text) {
-  if (text.empty()) return "";
-  const size_t first = first_utf8(text).bytes;
-  return upper(text.substr(0, first)) + lower(text.substr(first));
-}
-
-std::string titled(std::string_view text) {
-  std::string out;
-  bool inside = false;
-  for (const std::string_view character : characters(text)) {
-    const bool whole = first_utf8(character).step == Utf8Step::whole;
-    const auto category = whole ? utf8proc_category(static_cast<utf8proc_int32_t>(code_point(character))) : 0;
-    const bool cased =
-        category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL || category == UTF8PROC_CATEGORY_LT;
-    out += inside ? lower(character) : upper(character);
-    inside = cased;
-  }
-  return out;
 }
 
 }  // namespace spillway::jinja

@@ -18,9 +18,5 @@ std::vector<std::string_view> split_white(std::string_view text, int64_t most, b
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends);
 // `from` as `to`, at most `most` times (-1: always).
 std::string replaced(std::string_view text, std::string_view from, std::string_view to, int64_t most);
-std::string upper(std::string_view text);
-std::string lower(std::string_view text);
-std::string capitalized(std::string_view text);
-std::string titled(std::string_view text);
 
 }  // namespace spillway::jinja

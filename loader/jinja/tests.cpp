@@ -1,9 +1,11 @@
 // The tests of the template language: what stands after `is`.
-#include <algorithm>
+#include <fmt/format.h>
+
 #include <map>
 
 #include "loader/jinja/context.h"
-#include "loader/jinja/python_text.h"
+#include "loader/jinja/letter_case.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 namespace {
@@ -12,17 +14,18 @@ using Test = bool (*)(Context&, const Value&, const List&);
 
 bool iterable(const Value& of) { return of.sequence() || of.mapping() || of.text() || of.is_undefined(); }
 
-bool ordered(Context& context, const Value& a, const Value& b) {
-  bool comparable = false;
-  const bool result = less(a, b, comparable);
-  if (!comparable) context.fail(std::string(a.type_name()) + " and " + b.type_name() + " have no order");
-  return result;
-}
-
+// value % 2 == rest, of any number.
 template <int64_t rest>
 bool modulo_two(Context& context, const Value& of, const List&) {
-  if (!of.integer() && !of.boolean()) context.fail("even or odd of what is no integer");
-  return (of.as_integer() % 2 != 0) == (rest != 0);
+  return context.equals(context.binary("%", of, Value(int64_t{2})), Value(rest));
+}
+
+// Of what is printed, as Jinja has it.
+template <bool (*holds)(std::string_view)>
+bool is_in_case(Context& context, const Value& of, const List&) {
+  const std::string text = to_text(of);
+  context.charge(16 * static_cast<int64_t>(text.size()));
+  return holds(text);
 }
 
 const std::map<std::string, Test>& tests() {
@@ -38,53 +41,59 @@ const std::map<std::string, Test>& tests() {
       {"number", [](Context&, const Value& of, const List&) { return of.is_number(); }},
       {"string", [](Context&, const Value& of, const List&) { return of.text() != nullptr; }},
       {"mapping", [](Context&, const Value& of, const List&) { return of.mapping() != nullptr; }},
-      {"sequence",
-       [](Context&, const Value& of, const List&) {
-         return (of.sequence() && !of.is_generator()) || of.text() || of.mapping() || of.is_undefined();
-       }},
+      {"sequence", [](Context&, const Value& of,
+                      const List&) { return of.has_places() || of.text() || of.mapping() || of.is_undefined(); }},
       {"iterable", [](Context&, const Value& of, const List&) { return iterable(of); }},
-      {"callable", [](Context&, const Value& of, const List&) { return of.function() != nullptr; }},
+      {"callable", [](Context&, const Value& of, const List&) { return of.function() || of.is_undefined(); }},
       {"odd", modulo_two<1>},
       {"even", modulo_two<0>},
-      {"upper",
-       [](Context&, const Value& of, const List&) {
-         return of.text() && *of.text() == upper(*of.text()) && *of.text() != lower(*of.text());
-       }},
-      {"lower",
-       [](Context&, const Value& of, const List&) {
-         return of.text() && *of.text() == lower(*of.text()) && *of.text() != upper(*of.text());
-       }},
+      {"upper", is_in_case<is_upper>},
+      {"lower", is_in_case<is_lower>},
+      {"escaped", [](Context&, const Value& of, const List&) { return of.markup; }},
   };
   return known;
 }
 
 const std::map<std::string, Test>& comparisons() {
-  static const Test equals = [](Context& context, const Value& of, const List& with) {
+  static const Test equal = [](Context& context, const Value& of, const List& with) {
     return context.equals(of, with[0]);
   };
-  static const Test less_than = [](Context& context, const Value& of, const List& with) {
-    return ordered(context, of, with[0]);
+  static const Test unequal = [](Context& context, const Value& of, const List& with) {
+    return !context.equals(of, with[0]);
+  };
+  static const Test less = [](Context& context, const Value& of, const List& with) {
+    return context.order(of, with[0]) < 0;
   };
   static const Test greater = [](Context& context, const Value& of, const List& with) {
-    return ordered(context, with[0], of);
+    return context.order(of, with[0]) > 0;
+  };
+  static const Test at_most = [](Context& context, const Value& of, const List& with) {
+    return context.order(of, with[0]) <= 0;
+  };
+  static const Test at_least = [](Context& context, const Value& of, const List& with) {
+    return context.order(of, with[0]) >= 0;
   };
   static const std::map<std::string, Test> known{
-      {"eq", equals},
-      {"equalto", equals},
-      {"==", equals},
-      {"sameas", equals},
-      {"ne", [](Context& context, const Value& of, const List& with) { return !context.equals(of, with[0]); }},
-      {"lt", less_than},
-      {"lessthan", less_than},
+      {"eq", equal},
+      {"equalto", equal},
+      {"==", equal},
+      {"ne", unequal},
+      {"!=", unequal},
+      {"lt", less},
+      {"lessthan", less},
+      {"<", less},
       {"gt", greater},
       {"greaterthan", greater},
-      {"le", [](Context& context, const Value& of, const List& with) { return !ordered(context, with[0], of); }},
-      {"ge", [](Context& context, const Value& of, const List& with) { return !ordered(context, of, with[0]); }},
+      {">", greater},
+      {"le", at_most},
+      {"<=", at_most},
+      {"ge", at_least},
+      {">=", at_least},
+      {"sameas", [](Context& context, const Value& of, const List& with) { return context.same(of, with[0]); }},
       {"in", [](Context& context, const Value& of, const List& with) { return context.contains(with[0], of); }},
       {"divisibleby",
        [](Context& context, const Value& of, const List& with) {
-         if (!of.integer() || !with[0].integer()) context.fail("divisibleby of what is no integer");
-         return context.binary("%", of, with[0]).as_integer() == 0;
+         return context.equals(context.binary("%", of, with[0]), Value(int64_t{0}));
        }},
   };
   return known;
@@ -101,7 +110,7 @@ bool Context::test(const std::string& test, const Value& of, const List& argumen
     for (const auto* table : {&tests(), &comparisons()}) {
       for (const auto& [name, ignored] : *table) list += (list.empty() ? "" : ", ") + name;
     }
-    unknown("the test \"" + test + "\"", list);
+    unknown(fmt::format("the test \"{}\"", message_text(test)), list);
   }
   if (arguments.size() != 1) fail("the test \"" + test + "\" takes one argument");
   return found->second(*this, of, arguments);

@@ -4,25 +4,27 @@
 #include <charconv>
 #include <cmath>
 
-#include "loader/jinja/value.h"
+#include "loader/jinja/character_kinds.h"
+#include "loader/jinja/context.h"
+#include "loader/text/unicode.h"
 #include "loader/text/utf8.h"
 
 namespace spillway::jinja {
 namespace {
 
+// As repr() has it: what cannot be seen is written in digits.
+std::string escape_of(uint32_t point) {
+  return point < 0x100     ? fmt::format("\\x{:02x}", point)
+         : point < 0x10000 ? fmt::format("\\u{:04x}", point)
+                           : fmt::format("\\U{:08x}", point);
+}
+
 std::string quoted(std::string_view text) {
   const bool single = text.find('\'') != std::string_view::npos && text.find('"') == std::string_view::npos;
   const char quote = single ? '"' : '\'';
   std::string out(1, quote);
-  for (size_t at = 0; at < text.size();) {
-    const char c = text[at];
-    if (static_cast<unsigned char>(c) >= 0x80) {
-      const Utf8Char next = first_utf8(text.substr(at));
-      out += text.substr(at, next.bytes);
-      at += next.bytes;
-      continue;
-    }
-    ++at;
+  for (const std::string_view character : characters(text)) {
+    const char c = character[0];
     if (c == quote || c == '\\') {
       out += {'\\', c};
     } else if (c == '\n') {
@@ -31,13 +33,43 @@ std::string quoted(std::string_view text) {
       out += "\\r";
     } else if (c == '\t') {
       out += "\\t";
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      out += fmt::format("\\x{:02x}", static_cast<unsigned>(c));
+    } else if (first_utf8(character).step == Utf8Step::whole && !is_printable(character)) {
+      out += escape_of(code_point(character));
     } else {
-      out += c;
+      out += character;
     }
   }
   return out + quote;
+}
+
+std::string joined(const List& items) {
+  std::string out;
+  for (size_t i = 0; i < items.size(); ++i) out += (i > 0 ? ", " : "") + to_repr(items[i]);
+  return out;
+}
+
+std::string sequence_text(const Sequence& list) {
+  const std::string inside = list.kind == SequenceKind::range ? "" : joined(list.items);
+  switch (list.kind) {
+    case SequenceKind::list:
+      return "[" + inside + "]";
+    case SequenceKind::tuple:
+      return "(" + inside + (list.items.size() == 1 ? ",)" : ")");
+    case SequenceKind::range: {
+      const Range& range = list.range;
+      return range.step == 1 ? fmt::format("range({}, {})", range.start, range.stop)
+                             : fmt::format("range({}, {}, {})", range.start, range.stop, range.step);
+    }
+    case SequenceKind::items:
+      return "dict_items([" + inside + "])";
+    case SequenceKind::keys:
+      return "dict_keys([" + inside + "])";
+    case SequenceKind::values:
+      return "dict_values([" + inside + "])";
+    case SequenceKind::generator:
+      break;
+  }
+  return "<generator>";
 }
 
 }  // namespace
@@ -70,14 +102,7 @@ std::string to_repr(const Value& value) {
   if (const int64_t* number = value.integer()) return std::to_string(*number);
   if (const double* number = value.real()) return number_text(*number);
   if (const std::string* text = value.text()) return quoted(*text);
-  if (const Sequence* list = value.sequence()) {
-    if (list->kind == SequenceKind::generator) return "<generator>";
-    const bool tuple = list->kind == SequenceKind::tuple;
-    std::string out = tuple ? "(" : "[";
-    for (size_t i = 0; i < list->items.size(); ++i) out += (i > 0 ? ", " : "") + to_repr(list->items[i]);
-    if (tuple && list->items.size() == 1) out += ",";
-    return out + (tuple ? ")" : "]");
-  }
+  if (const Sequence* list = value.sequence()) return sequence_text(*list);
   if (const Mapping* dict = value.mapping()) {
     std::string out = "{";
     for (size_t i = 0; i < dict->items.size(); ++i) {

@@ -9,7 +9,7 @@
 
 #include "loader/jinja/ast.h"
 #include "loader/jinja/lexer.h"
-#include "loader/printable.h"
+#include "loader/text/message_text.h"
 
 namespace spillway::jinja {
 
@@ -50,9 +50,11 @@ class TokenStream {
     const auto kind = static_cast<size_t>(now().kind);
     const std::string what = is(TokenKind::end)         ? "the end of the template"
                              : kind < std::size(kNames) ? kNames[kind]
-                                                        : fmt::format("\"{}\"", printable(now().text));
-    refuse(hint + what + " at this place");
+                                                        : fmt::format("\"{}\"", message_text(now().text));
+    malformed(hint + what + " stands at this place");
   }
+  [[noreturn]] void malformed(const std::string& what) const { jinja::malformed(name_, line(), what); }
+  [[noreturn]] void malformed(const std::string& what, int line) const { jinja::malformed(name_, line, what); }
   [[noreturn]] void refuse(const std::string& what) const { jinja::refuse(name_, line(), what); }
 
   NodePtr node(Kind kind, int line, Nodes items = {}) const {

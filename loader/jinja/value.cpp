@@ -40,7 +40,22 @@ Value Value::list(List items, SequenceKind kind) {
     depth = std::max(depth, depth_of(item));
     weight = heavier(weight, weight_of(item));
   }
-  return Value(Data(std::make_shared<const Sequence>(Sequence{std::move(items), checked(depth + 1), weight, kind})));
+  return Value(
+      Data(std::make_shared<const Sequence>(Sequence{std::move(items), checked(depth + 1), weight, kind, {}, 0})));
+}
+
+int64_t Range::count() const {
+  SPILLWAY_CHECK(step != 0 && step != INT64_MIN);
+  const int64_t from = step > 0 ? start : stop, to = step > 0 ? stop : start;
+  return from < to ? (to - from - 1) / (step > 0 ? step : -step) + 1 : 0;
+}
+
+Value Value::range(const Range& range) {
+  List items;
+  for (int64_t i = 0; i < range.count(); ++i) items.emplace_back(range.start + i * range.step);
+  const auto weight = 10 * static_cast<int64_t>(items.size()) + 2;
+  return Value(
+      Data(std::make_shared<const Sequence>(Sequence{std::move(items), 1, weight, SequenceKind::range, range, 0})));
 }
 
 Value Value::dict(Dict items) {
@@ -89,59 +104,13 @@ bool Value::truth() const {
 }
 
 const char* Value::type_name() const {
-  if (is_generator()) return "a generator";
+  static constexpr const char* kSequences[] = {
+      "a list",     "a tuple", "a range", "the items of a dict", "the keys of a dict", "the values of a dict",
+      "a generator"};
+  if (const Sequence* list = sequence()) return kSequences[static_cast<size_t>(list->kind)];
   static constexpr const char* kNames[] = {"undefined", "none",   "a boolean", "an integer",  "a number",
                                            "a text",    "a list", "a dict",    "a namespace", "a function"};
   return kNames[data.index()];
-}
-
-bool equal(const Value& a, const Value& b) {
-  if (a.is_number() && b.is_number()) {
-    if (a.real() || b.real()) return a.as_double() == b.as_double();
-    return a.as_integer() == b.as_integer();
-  }
-  if (a.data.index() != b.data.index()) return false;
-  if (a.is_undefined() || a.is_none()) return true;
-  if (a.text()) return *a.text() == *b.text();
-  if (const Sequence* left = a.sequence()) {
-    const List& right = b.sequence()->items;
-    return left->items.size() == right.size() &&
-           std::equal(left->items.begin(), left->items.end(), right.begin(), equal);
-  }
-  if (const Mapping* left = a.mapping()) {
-    const Mapping& right = *b.mapping();
-    return left->items.size() == right.items.size() &&
-           std::all_of(left->items.begin(), left->items.end(), [&](auto& item) {
-             const Value* other = find(right, item.first);
-             return other && equal(item.second, *other);
-           });
-  }
-  if (a.function()) return a.function() == b.function();
-  return a.space() == b.space();
-}
-
-bool less(const Value& a, const Value& b, bool& comparable) {
-  comparable = true;
-  if (a.is_number() && b.is_number()) {
-    return a.real() || b.real() ? a.as_double() < b.as_double() : a.as_integer() < b.as_integer();
-  }
-  if (a.text() && b.text()) return *a.text() < *b.text();
-  if (a.sequence() && b.sequence()) {
-    const List &left = a.sequence()->items, &right = b.sequence()->items;
-    for (size_t i = 0; i < std::min(left.size(), right.size()); ++i) {
-      if (!equal(left[i], right[i])) return less(left[i], right[i], comparable);
-    }
-    return left.size() < right.size();
-  }
-  comparable = false;
-  return false;
-}
-
-const Value* find(const Mapping& mapping, const Value& key) {
-  for (const auto& [name, value] : mapping.items) {
-    if (equal(name, key)) return &value;
-  }
-  return nullptr;
 }
 
 }  // namespace spillway::jinja

@@ -22,13 +22,21 @@ struct Undefined {
   std::string name;  // for messages
 };
 struct None {};
-// What map, select and their like give is a generator: it can be gone over, and has no length, items or JSON.
-enum class SequenceKind : uint8_t { list, tuple, generator };
+// A list, a tuple and a range have an order and places; what .items(), .keys() and .values() of a dict give has a
+// length and no places; what map, select and their like give is a generator: it can be gone over once, and has no
+// length or JSON.
+enum class SequenceKind : uint8_t { list, tuple, range, items, keys, values, generator };
+struct Range {
+  int64_t start, stop, step;
+  int64_t count() const;
+};
 struct Sequence {
   List items;
   int depth;       // of lists and dicts in each other
   int64_t weight;  // bytes to print it, nearly: shared parts count each time
   SequenceKind kind = SequenceKind::list;
+  Range range{};            // of a range
+  mutable size_t done = 0;  // items that a generator has given
 };
 struct Mapping {
   Dict items;
@@ -36,7 +44,8 @@ struct Mapping {
   int64_t weight;
 };
 
-// Lists and dicts never change once they are made, so that values are shared freely and hold no cycle.
+// Lists and dicts never change once they are made (a generator is used up), so that values are shared freely and hold
+// no cycle.
 struct Value {
   using Data = std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<const Sequence>,
                             std::shared_ptr<const Mapping>, Namespace*, std::shared_ptr<const Function>>;
@@ -58,6 +67,7 @@ struct Value {
   // Error(model) when they are nested too deep.
   static Value list(List items, SequenceKind kind = SequenceKind::list);
   static Value dict(Dict items);
+  static Value range(const Range& range);  // of few numbers: they are made
 
   bool is_undefined() const { return std::holds_alternative<Undefined>(data); }
   bool is_none() const { return std::holds_alternative<None>(data); }
@@ -65,7 +75,10 @@ struct Value {
   const double* real() const { return std::get_if<double>(&data); }
   const std::string* text() const { return std::get_if<std::string>(&data); }
   const Sequence* sequence() const;
-  bool is_generator() const { return sequence() && sequence()->kind == SequenceKind::generator; }
+  bool is(SequenceKind kind) const { return sequence() && sequence()->kind == kind; }
+  bool is_generator() const { return is(SequenceKind::generator); }
+  // A list, tuple or range.
+  bool has_places() const { return sequence() && sequence()->kind <= SequenceKind::range; }
   const Mapping* mapping() const;
   Namespace* space() const;
   const Function* function() const;
@@ -99,11 +112,6 @@ struct Function {
 
 int depth_of(const Value& value);
 int64_t weight_of(const Value& value);
-
-bool equal(const Value& a, const Value& b);
-// Python's <; false in `comparable` where it raises TypeError.
-bool less(const Value& a, const Value& b, bool& comparable);
-const Value* find(const Mapping& mapping, const Value& key);
 
 // As Python prints a value: str() and repr().
 std::string to_text(const Value& value);

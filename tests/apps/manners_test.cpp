@@ -151,6 +151,18 @@ TEST_F(Manners, ATemplateWithoutEndIsRefused) {
   EXPECT_THAT(result.err, HasSubstr("--template /dev/zero: more than 131072 bytes"));
 }
 
+// A flag's value, and so not the model's fault (3).
+TEST_F(Manners, ATemplateThatIsNotUnderstoodIsTheFlagsFault) {
+  for (const auto& [source, what] :
+       {std::pair{"\n{% if x", "a syntax error: {% is not closed by %}"},
+        std::pair{"\n{{ messages | urlize }}", "the filter \"urlize\" is not known here"}}) {
+    const std::string path = program_.write("broken.jinja", source);
+    const Result result = run({"chat", "-m", model_, "-p", "hi", "--template", path});
+    EXPECT_EQ(result.exit_code, 2) << source;
+    EXPECT_THAT(result.err, ::testing::StartsWith("spillway: --template " + path + ", line 2: " + what)) << source;
+  }
+}
+
 TEST_F(Manners, AFlagIsOfferedWhereItDoesSomething) {
   const std::string plan = run({"plan", "--help"}).out;
   EXPECT_THAT(plan, Not(HasSubstr("--stats")));

@@ -21,11 +21,11 @@ bool try_chat_template(std::string_view source) {
         chat.render_json(conversation);
         rendered = true;
       } catch (const Error& error) {
-        if (error.kind() != ErrorKind::model && error.kind() != ErrorKind::usage) throw;
+        if (error.kind() != ErrorKind::usage) throw;
       }
     }
   } catch (const Error& error) {
-    if (error.kind() != ErrorKind::model) throw;
+    if (error.kind() != ErrorKind::usage) throw;
   }
   return rendered;
 }

@@ -95,6 +95,19 @@ TEST_F(ChatTemplateTest, TextsOfJinja2) {
   EXPECT_GE(compared, 150);
 }
 
+// Sources and what jinja2 renders from them without variables; null where it raises (make_template_golden.py).
+TEST_F(ChatTemplateTest, ExpressionsOfJinja2) {
+  const ordered_json expressions = ordered_json::parse(std::ifstream(kTemplates + "expressions.json"));
+  EXPECT_GE(expressions.size(), 470u);
+  for (const auto& [source, expected] : expressions.items()) {
+    if (expected.is_null()) {
+      EXPECT_THROW(text(source), Error) << source;
+    } else {
+      EXPECT_EQ(text(source), expected.get<std::string>()) << source;
+    }
+  }
+}
+
 // As in jinja2, where they raise TypeError.
 TEST_F(ChatTemplateTest, GeneratorsHaveNeitherLengthNorJsonNorSum) {
   for (const char* use : {"| tojson", "| length", "| last", "+ [1]"}) {
@@ -139,9 +152,26 @@ TEST_F(ChatTemplateTest, KnownTexts) {
   EXPECT_EQ(by("phi3", {{"user", "Hi"}}), "<|user|>\nHi<|end|>\n<|assistant|>\n");
 }
 
-TEST_F(ChatTemplateTest, ATemplateMayRefuseAConversation) {
-  EXPECT_THAT(refused([&] { text("{{ raise_exception('Only users.') }}"); }, ErrorKind::usage),
-              HasSubstr("Only users."));
+std::string raised(const std::string& text) { return "{{ raise_exception(" + ordered_json(text).dump() + ") }}"; }
+
+TEST_F(ChatTemplateTest, ATemplateMayRefuseAConversationInItsOwnWords) {
+  const auto words = [&](const std::string& source) {
+    const std::string all = refused([&] { text(source); }, ErrorKind::usage);
+    const std::string before = "the chat template does not take this conversation: ";
+    EXPECT_THAT(all, testing::StartsWith(before));
+    return all.substr(std::min(before.size(), all.size()));
+  };
+  EXPECT_EQ(words(raised("Only users.")), "Only users.");
+  EXPECT_EQ(words(raised("Les rôles doivent alterner : 用户, помощник 🙂")),
+            "Les rôles doivent alterner : 用户, помощник 🙂");
+  // Nothing moves the cursor, or turns the line around.
+  EXPECT_EQ(words(raised("a\n\x1b[2J\u0085\u202e\u2028b")), "a\\x0a\\x1b[2J\\x85\\u202e\\u2028b");
+  EXPECT_EQ(words("{{ raise_exception('\xff\xe6\x9d') }}"), "\\xff\\xe6\\x9d");
+  // Long words are cut between characters.
+  const std::string filler(998, 'x');
+  EXPECT_EQ(words(raised(filler + "é")), filler + "é");
+  EXPECT_EQ(words(raised(filler + "é.")), filler + "é...");
+  EXPECT_EQ(words(raised(filler + "東")), filler + "...");
 }
 
 TEST_F(ChatTemplateTest, WhatIsNotKnownIsNamedWithItsLineAndTheWayOut) {
@@ -155,14 +185,89 @@ TEST_F(ChatTemplateTest, WhatIsNotKnownIsNamedWithItsLineAndTheWayOut) {
   EXPECT_THAT(refused("{{ 'x'.zfill(3) }}"), testing::AllOf(HasSubstr("\"zfill\""), HasSubstr("--template")));
   EXPECT_THAT(refused("{% for x in y recursive %}{% endfor %}"), HasSubstr("recursive"));
   EXPECT_THAT(refused("{{ x.y }}"), HasSubstr("\"x\" is undefined"));
-  EXPECT_THAT(refused("{% if true %}"), HasSubstr("the end of the template"));
-  EXPECT_THAT(refused("{{ 'x }}"), HasSubstr("quote"));
+  EXPECT_THAT(refused("{{ '\\N{DEGREE SIGN}' }}"),
+              testing::AllOf(HasSubstr("\\N{DEGREE SIGN}"), HasSubstr("not known here"), HasSubstr("--template")));
+  EXPECT_THAT(refused("{{ [1] | map('\\x1b[2J') | list }}"), HasSubstr("the filter \"\\x1b[2J\" is not known"));
+  EXPECT_THAT(refused("{{ größe.x }}"), HasSubstr("\"größe\" is undefined"));
+  EXPECT_THAT(refused("{{ '\\ud800' }}"), HasSubstr("\\ud800"));
   EXPECT_THAT(refused("{% set x = [] %}{% set y = x.append(1) %}"), HasSubstr("in place"));
+}
+
+TEST_F(ChatTemplateTest, WhatIsMisspeltIsASyntaxErrorOfItsLine) {
+  const std::pair<const char*, const char*> kCases[] = {
+      {"a\n{% if x\n\n", "line 2: a syntax error: {% is not closed by %}"},
+      {"\n\n{{ x", "line 3: a syntax error: {{ is not closed by }}"},
+      {"{{", "line 1: a syntax error: {{ is not closed by }}"},
+      {"a\nb {# x\n", "line 2: a syntax error: a comment, {#, is not closed by #}"},
+      {"\n{% raw %}x\n", "line 2: a syntax error: {% raw %} is not closed by {% endraw %}"},
+      {"\n{% if true %}\n{% for x in [] %}{% endfor %}\n\n",
+       "line 2: a syntax error: {% if %} is not closed by {% endif %}"},
+      {"{% if a %}{% else %}\n", "line 1: a syntax error: {% if %} is not closed by {% endif %}"},
+      {"{% for x in [1] %}", "{% for %} is not closed by {% endfor %}"},
+      {"{% macro m() %}", "{% macro %} is not closed by {% endmacro %}"},
+      {"{% set x %}", "{% set %} is not closed by {% endset %}"},
+      {"x\n{% endif %}", "line 2: a syntax error: {% endif %} closes nothing that is open here"},
+      {"{% if a %}{% endfor %}{% endif %}", "{% endfor %} closes nothing that is open here"},
+      {"{% else %}", "{% else %} closes nothing"},
+      {"{{ 'x }}", "a text lacks its closing quote"},
+      {"{{ (1 }}", "} closes nothing"},
+      {"{{ 1 + }}", "}} stands at this place"},
+      {"{{ a b }}", "\"b\" stands at this place"},
+      {"{{ 1 ? 2 }}", "the character \"?\" stands in a tag"},
+      {"{{ 1 \u20ac 2 }}", "the character \"\u20ac\" stands in a tag"},
+      {"{{ x is string is true }}", "a test stands behind a test"},
+      {"{{ f(a=1, 2) }}", "an argument without a name"},
+      {"{% break %}", "break stands outside of a loop"},
+      {"{{ '\\x4' }}", "\\x4"},
+  };
+  for (const auto& [source, expected] : kCases) {
+    const std::string what = refused(source);
+    EXPECT_THAT(what, testing::AllOf(HasSubstr(expected), HasSubstr("--template"))) << source;
+    EXPECT_THAT(what, testing::Not(HasSubstr("not known"))) << source;
+  }
+}
+
+// The model's own template is the model's fault; one that was given is the flag's.
+TEST_F(ChatTemplateTest, WhoseFaultItIs) {
+  const auto given = [&](const std::string& source) {
+    return refused([&] { ChatTemplate::parse(source, "--template x", checkpoint_).render_json("{}"); },
+                   ErrorKind::usage);
+  };
+  for (const char* source : {"{% if x", "{{ x | urlize }}", "{{ x.y }}"}) {
+    EXPECT_THAT(given(source), testing::StartsWith("--template x, line 1: ")) << source;
+    EXPECT_THAT(refused(source), HasSubstr("model.gguf")) << source;
+  }
+  EXPECT_THAT(given(std::string(300 << 10, ' ')), HasSubstr("the longest that is read"));
 }
 
 TEST_F(ChatTemplateTest, AHostileTemplateEndsSoonAndTakesLittleMemory) {
   const auto start = std::chrono::steady_clock::now();
-  EXPECT_THAT(refused("{% for i in range(100000000) %}x{% endfor %}"), HasSubstr("steps or memory"));
+  EXPECT_THAT(refused("{% for i in range(100000000) %}x{% endfor %}"), HasSubstr("more than 100000"));
+  EXPECT_THAT(refused("{{ range(10)[::9223372036854775807] }}"), HasSubstr("too far"));
+  // What is looked up and searched for in what is large, again and again.
+  const std::string again = "{% for i in range(99999) %}";
+  const std::string large =
+      "{% set a = 'a' * 999999 %}{% set b = 'a' * 99999 ~ 'b' %}{% set l = [7] * 99999 %}" + again;
+  for (const char* use :
+       {"b in a", "a.find(b)", "a.rfind(b)", "a.split(b)", "a.rsplit(b)", "a.replace(b, '')", "a.count(b)",
+        "a.strip(b)", "l.index(7)", "l.count(1)", "l | replace('7', '')", "8 in l", "l | trim('[')"}) {
+    EXPECT_THAT(refused(large + "{% if " + use + " %}{% endif %}{% endfor %}"), HasSubstr("steps")) << use;
+  }
+  std::string names;
+  for (int i = 0; i < 5000; ++i) names += "{% set x" + std::to_string(i) + " = 1 %}";
+  EXPECT_THAT(refused(names + again + again + "{{ nobody }}{% endfor %}{% endfor %}"), HasSubstr("steps"));
+  EXPECT_THAT(refused("{{ 10 ** 99999999999 }}"), HasSubstr("beyond 64 bits"));
+  // Comparisons of what is large, and again and again.
+  const std::string many = "{% for j in range(9999) %}{% if a == b %}{% endif %}{% endfor %}";
+  std::string dict;
+  for (int i = 0; i < 1500; ++i) dict += std::to_string(i) + ":1,";
+  EXPECT_THAT(refused("{% set a = {" + dict + "x: 1} %}{% set b = {y: 1," + dict + "} %}" + many), HasSubstr("steps"));
+  EXPECT_THAT(refused("{% set a = (1,) * 99999 %}{% for i in range(99999) %}{% if {}.get(a) %}{% endif %}{% endfor %}"),
+              HasSubstr("steps"));
+  EXPECT_THAT(refused("{% set a = [range(9999)|list] * 9 %}{% set b = [range(9999)|list] * 9 %}" + many),
+              HasSubstr("steps"));
+  EXPECT_THAT(refused("{% set a = [range(9999)|list] * 999 %}{{ a | sort | length }}{{ a | sort | length }}" + many),
+              HasSubstr("steps"));
   EXPECT_THAT(refused("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}"),
               HasSubstr("steps"));
   EXPECT_THAT(refused("{{ 'x' * 99999999999 }}"), HasSubstr("steps or memory"));

@@ -73,5 +73,5 @@ def rendered(source, variables):
     """The text; None where jinja2 raises."""
     try:
         return environment().from_string(source).render(**({"tools": None, "documents": None} | variables))
-    except (jinja2.exceptions.TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError):
+    except (jinja2.exceptions.TemplateError, TypeError, ValueError, AttributeError, KeyError, IndexError, ArithmeticError):
         return None
