@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <optional>
@@ -238,10 +239,56 @@ const std::map<std::string, Filter>& text_filters() {
   return known;
 }
 
+namespace {
+
+// The arguments of filters that take some, in order. What is not listed takes none, but for those that hand on what
+// they are given.
+constexpr std::pair<std::string_view, std::string_view> kArguments[] = {
+    {"batch", "linecount fill_with"},
+    {"d", "default_value boolean"},
+    {"default", "default_value boolean"},
+    {"dictsort", "case_sensitive by reverse"},
+    {"float", "default"},
+    {"indent", "width first blank"},
+    {"int", "default base"},
+    {"join", "d attribute"},
+    {"max", "case_sensitive attribute"},
+    {"min", "case_sensitive attribute"},
+    {"replace", "old new count"},
+    {"round", "precision method"},
+    {"sort", "reverse case_sensitive attribute"},
+    {"sum", "attribute start"},
+    {"tojson", "ensure_ascii indent separators sort_keys"},
+    {"trim", "chars"},
+    {"unique", "case_sensitive attribute"},
+};
+constexpr std::string_view kHandOn[] = {"map", "select", "reject", "selectattr", "rejectattr"};
+
+void check_arguments(const Context& context, const std::string& filter, const Arguments& arguments) {
+  if (arguments.positional.empty() && arguments.named.empty()) return;
+  if (std::find(std::begin(kHandOn), std::end(kHandOn), filter) != std::end(kHandOn)) return;
+  const auto* row =
+      std::find_if(std::begin(kArguments), std::end(kArguments), [&](const auto& one) { return one.first == filter; });
+  const std::vector<std::string_view> names =
+      row == std::end(kArguments) ? std::vector<std::string_view>() : split_at(row->second, " ", -1, false);
+  if (arguments.positional.size() > names.size()) {
+    context.fail(fmt::format("the filter \"{}\" takes {} arguments at most", filter, names.size()));
+  }
+  for (const auto& [name, value] : arguments.named) {
+    if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+    context.unknown(fmt::format("the argument \"{}\" of the filter \"{}\"", message_text(name), filter));
+  }
+}
+
+}  // namespace
+
 Value Context::filter(const std::string& filter, const Value& of, const Arguments& arguments) {
   charge(1);
   for (const auto* table : {&text_filters(), &list_filters(), &order_filters()}) {
-    if (const auto found = table->find(filter); found != table->end()) return found->second(*this, of, arguments);
+    const auto found = table->find(filter);
+    if (found == table->end()) continue;
+    check_arguments(*this, filter, arguments);
+    return found->second(*this, of, arguments);
   }
   std::string list;
   for (const auto* table : {&text_filters(), &list_filters(), &order_filters()}) {

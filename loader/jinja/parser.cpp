@@ -112,7 +112,7 @@ class Parser {
   NodePtr if_chain(int line) {
     NodePtr made = in_.node(Kind::if_chain, line);
     do {
-      made->items.push_back(expressions_.tuple_or_expression());
+      made->items.push_back(expressions_.without_conditional());
       in_.need(TokenKind::block_end);
       made->branches.push_back(until({"elif", "else", "endif"}, line));
     } while (in_.take_word("elif"));
