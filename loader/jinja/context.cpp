@@ -132,7 +132,9 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
   if (of.sequence()) return list(std::move(taken), of.sequence()->kind);
   std::string joined;
   for (const Value& item : taken) joined += *item.text();
-  return text(std::move(joined));
+  Value part = text(std::move(joined));
+  part.markup = of.markup;
+  return part;
 }
 
 List Context::items_of(const Value& of) {

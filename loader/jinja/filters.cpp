@@ -16,12 +16,22 @@
 namespace spillway::jinja {
 namespace {
 
+Value marked_like(const Value& of, Value text) {
+  text.markup = of.markup;
+  return text;
+}
+
 // Jinja's filters on texts take anything and print it first.
 template <std::string (*change)(std::string_view)>
 Value changed(Context& context, const Value& of, const Arguments&) {
   const std::string text = to_text(of);
   context.charge(16 * static_cast<int64_t>(text.size()));
-  return context.text(change(text));
+  return marked_like(of, context.text(change(text)));
+}
+
+// Its pieces are put together anew, and so are not marked.
+Value title(Context& context, const Value& of, const Arguments& arguments) {
+  return marked_like({}, changed<titled_words>(context, of, arguments));
 }
 
 Value trim(Context& context, const Value& of, const Arguments& arguments) {
@@ -29,7 +39,8 @@ Value trim(Context& context, const Value& of, const Arguments& arguments) {
   context.charge(static_cast<int64_t>(text.size()));
   const Value* set = argument(arguments, 0, "chars");
   const bool white = !set || set->is_none();
-  return context.text(std::string(stripped(text, white ? nullptr : &need_text(context, *set, "chars"), true, true)));
+  return marked_like(
+      of, context.text(std::string(stripped(text, white ? nullptr : &need_text(context, *set, "chars"), true, true))));
 }
 
 Value fallback(Context&, const Value& of, const Arguments& arguments) {
@@ -48,7 +59,7 @@ Value replace(Context& context, const Value& of, const Arguments& arguments) {
   return context.call(method_of_text(context, context.text(to_text(of)), "replace"), printed);
 }
 
-Value string(Context& context, const Value& of, const Arguments&) { return context.text(to_text(of)); }
+Value string(Context& context, const Value& of, const Arguments&) { return marked_like(of, context.text(to_text(of))); }
 
 const Value& need_defined(const Context& context, const Value& of, const char* use) {
   if (of.is_undefined()) context.fail(fmt::format("{} of what is undefined", use));
@@ -141,7 +152,7 @@ Value indent(Context& context, const Value& of, const Arguments& arguments) {
     out += line;
     context.charge(static_cast<int64_t>(prefix.size() + line.size()));
   }
-  return context.text(std::move(out));
+  return marked_like(of, context.text(std::move(out)));
 }
 
 Value safe(Context& context, const Value& of, const Arguments&) {
@@ -233,7 +244,7 @@ const std::map<std::string, Filter>& text_filters() {
       {"wordcount", words},
       {"upper", changed<upper>},
       {"lower", changed<lower>},
-      {"title", changed<titled_words>},
+      {"title", title},
       {"capitalize", changed<capitalized>},
   };
   return known;
