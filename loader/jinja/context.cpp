@@ -105,7 +105,7 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
   }
   if (!of.has_places() && !of.text()) fail(fmt::format("a slice of {}", of.type_name()));
   const auto whole = [&](const Value& value, int64_t fallback) {
-    if (value.is_undefined() || value.is_none()) return fallback;
+    if (value.is_none()) return fallback;
     if (!value.integer() && !value.boolean()) fail("a slice with bounds that are no integers");
     return value.as_integer();
   };
@@ -115,7 +115,7 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
   const auto size = static_cast<int64_t>(items.size());
   const auto bound = [&](const Value& value, int64_t fallback) {
     int64_t at = whole(value, fallback);
-    if (at < 0 && !value.is_undefined() && !value.is_none()) at += size;
+    if (at < 0 && !value.is_none()) at += size;
     return std::clamp<int64_t>(at, by < 0 ? -1 : 0, by < 0 ? size - 1 : size);
   };
   const int64_t first = bound(begin, by < 0 ? size - 1 : 0), last = bound(end, by < 0 ? -1 : size);
@@ -132,7 +132,9 @@ Value Context::slice(const Value& of, const Value& begin, const Value& end, cons
   if (of.sequence()) return list(std::move(taken), of.sequence()->kind);
   std::string joined;
   for (const Value& item : taken) joined += *item.text();
-  return text(std::move(joined));
+  Value part = text(std::move(joined));
+  part.markup = of.markup;
+  return part;
 }
 
 List Context::items_of(const Value& of) {
@@ -165,6 +167,7 @@ bool Context::contains(const Value& container, const Value& item) {
     need_key(item);
     return find(*mapping, item) != nullptr;
   }
+  if (container.is(SequenceKind::keys)) need_key(item);
   const List items = items_of(container);
   return std::any_of(items.begin(), items.end(), [&](const Value& one) { return equals(one, item); });
 }

@@ -43,7 +43,7 @@ class Context {
   // of.name and of[index], as Jinja finds them.
   Value attribute(const Value& of, const std::string& name);
   Value subscript(const Value& of, const Value& index);
-  // of[begin:end:step]; undefined where left out.
+  // of[begin:end:step]; none where left out.
   Value slice(const Value& of, const Value& begin, const Value& end, const Value& step);
   // The items that a loop goes over: of a list, the keys of a dict, the characters of a text, nothing of what is
   // undefined, what is left of a generator.

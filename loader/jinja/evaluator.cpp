@@ -151,7 +151,7 @@ Value Evaluator::subscript(const Node& node) {
   const Value of = evaluate(*node.items[0]);
   const Node& index = *node.items[1];
   if (index.kind != Kind::slice) return context_.subscript(of, evaluate(index));
-  Value bounds[3];
+  Value bounds[3] = {Value::none(), Value::none(), Value::none()};
   for (size_t i = 0; i < 3; ++i) {
     if (index.items[i]) bounds[i] = evaluate(*index.items[i]);
   }

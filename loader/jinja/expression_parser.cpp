@@ -37,7 +37,10 @@ NodePtr ExpressionParser::without_conditional() {
   NodePtr first = disjunction();
   if (!in_.is_sign(",")) return first;
   NodePtr tuple = in_.node_of(Kind::tuple, in_.line(), std::move(first));
-  while (in_.take_sign(",")) tuple->items.push_back(disjunction());
+  while (in_.take_sign(",")) {
+    if (in_.is(TokenKind::block_end) || in_.is_word("recursive")) break;
+    tuple->items.push_back(disjunction());
+  }
   return tuple;
 }
 

@@ -10,7 +10,7 @@ class ExpressionParser {
   explicit ExpressionParser(TokenStream& tokens) : in_(tokens) {}
 
   NodePtr expression();           // with `a if b else c`
-  NodePtr without_conditional();  // what stands after `in` of a for, before its `if`
+  NodePtr without_conditional();  // what stands after `in` of a for, before its `if`; after `if`
   NodePtr tuple_or_expression();  // a, b
   // name(arguments)|name...: what follows `|` of a block; the innermost filter has a null operand.
   NodePtr filter_chain();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <optional>
@@ -15,12 +16,22 @@
 namespace spillway::jinja {
 namespace {
 
+Value marked_like(const Value& of, Value text) {
+  text.markup = of.markup;
+  return text;
+}
+
 // Jinja's filters on texts take anything and print it first.
 template <std::string (*change)(std::string_view)>
 Value changed(Context& context, const Value& of, const Arguments&) {
   const std::string text = to_text(of);
   context.charge(16 * static_cast<int64_t>(text.size()));
-  return context.text(change(text));
+  return marked_like(of, context.text(change(text)));
+}
+
+// Its pieces are put together anew, and so are not marked.
+Value title(Context& context, const Value& of, const Arguments& arguments) {
+  return marked_like({}, changed<titled_words>(context, of, arguments));
 }
 
 Value trim(Context& context, const Value& of, const Arguments& arguments) {
@@ -28,7 +39,8 @@ Value trim(Context& context, const Value& of, const Arguments& arguments) {
   context.charge(static_cast<int64_t>(text.size()));
   const Value* set = argument(arguments, 0, "chars");
   const bool white = !set || set->is_none();
-  return context.text(std::string(stripped(text, white ? nullptr : &need_text(context, *set, "chars"), true, true)));
+  return marked_like(
+      of, context.text(std::string(stripped(text, white ? nullptr : &need_text(context, *set, "chars"), true, true))));
 }
 
 Value fallback(Context&, const Value& of, const Arguments& arguments) {
@@ -47,7 +59,7 @@ Value replace(Context& context, const Value& of, const Arguments& arguments) {
   return context.call(method_of_text(context, context.text(to_text(of)), "replace"), printed);
 }
 
-Value string(Context& context, const Value& of, const Arguments&) { return context.text(to_text(of)); }
+Value string(Context& context, const Value& of, const Arguments&) { return marked_like(of, context.text(to_text(of))); }
 
 const Value& need_defined(const Context& context, const Value& of, const char* use) {
   if (of.is_undefined()) context.fail(fmt::format("{} of what is undefined", use));
@@ -140,7 +152,7 @@ Value indent(Context& context, const Value& of, const Arguments& arguments) {
     out += line;
     context.charge(static_cast<int64_t>(prefix.size() + line.size()));
   }
-  return context.text(std::move(out));
+  return marked_like(of, context.text(std::move(out)));
 }
 
 Value safe(Context& context, const Value& of, const Arguments&) {
@@ -232,16 +244,62 @@ const std::map<std::string, Filter>& text_filters() {
       {"wordcount", words},
       {"upper", changed<upper>},
       {"lower", changed<lower>},
-      {"title", changed<titled_words>},
+      {"title", title},
       {"capitalize", changed<capitalized>},
   };
   return known;
 }
 
+namespace {
+
+// The arguments of filters that take some, in order. What is not listed takes none, but for those that hand on what
+// they are given.
+constexpr std::pair<std::string_view, std::string_view> kArguments[] = {
+    {"batch", "linecount fill_with"},
+    {"d", "default_value boolean"},
+    {"default", "default_value boolean"},
+    {"dictsort", "case_sensitive by reverse"},
+    {"float", "default"},
+    {"indent", "width first blank"},
+    {"int", "default base"},
+    {"join", "d attribute"},
+    {"max", "case_sensitive attribute"},
+    {"min", "case_sensitive attribute"},
+    {"replace", "old new count"},
+    {"round", "precision method"},
+    {"sort", "reverse case_sensitive attribute"},
+    {"sum", "attribute start"},
+    {"tojson", "ensure_ascii indent separators sort_keys"},
+    {"trim", "chars"},
+    {"unique", "case_sensitive attribute"},
+};
+constexpr std::string_view kHandOn[] = {"map", "select", "reject", "selectattr", "rejectattr"};
+
+void check_arguments(const Context& context, const std::string& filter, const Arguments& arguments) {
+  if (arguments.positional.empty() && arguments.named.empty()) return;
+  if (std::find(std::begin(kHandOn), std::end(kHandOn), filter) != std::end(kHandOn)) return;
+  const auto* row =
+      std::find_if(std::begin(kArguments), std::end(kArguments), [&](const auto& one) { return one.first == filter; });
+  const std::vector<std::string_view> names =
+      row == std::end(kArguments) ? std::vector<std::string_view>() : split_at(row->second, " ", -1, false);
+  if (arguments.positional.size() > names.size()) {
+    context.fail(fmt::format("the filter \"{}\" takes {} arguments at most", filter, names.size()));
+  }
+  for (const auto& [name, value] : arguments.named) {
+    if (std::find(names.begin(), names.end(), name) != names.end()) continue;
+    context.unknown(fmt::format("the argument \"{}\" of the filter \"{}\"", message_text(name), filter));
+  }
+}
+
+}  // namespace
+
 Value Context::filter(const std::string& filter, const Value& of, const Arguments& arguments) {
   charge(1);
   for (const auto* table : {&text_filters(), &list_filters(), &order_filters()}) {
-    if (const auto found = table->find(filter); found != table->end()) return found->second(*this, of, arguments);
+    const auto found = table->find(filter);
+    if (found == table->end()) continue;
+    check_arguments(*this, filter, arguments);
+    return found->second(*this, of, arguments);
   }
   std::string list;
   for (const auto* table : {&text_filters(), &list_filters(), &order_filters()}) {

@@ -106,7 +106,9 @@ Value reverse(Context& context, const Value& of, const Arguments&) {
   if (!of.text()) return context.list(std::move(all), of.is_generator() ? SequenceKind::list : SequenceKind::generator);
   std::string out;
   for (const Value& item : all) out += *item.text();
-  return context.text(std::move(out));
+  Value turned = context.text(std::move(out));
+  turned.markup = of.markup;
+  return turned;
 }
 
 Value sum(Context& context, const Value& of, const Arguments& arguments) {

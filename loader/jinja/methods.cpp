@@ -257,7 +257,9 @@ Value method_of_text(Context& context, const Value& of, const std::string& name)
   const auto found = text_methods().find(name);
   if (found == text_methods().end()) return {};
   return bound(of, name, [&context, of, method = found->second](const Arguments& arguments) {
-    return method(context, *of.text(), arguments);
+    Value made = method(context, *of.text(), arguments);
+    made.markup = of.markup && made.text();
+    return made;
   });
 }
 

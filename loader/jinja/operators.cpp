@@ -78,7 +78,9 @@ Value repeated(Context& context, const Value& of, int64_t times) {
   if (const std::string* text = of.text()) {
     std::string made;
     for (int64_t i = 0; i < times; ++i) made += *text;
-    return Value(std::move(made));
+    Value whole(std::move(made));
+    whole.markup = of.markup;
+    return whole;
   }
   List made;
   for (int64_t i = 0; i < times; ++i) {

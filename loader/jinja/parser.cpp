@@ -48,9 +48,15 @@ class Parser {
     }
   }
 
+  // The end of a tag that a body follows; Jinja takes a colon before it, as Python wants one.
+  void open_body() {
+    in_.take_sign(":");
+    in_.need(TokenKind::block_end);
+  }
+
   // What a block tag holds after its name, up to {% end... %}.
   Nodes body(std::string_view end, int line) {
-    in_.need(TokenKind::block_end);
+    open_body();
     Nodes nodes = until({end}, line);
     in_.take();
     in_.need(TokenKind::block_end);
@@ -96,12 +102,12 @@ class Parser {
     made->items.push_back(expressions_.without_conditional());
     made->items.push_back(in_.take_word("if") ? expressions_.expression() : nullptr);
     if (in_.is_word("recursive")) in_.refuse("a recursive loop");
-    in_.need(TokenKind::block_end);
+    open_body();
     ++loops_;
     made->body = until({"else", "endfor"}, line);
     --loops_;
     if (in_.take_word("else")) {
-      in_.need(TokenKind::block_end);
+      open_body();
       made->other = until({"endfor"}, line);
     }
     in_.need_word("endfor");
@@ -112,12 +118,12 @@ class Parser {
   NodePtr if_chain(int line) {
     NodePtr made = in_.node(Kind::if_chain, line);
     do {
-      made->items.push_back(expressions_.tuple_or_expression());
-      in_.need(TokenKind::block_end);
+      made->items.push_back(expressions_.without_conditional());
+      open_body();
       made->branches.push_back(until({"elif", "else", "endif"}, line));
     } while (in_.take_word("elif"));
     if (in_.take_word("else")) {
-      in_.need(TokenKind::block_end);
+      open_body();
       made->other = until({"endif"}, line);
     }
     in_.need_word("endif");

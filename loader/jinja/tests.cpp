@@ -103,7 +103,10 @@ const std::map<std::string, Test>& comparisons() {
 
 bool Context::test(const std::string& test, const Value& of, const List& arguments) {
   charge(1);
-  if (const auto found = tests().find(test); found != tests().end()) return found->second(*this, of, arguments);
+  if (const auto found = tests().find(test); found != tests().end()) {
+    if (!arguments.empty()) fail("the test \"" + test + "\" takes no argument");
+    return found->second(*this, of, arguments);
+  }
   const auto found = comparisons().find(test);
   if (found == comparisons().end()) {
     std::string list;

@@ -188,6 +188,8 @@ TEST_F(ChatTemplateTest, WhatIsNotKnownIsNamedWithItsLineAndTheWayOut) {
   EXPECT_THAT(refused("{{ '\\N{DEGREE SIGN}' }}"),
               testing::AllOf(HasSubstr("\\N{DEGREE SIGN}"), HasSubstr("not known here"), HasSubstr("--template")));
   EXPECT_THAT(refused("{{ [1] | map('\\x1b[2J') | list }}"), HasSubstr("the filter \"\\x1b[2J\" is not known"));
+  EXPECT_THAT(refused("{{ [1] | tojson(depth=1) }}"),
+              testing::AllOf(HasSubstr("\"depth\" of the filter \"tojson\" is not known"), HasSubstr("--template")));
   EXPECT_THAT(refused("{{ größe.x }}"), HasSubstr("\"größe\" is undefined"));
   EXPECT_THAT(refused("{{ '\\ud800' }}"), HasSubstr("\\ud800"));
   EXPECT_THAT(refused("{% set x = [] %}{% set y = x.append(1) %}"), HasSubstr("in place"));
