@@ -121,7 +121,7 @@ void Running::save(const Plan& plan, const std::string& path) const {
   // A run would make the skew first, and what it takes, or the rank that it bears, could then be another.
   const KvSelection& selection = options_.selection;
   const bool reaches = selection.rank > 0 || selection.selector == KvSelector::infinigen;
-  if (selection.foretells() && (!model_.skew || (!reaches && model_.skew->context < plan.positions))) {
+  if (selection.foretells() && (!model_.skew || model_.skew->context < (reaches ? 1 : plan.positions))) {
     throw Error(
         ErrorKind::usage,
         fmt::format("-o: a plan with {} follows from a skew of the model for its {} positions, and none is kept: "

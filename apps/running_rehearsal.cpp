@@ -8,6 +8,7 @@
 #include "apps/environment.h"
 #include "apps/running.h"
 #include "runtime/fingerprint.h"
+#include "runtime/skew_file.h"
 
 namespace spillway {
 namespace {
@@ -17,12 +18,15 @@ constexpr const char* kKeyBits = "bits of a partial key";
 
 void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
 
+bool made(const std::unique_ptr<Skew>& skew) { return skew && skew->context > 0; }
+
 }  // namespace
 
 // The skew of the model: the one that is kept, or one made now, for as many positions as will be served. Beyond what it
 // was made for, only whole keys choose well.
 void Running::prepare_rehearsal(int positions, bool at_least) {
-  if (!options_.selection.foretells() || model_.skew) return;
+  if (!options_.selection.foretells() || made(model_.skew)) return;
+  use_kept_skew();
   const Plan fits = plan(positions, at_least, true);  // or is refused, before anything long begins
   const CalibrationText text = own_calibration_text();
   // Of one sequence: how many others share a pass changes no answer.
@@ -43,7 +47,7 @@ void Running::prepare_rehearsal(int positions, bool at_least) {
 }
 
 std::vector<std::pair<std::string, std::string>> Running::found() const {
-  if (!model_.skew) return {};
+  if (!made(model_.skew)) return {};
   const KvSelection& selection = options_.selection;
   return {{"skew of the rehearsal", spillway::fingerprint(model_.skew->checkpoint)},
           {kRank, std::to_string(selection.rank)},
@@ -57,17 +61,21 @@ void Running::keep_to(const std::vector<std::pair<std::string, std::string>>& fo
   }
 }
 
-// For a command that runs nothing.
+// What a plan needs of the skew: the one that is kept, or the sizes of the one that will be made.
 void Running::use_kept_skew() {
   if (!options_.selection.foretells() || model_.skew) return;
   const std::string fingerprint = spillway::fingerprint(model_.checkpoint);
   const std::string path = skew_path(xdg_of_this_user().cache(), fingerprint, options_.selection.ahead);
   std::error_code ignored;
-  if (std::filesystem::exists(path, ignored)) {
-    model_.skew = std::make_unique<Skew>(open_skew(path, model_.spec, fingerprint));
-  } else {
-    say("rehearsal: no skew of this model is kept yet; the first run makes it, or spillway calibrate");
+  try {
+    if (std::filesystem::exists(path, ignored))
+      model_.skew = std::make_unique<Skew>(open_skew(path, model_.spec, fingerprint));
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::model) throw;  // such a one is made anew
   }
+  if (!model_.skew) model_.skew = std::make_unique<Skew>(skew_to_come(model_.spec, options_.selection.ahead));
+  if (options_.only_planned && !made(model_.skew))
+    say("rehearsal: no skew of this model is kept yet; the first run makes it, or spillway calibrate");
 }
 
 }  // namespace spillway

@@ -29,8 +29,8 @@ POLICIES = {
     "heavy hitters (H2O)": ("--kv-keep heavy --select-budget 10%", CAP),
     "page bounds (Quest)": ("--kv-select bounds --granule 16 --select-budget 10%", CAP_HALF_PRECISION),
     "InfiniGen": ("--kv-select infinigen --granule 1 --select-budget 10%", CAP_HALF_PRECISION),
-    "rehearsal": ("--kv-select rehearsal --select-budget 10%", CAP_HALF_PRECISION),
-    "rehearsal, kivi4": ("--kv-select rehearsal --select-budget 10% --kv-type kivi4", CAP),
+    "rehearsal": ("--kv-select rehearsal --first-layers rehearsed --select-budget 10%", CAP_HALF_PRECISION),
+    "rehearsal, kivi4": ("--kv-select rehearsal --first-layers rehearsed --select-budget 10% --kv-type kivi4 --kv-edge-layers 0", CAP),
 }
 EVERYTHING = POLICIES["full, fp16"][0]
 

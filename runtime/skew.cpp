@@ -113,6 +113,22 @@ Skew open_skew(const std::string& path, const ModelSpec& spec, const std::string
   return skew;
 }
 
+Skew skew_to_come(const ModelSpec& spec, int ahead) {
+  Skew skew;
+  skew.ahead = ahead;
+  for (int layer = 0; layer < spec.shape.layers; ++layer) {
+    SkewLayer& one = skew.layers.emplace_back();
+    for (const SkewTensor& tensor : skew_tensors(spec.shape, layer, skew.source(layer) != layer)) {
+      TensorInfo& there = one.*tensor.member;
+      there.dtype = tensor.dtype;
+      there.rows = tensor.rows;
+      there.cols = tensor.cols;
+      there.extent.bytes = static_cast<uint64_t>(tensor.rows) * row_bytes(tensor.dtype, tensor.cols);
+    }
+  }
+  return skew;
+}
+
 HostKeyBasis Skew::basis(int layer, int rank) const {
   const SkewLayer& one = layers[layer];
   SPILLWAY_CHECK(rank > 0 && rank <= one.keys.cols);

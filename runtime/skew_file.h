@@ -36,4 +36,7 @@ constexpr DType matrix_type(const ModelShape& shape) {
 // A layer's tensors in the order in which they lie. `foretold`: with a matrix of its own for the query.
 std::vector<SkewTensor> skew_tensors(const ModelShape& shape, int layer, bool foretold);
 
+// Of a model's ridge before it is made, the shapes and sizes of its tensors: a plan asks for no more. Its context is 0.
+Skew skew_to_come(const ModelSpec& spec, int ahead);
+
 }  // namespace spillway

@@ -407,7 +407,8 @@ TEST(ProcessToPlan, IsTheFirstUntilItHasGrownByMoreThanItVaries) {
   for (const uint64_t resident : {29 * kMiB, 30 * kMiB, 30 * kMiB + kProcessVaries}) {
     EXPECT_EQ(process_to_plan(30 * kMiB, resident), 30 * kMiB);
   }
-  EXPECT_EQ(process_to_plan(30 * kMiB, 32 * kMiB), 32 * kMiB);
+  const uint64_t grown = 30 * kMiB + kProcessVaries + 1;
+  EXPECT_EQ(process_to_plan(30 * kMiB, grown), grown);
 }
 
 TEST_F(PlannerTest, MorePositionsThanCanBeCountedAreAMatterOfTheFlag) {

@@ -129,6 +129,22 @@ TEST_F(SkewFileTest, WhatIsWrongIsNamed) {
   EXPECT_THAT(refusal({}, 2), HasSubstr("2.query.weight is missing"));
 }
 
+TEST_F(SkewFileTest, OneToComeHasTheSizesOfTheOneThatIsMade) {
+  const Skew made = open_skew(write({}), spec_, kPrint), to_come = skew_to_come(spec_, made.ahead);
+  EXPECT_EQ(to_come.context, 0);
+  ASSERT_EQ(to_come.layers.size(), made.layers.size());
+  for (size_t layer = 0; layer < made.layers.size(); ++layer) {
+    for (TensorInfo SkewLayer::*member : {&SkewLayer::matrix, &SkewLayer::bias, &SkewLayer::keys, &SkewLayer::queries,
+                                          &SkewLayer::mean, &SkewLayer::principal}) {
+      const TensorInfo &one = made.layers[layer].*member, &other = to_come.layers[layer].*member;
+      EXPECT_EQ(other.dtype, one.dtype);
+      EXPECT_EQ(other.rows, one.rows);
+      EXPECT_EQ(other.cols, one.cols);
+      EXPECT_EQ(other.extent.bytes, one.extent.bytes);
+    }
+  }
+}
+
 TEST_F(SkewFileTest, NumbersThatAreNoneAreRefusedWhenRead) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     const Skew skew = open_skew(write({.value = {"1.directions.key", bad}}), spec_, kPrint);
