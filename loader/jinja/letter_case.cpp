@@ -72,7 +72,8 @@ void append_upper(Point point, std::string& out) {
     append(utf8proc_toupper(point), out);
     return;
   }
-  for (const Point part : Folding(point).parts()) append(utf8proc_toupper(part), out);
+  const Folding folding(point);
+  for (const Point part : folding.parts()) append(utf8proc_toupper(part), out);
 }
 
 void append_title(Point point, std::string& out) {

@@ -3,6 +3,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <fmt/format.h>
 #include <pcre2.h>
+#include <time.h>
 
 #include "kernels/check.h"
 #include "loader/printable.h"
@@ -15,6 +16,16 @@ constexpr size_t kLongestPattern = 16 << 10;  // the longest real one has 600 by
 constexpr size_t kJitStackBytes = 64 << 20;   // a run of a million letters that must be given back one by one
 // Steps of one match that a file's pattern may take: the families' need a few for each byte.
 constexpr uint32_t kStepLimit = 10'000'000;
+// Of the thread's own time, for all matches of a text: PCRE2 does not say how many steps a match took. The families'
+// patterns need a hundredth of it.
+constexpr double kSeconds = 2, kSecondsPerByte = 2e-6;
+constexpr int kMatchesBetweenLooks = 64;
+
+double thread_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 
 // What matching needs of its own, one for each thread.
 struct MatchState {
@@ -74,15 +85,22 @@ void Regex::for_each(std::string_view text, const std::function<void(size_t, siz
   state.set_limits(trusted_ ? UINT32_MAX : kStepLimit);
   const PCRE2_SIZE* found = pcre2_get_ovector_pointer(state.data);
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+  const auto too_long = [&](const std::string& why) {
+    return Error(
+        trusted_ ? ErrorKind::io : ErrorKind::model,
+        fmt::format("{}: the pattern \"{}\" takes too long on this text ({})", where_, printable(pattern_), why));
+  };
+  const double end_time =
+      trusted_ ? 0 : thread_seconds() + kSeconds + kSecondsPerByte * static_cast<double>(text.size());
+  int matches = 0;
   size_t done = 0;  // all before it was given away
   for (size_t from = 0; from < text.size();) {
     const int result =
         pcre2_match(code_.get(), subject, text.size(), from, PCRE2_NO_UTF_CHECK, state.data, state.context);
     if (result == PCRE2_ERROR_NOMATCH) break;
-    if (result < 0) {
-      throw Error(trusted_ ? ErrorKind::io : ErrorKind::model,
-                  fmt::format("{}: the pattern \"{}\" takes too long on this text (PCRE2 error {})", where_,
-                              printable(pattern_), result));
+    if (result < 0) throw too_long(fmt::format("PCRE2 error {}", result));
+    if (!trusted_ && ++matches % kMatchesBetweenLooks == 0 && thread_seconds() > end_time) {
+      throw too_long(fmt::format("{} matches in the first {} bytes", matches, found[1]));
     }
     const size_t begin = found[0], end = found[1];
     SPILLWAY_CHECK(begin >= from && end <= text.size());

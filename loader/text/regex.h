@@ -15,7 +15,8 @@ class Regex {
  public:
   // `pattern` is Oniguruma's dialect, as tokenizer.json writes it, in the part of it that the families use.
   // Error(model) begins with `where` and names what is not known. `trusted`: the pattern is ours and linear, so that no
-  // limit on the steps of a match is wanted; else a pattern that takes too long is refused as it is met.
+  // limit on the steps of a match is wanted; else a pattern that takes too long, in one match or in all of a text's, is
+  // refused as it is met.
   Regex(const std::string& pattern, const std::string& where, bool trusted = false);
 
   // Calls take(begin, end, is_match) for every match in `text`, which is well-formed UTF-8, and for what lies between,

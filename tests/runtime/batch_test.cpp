@@ -20,7 +20,7 @@ namespace spillway {
 namespace {
 
 #ifdef SPILLWAY_SANITIZED
-constexpr int kRounds = 2;
+constexpr int kRounds = 1;
 #else
 constexpr int kRounds = 3;
 #endif

@@ -16,14 +16,14 @@ namespace {
 
 constexpr uint64_t kPlenty = 1ull << 30;
 constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
-constexpr int kPrompt = 4 * kPageTokens + 61;
 constexpr int kDecoded = 5;  // a page closes on the way
 
 #ifdef SPILLWAY_SANITIZED
-constexpr int kCases = 1;
+constexpr int kPages = 2, kCases = 1;
 #else
-constexpr int kCases = 3;
+constexpr int kPages = 4, kCases = 3;
 #endif
+constexpr int kPrompt = kPages * kPageTokens + 61;
 
 Options common(const KvSelection& selection, KvCodec codec) {
   Options options;
