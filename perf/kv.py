@@ -83,7 +83,7 @@ def measure(bench, name, r, resident_s, kv16):
         alone = bench.alone(flags)
         ran, tps = bench.step([*flags, *budgets])
     except common.PeerError as error:
-        row["refused"] = str(error)
+        row["refused"] = str(error).split("spillway: ")[-1]
         return row
     if any(plan["tiers"][tier]["weights"] for tier in ("host", "disk")):
         row["refused"] = "weights would leave the device too"

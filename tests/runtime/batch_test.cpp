@@ -20,7 +20,7 @@ namespace spillway {
 namespace {
 
 #ifdef SPILLWAY_SANITIZED
-constexpr int kRounds = 1;
+constexpr int kRounds = 2;
 #else
 constexpr int kRounds = 3;
 #endif
