@@ -8,12 +8,11 @@
 
 namespace spillway {
 
-// Compatibility forms make eleven times as much of a ligature, marks for spaces three times; as chat templates have it
-// (jinja/interpreter.h).
+// Compatibility forms make eleven times as much of a ligature, marks for spaces three times.
 Growth::Growth(size_t text_bytes)
     : text_bytes_(text_bytes),
-      made_left_((size_t{16} << 20) + 256 * text_bytes),
-      kept_left_((size_t{4} << 20) + 16 * text_bytes) {}
+      made_left_((size_t{4} << 20) + 128 * text_bytes),
+      kept_left_((size_t{1} << 20) + 16 * text_bytes) {}
 
 size_t Growth::room() const { return std::min(made_left_, kept_left_); }
 
