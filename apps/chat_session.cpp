@@ -24,9 +24,8 @@ constexpr const char* kHelp =
     "/regenerate     answers the last message again\n"
     "/stats          speeds and traffic of the last answer, and how full the context is\n"
     "/exit           leaves, as Ctrl-D does\n"
-    "The first letters of a command suffice where no other has them. A line that ends in \\ goes on in the next. The "
-    "arrow keys bring earlier\n"
-    "messages back, Ctrl-R looks for them.";
+    "The first letters of a command suffice where no other has them. A line that ends in \\ goes on in the next.\n"
+    "The arrow keys bring earlier messages back, Ctrl-R looks for them.";
 constexpr const char* kCommands[] = {"help", "new", "clear", "system", "regenerate", "stats", "exit", "quit"};
 
 void say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }

@@ -157,6 +157,7 @@ void Running::count_process() { limits_.process = process_to_plan(limits_.proces
 
 bool Running::share(const BatchWishes& wishes) {
   count_process();
+  use_kept_skew();
   const auto batch = plan_batch(options_, wishes, [&](const Options& options) -> std::optional<Plan> {
     try {
       Options own = options;
@@ -226,9 +227,9 @@ std::string Running::chunk_advice(const Plan& plan) const {
 
 Plan Running::plan(int positions, bool at_least, bool quiet) {
   count_process();
+  use_kept_skew();
   if (given_) return given_plan(positions);
   const int chunk = options_.chunk;
-  if (options_.only_planned) use_kept_skew();
   if (options_.context > 0) return planned(options_.context, chunk);
   if (!at_least) return planned(positions, chunk);
   // The largest context that fits, between what is needed and what the model was trained for.

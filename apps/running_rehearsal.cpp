@@ -26,8 +26,8 @@ bool made(const std::unique_ptr<Skew>& skew) { return skew && skew->context > 0;
 // was made for, only whole keys choose well.
 void Running::prepare_rehearsal(int positions, bool at_least) {
   if (!options_.selection.foretells() || made(model_.skew)) return;
-  use_kept_skew();
   const Plan fits = plan(positions, at_least, true);  // or is refused, before anything long begins
+  if (made(model_.skew) && model_.skew->context >= fits.positions) return;
   const CalibrationText text = own_calibration_text();
   // Of one sequence: how many others share a pass changes no answer.
   const CalibrateOptions wanted{.context = fits.positions, .ahead = options_.selection.ahead};

@@ -27,7 +27,7 @@ reads lines with an editor and a history;
 binds its keys. What was computed for earlier turns stays. Ctrl\-C stops an answer and keeps the turn; once more on the
 empty line it leaves. A line that ends in a backslash goes on in the next.
 .BR /help ", " /new ", " /system " TEXT, " /regenerate ", " /stats " and " /exit
-are commands; their first letters suffice. From a pipe or a file each line is a turn.
+are commands; their first letters suffice where no other has them. From a pipe or a file each line is a turn.
 .SH AMOUNTS
 Budgets are bytes with units (6GiB, 800MiB, 2GB) or a share (80%) of what is free. What cannot fit is refused before
 anything is reserved.

@@ -108,6 +108,7 @@ TEST(BatchLine, ToolsReachTheTemplateInTheirOrderAndCallsAreOpened) {
   const RequestLine request = read_request_line(one_line);
   EXPECT_THAT(request.variables,
               HasSubstr(R"("tools":[{"type":"function","function":{"name":"f","description":"d"}}])"));
+  EXPECT_THAT(request.variables, HasSubstr(R"("content":null,"tool_calls")")) << "templates ask whether it is none";
   EXPECT_THAT(request.variables, HasSubstr(R"("arguments":{"z":1,"a":2})"));
   EXPECT_THAT(request.variables, HasSubstr(R"("arguments":"no JSON")"));
   EXPECT_THAT(request.variables, HasSubstr(R"("enable_thinking":false)"));

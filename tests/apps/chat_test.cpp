@@ -140,12 +140,24 @@ TEST_F(Chat, AFillingContextIsSaidInTime) {
   EXPECT_EQ(terminal.wait(), 0);
 }
 
+TEST_F(Chat, AnAnswerThatFillsTheContextIsSaidToBeforeItIsFull) {
+  Terminal terminal(arguments({"-c", "128", "-n", "-1", "--ignore-eos"}), state());
+  ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();
+  terminal.type("a\r");
+  ASSERT_TRUE(terminal.expect("103 of 128 positions are taken (80 %)")) << terminal.shown();
+  ASSERT_TRUE(terminal.expect("the context of 128 positions is full")) << terminal.shown();
+  ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();
+  terminal.type("\x04");
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
 TEST_F(Chat, CommandsAreFewAndMisspeltOnesSaid) {
   Terminal terminal(arguments({"-c", "1024", "-n", "3"}), state());
   const std::vector<std::pair<std::string, std::string>> talk{
       {"/regen", "nothing to answer again"},         {"/frobnicate", "/frobnicate is no command"},
       {"/sys be short", "the system prompt is set"}, {"/system", "be short"},
-      {"/stats", "0 of 1024 positions are taken"},   {"/h", "/regenerate"}};
+      {"/stats", "0 of 1024 positions are taken"},   {"/h", "/regenerate"},
+      {"/s", "/s may be /system, /stats"},           {"/", "/help, /new"}};
   for (const auto& [line, words] : talk) {
     ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();
     terminal.type(line + "\r");

@@ -142,6 +142,11 @@ TEST_F(Cli, TheEnvironmentIsATwinAndTheFlagWins) {
   const Result twin = run({"generate", "-m", model_, "-p", "hello", "--temp", "0", "--json"});
   const Result flag = run({"generate", "-m", model_, "-p", "hello", "--temp", "0", "--json", "-n", "2"});
   unsetenv("SPILLWAY_PREDICT");
+  setenv("SPILLWAY_NO_COLOR", "maybe", 1);
+  const Result neither = run({"generate", "-m", model_, "-p", "hello"});
+  unsetenv("SPILLWAY_NO_COLOR");
+  EXPECT_EQ(neither.exit_code, 2);
+  EXPECT_THAT(neither.err, HasSubstr("SPILLWAY_NO_COLOR: 'maybe'"));
   ASSERT_EQ(twin.exit_code, 0) << twin.err;
   EXPECT_EQ(nlohmann::json::parse(twin.out)["tokens"].size(), 3u);
   EXPECT_EQ(nlohmann::json::parse(flag.out)["tokens"].size(), 2u);
@@ -219,8 +224,10 @@ TEST_F(Cli, AnInterruptEndsEveryCommandWith130) {
 
 TEST_F(Cli, RefusalsAreOneLineThatNamesTheFlag) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> cases{
-      {{}, "one of generate, chat, batch, score, plan, bench, quality, calibrate, inspect, doctor"},
+      {{}, "one of generate, chat, batch, score, plan, bench, quality, calibrate, inspect, doctor, completion"},
       {{"generat"}, "'generat' is no command"},
+      {{"generat", "--help"}, "'generat' is no command"},
+      {{"generate", "-p", "x", "-c", "999999999999"}, "--ctx-size: 999999999999 is more than 268435456"},
       {{"generate", "-p", "x", "-c", "-1"}, "--ctx-size: -1 is less than 0"},
       {{"generate", "-p", "x", "--temp", "inf"}, "--temp: 'inf' is not a number"},
       {{"generate", "-p", "x", "-n", "-2"}, "-2 is less than -1"},

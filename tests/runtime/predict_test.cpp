@@ -19,12 +19,6 @@
 namespace spillway {
 namespace {
 
-#ifdef SPILLWAY_SANITIZED
-constexpr int kCases = 50;
-#else
-constexpr int kCases = 250;
-#endif
-
 constexpr uint64_t kMiB = 1 << 20;
 constexpr double kRounding = 1e-9;
 
@@ -187,7 +181,7 @@ TEST_F(PredictTest, MoreDeviceMemoryIsNotSlower) {
   std::mt19937_64 random(32);
   int compared = 0, slower = 0;
   double worst = 1;
-  for (int i = 0; i < kCases; ++i) {
+  for (int i = 0; i < 250; ++i) {
     const SpecModel model(random_shape(random), path_);
     Options options = random_options(random, model);
     const Limits limits = random_limits(random);
@@ -212,8 +206,8 @@ TEST_F(PredictTest, MoreDeviceMemoryIsNotSlower) {
   }
   std::printf("%d budgets compared with smaller ones: %d are slower by over 1%%, the worst by %.1f%%\n", compared,
               slower, 100 * (worst - 1));
-  EXPECT_GT(compared, 20 * kCases);
-  EXPECT_LT(slower, 5 + compared / 200);
+  EXPECT_GT(compared, 5000);
+  EXPECT_LT(slower, compared / 200);
 }
 
 // A pass of a batch sweeps the head once for every so many rows of logits as the plan holds: bytes and seconds count
