@@ -70,6 +70,9 @@ class BatchRun {
             .shared_unit = engine.lets_go()        ? 0
                            : options.deterministic ? engine.identical_prefix()
                                                    : kPageTokens,
+            .own_pages = engine.recent_pages(),
+            // What one has packed the other would have read as it was.
+            .shares_any_time = !options.deterministic || engine.recent_pages() == 0,
             .alone = [&engine](int tokens) { return engine.decodes_alone(tokens); }};
   }
 

@@ -39,7 +39,7 @@ const BatchSchedule::Request* BatchSchedule::likest(const Request& request, int*
     const auto begin = request.prompt.begin(), end = begin + static_cast<ptrdiff_t>(most);
     const auto alike = static_cast<int>(std::mismatch(begin, end, other.prompt.begin()).first - begin);
     const int whole = alike / limits_.shared_unit * limits_.shared_unit;
-    if (whole <= *shared) continue;
+    if (whole <= *shared || (!limits_.shares_any_time && reached(other) > whole)) continue;
     best = &other;
     *shared = whole;
   }
@@ -49,7 +49,7 @@ const BatchSchedule::Request* BatchSchedule::likest(const Request& request, int*
 bool BatchSchedule::place(Request& request) {
   int shared = 0;
   const Request* other = likest(request, &shared);
-  const auto kept = static_cast<size_t>(shared / kPageTokens);
+  const auto kept = static_cast<size_t>(std::max(0, shared / kPageTokens - limits_.own_pages));
   const size_t own = static_cast<size_t>(page_rows(request.positions)) - kept;
   if (own > free_.size()) return false;
   if (other != nullptr) {

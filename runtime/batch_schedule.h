@@ -4,7 +4,7 @@
 //
 // A request is admitted, in the order of arrival, when the pages of all positions that it may ever take are free: so
 // what runs is never short of pages, and none has to be given up. Requests whose prompts begin alike share the full
-// pages of what is alike, which count once.
+// pages of what is alike, which count once (but `own_pages`).
 #pragma once
 
 #include <cstdint>
@@ -25,6 +25,8 @@ struct ScheduleLimits {
   int rows = 0;       // tokens of a pass at most: a chunk and `sequences` beside it
   int chunk = 0;      // tokens of a prompt at once: cut at multiples of it, wherever a shared beginning ends
   int shared_unit = kPageTokens;  // beginnings are shared in multiples of so many tokens, whole pages; 0: never
+  int own_pages = 0;              // of a shared beginning the last ones, of which each sequence comes to have its own
+  bool shares_any_time = true;    // else only while the other has not gone on beyond what is alike
   // Whether a decode step over so many positions must have a pass to itself; empty: none must.
   std::function<bool(int tokens)> alone = {};
 };
@@ -83,6 +85,8 @@ class BatchSchedule {
   };
 
   Request& of(RequestId request);
+  // Tokens that it has computed, or will have the moment it begins.
+  static int reached(const Request& r) { return r.from == kNobody ? r.computed : r.shared; }
   const Request* likest(const Request& request, int* shared) const;
   bool place(Request& request);
   void inherit(RequestId id);

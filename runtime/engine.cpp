@@ -259,6 +259,15 @@ int Engine::identical_prefix() const {
   return plan_.chunk % kPageTokens == 0 ? plan_.chunk : 0;
 }
 
+int Engine::recent_pages() const {
+  int pages = 0;
+  for (const auto& unit : parts_->units) {
+    const KvLayout& layout = unit->kv->layout();
+    if (layout.packed_layers() > 0) pages = std::max(pages, layout.packed.recent_rows);
+  }
+  return pages;
+}
+
 bool Engine::should_choose() const { return !parts_->device.host_addressable(); }
 
 std::span<const float> Engine::last_logits() {

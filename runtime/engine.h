@@ -92,6 +92,9 @@ class Engine {
   // Beginnings that sequences share in multiples of so many tokens leave every bit as it is without: of a prompt that
   // is packed as it is computed, or whose kernels follow from the rows at once, whole chunks. 0: none do.
   int identical_prefix() const;
+  // Newest full pages of a sequence that are not packed yet, and that it packs apart from others that share them; 0:
+  // none ever are.
+  int recent_pages() const;
   // The whole of the last row of logits, of which something was chosen; valid until the next call.
   std::span<const float> last_logits();
 

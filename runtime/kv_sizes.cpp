@@ -59,13 +59,14 @@ KvSaved kv_saved(const Plan& plan) {
 
 KvSlots KvSizes::device_slots(const KvKept& kept, bool spills) const {
   const uint32_t transient = spills ? static_cast<uint32_t>(transient_rows()) : 0;
-  // Of each sequence the sinks and the open row.
-  const int stay = std::min(rows_per_layer(), (layout.packed.sink_rows + 1) * sequences);
+  const int stay = std::min(rows_per_layer(), staying_rows());
   KvSlots slots;
   for (int layer = 0; layer < layout.layers; ++layer) {
     const int rows = layout.chooses(layer) ? kept.choosing : kept.whole;
     slots.full += static_cast<uint32_t>(layout.packs(layer) ? stay : rows);
-    if (layout.packs(layer)) slots.packed += static_cast<uint32_t>(std::max(0, rows - layout.packed.sink_rows));
+    // Of the rows that one sequence fills all are packed but so many; what others leave is not counted on.
+    const int unpacked = layout.packed.sink_rows + layout.packed.recent_rows;
+    if (layout.packs(layer)) slots.packed += static_cast<uint32_t>(std::max(0, rows - unpacked));
   }
   if (layout.full_layers() > 0) slots.full += transient;
   if (layout.packed_layers() == 0) return slots;
@@ -93,14 +94,13 @@ KvSlots KvSizes::fitting(const KvSlots& wanted, uint64_t bytes) const {
 }
 
 int KvSizes::outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const {
-  const int stay = layout.packed_layers() > 0 ? (layout.packed.sink_rows + 1) * sequences : sequences;
   const auto fits = [&](int rows) {
     const KvSlots all = outside_slots({rows_per_layer() - rows, rows_per_layer() - rows});
     const KvSlots host = fitting(all, host_bytes);
     const KvSlots rest{.full = all.full - host.full, .packed = all.packed - host.packed};
     return fitting(rest, disk_bytes) == rest;
   };
-  int least = 0, most = layout.layers == 0 ? 0 : std::max(rows_per_layer() - stay, 0);
+  int least = 0, most = layout.layers == 0 ? 0 : std::max(rows_per_layer() - staying_rows(), 0);
   while (least < most) {
     const int middle = least + (most - least + 1) / 2;
     if (fits(middle)) {

@@ -37,9 +37,13 @@ struct KvSizes {
   uint64_t beside_bytes = 0;  // of the device where rows leave it: the hot set of layers that choose
 
   // Page rows of one layer: those of the context, and for each further sequence two that are not full of tokens of its
-  // own: its last one, and one copied in the middle of a page where it left another sequence. Whoever lets several
-  // share a pass counts whole pages, and lets none leave another in the middle of one (runtime/batch_schedule.h).
-  int rows_per_layer() const { return context_rows + (batch > 1 ? 0 : 2 * (sequences - 1)); }
+  // own: its last one, and one copied in the middle of a page where it left another sequence; and, where pages are
+  // packed, the newest ones of what it shares, which it packs for itself. Whoever lets several share a pass counts
+  // whole pages, and lets none leave another in the middle of one (runtime/batch_schedule.h).
+  int rows_per_layer() const {
+    const int own = 2 + (layout.packed_layers() > 0 ? layout.packed.recent_rows : 0);
+    return context_rows + (batch > 1 ? 0 : own * (sequences - 1));
+  }
   // Rows that a pass fills, or begins, in one layer: of a chunk, which may begin and end in the middle of a page; where
   // several sequences share it, one more of each, and the tokens that they have beside it.
   int pass_rows() const { return chunk_rows + 1 + (batch > 1 ? batch + page_rows(batch) : 0); }
@@ -50,9 +54,11 @@ struct KvSizes {
   // Of the rows that are not kept: those for which `bytes` suffice, full ones first.
   KvSlots outside_slots(const KvKept& kept) const;
   KvSlots fitting(const KvSlots& wanted, uint64_t bytes) const;
-  // Rows of each layer that can be outside the device, where host and disk have so much room: neither the open ones,
-  // nor the sinks of layers that pack.
+  // Rows of each layer that can be outside the device, where host and disk have so much room: not the open ones, nor
+  // those that layers that pack leave as they are.
   int outside_rows(uint64_t host_bytes, uint64_t disk_bytes) const;
+  // Rows of a layer that stay on the device in any case, in half precision.
+  int staying_rows() const { return (layout.packed_layers() > 0 ? layout.packed.unpacked_rows() : 1) * sequences; }
   // All on the device.
   KvKept all_rows() const { return {rows_per_layer(), rows_per_layer()}; }
   uint64_t all() const { return layout.bytes(device_slots(all_rows(), false)); }

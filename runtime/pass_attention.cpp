@@ -72,7 +72,7 @@ void Pass::append(int layer, const PassInput& input) {
   const TraceRange range(track_, "append");
   const KvGrowth growth = grow(layer);
   for (const Event& event : growth.after) p_.compute.wait_for(event);
-  for (const KvGrowth::Copy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
+  for (const DeviceCopy& copy : growth.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
   const KvFormat format = p_.kv.layout().format_of(layer);
   const View table = rotations_.empty() ? View{} : angles(layer, static_cast<int>(q_.rows));
   if (input.observer) rotate_observed(layer, *input.observer, table);
@@ -214,12 +214,13 @@ void Pass::each_group(int layer, const Placed& one, const std::function<void(std
   }
 }
 
-// Pages that this pass has filled, and read as they were written: before any byte of them leaves the device.
+// Pages that are among the newest no longer, once this pass has read them: before any byte of them leaves the device.
 void Pass::pack(int layer) {
   const KvPacking packing = p_.kv.pack(layer);
   if (packing.runs.empty()) return;
   const TraceRange range(track_, "seal");
   for (const Event& event : packing.after) p_.compute.wait_for(event);
+  for (const DeviceCopy& copy : packing.copies) p_.compute.copy(copy.to, copy.from, copy.bytes);
   p_.ops.seal(p_.compute, p_.kv.layout().format_of(layer), packing.runs);
   if (p_.rehearsal != nullptr && p_.rehearsal->chooses_in(layer)) p_.rehearsal->keep_heads(layer, packing);
 }

@@ -12,7 +12,7 @@ KvCache::KvCache(const KvLayout& layout, const KvPools& pools)
     : layout_(layout),
       pools_(pools),
       sealed_on_device_(layout.layers),
-      to_pack_(layout.layers),
+      grown_(layout.layers),
       device_rows_(layout.layers, 0) {
   uint32_t all = 0;
   for (const Tier tier : {Tier::device, Tier::host, Tier::disk}) {
@@ -43,6 +43,7 @@ const KvCache::SequenceState& KvCache::state(SequenceId sequence) const {
 SequenceId KvCache::open() {
   SequenceState& s = sequences_[next_sequence_];
   s.rows.resize(layout_.layers);
+  s.next_to_pack.assign(static_cast<size_t>(layout_.layers), layout_.packed.sink_rows);
   s.generation = next_generation_++;
   return next_sequence_++;
 }
@@ -64,6 +65,7 @@ void KvCache::close(SequenceId sequence, const Event& last_reader) {
     for (uint32_t index : layer) drop(index, last_reader);
   }
   sequences_.erase(sequence);
+  for (auto& grown : grown_) std::erase(grown, sequence);
   ++version_;
 }
 
@@ -75,7 +77,6 @@ void KvCache::drop(uint32_t index, const Event& last_reader) {
     --device_rows_[row.layer];
     if (row.sealed) std::erase(sealed_on_device_[row.layer], index);
   }
-  std::erase(to_pack_[row.layer], index);
   // Of a row outside the device the last user is its last fetch, or the spill that brought it there.
   const bool fetched = row.last_fetch.timeline != nullptr;
   free_slot(row, row.slot, row.tier, row.tier == Tier::device ? last_reader : fetched ? row.last_fetch : row.written);
@@ -104,6 +105,7 @@ int KvCache::truncate(SequenceId sequence, int tokens, const Event& last_reader)
     if (open.sealed) std::erase(sealed_on_device_[open.layer], layer.back());
     open.sealed = false;
   }
+  for (int& next : s.next_to_pack) next = std::max(std::min(next, page_rows(tokens)), layout_.packed.sink_rows);
   s.tokens = tokens;
   ++version_;
   return tokens;
@@ -135,16 +137,22 @@ void KvCache::refuse_growth(const char* what, uint32_t slots) const {
   throw Error(ErrorKind::fit, fmt::format("all {} {}page rows of the KV cache on the device are taken", slots, what));
 }
 
-uint32_t KvCache::new_row(int layer, std::vector<Event>& after) {
-  if (free(Tier::device, false).empty() || unused_rows_.empty()) refuse_growth("", pools_.device_slots.full);
-  const FreeSlot slot = take_slot(Tier::device, false);
+void KvCache::refuse_rows(bool packed) const {
+  if (packed) refuse_growth("packed ", pools_.device_slots.packed);
+  refuse_growth("", pools_.device_slots.full);
+}
+
+// On the device; a packed one is sealed.
+uint32_t KvCache::new_row(int layer, bool packed, std::vector<Event>& after) {
+  if (free(Tier::device, packed).empty() || unused_rows_.empty()) refuse_rows(packed);
+  const FreeSlot slot = take_slot(Tier::device, packed);
   if (!slot.after.done()) after.push_back(slot.after);
   const uint32_t index = unused_rows_.back();
   unused_rows_.pop_back();
   rows_[index] = {.references = 1,
                   .layer = layer,
-                  .sealed = false,
-                  .packed = false,
+                  .sealed = packed,
+                  .packed = packed,
                   .tier = Tier::device,
                   .slot = slot.slot,
                   .written = {},
@@ -167,9 +175,9 @@ KvGrowth KvCache::grow(SequenceId sequence, int layer, int count) {
     const int row = token / kPageTokens;
     const int first = token % kPageTokens;
     if (row == static_cast<int>(table.size())) {
-      table.push_back(new_row(layer, growth.after));
+      table.push_back(new_row(layer, false, growth.after));
     } else if (rows_[table[row]].references > 1) {
-      const uint32_t own = new_row(layer, growth.after);
+      const uint32_t own = new_row(layer, false, growth.after);
       growth.copies.push_back({on_device(rows_[own]), on_device(rows_[table[row]]), layout_.row_bytes()});
       if (layout_.chooses(layer)) {
         growth.copies.push_back({sidecar_of(rows_[own]), sidecar_of(rows_[table[row]]), layout_.sidecar_bytes()});
@@ -181,39 +189,57 @@ KvGrowth KvCache::grow(SequenceId sequence, int layer, int count) {
     growth.runs.push_back({on_device(rows_[table[row]]), first, done, take});
     if (layout_.chooses(layer)) growth.sidecars.push_back(sidecar_of(rows_[table[row]]));
     done += take;
-    if (first + take == kPageTokens) seal(table[row], row);
+    if (first + take == kPageTokens) seal(table[row]);
   }
+  if (layout_.packs(layer)) grown_[layer].push_back(sequence);
   return growth;
 }
 
-void KvCache::seal(uint32_t index, int row_of_layer) {
+void KvCache::seal(uint32_t index) {
   Row& row = rows_[index];
   SPILLWAY_CHECK(!row.sealed && !row.packed && row.tier == Tier::device);
   row.sealed = true;
-  if (layout_.packs(row.layer, row_of_layer)) {
-    to_pack_[row.layer].push_back(index);
-  } else if (!layout_.packs(row.layer)) {
-    sealed_on_device_[row.layer].push_back(index);
-  }
+  if (!layout_.packs(row.layer)) sealed_on_device_[row.layer].push_back(index);
 }
 
 KvPacking KvCache::pack(int layer) {
   KvPacking packing;
-  for (const uint32_t index : to_pack_[layer]) {
-    if (free(Tier::device, true).empty()) refuse_growth("packed ", pools_.device_slots.packed);
-    Row& row = rows_[index];
-    const std::byte* from = on_device(row);
+  for (const SequenceId sequence : grown_[layer]) pack(state(sequence), layer, packing);
+  grown_[layer].clear();
+  return packing;
+}
+
+void KvCache::pack(SequenceState& sequence, int layer, KvPacking& packing) {
+  std::vector<uint32_t>& table = sequence.rows[layer];
+  const int full = static_cast<int>(table.size()) - (rows_[table.back()].sealed ? 0 : 1);
+  for (int& row = sequence.next_to_pack[layer]; row < full - layout_.packed.recent_rows; ++row) {
+    if (table[row] != kGone) pack_row(table[row], packing);
+  }
+}
+
+void KvCache::pack_row(uint32_t& index, KvPacking& packing) {
+  Row& row = rows_[index];
+  SPILLWAY_CHECK(row.sealed && !row.packed && row.tier == Tier::device);
+  const std::byte* from = on_device(row);
+  if (row.references > 1) {
+    const uint32_t own = new_row(row.layer, true, packing.after);
+    if (layout_.chooses(row.layer)) {
+      packing.copies.push_back({sidecar_of(rows_[own]), sidecar_of(row), layout_.sidecar_bytes()});
+    }
+    --row.references;
+    index = own;
+  } else {
+    if (free(Tier::device, true).empty()) refuse_rows(true);
     const FreeSlot slot = take_slot(Tier::device, true);
     if (!slot.after.done()) packing.after.push_back(slot.after);
     free_slot(row, row.slot, Tier::device, {});
     row.packed = true;
     row.slot = slot.slot;
-    packing.runs.push_back({from, on_device(row)});
-    if (layout_.chooses(layer)) packing.sidecars.push_back(sidecar_of(row));
-    sealed_on_device_[layer].push_back(index);
   }
-  to_pack_[layer].clear();
-  return packing;
+  const Row& packed = rows_[index];
+  packing.runs.push_back({from, on_device(packed)});
+  if (layout_.chooses(packed.layer)) packing.sidecars.push_back(sidecar_of(packed));
+  sealed_on_device_[packed.layer].push_back(index);
 }
 
 void KvCache::advance(SequenceId sequence, int count) { state(sequence).tokens += count; }
@@ -222,7 +248,7 @@ int KvCache::tokens(SequenceId sequence) const { return state(sequence).tokens; 
 
 std::vector<Demotion> KvCache::settle(int layer) {
   std::vector<Demotion> demotions;
-  SPILLWAY_CHECK(to_pack_[layer].empty());
+  SPILLWAY_CHECK(grown_[layer].empty());
   auto& sealed = sealed_on_device_[layer];
   while (device_rows_[layer] > kept_rows(layer) && !sealed.empty()) {
     const uint32_t index = sealed.front();

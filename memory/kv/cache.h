@@ -2,12 +2,13 @@
 // moves nothing: it returns the moves to make, and is told when they end.
 //
 // A page row is kPageTokens positions of one layer, all KV heads. It is open while it fills (always on the device),
-// sealed when full. A sealed row of a layer that packs is packed once, on the device, after the pass that filled it has
-// read it there: so what a query reads follows from its position and its chunk, and from no placement. Rows that stay
-// full in such a layer (the sinks, the open row) stay on the device.
+// sealed when full. A sealed row of a layer that packs is packed once, on the device, after the pass in which so many
+// more have filled as stay as they are (KvPacked): so what a query reads follows from its position and its chunk, and
+// from no placement. Rows that are not packed in such a layer (the sinks, the newest, the open row) stay on the device.
+// After a cut the newest rows may be packed ones: packing is not undone.
 //
-// Rows are counted by reference, so that sequences share a prefix; an open row that is shared is copied before it is
-// written. Used by one thread.
+// Rows are counted by reference, so that sequences share a prefix. An open row that is shared is copied before it is
+// written, and a row that is shared is packed into another one: the others may not have come so far. Used by one thread.
 #pragma once
 
 #include <cstdint>
@@ -34,25 +35,27 @@ struct RowPlace {
   uint64_t bytes = 0;
 };
 
+struct DeviceCopy {
+  std::byte* to;
+  const std::byte* from;
+  uint64_t bytes;
+};
+
 // What an append needs before it may write.
 struct KvGrowth {
   std::vector<AppendRun> runs;       // rows count from 0 for the first new token
   std::vector<std::byte*> sidecars;  // of each run's row, where the layer chooses
   std::vector<Event> after;          // the slots' former contents have left
-  struct Copy {
-    std::byte* to;
-    const std::byte* from;
-    uint64_t bytes;
-  };
-  std::vector<Copy>
-      copies;  // device to device, before the append: a shared open row, and its sidecar, become one's own
+  // Before the append: a shared open row, and its sidecar, become one's own.
+  std::vector<DeviceCopy> copies;
 };
 
-// Rows that have filled, to be packed before anything else happens to them.
+// Rows to be packed before anything else happens to them.
 struct KvPacking {
   std::vector<SealRun> runs;
   std::vector<std::byte*> sidecars;  // of each run's row, where the layer chooses: its pages' heads belong there
   std::vector<Event> after;          // the slots' former contents have left
+  std::vector<DeviceCopy> copies;    // of the sidecars of rows that were shared, before their heads are written
 };
 
 // A sealed row that leaves the device.
@@ -85,9 +88,9 @@ class KvCache {
   void advance(SequenceId sequence, int count);
   int tokens(SequenceId sequence) const;
 
-  // The rows of a layer that grow() has filled since the last call and that are to be packed, after the layer has read
-  // them, by the stream that writes what grow() makes room for: their old slots are free for it at once. Throws
-  // Error(fit) as grow() does.
+  // The rows of a layer that are to be packed since grow() was last called for it, after the layer has read them, by the
+  // stream that writes what grow() makes room for: their old slots are free for it at once. Throws Error(fit) as grow()
+  // does.
   KvPacking pack(int layer);
 
   // Oldest first, the sealed rows of a layer beyond its share of the device: to the host while it has room, then to
@@ -144,9 +147,10 @@ class KvCache {
     int tokens = 0;
     uint64_t generation = 0;
     std::vector<std::vector<uint32_t>> rows;  // [layer][row]; kGone: let go
+    std::vector<int> next_to_pack;            // [layer], a row; those before it will not be
   };
 
-  uint32_t new_row(int layer, std::vector<Event>& after);
+  uint32_t new_row(int layer, bool packed, std::vector<Event>& after);
   using FreeSlots = std::deque<FreeSlot>;
   FreeSlot take_slot(Tier tier, bool packed);
   void free_slot(const Row& row, uint32_t slot, Tier tier, const Event& after);
@@ -154,7 +158,9 @@ class KvCache {
   uint32_t used(Tier tier, bool packed) const;
   KvSlots slots(Tier tier) const;
   uint64_t offset_of(Tier tier, bool packed, uint32_t slot) const;
-  void seal(uint32_t index, int row_of_layer);
+  void seal(uint32_t index);
+  void pack(SequenceState& sequence, int layer, KvPacking& packing);
+  void pack_row(uint32_t& index, KvPacking& packing);
   // One reference less; without any its slot is free.
   void drop(uint32_t row, const Event& last_reader);
   RowPlace place_of(const Row& row) const;
@@ -164,6 +170,7 @@ class KvCache {
   std::byte* sidecar_of(const Row& row) const;
   std::byte* on_device(const Row& row) const { return pools_.device + offset_of(Tier::device, row.packed, row.slot); }
   [[noreturn]] void refuse_growth(const char* what, uint32_t slots) const;
+  [[noreturn]] void refuse_rows(bool packed) const;
   SequenceState& state(SequenceId sequence);
   const SequenceState& state(SequenceId sequence) const;
 
@@ -175,7 +182,7 @@ class KvCache {
   std::vector<uint32_t> unused_rows_;
   std::vector<uint32_t> unused_sidecars_;
   std::vector<std::deque<uint32_t>> sealed_on_device_;  // [layer], oldest first: those that may leave
-  std::vector<std::vector<uint32_t>> to_pack_;          // [layer]
+  std::vector<std::vector<SequenceId>> grown_;          // [layer] that packs, since its last pack()
   std::vector<int> device_rows_;                        // [layer]
   std::map<SequenceId, SequenceState> sequences_;
   SequenceId next_sequence_ = 0;

@@ -21,14 +21,18 @@ struct KvSlots {
   uint32_t rows() const { return full + packed; }
 };
 
-// Layers whose full pages are packed, and which of their rows stay as they are for good: the first ones, whose tokens
-// every query looks at (attention sinks, arXiv 2309.17453).
+// Layers whose full pages are packed, and which of their rows stay as they are: for good the first ones, whose tokens
+// every query looks at (attention sinks, arXiv 2309.17453), and for a while the newest full ones, on which much of the
+// attention falls (KIVI, arXiv 2402.02750, section 4.1: a residual of 128 tokens).
 struct KvPacked {
   int first_layer = 0, last_layer = 0;  // one past
   int sink_rows = 1;
+  int recent_rows = 2;
 
   bool operator==(const KvPacked&) const = default;
   int layers() const { return last_layer - first_layer; }
+  // Rows of a sequence that are not packed at most, with the open one.
+  int unpacked_rows() const { return sink_rows + recent_rows + 1; }
 };
 
 // Layers of which a decode step reads chosen granules alone. Their rows have a sidecar that is on the device whatever
@@ -59,7 +63,6 @@ struct KvLayout {
 
   bool operator==(const KvLayout&) const = default;
   bool packs(int layer) const { return layer >= packed.first_layer && layer < packed.last_layer; }
-  bool packs(int layer, int row) const { return packs(layer) && row >= packed.sink_rows; }
   int packed_layers() const { return packed.layers(); }
   int full_layers() const { return layers - packed.layers(); }
   bool chooses(int layer) const { return !chosen.layers.empty() && chosen.layers[static_cast<size_t>(layer)]; }
@@ -92,10 +95,10 @@ struct KvLayout {
   uint64_t row_bytes(bool is_packed = false) const {
     return align_up(is_packed ? format.packed_row_bytes() : format.row_of_pages_bytes(), kDiskAlign);
   }
-  // What `rows` rows of every layer are at most, the last of them open.
+  // What `rows` rows of every layer are, the last of them open.
   KvSlots slots_of(int rows) const {
     const auto all = static_cast<uint32_t>(rows);
-    const uint32_t stay = std::min(all, static_cast<uint32_t>(packed.sink_rows + 1));
+    const uint32_t stay = std::min(all, static_cast<uint32_t>(packed.unpacked_rows()));
     return {.full = all * full_layers() + stay * packed_layers(), .packed = (all - stay) * packed_layers()};
   }
   uint64_t bytes(const KvSlots& slots) const { return slots.full * row_bytes() + slots.packed * row_bytes(true); }

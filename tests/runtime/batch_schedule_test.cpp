@@ -14,14 +14,22 @@
 namespace spillway {
 namespace {
 
-// What a cache would hold: pages by numbers of their own, counted by reference.
+// What a cache would hold: pages by numbers of their own, counted by reference; a page is packed when `recent` more
+// are full, and packed apart where others have it too.
 class Pages {
  public:
+  explicit Pages(int recent) : recent_(recent) {}
   void fork(RequestId to, RequestId from, int tokens) {
     tables_[to].assign(tables_[from].begin(), tables_[from].begin() + tokens / kPageTokens);
   }
   void grow(RequestId request, int tokens) {
-    while (static_cast<int>(tables_[request].size()) < page_rows(tokens)) tables_[request].push_back(next_++);
+    std::vector<int>& table = tables_[request];
+    while (static_cast<int>(table.size()) < page_rows(tokens)) table.push_back(next_++);
+    for (int row = 0; recent_ > 0 && row < tokens / kPageTokens - recent_; ++row) {
+      if (packed_.count(table[row]) > 0) continue;
+      if (owners(table[row]) > 1) table[row] = next_++;
+      packed_.insert(table[row]);
+    }
   }
   void close(RequestId request) { tables_.erase(request); }
   int used() const {
@@ -31,7 +39,15 @@ class Pages {
   }
 
  private:
+  int64_t owners(int page) const {
+    return std::count_if(tables_.begin(), tables_.end(), [&](const auto& one) {
+      return std::find(one.second.begin(), one.second.end(), page) != one.second.end();
+    });
+  }
+
+  const int recent_;
   std::map<RequestId, std::vector<int>> tables_;
+  std::set<int> packed_;
   int next_ = 0;
 };
 
@@ -44,7 +60,8 @@ struct Wish {
 
 class ScheduleWorld {
  public:
-  ScheduleWorld(uint64_t seed, ScheduleLimits limits) : random_(seed), limits_(limits), schedule_(limits) {}
+  ScheduleWorld(uint64_t seed, ScheduleLimits limits)
+      : random_(seed), limits_(limits), schedule_(limits), pages_(limits.own_pages) {}
 
   void run(const std::vector<Wish>& wishes) {
     wishes_ = &wishes;
@@ -79,6 +96,7 @@ class ScheduleWorld {
   void fork() {
     for (const ScheduledFork& fork : schedule_.forks()) {
       ASSERT_GE(done_.at(fork.from), fork.tokens);
+      ASSERT_TRUE(limits_.shares_any_time || done_.at(fork.from) == fork.tokens) << "before it goes on";
       ASSERT_EQ(done_.at(fork.request), 0);
       const auto &a = (*wishes_)[fork.request].prompt, &b = (*wishes_)[fork.from].prompt;
       ASSERT_LT(fork.tokens, static_cast<int>(a.size()));
@@ -175,6 +193,8 @@ TEST(BatchSchedule, RandomRequestsAllEndAndNothingIsExceeded) {
     limits.chunk = round % 3 == 0 ? 64 : 1 + static_cast<int>(random() % 300);
     limits.rows = limits.chunk + limits.sequences;
     if (round % 4 == 1) limits.shared_unit = 2 * kPageTokens;
+    if (round % 2 == 0) limits.own_pages = 2;
+    limits.shares_any_time = round % 6 != 0;  // their chunks are pages
     const int threshold = positions / 2;
     if (round % 5 == 2) limits.alone = [threshold](int tokens) { return tokens > threshold; };
     ScheduleWorld world(random(), limits);
