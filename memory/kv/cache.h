@@ -8,7 +8,8 @@
 // After a cut the newest rows may be packed ones: packing is not undone.
 //
 // Rows are counted by reference, so that sequences share a prefix. An open row that is shared is copied before it is
-// written, and a row that is shared is packed into another one: the others may not have come so far. Used by one thread.
+// written, and a row that is shared is packed into another one: the others may not have come so far. Used by one
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -88,9 +89,9 @@ class KvCache {
   void advance(SequenceId sequence, int count);
   int tokens(SequenceId sequence) const;
 
-  // The rows of a layer that are to be packed since grow() was last called for it, after the layer has read them, by the
-  // stream that writes what grow() makes room for: their old slots are free for it at once. Throws Error(fit) as grow()
-  // does.
+  // The rows of a layer that are to be packed since grow() was last called for it, after the layer has read them, by
+  // the stream that writes what grow() makes room for: their old slots are free for it at once. Throws Error(fit) as
+  // grow() does.
   KvPacking pack(int layer);
 
   // Oldest first, the sealed rows of a layer beyond its share of the device: to the host while it has room, then to

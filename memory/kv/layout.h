@@ -23,11 +23,11 @@ struct KvSlots {
 
 // Layers whose full pages are packed, and which of their rows stay as they are: for good the first ones, whose tokens
 // every query looks at (attention sinks, arXiv 2309.17453), and for a while the newest full ones, on which much of the
-// attention falls (KIVI, arXiv 2402.02750, section 4.1: a residual of 128 tokens).
+// attention falls (newest_rows()).
 struct KvPacked {
   int first_layer = 0, last_layer = 0;  // one past
   int sink_rows = 1;
-  int recent_rows = 2;
+  int recent_rows = 0;
 
   bool operator==(const KvPacked&) const = default;
   int layers() const { return last_layer - first_layer; }
@@ -47,6 +47,9 @@ struct KvChosen {
   bool operator==(const KvChosen&) const = default;
 };
 
+// KIVI's residual is 128 tokens (arXiv 2402.02750, section 4.1); FlexGen packs all, and 8 bits need none.
+constexpr int newest_rows(KvCodec codec) { return info(codec).keys_per_channel ? 2 : 0; }
+
 struct KvLayout {
   KvFormat format;  // with the codec of packed rows
   int layers = 0;
@@ -59,6 +62,7 @@ struct KvLayout {
     if (codec == KvCodec::f16 || packed_layers.layers() <= 0) return;
     format.codec = codec;
     packed = packed_layers;
+    packed.recent_rows = newest_rows(codec);
   }
 
   bool operator==(const KvLayout&) const = default;

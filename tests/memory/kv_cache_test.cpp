@@ -494,8 +494,7 @@ TEST(KvCache, PackedRowsSpillAndSinksStay) {
   };
   EXPECT_EQ(tiers(1),
             (std::vector<Tier>{Tier::device, Tier::host, Tier::disk, Tier::disk, Tier::device, Tier::device}));
-  EXPECT_EQ(tiers(0),
-            (std::vector<Tier>{Tier::host, Tier::disk, Tier::disk, Tier::disk, Tier::device, Tier::device}));
+  EXPECT_EQ(tiers(0), (std::vector<Tier>{Tier::host, Tier::disk, Tier::disk, Tier::disk, Tier::device, Tier::device}));
   const RowPlace spilled = cache.place(sequence, 1, 2);
   EXPECT_TRUE(spilled.packed);
   EXPECT_GE(spilled.file_offset, 20 * memory.layout.row_bytes()) << "behind the full ones";

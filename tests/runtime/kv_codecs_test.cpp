@@ -1,6 +1,6 @@
-// Packed KV in the whole engine: no placement changes the answer, what moves are the packed bytes, a cut before anything
-// is packed is as if nothing had been there, one further back leaves the same whatever the placement, and fewer bits are
-// further from half precision.
+// Packed KV in the whole engine: no placement changes the answer, what moves are the packed bytes, a cut before
+// anything is packed is as if nothing had been there, one further back leaves the same whatever the placement, and
+// fewer bits are further from half precision.
 #include <gtest/gtest.h>
 
 #include <algorithm>

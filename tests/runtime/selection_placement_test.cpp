@@ -205,8 +205,8 @@ TEST(SelectionPlacement, OnlyWhatIsMissingMoves) {
   EXPECT_GT(hits, 0u) << "what was chosen before is chosen again";
 }
 
-// Nothing is read that was kept of what a cut took: of unpacked pages all is as if it had never been; of packed ones as if
-// nothing had left the device, where nothing is kept beside the pages.
+// Nothing is read that was kept of what a cut took: of unpacked pages all is as if it had never been; of packed ones as
+// if nothing had left the device, where nothing is kept beside the pages.
 TEST(SelectionPlacement, OfWhatWasCutNothingIsRead) {
   const Model model = tiny(32);
   const auto device = make_cpu_device({.threads = 2});

@@ -58,7 +58,9 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
                                : static_cast<uint64_t>(std::max(0, spec.shape.layers - 2 * options.kv_edge_layers)));
   ASSERT_GE(plan.context, std::max(options.context, 1));
   ASSERT_LT(plan.context, std::max(options.context, 1) + kPageTokens);
-  const int own = packed_layers > 0 ? 4 : 2;  // of each further sequence
+  const bool kivi = options.kv_codec == KvCodec::kivi4 || options.kv_codec == KvCodec::kivi2;
+  const uint64_t newest = kivi ? 2 : 0;                       // full rows of a sequence that are not packed yet
+  const uint64_t own = 2 + (packed_layers > 0 ? newest : 0);  // of each further sequence
   const uint64_t rows = page_rows(plan.context) + (options.batch > 1 ? 0 : own * (options.sequences - 1));
   uint64_t kept_full = 0, kept_packed = 0, kept_least = rows;  // rows on the device: of all layers, and of any
   for (int layer = 0; layer < spec.shape.layers; ++layer) {
@@ -76,24 +78,24 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
   // In the middle of pages; and beside the chunk a token of each sequence that shares the pass.
   const uint64_t written =
       page_rows(plan.chunk) + 1 + (options.batch > 1 ? options.batch + page_rows(options.batch) : 0);
-  // In layers that pack, the sinks, the two newest and the open row of every sequence, and what a chunk fills before it
-  // is packed.
+  // In layers that pack, the sinks, the newest and the open row of every sequence, and what a chunk fills before it is
+  // packed.
   const uint64_t stay =
-      packed_layers == 0 ? 0 : packed_layers * std::min<uint64_t>(rows, 4 * options.sequences) + written;
+      packed_layers == 0 ? 0 : packed_layers * std::min<uint64_t>(rows, (2 + newest) * options.sequences) + written;
   if (plan.spills_kv()) {
     ASSERT_GE(device.full, kept_full + stay + (full_layers > 0 ? written : 0))
         << "a chunk is written before it is spilled";
     if (packed_layers > 0) {
-      ASSERT_GE(kept_least, std::min<uint64_t>(rows, 4u * options.sequences))
+      ASSERT_GE(kept_least, std::min<uint64_t>(rows, (2 + newest) * options.sequences))
           << "neither sinks nor the newest leave the device";
-      ASSERT_GE(device.packed + 3 * packed_layers, kept_packed + written);
+      ASSERT_GE(device.packed + (1 + newest) * packed_layers, kept_packed + written);
     }
     ASSERT_GE(plan.kv_ring_bytes,
               2 * std::min<uint64_t>(kPagesPerSpan, rows) * plan.kv_layout.row_bytes(full_layers == 0))
         << "a span is read, the next arrives";
   } else {
     ASSERT_EQ(device.full, rows * full_layers + stay);
-    ASSERT_EQ(device.packed, (rows - std::min<uint64_t>(rows, 3)) * packed_layers);
+    ASSERT_EQ(device.packed, (rows - std::min<uint64_t>(rows, 1 + newest)) * packed_layers);
     ASSERT_EQ(plan.kv_ring_bytes, 0u);
   }
 }
