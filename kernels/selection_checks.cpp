@@ -55,7 +55,7 @@ void check_score_bounds(const BoundScoreArguments& a) {
 void check_sum_attention(const View& q, const AttendShape& shape, std::span<const KvSpan> spans, const View& states,
                          int granule_tokens, const View& sums) {
   check_heads(shape);
-  SPILLWAY_CHECK(shape.format.dtype == DType::f16 && shape.window == 0 && is_granule(granule_tokens));
+  SPILLWAY_CHECK(shape.format.dtype == DType::f16 && shape.window >= 0 && is_granule(granule_tokens));
   SPILLWAY_CHECK(is_f32(q, q.rows, int64_t{shape.heads} * shape.format.head_dim));
   SPILLWAY_CHECK(is_f32(states, q.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
   SPILLWAY_CHECK(is_f32(sums, shape.format.kv_heads, sums.cols));

@@ -46,6 +46,7 @@ struct ChunkLaunch {
   int64_t page_bytes;
   int rows;
   int first_position;
+  int window;
   int head_dim;
   int group;
   int granule_tokens;
@@ -67,7 +68,8 @@ __global__ void __launch_bounds__(kThreads) sum_page(ChunkLaunch a) {
     const LaneKey key(keys + int64_t{2} * t * a.head_dim, a.head_dim);
     float sum = 0.0f;
     const int seen_from = first + t - a.first_position;
-    for (int row = seen_from > 0 ? seen_from : 0; row < a.rows; row++) {
+    const int seen_to = a.window == 0 || a.window > a.rows - seen_from ? a.rows : seen_from + a.window;
+    for (int row = seen_from > 0 ? seen_from : 0; row < seen_to; row++) {
       for (int g = 0; g < a.group; g++) {
         const int64_t head = kv_head * a.group + g;
         const float* q = reinterpret_cast<const float*>(a.q + row * a.q_stride) + head * a.head_dim;
@@ -174,6 +176,7 @@ cudaError_t launch_sum_attention(cudaStream_t stream, const CudaSumAttention& ar
                          .page_bytes = static_cast<int64_t>(kv.page_bytes()),
                          .rows = static_cast<int>(args.q.rows),
                          .first_position = args.first_position,
+                         .window = args.shape.window,
                          .head_dim = kv.head_dim,
                          .group = args.shape.heads / kv.kv_heads,
                          .granule_tokens = args.granule_tokens,

@@ -42,7 +42,8 @@ void sum_span(const View& q, int first_position, const AttendShape& shape, const
         const int in_span = token - span.first_position;
         const std::byte* key = span.rows[in_span / kPageTokens] + kv_head * format.page_bytes() +
                                in_span % kPageTokens * format.token_bytes();
-        for (int64_t row = std::max(0, token - first_position); row < q.rows; row++) {
+        const int64_t last = shape.window == 0 ? q.rows : int64_t{token} - first_position + shape.window;
+        for (int64_t row = std::max(0, token - first_position); row < std::min(q.rows, last); row++) {
           for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
             const double score = shape.scale * dot(q.f32(row) + int64_t{head} * format.head_dim, key, format.head_dim);
             sum += std::exp(score - log_sum(states, row, row + 1, head, format.head_dim));

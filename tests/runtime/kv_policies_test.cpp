@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -316,6 +317,26 @@ TEST_F(KvPolicies, PromptsThatSharePassesAddUpTheirOwn) {
     EXPECT_TRUE(on.decodes_alone(kPrompt + 1));
     for (size_t i = 0; i < 2; ++i) EXPECT_EQ(decode(on, ids[i], decoded_), alone[i]) << tightly << ", " << i;
   }
+}
+
+// A prompt that is read with a window adds up what its queries see in that: as without one where it holds all, and the
+// same wherever the pages are.
+TEST_F(KvPolicies, AWindowOfThePromptBoundsItsSums) {
+  KvSelection heavy = policy(KvRetention::heavy);
+  heavy.whole_layers = 0;
+  const auto answer = [&](const Options& wanted, int window) {
+    Engine on = engine(wanted);
+    const SequenceId sequence = on.open_sequence();
+    on.set_prompt_window(window);
+    on.prefill(sequence, prompt_, 0, true, [](int, std::span<const float>) {});
+    on.set_prompt_window(0);
+    return decode(on, sequence, decoded_);
+  };
+  const std::vector<float> whole = answer(options(heavy), 0), windowed = answer(options(heavy), 100);
+  EXPECT_EQ(answer(options(heavy), kPrompt), whole);
+  EXPECT_NE(windowed, whole);
+  for (const float logit : windowed) ASSERT_TRUE(std::isfinite(logit));
+  EXPECT_EQ(answer(tight(options(heavy), false), 100), windowed);
 }
 
 // What comes after something has been let go is decoded, token by token, and a cut takes everything.
