@@ -8,27 +8,29 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-constexpr int64_t kGranulesPerTask = 8 * kLanes;
+constexpr int64_t kGranulesPerTask = 4 * kLanes;
 
-// The scores of granules [first, end) for the heads of one group, without their scale.
-void score_granules(const CpuKernels& kernels, const ScoreBoundsCall& call, int64_t first, int64_t end,
-                    int64_t kv_head) {
+// The scores of `count` granules for all heads, without their scale: of one KV head after another, as the bounds of a
+// page row lie.
+void score_granules(const CpuKernels& kernels, const ScoreBoundsCall& call, int64_t first, int count) {
   const KeyBoundsFormat& format = call.format;
-  const int group = call.shape.heads / format.kv_heads;
-  for (; first < end; first += kLanes) {
-    BoundScores scores{.granules = {},
-                       .count = static_cast<int>(std::min<int64_t>(kLanes, end - first)),
-                       .head_dim = format.head_dim,
-                       .heads = group,
-                       .q = call.q.f32() + kv_head * group * format.head_dim,
-                       .out = call.scratch.f32(kv_head * group) + first,
-                       .stride = call.scratch.stride};
-    for (int i = 0; i < scores.count; i++) {
-      const int64_t granule = first + i;
-      scores.granules[i] = call.rows[static_cast<size_t>(granule / format.granules())] + kv_head * format.page_bytes() +
-                           granule % format.granules() * format.granule_bytes();
-    }
+  const int group = call.shape.heads / format.kv_heads, of_page = format.granules();
+  BoundScores scores{.granules = {},
+                     .count = count,
+                     .head_dim = format.head_dim,
+                     .heads = group,
+                     .q = call.q.f32(),
+                     .out = nullptr,
+                     .stride = call.scratch.stride};
+  for (int i = 0; i < count; i++) {
+    scores.granules[i] =
+        call.rows[static_cast<size_t>((first + i) / of_page)] + (first + i) % of_page * format.granule_bytes();
+  }
+  for (int64_t kv_head = 0; kv_head < format.kv_heads; kv_head++) {
+    scores.out = call.scratch.f32(kv_head * group) + first;
     kernels.score_bounds(scores);
+    scores.q += int64_t{group} * format.head_dim;
+    for (int i = 0; i < count; i++) scores.granules[i] += format.page_bytes();
   }
 }
 
@@ -56,10 +58,11 @@ void key_bounds(const CpuKernels& kernels, const KvFormat& kv, const KeyBoundsFo
 void run_score_bounds(const CpuKernels& kernels, Team& team, const ScoreBoundsCall& call) {
   const int64_t granules = call.weights.cols, heads = call.shape.heads, kv_heads = call.format.kv_heads;
   if (granules == 0) return;
-  const int64_t pieces = (granules + kGranulesPerTask - 1) / kGranulesPerTask;
-  team.run(pieces * kv_heads, [&](int64_t task, int) {
-    const int64_t first = task % pieces * kGranulesPerTask;
-    score_granules(kernels, call, first, std::min(granules, first + kGranulesPerTask), task / pieces);
+  team.run((granules + kGranulesPerTask - 1) / kGranulesPerTask, [&](int64_t task, int) {
+    const int64_t end = std::min(granules, (task + 1) * kGranulesPerTask);
+    for (int64_t first = task * kGranulesPerTask; first < end; first += kLanes) {
+      score_granules(kernels, call, first, static_cast<int>(std::min<int64_t>(kLanes, end - first)));
+    }
   });
   team.run(heads, [&](int64_t head, int) {
     float largest = 0.0f, sum = 0.0f;
