@@ -62,6 +62,13 @@ void sum_page(const CpuKernels& kernels, const SumAttentionCall& call, const KvS
   const int first = span.first_position + page * kPageTokens;
   const int tokens = std::min(kPageTokens, span.tokens - page * kPageTokens);
   const std::byte* keys = span.rows[page] + kv_head * format.page_bytes();
+  alignas(64) std::byte halves[kPageTokens * kMostHeadDim * 2];
+  if (span.is_packed(page)) {
+    const PackedPage packed = format.packed_page();
+    const std::byte* of_head = span.rows[page] + static_cast<int64_t>(kv_head) * packed.bytes();
+    kernels.unpack_keys(packed, of_head, of_head, tokens, halves);
+    keys = halves;
+  }
   float columns[kPageTokens] = {}, scores[kRows * kPageTokens];
   // A row at position p sees (p - window, p].
   const int64_t window = call.shape.window == 0 ? INT32_MAX : call.shape.window;
@@ -99,10 +106,17 @@ void sum_head(const CpuKernels& kernels, const SumSelectedCall& call, int kv_hea
   const uint64_t q_stride = static_cast<uint64_t>(format.head_dim) * sizeof(float);
   const int64_t stride = int64_t{call.kv.granules} * call.kv.granule_tokens;
   std::vector<float> weights(static_cast<size_t>(group * stride)), factors;
+  const PackedPage packed = format.packed_page();
+  alignas(64) std::byte halves[kPageTokens * kMostHeadDim * 2];
   int granules = 0, tokens = 0;
   for (; granules < call.kv.granules && places[granules].tokens > 0; granules++) {
     const GranulePlace& place = places[granules];
-    multiply(kernels, format, {place.keys, place.tokens, q, q_stride, group, stride}, weights.data() + tokens, scratch);
+    const std::byte* keys = place.keys;
+    if (place.packed != 0) {
+      kernels.unpack_keys(packed, place.values, place.keys - packed.header_bytes, place.tokens, halves);
+      keys = halves;
+    }
+    multiply(kernels, format, {keys, place.tokens, q, q_stride, group, stride}, weights.data() + tokens, scratch);
     tokens += place.tokens;
   }
   for (int64_t head = 0; head < group; head++) {

@@ -12,6 +12,7 @@ constexpr CpuKernels kKernels = {
     .product_float = product_float,
     .attend = attend,
     .attend_chunk = attend_chunk,
+    .unpack_keys = unpack_keys,
     .score_page = score_page,
     .sum_granules = sum_granules,
     .score_bounds = score_bounds,

@@ -176,6 +176,9 @@ struct CpuKernels {
   // One row against one span.
   void (*attend)(const AttentionTile&);
   void (*attend_chunk)(const AttentionTile&);
+  // out [tokens x head_dim] f16: the keys of a packed page's first tokens; header: where the page's own lies, of which
+  // only one granule, in the first one's place, may be at hand.
+  void (*unpack_keys)(const PackedPage&, const std::byte* header, const std::byte* packed, int tokens, std::byte* out);
   void (*score_page)(const KeyScores&);
   void (*sum_granules)(const GranuleSums&);
   void (*score_bounds)(const BoundScores&);
