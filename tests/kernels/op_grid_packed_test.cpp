@@ -232,9 +232,10 @@ TEST_P(OpGridPacked, AttendChunkReadsPackedPages) {
 
 // Accumulated attention too: of a chunk, and of a decode step that has chosen every second granule.
 TEST_P(OpGridPacked, SumsReadPackedPages) {
-  constexpr int kTokens = 4 * kPageTokens + 20, kFirst = 3 * kPageTokens, kRows = kTokens - kFirst;
+  constexpr int kTokens = 3 * kPageTokens + 20, kRows = 9, kFirst = kTokens - kRows;
   constexpr int kAll = (kTokens + kGranuleTokens - 1) / kGranuleTokens, kChosen = kAll / 2;
   for (const HeadGroups& s : kShapes) {
+    if (GetParam().emulated && s.head_dim > 96) continue;
     for (const KvCodec codec : kPackers) {
       SCOPED_TRACE(name_of(s, codec));
       const AttendShape shape = s.attend(codec);

@@ -220,7 +220,7 @@ TEST_P(OpGridPolicies, SumsOfAChunkMatchTheReference) {
          {Chunk{0, 33, 0}, {97, 40, 0}, {most - 5, 5, 0}, {66, 1, 0}, {97, 40, 21}, {0, 33, 1}, {66, 20, 100}}) {
       for (const int granule : {1, 4, 64}) {
         if (GetParam().emulated && granule == 1 && s.head_dim > 64) continue;
-        if (window > 0 && granule == 64) continue;
+        if (window > 0 && (granule == 64 || (GetParam().emulated && s.head_dim > 64))) continue;
         SCOPED_TRACE(name_of(s) + ", " + std::to_string(rows) + " rows from " + std::to_string(first) + " by " +
                      std::to_string(granule) + ", window " + std::to_string(window));
         shape.window = window;
