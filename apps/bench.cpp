@@ -14,6 +14,7 @@
 #include "apps/interrupt.h"
 #include "apps/output.h"
 #include "apps/running.h"
+#include "runtime/batch_plan.h"
 #include "runtime/metrics.h"
 
 namespace spillway {
@@ -25,22 +26,26 @@ struct BenchFlags {
   std::vector<int> generations{128};
   std::vector<int> depths{0};
   int depth_window = 0;
+  int parallel = 1;  // sequences
   int repetitions = 5;
   bool no_warmup = false;
+  bool go_on = false;
   std::string text;  // a file
   std::string output = "md";
 };
 
 struct Row {
-  int prompt = 0, generation = 0, depth = 0;
+  int prompt = 0, generation = 0, depth = 0;  // of each sequence
+  int parallel = 1;
   std::vector<double> seconds;
   LinkBytes bytes;               // of all repetitions
   ChosenCounts chosen;           // so
   double disk_busy_seconds = 0;  // at least one disk request was in flight, of all repetitions
 
-  int tokens() const { return prompt + generation; }
+  int tokens() const { return (prompt + generation) * parallel; }
   std::string test() const {
-    const std::string name = prompt > 0 ? fmt::format("pp{}", prompt) : fmt::format("tg{}", generation);
+    std::string name = prompt > 0 ? fmt::format("pp{}", prompt) : fmt::format("tg{}", generation);
+    if (parallel > 1) name += fmt::format(" x{}", parallel);
     return depth > 0 ? fmt::format("{} @ d{}", name, depth) : name;
   }
   std::vector<double> speeds() const {
@@ -75,22 +80,26 @@ int positions_of(const BenchFlags& flags) {
   };
   const int prompt = most(flags.prompts), generation = most(flags.generations), depth = most(flags.depths);
   if (prompt == 0 && generation == 0) throw Error(ErrorKind::usage, "nothing to measure: -p and -n are both 0");
-  if (flags.depth_window > 0 && flags.run.resolve().selection.adds_up()) {
-    throw Error(ErrorKind::usage, "--depth-window: --kv-keep heavy adds up all of a prompt's attention");
-  }
-  const int64_t wanted = int64_t{depth} + std::max(prompt, generation);
+  const int64_t wanted = depth + int64_t{std::max(prompt, generation)} * (flags.go_on ? flags.repetitions : 1);
   const int given = flags.run.options.context;
   const auto held = static_cast<int64_t>(align_up(given, kPageTokens));
   if (given > 0 && wanted > held) {
     const Row row{.prompt = prompt >= generation ? prompt : 0,
                   .generation = prompt >= generation ? 0 : generation,
                   .depth = depth,
+                  .parallel = 1,
                   .seconds = {},
                   .bytes = {}};
     throw Error(ErrorKind::usage,
                 fmt::format("the test {} takes {} positions, but the context holds {} (-c)", row.test(), wanted, held));
   }
   return static_cast<int>(std::min<int64_t>(wanted, INT32_MAX));  // more is refused by name
+}
+
+// Room for all sequences, of which each takes as many positions as -c says, or the tests.
+Options shared_by(const Options& options, int parallel, int positions) {
+  const int own = static_cast<int>(align_up(std::max(positions, options.context), kPageTokens));
+  return batch_options(options, {.positions = own}, parallel);
 }
 
 class Bench {
@@ -102,8 +111,9 @@ class Bench {
     engine_ = &running_.start(positions);
     if (flags_.output == "md") header();
     for (int depth : flags_.depths) {
-      for (int prompt : flags_.prompts) measure({.prompt = prompt, .generation = 0, .depth = depth});
-      for (int generation : flags_.generations) measure({.prompt = 0, .generation = generation, .depth = depth});
+      for (int prompt : flags_.prompts) measure({.prompt = prompt, .depth = depth, .parallel = flags_.parallel});
+      for (int generation : flags_.generations)
+        measure({.generation = generation, .depth = depth, .parallel = flags_.parallel});
     }
     if (flags_.output != "md") put(rows_.dump(2) + "\n");
     flush_output();
@@ -119,56 +129,108 @@ class Bench {
     if (once >= static_cast<size_t>(positions)) return;
     std::fprintf(stderr, "--text %s: its %zu tokens are repeated, for the tests take %d\n", flags_.text.c_str(), once,
                  positions);
-    while (text_.size() < static_cast<size_t>(positions)) text_.push_back(text_[text_.size() - once]);
   }
 
-  // So many of a test, behind `depth` others.
-  std::vector<int32_t> tokens_of(int count, int depth) {
-    if (!text_.empty()) return {text_.begin() + depth, text_.begin() + depth + count};
+  // So many of a test, behind `depth` others; of each sequence from another place of the text.
+  std::vector<int32_t> tokens_of(int number, int count, int depth) {
     std::vector<int32_t> tokens(static_cast<size_t>(count));
-    for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % running_.model().spec.shape.vocab);
+    const size_t first = text_.size() * static_cast<size_t>(number) / static_cast<size_t>(flags_.parallel);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      tokens[i] = text_.empty() ? static_cast<int32_t>(random_() % running_.model().spec.shape.vocab)
+                                : text_[(first + static_cast<size_t>(depth) + i) % text_.size()];
+    }
     return tokens;
   }
 
-  double once(const Row& row) {
-    const SequenceId sequence = engine_->open_sequence();
-    const auto ignore = [](int, std::span<const float>) {};
-    if (row.depth > 0) {
+  std::vector<SequenceId> open(const Row& row) {
+    std::vector<SequenceId> sequences;
+    for (int i = 0; i < row.parallel; ++i) {
+      sequences.push_back(engine_->open_sequence());
+      if (row.depth == 0) continue;
       engine_->set_prompt_window(flags_.depth_window);
-      engine_->prefill(sequence, tokens_of(row.depth, 0), 0, row.generation > 0, ignore,
-                       [](uint64_t, uint64_t) { stop_if_interrupted(); });
+      read(sequences.back(), tokens_of(i, row.depth, 0), 0, row.generation > 0 && row.parallel == 1);
       engine_->set_prompt_window(0);
     }
-    const std::vector<int32_t> tokens = tokens_of(row.tokens(), row.depth);
+    return sequences;
+  }
+
+  void close(std::vector<SequenceId>& sequences) {
+    for (const SequenceId sequence : sequences) engine_->close_sequence(sequence);
+    sequences.clear();
+  }
+
+  void read(SequenceId sequence, std::span<const int32_t> prompt, int rows, bool decode_follows) {
+    engine_->prefill(
+        sequence, prompt, rows, decode_follows, [](int, std::span<const float>) {},
+        [](uint64_t, uint64_t) { stop_if_interrupted(); });
+  }
+
+  // One run of a test, in sequences of so many tokens each; its seconds.
+  double once(const Row& row, const std::vector<SequenceId>& sequences, int depth) {
+    std::vector<std::vector<int32_t>> tokens;
+    for (int i = 0; i < row.parallel; ++i) tokens.push_back(tokens_of(i, row.prompt + row.generation, depth));
     const LinkBytes before = LinkBytes::of(engine_->traffic());
     const ChosenCounts chosen_before = engine_->chosen_counts();
     const double busy_before = engine_->disk_stats().seconds_busy;
     const auto begin = std::chrono::steady_clock::now();
-    if (row.prompt > 0)
-      engine_->prefill(sequence, tokens, 1, false, ignore, [](uint64_t, uint64_t) { stop_if_interrupted(); });
-    for (int i = 0; i < row.generation; ++i) {
-      stop_if_interrupted();
-      engine_->decode(sequence, tokens[i], i + 1 < row.generation);
+    for (size_t i = 0; i < sequences.size() && row.prompt > 0; ++i) read(sequences[i], tokens[i], 1, false);
+    std::vector<int32_t> ids(sequences.size());
+    for (int step = 0; step < row.generation; ++step) {
+      for (size_t i = 0; i < ids.size(); ++i) ids[i] = tokens[i][static_cast<size_t>(step)];
+      decode(sequences, ids, step + 1 < row.generation, depth + step + 1);
     }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     moved_ = LinkBytes::of(engine_->traffic()).since(before);
     chosen_ = engine_->chosen_counts().since(chosen_before);
     disk_busy_ = engine_->disk_stats().seconds_busy - busy_before;
-    engine_->close_sequence(sequence);
     return seconds;
+  }
+
+  // A token of every sequence, the last of so many positions: in one pass, or, where a step chooses among its KV, in
+  // turns.
+  void decode(const std::vector<SequenceId>& sequences, std::span<const int32_t> tokens, bool another, int positions) {
+    stop_if_interrupted();
+    if (sequences.size() == 1) {
+      engine_->decode(sequences[0], tokens[0], another);
+      return;
+    }
+    std::vector<PassPart> parts;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      parts.push_back({.sequence = sequences[i], .tokens = tokens.subspan(i, 1), .decode = true, .logit_rows = 1});
+    }
+    const size_t of_pass = engine_->decodes_alone(positions) ? 1 : parts.size();
+    for (size_t first = 0; first < parts.size(); first += of_pass) {
+      const bool more = another || first + of_pass < parts.size();
+      const auto next = std::span(sequences).subspan((first + of_pass) % sequences.size(), more ? of_pass : 0);
+      engine_->step({.parts = std::span(parts).subspan(first, of_pass),
+                     .any_kernel = true,
+                     .next = {.logit_rows = more ? static_cast<int>(of_pass) : NextPass::kNone,
+                              .decodes = true,
+                              .sequences = next}},
+                    [](size_t, int, std::span<const float>) {});
+    }
   }
 
   void measure(Row row) {
     if (row.tokens() == 0) return;
-    if (!flags_.no_warmup)
-      once({.prompt = std::min(row.prompt, 64), .generation = std::min(row.generation, 1), .depth = 0});
+    std::vector<SequenceId> sequences;
+    if (!flags_.no_warmup) {
+      const Row few{
+          .prompt = std::min(row.prompt, 64), .generation = std::min(row.generation, 1), .parallel = row.parallel};
+      sequences = open(few);
+      once(few, sequences, 0);
+      close(sequences);
+    }
     for (int i = 0; i < flags_.repetitions; ++i) {
-      row.seconds.push_back(once(row));
+      if (sequences.empty()) sequences = open(row);
+      row.seconds.push_back(once(row, sequences, row.depth + (flags_.go_on ? i * (row.prompt + row.generation) : 0)));
+      if (!flags_.go_on) close(sequences);
       row.bytes += moved_;
       row.chosen += chosen_;
       (row.prompt > 0 ? prefill_ : decode_) += {.tokens = row.tokens(), .seconds = row.seconds.back(), .bytes = moved_};
       row.disk_busy_seconds += disk_busy_;
     }
+    close(sequences);
     if (flags_.output == "md") print(row);
     rows_.push_back(json(row));
   }
@@ -239,6 +301,7 @@ class Bench {
             {"n_prompt", row.prompt},
             {"n_gen", row.generation},
             {"n_depth", row.depth},
+            {"n_parallel", row.parallel},
             {"depth_window", flags_.depth_window},
             {"avg_ns", static_cast<int64_t>(mean(ns))},
             {"stddev_ns", static_cast<int64_t>(deviation(ns))},
@@ -251,6 +314,7 @@ class Bench {
             {"selection", chosen_json(row.chosen)},
             {"emulated_link", plan.emulated_link},
             {"emulated_device", running_.emulated_device()},
+            {"disk", engine_->disk_report()},
             {"disk_busy_share", row.disk_busy_seconds / (mean(row.seconds) * row.seconds.size())}};
   }
 
@@ -289,9 +353,15 @@ Command add_bench(CLI::App& app) {
       "(0: to all)")
       ->check(within(0))
       ->capture_default_str();
+  add_option(*command, "--parallel,--np", flags->parallel,
+             "So many sequences at once, each of these depths and tests; t/s over all (-np)")
+      ->check(within(1, BatchWishes::kMostSequences))
+      ->capture_default_str();
   add_option(*command, "-r,--repetitions", flags->repetitions, "Runs of each test")
       ->check(within(1))
       ->capture_default_str();
+  add_flag(*command, "--go-on", flags->go_on,
+           "Each run of a test begins where the one before has ended: what -d says is read once");
   add_flag(*command, "--no-warmup", flags->no_warmup, "Skip the run before each test");
   add_option(
       *command, "--text", flags->text,
@@ -304,7 +374,12 @@ Command add_bench(CLI::App& app) {
   return [flags] {
     if (flags->run.json) flags->output = "json";
     const int positions = positions_of(*flags);
-    Running running(flags->run, {.text = !flags->text.empty()});
+    if (flags->parallel > 1) {
+      if (!flags->run.plan.empty()) throw Error(ErrorKind::usage, "--parallel: not of a plan from a file (--plan)");
+      flags->run.options = shared_by(flags->run.options, flags->parallel, positions);
+    }
+    Running running(flags->run,
+                    {.logit_rows = flags->parallel, .text = !flags->text.empty(), .sequences = flags->parallel});
     return Bench(*flags, running).run(positions);
   };
 }

@@ -6,6 +6,7 @@
 #include "apps/output.h"
 #include "apps/reports.h"
 #include "apps/running.h"
+#include "runtime/batch_plan.h"
 #include "runtime/describe_plan.h"
 
 namespace spillway {
@@ -14,7 +15,16 @@ namespace {
 struct PlanFlags {
   RunFlags run;
   std::string out;
+  int parallel = 1;
 };
+
+void share(PlanFlags& flags) {
+  Options& options = flags.run.options;
+  if (!flags.run.plan.empty()) throw Error(ErrorKind::usage, "--parallel: not of a plan from a file (--plan)");
+  if (options.context == 0) throw Error(ErrorKind::usage, "--parallel: -c says how many positions each takes");
+  const int own = static_cast<int>(align_up(static_cast<uint64_t>(options.context), kPageTokens));
+  options = batch_options(options, {.positions = own}, flags.parallel);
+}
 
 }  // namespace
 
@@ -23,9 +33,18 @@ Command add_plan(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("plan", "Show the placement that would be chosen and the speed to expect; reserves nothing");
   add_option(*command, "-o,--out", flags->out, "Write the plan to this file, for --plan")->type_name("FILE");
+  add_option(*command, "--parallel,--np", flags->parallel,
+             "For so many sequences that share passes, each of as many positions as -c says (-np)")
+      ->check(within(1, BatchWishes::kMostSequences))
+      ->capture_default_str();
   flags->run.add(*command, Runs::nothing);
   return [flags] {
-    Running running(flags->run, {.only_planned = true, .text = false, .for_later = !flags->out.empty()});
+    if (flags->parallel > 1) share(*flags);
+    Running running(flags->run, {.logit_rows = flags->parallel,
+                                 .only_planned = true,
+                                 .text = false,
+                                 .for_later = !flags->out.empty(),
+                                 .sequences = flags->parallel});
     const Plan plan = running.plan(flags->run.options.context, true);
     if (!flags->out.empty()) running.save(plan, flags->out);
     if (flags->run.json) {

@@ -145,9 +145,9 @@ class Ops {
   virtual void score_bounds(Stream&, View q, const AttendShape& shape, std::span<const std::byte* const> rows,
                             int tokens, int granule_tokens, View scores, View weights) = 0;
   // Accumulated attention (H2O, arXiv 2306.14048, section 4.2): sums [kv_heads x granules] f32, over query rows, a
-  // group's heads and a granule's tokens, of the softmax weight that each has had. Adds that of a chunk, arguments as
-  // of attend_chunk, whose final states say what the softmax is over; spans may come in any number of calls. Granules
-  // that begin at first_position or later had none before. No page is packed, and the shape has no window.
+  // group's heads and a granule's tokens, of the softmax weight that each has had. Adds that of a chunk, arguments and
+  // window as of attend_chunk, whose final states say what the softmax is over; spans may come in any number of calls.
+  // Granules that begin at first_position or later had none before. Packed keys give what their halves give.
   virtual void sum_attention(Stream&, View q, int first_position, const AttendShape&, std::span<const KvSpan> spans,
                              View states, int granule_tokens, View sums) = 0;
   // Adds that of a decode step over `tokens` positions, arguments as of attend_selected, whose states those are: to the

@@ -55,12 +55,13 @@ void check_score_bounds(const BoundScoreArguments& a) {
 void check_sum_attention(const View& q, const AttendShape& shape, std::span<const KvSpan> spans, const View& states,
                          int granule_tokens, const View& sums) {
   check_heads(shape);
-  SPILLWAY_CHECK(shape.format.dtype == DType::f16 && shape.window == 0 && is_granule(granule_tokens));
+  SPILLWAY_CHECK(shape.format.dtype == DType::f16 && shape.window >= 0 && is_granule(granule_tokens));
   SPILLWAY_CHECK(is_f32(q, q.rows, int64_t{shape.heads} * shape.format.head_dim));
   SPILLWAY_CHECK(is_f32(states, q.rows, int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
   SPILLWAY_CHECK(is_f32(sums, shape.format.kv_heads, sums.cols));
   for (const KvSpan& span : spans) {
-    SPILLWAY_CHECK(span.packed == 0 && span.first_position % kPageTokens == 0 && span.tokens <= kSpanTokens);
+    SPILLWAY_CHECK(span.first_position % kPageTokens == 0 && span.tokens <= kSpanTokens);
+    SPILLWAY_CHECK(span.packed == 0 || (shape.format.packs() && can_pack(shape.format.head_dim)));
     SPILLWAY_CHECK(span.first_position + span.tokens <= sums.cols * granule_tokens);
   }
 }

@@ -110,15 +110,6 @@ void check_policy(const KvSelection& selection, KvCodec codec) {
                     "not read it is not seen",
                     selector));
   }
-  if (selection.adds_up() && (codec == KvCodec::kivi4 || codec == KvCodec::kivi2)) {
-    refuse(
-        fmt::format("--kv-keep heavy lets single tokens go: the {} of a page of --kv-type {} share the scales of "
-                    "their keys",
-                    kPageTokens, packs));
-  }
-  if (selection.adds_up() && codec != KvCodec::f16) {
-    refuse(fmt::format("--kv-keep heavy adds up attention over keys in half precision: --kv-type {} has none", packs));
-  }
   if (selection.lets_go() && (selection.alpha > 0 || selection.top_p > 0)) {
     refuse(fmt::format("{}: {} keeps as many tokens as --select-budget says, whatever their scores",
                        selection.alpha > 0 ? "--select-alpha" : "--select-top-p", selection.flag()));

@@ -200,7 +200,7 @@ void Pass::attend_chunk(int layer, const Placed& one, const AttendShape& shape, 
   if (p_.rehearsal == nullptr || !p_.rehearsal->adds_up(layer)) return;
   // Once more: what a query gives to each span is known when it has seen all.
   each_group(layer, one, [&](std::span<const KvSpan> spans) {
-    p_.rehearsal->add_up(layer, one.part.sequence, q, one.first_position, spans, states);
+    p_.rehearsal->add_up(layer, one.part.sequence, q, one.first_position, shape.window, spans, states);
   });
 }
 

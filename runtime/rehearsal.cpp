@@ -192,10 +192,12 @@ void Rehearsal::forked(SequenceId from, SequenceId to) {
 
 void Rehearsal::closed(SequenceId sequence) { std::replace(owners_.begin(), owners_.end(), sequence, SequenceId{-1}); }
 
-void Rehearsal::add_up(int layer, SequenceId sequence, View q, int first_position, std::span<const KvSpan> spans,
-                       View states) {
-  p_.ops.sum_attention(p_.compute, q, first_position, shape_of(layer), spans, states,
-                       p_.kv.layout().chosen.granule_tokens, sums_of(layer, sequence));
+void Rehearsal::add_up(int layer, SequenceId sequence, View q, int first_position, int window,
+                       std::span<const KvSpan> spans, View states) {
+  AttendShape shape = shape_of(layer);
+  shape.window = window;
+  p_.ops.sum_attention(p_.compute, q, first_position, shape, spans, states, p_.kv.layout().chosen.granule_tokens,
+                       sums_of(layer, sequence));
 }
 
 // Views of the same memory in every step, so that the calls can be replayed. The new token's own granule, where it is

@@ -82,7 +82,9 @@ class Rehearsal {
   void keep_heads(int layer, const KvPacking& packing);
 
   // After a chunk has attended, in `states` over all spans, its spans once more: adds up what each granule has had.
-  void add_up(int layer, SequenceId sequence, View q, int first_position, std::span<const KvSpan> spans, View states);
+  // window: of the prompt (PassInput::prompt_window).
+  void add_up(int layer, SequenceId sequence, View q, int first_position, int window, std::span<const KvSpan> spans,
+              View states);
   // A sequence's sums are copied with it, and their place is another's after it.
   void forked(SequenceId from, SequenceId to);
   void closed(SequenceId sequence);

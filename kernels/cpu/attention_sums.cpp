@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "kernels/cpu/selection.h"
 
@@ -23,7 +24,8 @@ struct Softmax {
       if (state(row)[1] > 0) sum += state(row)[1] * std::exp(state(row)[0] - most);
     }
   }
-  float weight(float score) const { return std::exp(score - most) / sum; }
+  // What the weights exp(score - largest) are multiplied by (CpuKernels::softmax).
+  float factor(float largest) const { return std::exp(largest - most) / sum; }
 };
 
 // scores [rows x tokens] = queries . keys^T, without the scale.
@@ -33,6 +35,7 @@ struct Products {
   const float* q;
   uint64_t q_stride;
   int64_t rows;
+  int64_t row_floats;  // from one row of scores to the next
 };
 void multiply(const CpuKernels& kernels, const KvFormat& format, const Products& p, float* scores, float* scratch) {
   FloatProduct product{};
@@ -45,7 +48,7 @@ void multiply(const CpuKernels& kernels, const KvFormat& format, const Products&
   product.x_stride = p.q_stride;
   product.m = p.rows;
   product.out = scores;
-  product.out_stride = kPageTokens * sizeof(float);
+  product.out_stride = static_cast<uint64_t>(p.row_floats) * sizeof(float);
   product.scratch = scratch;
   float_product(kernels, product);
 }
@@ -59,16 +62,30 @@ void sum_page(const CpuKernels& kernels, const SumAttentionCall& call, const KvS
   const int first = span.first_position + page * kPageTokens;
   const int tokens = std::min(kPageTokens, span.tokens - page * kPageTokens);
   const std::byte* keys = span.rows[page] + kv_head * format.page_bytes();
+  alignas(64) std::byte halves[kPageTokens * kMostHeadDim * 2];
+  if (span.is_packed(page)) {
+    const PackedPage packed = format.packed_page();
+    const std::byte* of_head = span.rows[page] + static_cast<int64_t>(kv_head) * packed.bytes();
+    kernels.unpack_keys(packed, of_head, of_head, tokens, halves);
+    keys = halves;
+  }
   float columns[kPageTokens] = {}, scores[kRows * kPageTokens];
-  for (int64_t row = std::max(0, first - call.first_position); row < call.q.rows; row += kRows) {
-    const int64_t rows = std::min<int64_t>(kRows, call.q.rows - row);
+  // A row at position p sees (p - window, p].
+  const int64_t window = call.shape.window == 0 ? INT32_MAX : call.shape.window;
+  const int64_t end = std::min(call.q.rows, first + tokens - 1 + window - call.first_position);
+  for (int64_t row = std::max(0, first - call.first_position); row < end; row += kRows) {
+    const int64_t rows = std::min<int64_t>(kRows, end - row);
     for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
       const float* q = call.q.f32(row) + head * format.head_dim;
-      multiply(kernels, format, {keys, tokens, q, call.q.stride, rows}, scores, scratch);
+      multiply(kernels, format, {keys, tokens, q, call.q.stride, rows, kPageTokens}, scores, scratch);
       for (int64_t i = 0; i < rows; i++) {
-        const Softmax all(call.states, row + i, row + i + 1, head, format.head_dim);
-        const auto seen = std::min<int64_t>(tokens, call.first_position + row + i + 1 - first);
-        for (int64_t t = 0; t < seen; t++) columns[t] += all.weight(call.shape.scale * scores[i * kPageTokens + t]);
+        const int64_t own = call.first_position + row + i - first;
+        const int64_t begin = std::max<int64_t>(0, own + 1 - window), past = std::min<int64_t>(tokens, own + 1);
+        float* weights = scores + i * kPageTokens + begin;
+        float largest = 0.0f, sum = 0.0f;
+        kernels.softmax(weights, static_cast<int>(past - begin), call.shape.scale, &largest, &sum);
+        const float factor = Softmax(call.states, row + i, row + i + 1, head, format.head_dim).factor(largest);
+        for (int64_t t = begin; t < past; t++) columns[t] += factor * weights[t - begin];
       }
     }
   }
@@ -83,32 +100,44 @@ void sum_page(const CpuKernels& kernels, const SumAttentionCall& call, const KvS
 
 void sum_head(const CpuKernels& kernels, const SumSelectedCall& call, int kv_head, float* scratch) {
   const KvFormat& format = call.shape.format;
-  const int group = call.shape.heads / format.kv_heads;
-  std::vector<Softmax> heads;
-  for (int64_t head = int64_t{kv_head} * group; head < (kv_head + 1) * group; head++) {
-    heads.emplace_back(call.states, 0, call.kv.states(), head, format.head_dim);
-  }
+  const int64_t group = call.shape.heads / format.kv_heads, first_head = kv_head * group;
   const GranulePlace* places = call.kv.places + int64_t{kv_head} * call.kv.granules;
+  const float* q = call.q.f32() + first_head * format.head_dim;
+  const uint64_t q_stride = static_cast<uint64_t>(format.head_dim) * sizeof(float);
+  const int64_t stride = int64_t{call.kv.granules} * call.kv.granule_tokens;
+  std::vector<float> weights(static_cast<size_t>(group * stride)), factors;
+  const PackedPage packed = format.packed_page();
+  alignas(64) std::byte halves[kPageTokens * kMostHeadDim * 2];
+  int granules = 0, tokens = 0;
+  for (; granules < call.kv.granules && places[granules].tokens > 0; granules++) {
+    const GranulePlace& place = places[granules];
+    const std::byte* keys = place.keys;
+    if (place.packed != 0) {
+      kernels.unpack_keys(packed, place.values, place.keys - packed.header_bytes, place.tokens, halves);
+      keys = halves;
+    }
+    multiply(kernels, format, {keys, place.tokens, q, q_stride, group, stride}, weights.data() + tokens, scratch);
+    tokens += place.tokens;
+  }
+  for (int64_t head = 0; head < group; head++) {
+    const Softmax all(call.states, 0, call.kv.states(), first_head + head, format.head_dim);
+    float largest = 0.0f, sum = 0.0f;
+    kernels.softmax(weights.data() + head * stride, tokens, call.shape.scale, &largest, &sum);
+    factors.push_back(all.factor(largest));
+  }
   const auto* ids = reinterpret_cast<const int32_t*>(call.ids.row(kv_head));
   float* sums = call.sums.f32(kv_head);
-  const float* q = call.q.f32() + int64_t{kv_head} * group * format.head_dim;
-  std::vector<float> scores(static_cast<size_t>(group) * kPageTokens);
-  int64_t granule = 0;
-  const auto let_go = [&](int64_t end) { std::fill(sums + granule, sums + end, std::nanf("")); };
-  for (int i = 0; i < call.kv.granules && places[i].tokens > 0; i++) {
+  int64_t next = 0;  // the granule after those that have their sum
+  const auto let_go = [&](int64_t end) { std::fill(sums + next, sums + end, std::nanf("")); };
+  for (int i = 0, token = 0; i < granules; token += places[i++].tokens) {
     let_go(ids[i]);
-    multiply(kernels, format,
-             {places[i].keys, places[i].tokens, q, static_cast<uint64_t>(format.head_dim) * sizeof(float), group},
-             scores.data(), scratch);
     float sum = 0.0f;
-    for (int head = 0; head < group; head++) {
-      for (int t = 0; t < places[i].tokens; t++) {
-        sum += heads[static_cast<size_t>(head)].weight(call.shape.scale *
-                                                       scores[static_cast<size_t>(head) * kPageTokens + t]);
-      }
+    for (int64_t head = 0; head < group; head++) {
+      const float* own = weights.data() + head * stride + token;
+      sum += factors[static_cast<size_t>(head)] * std::accumulate(own, own + places[i].tokens, 0.0f);
     }
     sums[ids[i]] = ids[i] * call.kv.granule_tokens == call.tokens - 1 ? sum : sums[ids[i]] + sum;
-    granule = ids[i] + 1;
+    next = ids[i] + 1;
   }
   let_go(call.sums.cols);
 }

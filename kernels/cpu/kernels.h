@@ -141,6 +141,18 @@ struct GranuleSums {
   float* out;  // of the page's first granule
 };
 
+// Queries of a group against the bounds of up to kLanes granules: of each the sum over channels of max(query *
+// smallest, query * largest).
+struct BoundScores {
+  const std::byte* granules[kLanes];  // [2][head_dim] half precision each, the smallest first
+  int count;
+  int head_dim;
+  int heads;
+  const float* q;   // [heads x head_dim]
+  float* out;       // the first head's, of the first granule
+  uint64_t stride;  // bytes to the next head's
+};
+
 inline constexpr int kMostHeadDim = 256;
 // A tile's rows are gathered with 32-bit offsets.
 inline constexpr uint64_t kMostWeightStride = (uint64_t{1} << 31) / kTileRows - 64;
@@ -164,8 +176,15 @@ struct CpuKernels {
   // One row against one span.
   void (*attend)(const AttentionTile&);
   void (*attend_chunk)(const AttentionTile&);
+  // out [tokens x head_dim] f16: the keys of a packed page's first tokens; header: where the page's own lies, of which
+  // only one granule, in the first one's place, may be at hand.
+  void (*unpack_keys)(const PackedPage&, const std::byte* header, const std::byte* packed, int tokens, std::byte* out);
   void (*score_page)(const KeyScores&);
   void (*sum_granules)(const GranuleSums&);
+  void (*score_bounds)(const BoundScores&);
+  // scores become exp(scale * score - largest), in place; the largest of scale * score, and the sum of what they
+  // become.
+  void (*softmax)(float* scores, int count, float scale, float* largest, float* sum);
   // States [count] at `states`, `stride` bytes apart -> out [head_dim].
   void (*merge)(const float* states, uint64_t stride, int count, int head_dim, float* out);
 

@@ -9,6 +9,7 @@
 #include "kernels/cpu/packed_page.inl"
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/key_scores.inl"
+#include "kernels/cpu/bound_scores.inl"
 #include "kernels/cpu/rows_avx512.inl"
 #include "kernels/cpu/quant_formats.inl"
 #include "kernels/cpu/quant_avx512.inl"

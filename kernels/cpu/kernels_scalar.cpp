@@ -8,6 +8,7 @@
 #include "kernels/cpu/packed_page.inl"
 #include "kernels/cpu/attention.inl"
 #include "kernels/cpu/key_scores.inl"
+#include "kernels/cpu/bound_scores.inl"
 #include "kernels/cpu/rows_scalar.inl"
 #include "kernels/cpu/quant_formats.inl"
 #include "kernels/cpu/quant_scalar.inl"

@@ -1,7 +1,6 @@
 #include "kernels/cpu/key_bounds.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace spillway {
@@ -9,40 +8,30 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The sum over channels of max(q * smallest, q * largest): eight sums side by side, which a compiler makes wide.
-float bound_of(const float* q, const float* smallest, const float* largest, int head_dim) {
-  float sums[8] = {};
-  int i = 0;
-  for (; i + 8 <= head_dim; i += 8) {
-    for (int lane = 0; lane < 8; lane++) {
-      sums[lane] += std::max(q[i + lane] * smallest[i + lane], q[i + lane] * largest[i + lane]);
-    }
-  }
-  for (int lane = 0; i < head_dim; i++, lane++) sums[lane] += std::max(q[i] * smallest[i], q[i] * largest[i]);
-  return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
-}
+constexpr int64_t kGranulesPerTask = 4 * kLanes;
 
-// The scores of one page's granules, for the heads of one group.
-void score_page(const CpuKernels& kernels, const ScoreBoundsCall& call, int64_t page, int64_t kv_head) {
+// The scores of `count` granules for all heads, without their scale: of one KV head after another, as the bounds of a
+// page row lie.
+void score_granules(const CpuKernels& kernels, const ScoreBoundsCall& call, int64_t first, int count) {
   const KeyBoundsFormat& format = call.format;
-  const int group = call.shape.heads / format.kv_heads, head_dim = format.head_dim;
-  const std::byte* bounds = call.rows[page] + kv_head * format.page_bytes();
-  const int64_t first = page * format.granules();
-  float values[2 * kMostHeadDim];
-  for (int64_t granule = first; granule < std::min(call.weights.cols, first + format.granules()); granule++) {
-    kernels.widen(DType::f16, bounds + (granule - first) * format.granule_bytes(), 2 * head_dim, values);
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-      call.scratch.f32(head)[granule] =
-          call.shape.scale * bound_of(call.q.f32() + head * head_dim, values, values + head_dim, head_dim);
-    }
+  const int group = call.shape.heads / format.kv_heads, of_page = format.granules();
+  BoundScores scores{.granules = {},
+                     .count = count,
+                     .head_dim = format.head_dim,
+                     .heads = group,
+                     .q = call.q.f32(),
+                     .out = nullptr,
+                     .stride = call.scratch.stride};
+  for (int i = 0; i < count; i++) {
+    scores.granules[i] =
+        call.rows[static_cast<size_t>((first + i) / of_page)] + (first + i) % of_page * format.granule_bytes();
   }
-}
-
-void softmax(float* scores, int64_t count) {
-  float largest = -kInfinity, sum = 0.0f;
-  for (int64_t i = 0; i < count; i++) largest = std::max(largest, scores[i]);
-  for (int64_t i = 0; i < count; i++) sum += scores[i] = std::exp(scores[i] - largest);
-  for (int64_t i = 0; i < count; i++) scores[i] /= sum;
+  for (int64_t kv_head = 0; kv_head < format.kv_heads; kv_head++) {
+    scores.out = call.scratch.f32(kv_head * group) + first;
+    kernels.score_bounds(scores);
+    scores.q += int64_t{group} * format.head_dim;
+    for (int i = 0; i < count; i++) scores.granules[i] += format.page_bytes();
+  }
 }
 
 }  // namespace
@@ -67,19 +56,24 @@ void key_bounds(const CpuKernels& kernels, const KvFormat& kv, const KeyBoundsFo
 }
 
 void run_score_bounds(const CpuKernels& kernels, Team& team, const ScoreBoundsCall& call) {
-  const auto pages = static_cast<int64_t>(call.rows.size());
-  if (pages == 0) return;
-  team.run(pages * call.format.kv_heads,
-           [&](int64_t task, int) { score_page(kernels, call, task % pages, task / pages); });
-  const int group = call.shape.heads / call.format.kv_heads;
-  team.run(call.format.kv_heads, [&](int64_t kv_head, int) {
-    float* weights = call.weights.f32(kv_head);
-    std::fill_n(weights, call.weights.cols, 0.0f);
-    for (int64_t head = kv_head * group; head < (kv_head + 1) * group; head++) {
-      float* scores = call.scratch.f32(head);
-      softmax(scores, call.weights.cols);
-      for (int64_t g = 0; g < call.weights.cols; g++) weights[g] += scores[g];
+  const int64_t granules = call.weights.cols, heads = call.shape.heads, kv_heads = call.format.kv_heads;
+  if (granules == 0) return;
+  team.run((granules + kGranulesPerTask - 1) / kGranulesPerTask, [&](int64_t task, int) {
+    const int64_t end = std::min(granules, (task + 1) * kGranulesPerTask);
+    for (int64_t first = task * kGranulesPerTask; first < end; first += kLanes) {
+      score_granules(kernels, call, first, static_cast<int>(std::min<int64_t>(kLanes, end - first)));
     }
+  });
+  team.run(heads, [&](int64_t head, int) {
+    float largest = 0.0f, sum = 0.0f;
+    kernels.softmax(call.scratch.f32(head), static_cast<int>(granules), call.shape.scale, &largest, &sum);
+    kernels.scale(call.scratch.f32(head), 1.0f / sum, granules);
+  });
+  const int64_t group = heads / kv_heads;
+  team.run(kv_heads, [&](int64_t kv_head, int) {
+    float* weights = call.weights.f32(kv_head);
+    std::copy_n(call.scratch.f32(kv_head * group), granules, weights);
+    for (int64_t i = 1; i < group; i++) kernels.add(weights, call.scratch.f32(kv_head * group + i), granules);
   });
 }
 

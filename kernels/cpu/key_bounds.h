@@ -1,4 +1,4 @@
-// Ops::key_bounds and Ops::score_bounds on the CPU: plain loops that need no wide instructions.
+// Ops::key_bounds and Ops::score_bounds on the CPU.
 #pragma once
 
 #include <cstddef>

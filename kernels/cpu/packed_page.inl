@@ -77,5 +77,9 @@ inline void unpack(const PackedPage& p, const std::byte* header, const std::byte
   }
 }
 
+void unpack_keys(const PackedPage& p, const std::byte* header, const std::byte* packed, int tokens, std::byte* out) {
+  unpack(p, header, packed, false, tokens, out);
+}
+
 }  // namespace
 }  // namespace spillway

@@ -3,6 +3,7 @@
 // of the attention say.
 #include "kernels/cuda/arithmetic.cuh"
 #include "kernels/cuda/launchers.cuh"
+#include "kernels/kv_codec.h"
 
 namespace spillway::cuda {
 namespace {
@@ -11,9 +12,29 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpLanes;
 constexpr int kMostOfLane = kCudaMostHeadDim / kWarpLanes;
 
+// A channel of a packed key: the number that its half has. header: where the page's own lies.
+__device__ __forceinline__ float packed_channel(const PackedPage& p, const std::byte* header, const std::byte* page,
+                                                int token, int channel) {
+  const int bit = channel * p.bits;
+  const auto byte = static_cast<uint32_t>(page[p.codes(token, false) + bit / 8]);
+  const uint32_t code = byte >> bit % 8 & ((1u << p.bits) - 1);
+  const std::byte* group =
+      p.header_bytes > 0 ? header + 4 * channel : page + p.scales(token, false) + channel / p.group * 4;
+  const auto* halves = reinterpret_cast<const uint16_t*>(group);  // GroupScale: a scale, then a minimum
+  return load_f16(unpacked(static_cast<float>(code), load_f16(halves[0]), load_f16(halves[1])));
+}
+
 // Channels lane, lane + 32, ... of a key.
 struct LaneKey {
   float channels[kMostOfLane];
+
+  __device__ __forceinline__ LaneKey(const PackedPage& p, const std::byte* header, const std::byte* page, int token) {
+#pragma unroll
+    for (int i = 0; i < kMostOfLane; i++) {
+      const int channel = i * kWarpLanes + lane_index();
+      channels[i] = channel < p.head_dim ? packed_channel(p, header, page, token, channel) : 0.0f;
+    }
+  }
 
   __device__ __forceinline__ LaneKey(const std::byte* key, int head_dim) {
     const auto* halves = reinterpret_cast<const uint16_t*>(key);
@@ -43,9 +64,11 @@ struct ChunkLaunch {
   uint64_t q_stride;
   uint64_t states_stride;
   uint64_t sums_stride;
+  PackedPage packed;
   int64_t page_bytes;
   int rows;
   int first_position;
+  int window;
   int head_dim;
   int group;
   int granule_tokens;
@@ -62,12 +85,15 @@ __global__ void __launch_bounds__(kThreads) sum_page(ChunkLaunch a) {
   if (tokens <= 0) return;
   const int first = span->first_position + page * kPageTokens;
   const int64_t kv_head = blockIdx.y;
-  const std::byte* keys = span->rows[page] + kv_head * a.page_bytes;
+  const bool is_packed = (span->packed >> page & 1) != 0;
+  const std::byte* keys = span->rows[page] + kv_head * (is_packed ? a.packed.bytes() : a.page_bytes);
   for (int t = warp_index(); t < tokens; t += kWarps) {
-    const LaneKey key(keys + int64_t{2} * t * a.head_dim, a.head_dim);
+    const LaneKey key =
+        is_packed ? LaneKey(a.packed, keys, keys, t) : LaneKey(keys + int64_t{2} * t * a.head_dim, a.head_dim);
     float sum = 0.0f;
     const int seen_from = first + t - a.first_position;
-    for (int row = seen_from > 0 ? seen_from : 0; row < a.rows; row++) {
+    const int seen_to = a.window == 0 || a.window > a.rows - seen_from ? a.rows : seen_from + a.window;
+    for (int row = seen_from > 0 ? seen_from : 0; row < seen_to; row++) {
       for (int g = 0; g < a.group; g++) {
         const int64_t head = kv_head * a.group + g;
         const float* q = reinterpret_cast<const float*>(a.q + row * a.q_stride) + head * a.head_dim;
@@ -99,6 +125,7 @@ struct SelectedSumsLaunch {
   uint64_t ids_stride;
   uint64_t states_stride;
   uint64_t sums_stride;
+  PackedPage packed;
   int head_dim;
   int group;
   float scale;
@@ -151,7 +178,9 @@ __global__ void __launch_bounds__(kThreads) sum_granules(SelectedSumsLaunch a) {
       total = fmaf(state(row)[1], exp_of_negative(state(row)[0] - largest), total);
     }
     for (int t = 0; t < places[at].tokens; t++) {
-      const LaneKey key(places[at].keys + int64_t{2} * t * a.head_dim, a.head_dim);
+      const GranulePlace& place = places[at];
+      const LaneKey key = place.packed != 0 ? LaneKey(a.packed, place.values, place.keys - a.packed.header_bytes, t)
+                                            : LaneKey(place.keys + int64_t{2} * t * a.head_dim, a.head_dim);
       sum += exp_of_negative(key.dot(q, a.head_dim) * a.scale - largest) / total;
     }
   }
@@ -171,9 +200,11 @@ cudaError_t launch_sum_attention(cudaStream_t stream, const CudaSumAttention& ar
                          .q_stride = args.q.stride,
                          .states_stride = args.states.stride,
                          .sums_stride = args.sums.stride,
+                         .packed = kv.packed_page(),
                          .page_bytes = static_cast<int64_t>(kv.page_bytes()),
                          .rows = static_cast<int>(args.q.rows),
                          .first_position = args.first_position,
+                         .window = args.shape.window,
                          .head_dim = kv.head_dim,
                          .group = args.shape.heads / kv.kv_heads,
                          .granule_tokens = args.granule_tokens,
@@ -194,6 +225,7 @@ cudaError_t launch_sum_selected(cudaStream_t stream, const CudaSumSelected& args
                                 .ids_stride = args.ids_stride,
                                 .states_stride = args.states_stride,
                                 .sums_stride = args.sums_stride,
+                                .packed = kv.packed_page(),
                                 .head_dim = kv.head_dim,
                                 .group = args.shape.heads / kv.kv_heads,
                                 .scale = args.shape.scale};

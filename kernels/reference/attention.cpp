@@ -48,37 +48,10 @@ struct State {
   }
 };
 
-// values = the key of this token and KV head, or its value.
-void load_token(const KvFormat& format, const KvSpan& span, int token, int kv_head, bool value, double* values) {
-  const int row = token / kPageTokens, in_page = token % kPageTokens;
-  SPILLWAY_CHECK(span.rows[row] != nullptr);
-  if (span.is_packed(row)) {
-    const auto page_bytes = static_cast<uint64_t>(format.packed_page().bytes());
-    return load_packed(format, span.rows[row] + kv_head * page_bytes, in_page, value, values);
-  }
-  const std::byte* at =
-      span.rows[row] + kv_head * format.page_bytes() + ((value ? kPageTokens : 0) + in_page) * format.token_bytes();
-  load_row(format.dtype, at, format.head_dim, values);
-}
-
 double dot(const float* q, const std::vector<double>& key) {
   double sum = 0.0;
   for (size_t i = 0; i < key.size(); i++) sum += q[i] * key[i];
   return sum;
-}
-
-// The key of one token of a granule, or its value.
-void load_token(const KvFormat& format, const GranulePlace& place, int token, bool value, double* values) {
-  if (place.packed == 0) {
-    return load_row(format.dtype, (value ? place.values : place.keys) + token * format.token_bytes(), format.head_dim,
-                    values);
-  }
-  // The page as it was: its header, then this granule in the first one's place.
-  const PackedPage p = format.packed_page();
-  std::vector<std::byte> page(static_cast<size_t>(p.header_bytes + p.granule_bytes));
-  std::copy_n(place.values, p.header_bytes, page.begin());
-  std::copy_n(place.keys, p.granule_bytes, page.begin() + p.header_bytes);
-  load_packed(format, page.data(), token, value, values);
 }
 
 // The states of the query heads that share one KV head, over tokens [begin, end); q [group x head_dim]; load(token,
@@ -111,6 +84,31 @@ std::vector<State> states_of(const AttendShape& shape, const float* q, const Tok
 }
 
 }  // namespace
+
+void load_token(const KvFormat& format, const KvSpan& span, int token, int kv_head, bool value, double* values) {
+  const int row = token / kPageTokens, in_page = token % kPageTokens;
+  SPILLWAY_CHECK(span.rows[row] != nullptr);
+  if (span.is_packed(row)) {
+    const auto page_bytes = static_cast<uint64_t>(format.packed_page().bytes());
+    return load_packed(format, span.rows[row] + kv_head * page_bytes, in_page, value, values);
+  }
+  const std::byte* at =
+      span.rows[row] + kv_head * format.page_bytes() + ((value ? kPageTokens : 0) + in_page) * format.token_bytes();
+  load_row(format.dtype, at, format.head_dim, values);
+}
+
+void load_token(const KvFormat& format, const GranulePlace& place, int token, bool value, double* values) {
+  if (place.packed == 0) {
+    return load_row(format.dtype, (value ? place.values : place.keys) + token * format.token_bytes(), format.head_dim,
+                    values);
+  }
+  // The page as it was: its header, then this granule in the first one's place.
+  const PackedPage p = format.packed_page();
+  std::vector<std::byte> page(static_cast<size_t>(p.header_bytes + p.granule_bytes));
+  std::copy_n(place.values, p.header_bytes, page.begin());
+  std::copy_n(place.keys, p.granule_bytes, page.begin() + p.header_bytes);
+  load_packed(format, page.data(), token, value, values);
+}
 
 void clear_states(const AttendShape& shape, float* states) {
   const int head_dim = shape.format.head_dim;

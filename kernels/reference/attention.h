@@ -12,6 +12,9 @@ namespace spillway::reference {
 
 // Makes the states [heads x attn_state_floats] empty.
 void clear_states(const AttendShape& shape, float* states);
+// values [head_dim] = the key of this token and KV head, or its value; of a granule, a token of it.
+void load_token(const KvFormat& format, const KvSpan& span, int token, int kv_head, bool value, double* values);
+void load_token(const KvFormat& format, const GranulePlace& place, int token, bool value, double* values);
 // Tokens [begin, end) of a span.
 struct TokenRange {
   int begin = 0;

@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/reference/dequantize.h"
+#include "kernels/reference/attention.h"
 
 namespace spillway::reference {
 namespace {
@@ -21,11 +21,9 @@ double log_sum(const View& states, int64_t begin, int64_t end, int head, int hea
   return most + std::log(sum);
 }
 
-double dot(const float* q, const std::byte* key, int head_dim) {
-  std::vector<double> values(static_cast<size_t>(head_dim));
-  load_row(DType::f16, key, head_dim, values.data());
+double dot(const float* q, const std::vector<double>& key) {
   double sum = 0;
-  for (size_t i = 0; i < values.size(); i++) sum += values[i] * q[i];
+  for (size_t i = 0; i < key.size(); i++) sum += key[i] * q[i];
   return sum;
 }
 
@@ -34,17 +32,17 @@ double dot(const float* q, const std::byte* key, int head_dim) {
 void sum_span(const View& q, int first_position, const AttendShape& shape, const KvSpan& span, const View& states,
               int granule_tokens, const View& sums) {
   const KvFormat& format = shape.format;
+  std::vector<double> key(static_cast<size_t>(format.head_dim));
   const int group = shape.heads / format.kv_heads, end = span.first_position + span.tokens;
   for (int kv_head = 0; kv_head < format.kv_heads; kv_head++) {
     for (int first = span.first_position; first < end; first += granule_tokens) {
       double sum = 0;
       for (int token = first; token < std::min(end, first + granule_tokens); token++) {
-        const int in_span = token - span.first_position;
-        const std::byte* key = span.rows[in_span / kPageTokens] + kv_head * format.page_bytes() +
-                               in_span % kPageTokens * format.token_bytes();
-        for (int64_t row = std::max(0, token - first_position); row < q.rows; row++) {
+        load_token(format, span, token - span.first_position, kv_head, false, key.data());
+        const int64_t last = shape.window == 0 ? q.rows : int64_t{token} - first_position + shape.window;
+        for (int64_t row = std::max(0, token - first_position); row < std::min(q.rows, last); row++) {
           for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
-            const double score = shape.scale * dot(q.f32(row) + int64_t{head} * format.head_dim, key, format.head_dim);
+            const double score = shape.scale * dot(q.f32(row) + int64_t{head} * format.head_dim, key);
             sum += std::exp(score - log_sum(states, row, row + 1, head, format.head_dim));
           }
         }
@@ -58,6 +56,7 @@ void sum_span(const View& q, int first_position, const AttendShape& shape, const
 void sum_granules(const float* q, const AttendShape& shape, const SelectedKv& kv, const View& ids, const View& states,
                   int tokens, const View& sums) {
   const KvFormat& format = shape.format;
+  std::vector<double> key(static_cast<size_t>(format.head_dim));
   const int group = shape.heads / format.kv_heads;
   for (int kv_head = 0; kv_head < format.kv_heads; kv_head++) {
     std::vector<float> chosen(static_cast<size_t>(sums.cols), std::numeric_limits<float>::quiet_NaN());
@@ -69,8 +68,8 @@ void sum_granules(const float* q, const AttendShape& shape, const SelectedKv& kv
       for (int head = kv_head * group; head < (kv_head + 1) * group; head++) {
         const double all = log_sum(states, 0, kv.states(), head, format.head_dim);
         for (int token = 0; token < place.tokens; token++) {
-          const std::byte* key = place.keys + token * format.token_bytes();
-          sum += std::exp(shape.scale * dot(q + int64_t{head} * format.head_dim, key, format.head_dim) - all);
+          load_token(format, place, token, false, key.data());
+          sum += std::exp(shape.scale * dot(q + int64_t{head} * format.head_dim, key) - all);
         }
       }
       const bool begins = id * kv.granule_tokens == tokens - 1;

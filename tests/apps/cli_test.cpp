@@ -273,8 +273,7 @@ TEST_F(Cli, ABenchThatItsContextCannotHoldIsRefusedFirst) {
       {{"-p", "16,65", "-n", "0"}, "the test pp65 takes 65 positions"},
       {{"-p", "0", "-n", "4,100"}, "the test tg100 takes 100 positions"},
       {{"-p", "32", "-n", "4", "-d", "0,40"}, "the test pp32 @ d40 takes 72 positions"},
-      {{"-p", "0", "-n", "4", "-d", "8", "--depth-window", "4", "--kv-keep", "heavy"},
-       "--depth-window: --kv-keep heavy"}};
+      {{"-p", "0", "-n", "20", "-r", "4", "--go-on"}, "the test tg20 takes 80 positions"}};
   for (const auto& [tests, words] : cases) {
     std::vector<std::string> command{"bench", "-m", model_, "-r", "1", "-c", "60"};  // a page: 64
     command.insert(command.end(), tests.begin(), tests.end());
@@ -285,6 +284,86 @@ TEST_F(Cli, ABenchThatItsContextCannotHoldIsRefusedFirst) {
     EXPECT_THAT(result.err, HasSubstr(words));
   }
   EXPECT_EQ(run({"bench", "-m", model_, "-r", "1", "-c", "60", "-p", "32", "-n", "4", "-d", "32"}).exit_code, 0);
+  EXPECT_EQ(run({"bench", "-m", model_, "-r", "3", "-c", "60", "-p", "0", "-n", "4", "-d", "50", "--go-on"}).exit_code,
+            0);
+}
+
+// What stands before a test may be read with a window, and once for all runs, whatever decode steps go by.
+TEST_F(Cli, ABenchBehindALongTextReadsItOnce) {
+  for (const char* policy : {"--kv-keep=heavy", "--kv-keep=window", "--kv-select=bounds", "--kv-select=oracle"}) {
+    const Result result = run({"bench",
+                               "-m",
+                               model_,
+                               "-p",
+                               "0",
+                               "-n",
+                               "4",
+                               "-r",
+                               "3",
+                               "-d",
+                               "300",
+                               "--go-on",
+                               "--depth-window",
+                               "32",
+                               policy,
+                               "--first-layers",
+                               "rehearsed",
+                               "--select-budget",
+                               "64",
+                               "--stats",
+                               "-o",
+                               "json"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    const nlohmann::json row = nlohmann::json::parse(result.out)[0];
+    EXPECT_EQ(row["samples_ts"].size(), 3u);
+    EXPECT_EQ(row["n_depth"], 300);
+    // Of so many positions in each step; in every run four more stand there.
+    const auto seen = [](int depth) { return depth + 1 + depth + 2 + depth + 3 + depth + 4; };
+    const int all = seen(300) + seen(304) + seen(308);
+    EXPECT_EQ(row["selection"]["tokens_seen"].get<int>() % all, 0) << row["selection"];
+    EXPECT_GT(row["selection"]["tokens_read"].get<int>(), 0);
+  }
+}
+
+// Sequences share a pass, and the weights that it streams; where steps choose among the KV of one, they take turns.
+TEST_F(Cli, ABenchOfManySequences) {
+  const std::string model = write_tiny_model({.layers = 6,
+                                              .hidden = 256,
+                                              .heads = 4,
+                                              .kv_heads = 2,
+                                              .head_dim = 64,
+                                              .ffn = 768,
+                                              .vocab = 320,
+                                              .type = DType::f32,
+                                              .name = "parallel"},
+                                             folder_.string());
+  const auto read_per_token = [&](std::vector<std::string> policy) {
+    policy.insert(policy.end(), {"-m", model, "-c", "256", "--parallel", "4"});
+    const auto with = [&](std::vector<std::string> command) {
+      command.insert(command.end(), policy.begin(), policy.end());
+      const Result result = run(command);
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+      return nlohmann::json::parse(result.out);
+    };
+    const nlohmann::json device = with({"plan", "--json"})["tiers"]["device"];
+    uint64_t budget = device["weights"].get<uint64_t>() / 2;
+    for (const char* what : {"process", "workspace", "kv", "selection"}) budget += device[what].get<uint64_t>();
+    const nlohmann::json row = with({"bench", "-p", "0", "-n", "5", "-r", "2", "-d", "200", "-o", "json",
+                                     "--device-mem", std::to_string(budget)})[0];
+    EXPECT_GT(row["bytes_per_token"]["disk_read"].get<double>(), 0);
+    return std::pair(row["n_parallel"].get<int>(), row["bytes_per_token"]["disk_read"].get<double>());
+  };
+  const auto [four, shared] = read_per_token({});
+  const auto [also_four, turns] = read_per_token(
+      {"--kv-select", "oracle", "--select-budget", "64", "--first-layers", "rehearsed", "--granule", "1"});
+  EXPECT_EQ(four, 4);
+  EXPECT_EQ(also_four, 4);
+  EXPECT_GT(turns, 2 * shared);
+  EXPECT_THAT(run({"bench", "-m", model_, "-p", "0", "-n", "4", "-r", "1", "-d", "8", "--parallel", "3"}).out,
+              HasSubstr("tg4 x3 @ d8"));
+  const Result which = run({"plan", "-m", model_, "--parallel", "2"});
+  EXPECT_EQ(which.exit_code, 2);
+  EXPECT_THAT(which.err, HasSubstr("--parallel: -c says"));
 }
 
 TEST_F(Cli, SmallerChunksThatWouldHoldMoreAreSaid) {

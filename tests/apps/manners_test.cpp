@@ -248,10 +248,6 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
   refused({"plan", "--kv-keep", "window", "--kv-select", "bounds"}, "--kv-keep window reads all of what it keeps");
   refused({"plan", "--kv-keep", "heavy", "--kv-select", "oracle"},
           "--kv-keep heavy goes by the attention that tokens have had");
-  refused({"plan", "--kv-keep", "heavy", "--kv-type", "kivi4"},
-          "--kv-keep heavy lets single tokens go: the 64 of a page of --kv-type kivi4");
-  refused({"plan", "--kv-keep", "heavy", "--kv-type", "q8"},
-          "--kv-keep heavy adds up attention over keys in half precision: --kv-type q8 ");
   refused({"plan", "--kv-keep", "heavy", "--check-every", "4"}, "--check-every: what --kv-keep heavy has let go");
   refused({"plan", "--kv-keep", "window", "--select-alpha", "4"}, "--select-alpha: --kv-keep window keeps as many");
   refused({"plan", "--kv-select", "oracle", "--repair"}, "--repair: --kv-select oracle foretells nothing");

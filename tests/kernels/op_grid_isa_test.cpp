@@ -91,7 +91,31 @@ class Layer {
     bench_.ops().merge(bench_.stream(), states.there(), shape, tasks, out.there());
     keep(states);
     keep(out);
+    policies(shape, q, span, states, runs_of(span));
     for (const int bits : {16, 8, 4}) selection(shape, q.slice_rows(0, 1), span, {kKvHeads, 24, bits});
+  }
+
+  static std::vector<PartialKeyRun> runs_of(const KvSpan& span) {
+    return {{span.rows[0], nullptr, 0, 64}, {span.rows[1], nullptr, 0, kRows - 64}};
+  }
+
+  // By 4: more granules than there are lanes.
+  void policies(const AttendShape& shape, View q, const KvSpan& span, BenchMatrix& states,
+                std::vector<PartialKeyRun> runs) {
+    constexpr int kGranules = (kRows + 3) / 4;
+    const KeyBoundsFormat format{kKvHeads, kHeadDim, 4};
+    BenchBytes bounds(bench_.device(), 2 * format.row_bytes());
+    const std::byte* rows[] = {bounds.there(), bounds.there() + format.row_bytes()};
+    runs[0].partial = bounds.there();
+    runs[1].partial = bounds.there() + format.row_bytes();
+    BenchMatrix scores(bench_.device(), DType::f32, kHeads, kGranules);
+    BenchMatrix weights(bench_.device(), DType::f32, kKvHeads, kGranules);
+    bench_.ops().key_bounds(bench_.stream(), shape.format, 4, runs);
+    bench_.ops().score_bounds(bench_.stream(), q.slice_rows(0, 1), shape, rows, kRows, 4, scores.there(),
+                              weights.there());
+    keep(weights);
+    bench_.ops().sum_attention(bench_.stream(), q, 0, shape, {&span, 1}, states.there(), 4, weights.there());
+    keep(weights);
   }
 
   void selection(const AttendShape& shape, View q, const KvSpan& span, const PartialKeyFormat& format) {

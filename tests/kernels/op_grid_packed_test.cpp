@@ -2,6 +2,7 @@
 // the bit, the page of half precision that it stands for.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -89,6 +90,26 @@ class PackedKv {
       all.push_back(span);
     }
     return all;
+  }
+  // Granules 1, 3, ... of each KV head, of one span's tokens; packed, or as that unpacks.
+  std::vector<GranulePlace> every_second_granule(bool on_device, bool packed) {
+    const KvSpan span = spans(on_device, packed, tokens_)[0];
+    const PackedPage page = format_.packed_page();
+    std::vector<GranulePlace> places;
+    for (int head = 0; head < format_.kv_heads; head++) {
+      for (int token = kGranuleTokens; token + kGranuleTokens <= tokens_; token += 2 * kGranuleTokens) {
+        const int row = token / kPageTokens, in_page = token % kPageTokens;
+        GranulePlace place{.tokens = kGranuleTokens, .packed = span.is_packed(row) ? 1 : 0};
+        place.values = span.rows[row] + head * page.bytes();
+        place.keys = place.values + page.header_bytes + in_page / kGranuleTokens * page.granule_bytes;
+        if (place.packed == 0) {
+          place.keys = span.rows[row] + head * format_.page_bytes() + in_page * format_.token_bytes();
+          place.values = place.keys + kPageTokens * format_.token_bytes();
+        }
+        places.push_back(place);
+      }
+    }
+    return places;
   }
 
  private:
@@ -205,6 +226,80 @@ TEST_P(OpGridPacked, AttendChunkReadsPackedPages) {
           ASSERT_GT(got.row(r)[s.head_dim + 1], 0.0f);
         }
       }
+    }
+  }
+}
+
+// Accumulated attention too: of a chunk, and of a decode step that has chosen every second granule.
+TEST_P(OpGridPacked, SumsReadPackedPages) {
+  constexpr int kTokens = 3 * kPageTokens + 20, kRows = 9, kFirst = kTokens - kRows;
+  constexpr int kAll = (kTokens + kGranuleTokens - 1) / kGranuleTokens, kChosen = kAll / 2;
+  for (const HeadGroups& s : kShapes) {
+    if (GetParam().emulated && s.head_dim > 96) continue;
+    for (const KvCodec codec : kPackers) {
+      SCOPED_TRACE(name_of(s, codec));
+      const AttendShape shape = s.attend(codec);
+      OpBench bench(GetParam(), s.model());
+      PackedKv kv(bench, shape.format, kTokens);
+      BenchMatrix q(bench.device(), DType::f32, kRows, int64_t{shape.heads} * s.head_dim);
+      BenchMatrix states(bench.device(), DType::f32, kRows, states_width(shape));
+      BenchMatrix got(bench.device(), DType::f32, s.kv_heads, kAll), same(bench.device(), DType::f32, s.kv_heads, kAll);
+      BenchMatrix wanted(bench.device(), DType::f32, s.kv_heads, kAll);
+      BenchMatrix ids(bench.device(), DType::i32, s.kv_heads, kChosen);
+      q.fill(6);
+      q.upload(bench.stream());
+      for (BenchMatrix* sums : {&got, &same, &wanted}) {
+        for (int head = 0; head < s.kv_heads; head++) std::fill_n(sums->row(head), kAll, 0.25f);
+        sums->upload(bench.stream());
+      }
+      for (int i = 0; i < s.kv_heads * kChosen; i++) {
+        reinterpret_cast<int32_t*>(ids.here().row(i / kChosen))[i % kChosen] = 2 * (i % kChosen) + 1;
+      }
+      ids.upload(bench.stream());
+      const auto expect_sums = [&] {
+        got.download(bench.stream());
+        same.download(bench.stream());
+        for (int head = 0; head < s.kv_heads; head++) {
+          ASSERT_TRUE(same_bits(got.here(), head, same.here(), head));
+          for (int g = 0; g < kAll; g++) {
+            ASSERT_EQ(std::isnan(got.row(head)[g]), std::isnan(wanted.row(head)[g])) << g;
+            if (std::isnan(wanted.row(head)[g])) continue;
+            ASSERT_NEAR(got.row(head)[g], wanted.row(head)[g], 3e-4 * wanted.row(head)[g] + 1e-6) << g;
+          }
+        }
+      };
+      bench.reference([&](Ops& ops, Stream& stream) {
+        const auto spans = kv.spans(false, true, kTokens);
+        ops.attend_chunk(stream, q.here(), kFirst, shape, spans, states.here(), true);
+        ops.sum_attention(stream, q.here(), kFirst, shape, spans, states.here(), kGranuleTokens, wanted.here());
+      });
+      states.upload(bench.stream());
+      for (const bool packed : {true, false}) {
+        bench.ops().sum_attention(bench.stream(), q.there(), kFirst, shape, kv.spans(true, packed, kTokens),
+                                  states.there(), kGranuleTokens, (packed ? got : same).there());
+      }
+      expect_sums();
+
+      const View query = q.there().slice_rows(0, 1), state = states.there().slice_rows(0, 1);
+      auto places = kv.every_second_granule(false, true);
+      bench.reference([&](Ops& ops, Stream& stream) {
+        const SelectedKv chosen{places.data(), kChosen, kGranuleTokens};
+        ops.attend_selected(stream, q.here().slice_rows(0, 1), shape, chosen, states.here().slice_rows(0, 1));
+        ops.sum_selected(stream, q.here().slice_rows(0, 1), shape, chosen, ids.here(), states.here().slice_rows(0, 1),
+                         kTokens, wanted.here());
+      });
+      states.upload(bench.stream());
+      BenchBytes table(bench.device(), places.size() * sizeof(GranulePlace));
+      for (const bool packed : {true, false}) {
+        places = kv.every_second_granule(true, packed);
+        std::memcpy(table.here(), places.data(), table.size());
+        table.upload(bench.stream());
+        const SelectedKv chosen{reinterpret_cast<const GranulePlace*>(table.there()), kChosen, kGranuleTokens};
+        bench.ops().sum_selected(bench.stream(), query, shape, chosen, ids.there(), state, kTokens,
+                                 (packed ? got : same).there());
+        bench.stream().synchronize();
+      }
+      expect_sums();
     }
   }
 }
