@@ -39,29 +39,18 @@ struct Wishes {
   std::string json;
 };
 
-// A model of which only the facts are there, in a file of holes that goes when it does.
-class Outline {
- public:
-  explicit Outline(const TinyModelOptions& options)
-      : path_(std::filesystem::temp_directory_path() / fmt::format("spillway-{}-{}.gguf", getpid(), options.name)) {
-    write_model_outline(options, path_);
-    checkpoint_ = open_model(path_);
-    spec_ = read_model_spec(checkpoint_);
+// A model of which only the facts are there, in a file of holes that has no name any more: nothing of it stays.
+struct Outline {
+  explicit Outline(const TinyModelOptions& options) {
+    const std::filesystem::path path =
+        std::filesystem::temp_directory_path() / fmt::format("spillway-{}-{}.gguf", getpid(), options.name);
+    checkpoint = open_model(write_model_outline(options, path));
+    std::filesystem::remove(path);
+    spec = read_model_spec(checkpoint);
   }
-  ~Outline() {
-    std::error_code ignored;
-    std::filesystem::remove(path_, ignored);
-  }
-  Outline(const Outline&) = delete;
-  Outline& operator=(const Outline&) = delete;
 
-  const Checkpoint& checkpoint() const { return checkpoint_; }
-  const ModelSpec& spec() const { return spec_; }
-
- private:
-  std::filesystem::path path_;
-  Checkpoint checkpoint_;
-  ModelSpec spec_;
+  Checkpoint checkpoint;
+  ModelSpec spec;
 };
 
 struct Case {
@@ -124,15 +113,18 @@ nlohmann::json simulate(const Wishes& wishes, const GivenMachine& machine) {
       const Outline model(options_of({shape, compressed}));
       for (const int prompt : wishes.prompts) {
         const Case one{shape, compressed, prompt};
-        BlockWork work{.prompt = prompt, .answer = wishes.answer, .chunks = wishes.chunks};
-        work.sequences = wishes.sequences;
-        if (compressed) work.kv_codec = KvCodec::q4, work.kv_edge_layers = 0;
-        const auto block = simulate_block(model.spec(), model.checkpoint(), machine, work);
+        const BlockWork work{.prompt = prompt,
+                             .answer = wishes.answer,
+                             .chunks = wishes.chunks,
+                             .sequences = wishes.sequences,
+                             .kv_codec = compressed ? KvCodec::q4 : KvCodec::f16,
+                             .kv_edge_layers = compressed ? 0 : 2};
+        const auto block = simulate_block(model.spec, model.checkpoint, machine, work);
         const Published* beside = published(one, wishes.answer);
         print_row(one, block, beside);
         nlohmann::json row = block ? to_json(*block) : nlohmann::json{{"simulated", true}, {"fits", false}};
         row["shape"] = shape;
-        row["weight_type"] = info(model.spec().layers.front().q.dtype).name;
+        row["weight_type"] = info(model.spec.layers.front().q.dtype).name;
         row["kv_type"] = info(work.kv_codec).name;
         row["prompt"] = prompt;
         row["answer"] = wishes.answer;

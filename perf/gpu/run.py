@@ -24,7 +24,10 @@ STAGES = {
     "sanitizer": (checks.sanitizer, "compute-sanitizer's memcheck and racecheck over the small tests"),
     "limits": (speeds.limits, "copies each way and both at once, device memory, a large matrix product, gather, disk"),
     "perf": (speeds.perf, "operations, and 7B-shaped models: resident, streamed from host memory, streamed from disk"),
-    "batch": (batches.batch, "a batch job of OPT-6.7B's shape: in FlexGen's published budget, and half of it from host memory"),
+    "batch": (
+        batches.batch,
+        "a batch job of OPT-6.7B's shape: in FlexGen's published budget, and half of it from host memory",
+    ),
     "peers": (speeds.peers, "transformers + accelerate at the same memory, llama.cpp where it can be built"),
 }
 
