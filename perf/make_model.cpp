@@ -1,5 +1,5 @@
-// make_model: a GGUF file of any llama shape (dense or of experts) and weight type with random blocks, for measuring
-// speed. llama.cpp loads it too.
+// make_model: a GGUF file of any llama shape (dense or of experts) or OPT's, and any weight type, with random blocks,
+// for measuring speed. llama.cpp loads it too, but for OPT, which it does not know.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kernels/check.h"
+#include "perf/opt_shapes.h"
 #include "perf/tool.h"
 #include "tests/support/tiny_model.h"
 
@@ -86,12 +87,16 @@ TinyModelOptions shape_named(const std::string& name) {
         .rope_base = 100000.0f}},
       {"tiny", {}},
   };
-  if (auto found = shapes.find(name); found != shapes.end()) return found->second;
+  static const std::map<std::string, TinyModelOptions> opt = opt_shapes();
+  for (const auto* table : {&shapes, &opt}) {
+    if (auto found = table->find(name); found != table->end()) return found->second;
+  }
   for (const TinyModelOptions& golden : golden_models()) {
     if (golden.name == name) return golden;
   }
   std::string known;
   for (const auto& [key, shape] : shapes) known += key + " ";
+  for (const auto& [key, shape] : opt) known += key + " ";
   for (const TinyModelOptions& golden : golden_models()) known += golden.name + " ";
   throw Error(ErrorKind::usage, fmt::format("--shape {}: not one of {}", name, known));
 }
@@ -121,7 +126,8 @@ struct Wishes {
 void add_flags(CLI::App& app, Wishes& w) {
   app.add_option("-o,--output", w.output, "file to write")->required();
   app.add_option("--shape", w.shape,
-                 "1b, 7b, 8b, 13b, 70b, mixtral, qwen3-30b-a3b, smollm2, tiny, golden-*; the flags below change it")
+                 "1b, 7b, 8b, 13b, 70b, mixtral, qwen3-30b-a3b, smollm2, opt-125m, opt-6.7b, opt-30b, opt-175b, tiny, "
+                 "golden-*; the flags below change it")
       ->capture_default_str();
   app.add_option("--type", w.type, "of the matrices: f32, f16, bf16, q4_0 (default for real shapes), q4_k, ...");
   app.add_option("--more-bits-type", w.more_bits_type,
@@ -137,7 +143,7 @@ void add_flags(CLI::App& app, Wishes& w) {
   app.add_option("--experts", w.experts, "feed-forward parts of a layer; 0: one, dense");
   app.add_option("--experts-used", w.experts_used, "of them for a token");
   app.add_option("--expert-ffn", w.expert_ffn, "width of one, when it is not --ffn");
-  app.add_option("--family", w.family, "llama or qwen3moe");
+  app.add_option("--family", w.family, "llama, qwen3moe or opt");
   app.add_option("--vocab", w.vocab);
   app.add_option("--context", w.context);
   auto* tied = app.add_flag("--tied", w.tied, "the output matrix is the embedding");
@@ -185,7 +191,7 @@ TinyModelOptions options_of(const Wishes& w) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("Writes a GGUF file of a llama shape with random weights.", "make_model");
+  CLI::App app("Writes a GGUF file of a llama or OPT shape with random weights.", "make_model");
   Wishes wishes;
   add_flags(app, wishes);
   CLI11_PARSE(app, argc, argv);

@@ -43,7 +43,7 @@ def run(report, name, stages):
         report.add(*troubles)
     if emulated:
         return
-    for stage, render in (("limits", limits), ("perf", perf), ("peers", peers)):
+    for stage, render in (("limits", limits), ("perf", perf), ("batch", batch), ("peers", peers)):
         if stage in stages:
             render(report, name, stages[stage])
 
@@ -271,6 +271,33 @@ def operations(report, name, rows):
             ],
         )
     )
+
+
+# ---- batch
+
+
+def batch(report, _name, stage):
+    rows = []
+    for part, result in results(stage).items():
+        if "generated_tokens_per_second" not in result:
+            continue
+        share = result.get("share_of_limit", {}).get("host_to_device")
+        rows.append(
+            [
+                part,
+                f"{result['requests']} of {result['prompt']} + {result['answer']}",
+                f"{result['at_once']}",
+                f"{result['generated_tokens_per_second']:.2f}",
+                f"{result['bytes']['host_to_device'] / 1e9:.1f} GB",
+                f"{100 * share:.0f} %" if share else "",
+            ]
+        )
+    if rows:
+        report.add(
+            common.table(
+                ["batch", "requests", "at once", "generated tok/s", "host to device", "share of the measured link"], rows
+            )
+        )
 
 
 # ---- peers

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""scripts/gpu-run.sh without a GPU: its smoke stage on the emulated CUDA module, then once more, when nothing is left to do; and
-what it says of a stage that fails, of a tool that is missing, of time that runs out.
+"""scripts/gpu-run.sh without a GPU: its smoke and batch stages on the emulated CUDA module, the former once more, when nothing is
+left to do; and what it says of a stage that fails, of a tool that is missing, of time that runs out.
 
     gpu_run_test.py SOURCE BUILD
 """
@@ -60,6 +60,23 @@ def smoke(folder):
     again = json.loads((folder / "out" / "smoke.json").read_text())
     if code != 0 or before != {name: part["seconds"] for name, part in again["parts"].items() if "seconds" in part}:
         fail("what was done is done again")
+
+
+def batch(folder):
+    """The row of OPT's shape: both budgets are answered, one of them out of host memory, and no speed is kept."""
+    code, said = run(folder / "out", folder / "work", "--emulated", "batch")
+    stage = json.loads((folder / "out" / "batch.json").read_text())
+    if code != 0 or stage["status"] != "passed":
+        fail(f"batch ends with {code}:\n{said}")
+    whole = stage["parts"]["batch tiny-opt-f16, the published budget"]["result"]
+    half = stage["parts"]["batch tiny-opt-f16, half of the weights in host memory"]["result"]
+    if whole["weights"]["host"] != 0 or half["weights"]["host"] == 0:
+        fail(f"the weights are not where they should be: {whole}, {half}")
+    # Every pass brings what is not on the device.
+    if half["bytes"]["host_to_device"] < half["passes"] * half["weights"]["host"]:
+        fail(f"weights in host memory did not stream: {half}")
+    if any("second" in key or "share" in key for row in (whole, half) for key in row):
+        fail(f"a speed of an emulated device is kept: {half}")
 
 
 class Stand:
@@ -137,6 +154,7 @@ def main():
         states(pathlib.Path(folder))
         unlisted(pathlib.Path(folder))
         smoke(pathlib.Path(folder))
+        batch(pathlib.Path(folder))
     print("gpu_run: stages, their ends and their resumption are as they should be")
 
 

@@ -127,6 +127,22 @@ def made_up():
                 ),
             },
         ),
+        "batch": stage(
+            "batch",
+            {
+                "batch opt, half": passed(
+                    {
+                        "requests": 64,
+                        "prompt": 512,
+                        "answer": 32,
+                        "at_once": 48,
+                        "generated_tokens_per_second": 31.25,
+                        "bytes": {"host_to_device": 412.5e9},
+                        "share_of_limit": {"host_to_device": 0.77},
+                    }
+                )
+            },
+        ),
         "peers": stage(
             "peers",
             {
@@ -178,6 +194,7 @@ def main():
             "45.6 TFLOP/s",
             "46 %",
             "1.56",
+            "| batch opt, half | 64 of 512 + 32 | 48 | 31.25 | 412.5 GB | 77 % |",
             "OpGridNorm.Odd/cuda: off by one",
         )
         if "No figure from a GPU" in report:

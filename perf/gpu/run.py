@@ -7,6 +7,7 @@ import pathlib
 import shlex
 import sys
 
+import batches
 import checks
 import places
 import record
@@ -23,6 +24,10 @@ STAGES = {
     "sanitizer": (checks.sanitizer, "compute-sanitizer's memcheck and racecheck over the small tests"),
     "limits": (speeds.limits, "copies each way and both at once, device memory, a large matrix product, gather, disk"),
     "perf": (speeds.perf, "operations, and 7B-shaped models: resident, streamed from host memory, streamed from disk"),
+    "batch": (
+        batches.batch,
+        "a batch job of OPT-6.7B's shape: in FlexGen's published budget, and half of it from host memory",
+    ),
     "peers": (speeds.peers, "transformers + accelerate at the same memory, llama.cpp where it can be built"),
 }
 
@@ -71,7 +76,7 @@ def parse():
     parser.add_argument(
         "--build", help="a build folder or an unpacked bundle (default: this bundle, else build/cuda or build/cpu)"
     )
-    parser.add_argument("--work", help="folder for model files, 30 GB for all stages (default: one in $TMPDIR or /tmp)")
+    parser.add_argument("--work", help="folder for model files, 40 GB for all stages (default: one in $TMPDIR or /tmp)")
     parser.add_argument(
         "--gpu",
         default=os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0",

@@ -48,6 +48,42 @@ TEST_F(ModelFiles, GoldenModelsHaveTheShapeTheyWereGiven) {
   }
 }
 
+TEST_F(ModelFiles, OptHasLearnedPositionsAndBiases) {
+  TinyModelOptions o{.kv_heads = 4, .context = 64, .family = "opt", .type = DType::f16, .tied = true, .name = "opt"};
+  o.head_dim = o.hidden / o.heads;
+  const ModelSpec spec = read_model_spec(open(o));
+  EXPECT_EQ(spec.norm, NormKind::layer);
+  EXPECT_EQ(spec.activation, Activation::relu);
+  EXPECT_EQ(spec.position_embedding.rows, o.context + spec.position_offset);
+  EXPECT_EQ(spec.position_offset, 2);
+  EXPECT_TRUE(spec.ropes.empty() && spec.tied);
+  EXPECT_EQ(spec.output_norm_bias.cols, o.hidden);
+  for (const LayerTensors& layer : spec.layers) {
+    for (const TensorInfo* bias : {&layer.attn_norm_bias, &layer.q_bias, &layer.k_bias, &layer.v_bias,
+                                   &layer.attn_out_bias, &layer.ffn_norm_bias, &layer.gate_bias, &layer.down_bias}) {
+      EXPECT_GT(bias->cols, 0);
+    }
+    EXPECT_EQ(layer.up.cols, 0) << "no gate beside it";
+  }
+  o.experts = 4;
+  EXPECT_THROW(open(o), Error);
+}
+
+// Its facts are those of the whole file, and it takes no room.
+TEST_F(ModelFiles, AnOutlineIsTheHeaderAndHoles) {
+  const TinyModelOptions o{.layers = 40, .type = DType::f16, .name = "outline"};
+  const std::string path = (folder_ / "holes.gguf").string();
+  const Checkpoint outline = open_gguf(write_model_outline(o, path)), whole = open(o);
+  EXPECT_EQ(outline.files.front().bytes(), whole.files.front().bytes());
+  EXPECT_EQ(outline.meta, whole.meta);
+  ASSERT_EQ(outline.tensors.size(), whole.tensors.size());
+  for (const auto& [name, tensor] : whole.tensors) {
+    EXPECT_EQ(outline.require(name).extent.offset, tensor.extent.offset) << name;
+    EXPECT_EQ(outline.require(name).extent.bytes, tensor.extent.bytes) << name;
+  }
+  EXPECT_THROW(write_model_outline(o, (folder_ / "missing" / "holes.gguf").string()), Error);
+}
+
 TEST_F(ModelFiles, SplittingChangesNoByteOfATensor) {
   const TinyModelOptions whole{.layers = 2, .type = DType::q8_0, .gguf_version = 2, .name = "whole"};
   TinyModelOptions split = whole;

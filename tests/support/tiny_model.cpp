@@ -4,10 +4,13 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <vector>
 
 #include "loader/gguf_writer.h"
+#include "memory/extent.h"
 #include "tests/support/random_blocks.h"
 #include "tests/support/synthetic_vocab.h"
 
@@ -19,6 +22,8 @@ namespace {
 constexpr double kQueryKeyGain = 1.5;
 constexpr double kLogitDeviation = 2.5;
 constexpr double kRouterDeviation = 2.0;
+constexpr double kPositionDeviation = 0.25;  // beside embeddings of 1: neighbours differ, and words still count
+constexpr int kOptPositionOffset = 2;        // rows before that of position 0, as in OPT's own files
 
 constexpr const char* kChatTemplate =
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
@@ -81,6 +86,21 @@ class ModelFile {
     add_tensors();
   }
 
+  // The header, and nothing but holes where the tensors would be.
+  std::string outline(const std::string& path) const {
+    SPILLWAY_CHECK(options_.parts == 1);
+    const std::vector<std::byte> header = writer_.header(0);
+    uint64_t bytes = header.size();
+    for (const GgufTensor& tensor : writer_.tensors()) bytes += align_up(tensor.bytes(), options_.alignment);
+    std::ofstream out(path, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(header.data()), static_cast<std::streamsize>(header.size()));
+    out.close();
+    std::error_code error;
+    if (out) std::filesystem::resize_file(path, bytes, error);
+    if (!out || error) throw Error(ErrorKind::io, fmt::format("{}: cannot write {} bytes of holes", path, bytes));
+    return path;
+  }
+
   std::string write(const std::string& path) const {
     return writer_.write(path, [this](const GgufTensor& tensor, int64_t first, int64_t rows, std::byte* into) {
       const uint64_t stride = row_bytes(tensor.dtype, tensor.cols);
@@ -108,11 +128,12 @@ class ModelFile {
       throw Error(ErrorKind::usage, fmt::format("vocab is {}: the bytes and the special tokens alone are {}", o.vocab,
                                                 SyntheticVocab::kSmallest));
     }
-    if (o.family != "llama" && o.family != "qwen3moe") {
+    if (o.family != "llama" && o.family != "qwen3moe" && !opt()) {
       throw Error(ErrorKind::usage, fmt::format("{} is no family that is written", o.family));
     }
-    if (o.experts > 0 ? o.experts_used < 1 || o.experts_used > o.experts : o.family == "qwen3moe") {
-      throw Error(ErrorKind::usage, fmt::format("{} of {} experts cannot be used", o.experts_used, o.experts));
+    if (o.experts > 0 ? o.experts_used < 1 || o.experts_used > o.experts || opt() : o.family == "qwen3moe") {
+      throw Error(ErrorKind::usage,
+                  fmt::format("{}: {} of {} experts cannot be used", o.family, o.experts_used, o.experts));
     }
     if (o.tied && o.output_type) throw Error(ErrorKind::usage, "a tied model has no output matrix of its own type");
   }
@@ -132,13 +153,17 @@ class ModelFile {
     count("feed_forward_length", o.experts > 0 && o.family == "llama" ? expert_ffn() : o.ffn);
     count("attention.head_count", o.heads);
     count("attention.head_count_kv", o.kv_heads);
-    writer_.set(key("attention.layer_norm_rms_epsilon"), o.norm_eps);
+    writer_.set(key(opt() ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"), o.norm_eps);
     if (o.head_dim * o.heads != o.hidden) {  // as the converters do: only where the default does not hold
       count("attention.key_length", o.head_dim);
       count("attention.value_length", o.head_dim);
     }
-    count("rope.dimension_count", o.head_dim);
-    writer_.set(key("rope.freq_base"), o.rope_base);
+    if (opt()) {
+      count("position_offset", kOptPositionOffset);
+    } else {
+      count("rope.dimension_count", o.head_dim);
+      writer_.set(key("rope.freq_base"), o.rope_base);
+    }
     count("vocab_size", o.vocab);
     if (o.experts == 0) return;
     count("expert_count", o.experts);
@@ -182,6 +207,11 @@ class ModelFile {
   void sensitive_projection(int layer, const std::string& name, int rows, int cols) {
     matrix(name, sensitive_type(layer), rows, cols, 1.0 / std::sqrt(static_cast<double>(cols)));
   }
+  bool opt() const { return options_.family == "opt"; }
+  // OPT's projections and norms have biases, the others' have none.
+  void bias(const std::string& name, int cols) {
+    if (opt()) vector(name, cols);
+  }
   void vector(const std::string& name, int cols) {
     writer_.add({.name = name, .dtype = DType::f32, .rows = 1, .cols = cols, .vector = true});
   }
@@ -189,9 +219,11 @@ class ModelFile {
   void add_feed_forward(int layer, const std::string& block) {
     const TinyModelOptions& o = options_;
     if (o.experts == 0) {
-      projection(block + "ffn_gate.weight", o.ffn, o.hidden);
+      if (!opt()) projection(block + "ffn_gate.weight", o.ffn, o.hidden);
       projection(block + "ffn_up.weight", o.ffn, o.hidden);
+      bias(block + "ffn_up.bias", o.ffn);
       sensitive_projection(layer, block + "ffn_down.weight", o.hidden, o.ffn);
+      bias(block + "ffn_down.bias", o.hidden);
       return;
     }
     // Choices that differ from token to token, none of them close.
@@ -202,26 +234,43 @@ class ModelFile {
     stack(block + "ffn_down_exps.weight", sensitive_type(layer), o.hidden, expert_ffn());
   }
 
+  void add_attention(int layer, const std::string& block) {
+    const TinyModelOptions& o = options_;
+    const int queries = o.heads * o.head_dim, keys = o.kv_heads * o.head_dim;
+    projection(block + "attn_q.weight", queries, o.hidden, kQueryKeyGain);
+    bias(block + "attn_q.bias", queries);
+    projection(block + "attn_k.weight", keys, o.hidden, kQueryKeyGain);
+    bias(block + "attn_k.bias", keys);
+    sensitive_projection(layer, block + "attn_v.weight", keys, o.hidden);
+    bias(block + "attn_v.bias", keys);
+    projection(block + "attn_output.weight", o.hidden, queries);
+    bias(block + "attn_output.bias", o.hidden);
+    if (o.family == "qwen3moe") {
+      vector(block + "attn_q_norm.weight", o.head_dim);
+      vector(block + "attn_k_norm.weight", o.head_dim);
+    }
+  }
+
   void add_tensors() {
     const TinyModelOptions& o = options_;
     const double head_deviation = kLogitDeviation / std::sqrt(static_cast<double>(o.hidden));
-    matrix("token_embd.weight", o.embedding_type.value_or(o.type), o.vocab, o.hidden, o.tied ? head_deviation : 1.0);
+    const DType embedding_type = o.embedding_type.value_or(o.type);
+    matrix("token_embd.weight", embedding_type, o.vocab, o.hidden, o.tied ? head_deviation : 1.0);
+    if (opt()) {
+      matrix("position_embd.weight", embedding_type, o.context + kOptPositionOffset, o.hidden, kPositionDeviation);
+    }
     if (o.rope_factors) vector("rope_freqs.weight", o.head_dim / 2);
     for (int layer = 0; layer < o.layers; ++layer) {
       const std::string block = fmt::format("blk.{}.", layer);
       vector(block + "attn_norm.weight", o.hidden);
-      projection(block + "attn_q.weight", o.heads * o.head_dim, o.hidden, kQueryKeyGain);
-      projection(block + "attn_k.weight", o.kv_heads * o.head_dim, o.hidden, kQueryKeyGain);
-      sensitive_projection(layer, block + "attn_v.weight", o.kv_heads * o.head_dim, o.hidden);
-      projection(block + "attn_output.weight", o.hidden, o.heads * o.head_dim);
-      if (o.family == "qwen3moe") {
-        vector(block + "attn_q_norm.weight", o.head_dim);
-        vector(block + "attn_k_norm.weight", o.head_dim);
-      }
+      bias(block + "attn_norm.bias", o.hidden);
+      add_attention(layer, block);
       vector(block + "ffn_norm.weight", o.hidden);
+      bias(block + "ffn_norm.bias", o.hidden);
       add_feed_forward(layer, block);
     }
     vector("output_norm.weight", o.hidden);
+    bias("output_norm.bias", o.hidden);
     if (!o.tied) matrix("output.weight", o.output_type.value_or(o.type), o.vocab, o.hidden, head_deviation);
   }
 
@@ -241,11 +290,12 @@ class ModelFile {
                     into);
   }
 
-  // Norm weights lie in [0.75, 1.25).
+  // Norm weights lie in [0.75, 1.25), biases in [-0.25, 0.25).
   std::vector<float> norm(const GgufTensor& tensor) const {
     RandomBits bits = row_bits(options_.seed, tensor.name, 0);
+    const float least = tensor.name.ends_with(".bias") ? -0.25f : 0.75f;
     std::vector<float> values(static_cast<size_t>(tensor.cols));
-    for (float& value : values) value = 0.75f + static_cast<float>(bits.next() >> 40) * 0x1p-25f;
+    for (float& value : values) value = least + static_cast<float>(bits.next() >> 40) * 0x1p-25f;
     return values;
   }
   // Fast pairs keep their frequency, slow ones are slowed by up to 8, as in Llama 3's files.
@@ -267,6 +317,10 @@ class ModelFile {
 
 std::string write_model(const TinyModelOptions& options, const std::string& path) {
   return ModelFile(options).write(path);
+}
+
+std::string write_model_outline(const TinyModelOptions& options, const std::string& path) {
+  return ModelFile(options).outline(path);
 }
 
 std::string write_tiny_model(const TinyModelOptions& options, const std::string& directory) {

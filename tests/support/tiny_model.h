@@ -1,4 +1,4 @@
-// Llama models with random weights: tiny ones for tests, real shapes for perf/make_model. The same options give the
+// Models with random weights: tiny ones for tests, real shapes for perf/make_model. The same options give the
 // same bytes on every machine.
 #pragma once
 
@@ -25,7 +25,7 @@ struct TinyModelOptions {
   int expert_ffn = 0;    // width of one; 0: ffn
   int vocab = 320;       // at least SyntheticVocab::kSmallest
   int context = 4096;
-  std::string family = "llama";              // or qwen3moe: with norms of the heads
+  std::string family = "llama";              // or qwen3moe: with norms of the heads; or opt
   DType type = DType::f32;                   // of every matrix; norms and routers are f32
   std::optional<DType> more_bits_type = {};  // of attn_v and ffn_down in half of the layers, as in llama.cpp's mixtures
   std::optional<DType> embedding_type = {};  // of token_embd.weight, when it differs
@@ -49,6 +49,9 @@ inline std::ostream& operator<<(std::ostream& out, const TinyModelOptions& optio
 std::string write_tiny_model(const TinyModelOptions& options, const std::string& directory);
 // The same to a path of one's own.
 std::string write_model(const TinyModelOptions& options, const std::string& path);
+
+// Of that model the header alone, before a file of holes: its facts can be read, its weights are nowhere. One part.
+std::string write_model_outline(const TinyModelOptions& options, const std::string& path);
 
 // The models whose logits, computed by tests/oracle/numpy_llama.py, are kept under tests/runtime/data. Between them:
 // every weight type, tied and untied, MHA and GQA, head sizes 64, 80, 96 and 128, two norm epsilons, rotation bases and
