@@ -141,6 +141,7 @@ class Bench {
     }
     const std::vector<int32_t> tokens = tokens_of(row.tokens(), row.depth);
     const LinkBytes before = LinkBytes::of(engine_->traffic());
+    const WaitSeconds waited_before = WaitSeconds::of(engine_->waits());
     const ChosenCounts chosen_before = engine_->chosen_counts();
     const double busy_before = engine_->disk_stats().seconds_busy;
     const auto begin = std::chrono::steady_clock::now();
@@ -152,6 +153,7 @@ class Bench {
     }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     moved_ = LinkBytes::of(engine_->traffic()).since(before);
+    waits_ = WaitSeconds::of(engine_->waits()).since(waited_before);
     chosen_ = engine_->chosen_counts().since(chosen_before);
     disk_busy_ = engine_->disk_stats().seconds_busy - busy_before;
     engine_->close_sequence(sequence);
@@ -166,7 +168,8 @@ class Bench {
       row.seconds.push_back(once(row));
       row.bytes += moved_;
       row.chosen += chosen_;
-      (row.prompt > 0 ? prefill_ : decode_) += {.tokens = row.tokens(), .seconds = row.seconds.back(), .bytes = moved_};
+      (row.prompt > 0 ? prefill_ : decode_) +=
+          {.tokens = row.tokens(), .seconds = row.seconds.back(), .bytes = moved_, .waits = waits_};
       row.disk_busy_seconds += disk_busy_;
     }
     if (flags_.output == "md") print(row);
@@ -260,6 +263,7 @@ class Bench {
   std::mt19937_64 random_{1};
   std::vector<int32_t> text_;  // where one was given
   LinkBytes moved_;
+  WaitSeconds waits_;
   ChosenCounts chosen_;
   PhaseCost prefill_, decode_;  // of all that was measured
   double disk_busy_ = 0;

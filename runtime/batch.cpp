@@ -23,10 +23,12 @@ class BatchRun {
         hooks_(hooks),
         positions_(options.most_positions > 0 ? std::min(options.most_positions, engine.plan().positions)
                                               : engine.plan().positions),
+        places_(limits(engine, options).sequences),
         schedule_(limits(engine, options)) {}
 
   BatchReport run() {
     const LinkBytes loaded = LinkBytes::of(engine_.traffic());
+    const WaitSeconds waited = WaitSeconds::of(engine_.waits());
     while (!(report_.interrupted = hooks_.interrupted && hooks_.interrupted())) {
       refill();
       if (schedule_.running() == 0) break;
@@ -42,6 +44,7 @@ class BatchRun {
     report_.seconds = now() - begin_;
     report_.tokens_shared = schedule_.tokens_shared();
     report_.bytes = LinkBytes::of(engine_.traffic()).since(loaded);
+    report_.waits.bytes = WaitSeconds::of(engine_.waits()).since(waited);
     const auto rate = [](int64_t count, double seconds) {
       return seconds > 0 ? static_cast<double>(count) / seconds : 0;
     };
@@ -73,13 +76,13 @@ class BatchRun {
             .alone = [&engine](int tokens) { return engine.decodes_alone(tokens); }};
   }
 
-  // Asks for requests while there is room, and gives those that fit a place.
+  // Asks for requests, and gives those that fit a place, until one waits: so it is known whether any does.
   void refill() {
     do {
-      while (!exhausted_ && schedule_.wants_more()) take_next();
+      while (!exhausted_ && schedule_.waiting() == 0) take_next();
       schedule_.admit();
       report_.most_sequences = std::max(report_.most_sequences, schedule_.running());
-    } while (!exhausted_ && schedule_.wants_more());
+    } while (!exhausted_ && schedule_.waiting() == 0);
   }
 
   void take_next() {
@@ -170,6 +173,7 @@ class BatchRun {
 
   void count(const PassLoad& load, double seconds) {
     ++report_.steps;
+    if (schedule_.waiting() > 0) ++(schedule_.running() < places_ ? report_.short_of_pages : report_.short_of_places);
     report_.decode_rows += load.decoded;
     report_.prefill_rows += load.prefilled;
     decode_passes_ += load.decoded > 0 ? 1 : 0;
@@ -221,6 +225,7 @@ class BatchRun {
   const BatchOptions& options_;
   const BatchHooks& hooks_;
   const int positions_;
+  const int places_;
   BatchSchedule schedule_;
   std::map<RequestId, Running> running_;  // and waiting
   std::vector<SequenceId> next_;

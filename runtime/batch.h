@@ -50,7 +50,7 @@ struct BatchProgress {
 };
 
 struct BatchHooks {
-  // Asked when there is room; none: no more will come.
+  // Asked when there is room, and for one more; none: no more will come.
   std::function<std::optional<BatchRequest>()> next;
   std::function<void(BatchAnswer)> on_answer;              // in the order in which they end
   std::function<void(const BatchProgress&)> on_progress;   // after each pass
@@ -58,10 +58,11 @@ struct BatchHooks {
   std::function<double(const PassLoad&)> expected_s = {};  // that a pass of so much should take; none: not known
 };
 
-// Seconds in which no pass ran, by what was waited for.
+// Seconds by what was waited for.
 struct BatchWaits {
-  double next = 0;    // the caller's next request
-  double answer = 0;  // the caller's taking of an answer
+  double next = 0;    // the caller's next request; no pass ran
+  double answer = 0;  // the caller's taking of an answer; so
+  WaitSeconds bytes;  // in passes
 };
 
 struct BatchReport {
@@ -76,6 +77,9 @@ struct BatchReport {
   double expected_s = 0;   // that these passes should have taken together; 0: not known
   double mean_batch = 0;   // rows of a decode step, over the passes that had any
   int most_sequences = 0;  // that ran at once
+  // Passes beside which a request waited: for pages of the KV, those of all positions that it may take (BatchSchedule),
+  // or for a place, as many running as may. Beside the others none did.
+  int64_t short_of_pages = 0, short_of_places = 0;
   LinkBytes bytes;
   BatchWaits waits;
   bool interrupted = false;

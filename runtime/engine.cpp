@@ -337,6 +337,8 @@ std::string Engine::disk_report() const {
                      why.empty() ? "" : " (" + why + ")");
 }
 
+const WaitClock* Engine::waits() const { return parts_->last().compute->waits(); }
+
 DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }
 
 ChosenCounts Engine::chosen_counts() const {

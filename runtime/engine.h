@@ -97,6 +97,9 @@ class Engine {
 
   const Plan& plan() const { return plan_; }
   const Traffic& traffic() const { return traffic_; }
+  // How long the device stood still in passes, by what had not arrived (arrival_of); the layers that the CPU computes
+  // before it are awaited as activations. Null where the device does not tell.
+  const WaitClock* waits() const;
   // Bytes in use at most so far, of the reservations.
   uint64_t peak(Tier tier) const;
   // Bytes of KV pages in use now, by all sequences.
