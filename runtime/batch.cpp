@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <map>
 #include <memory>
 
 #include "kernels/check.h"
+#include "kernels/cpu/team.h"
 #include "runtime/batch_schedule.h"
 #include "runtime/continuation.h"
 
@@ -24,7 +26,8 @@ class BatchRun {
         positions_(options.most_positions > 0 ? std::min(options.most_positions, engine.plan().positions)
                                               : engine.plan().positions),
         places_(limits(engine, options).sequences),
-        schedule_(limits(engine, options)) {}
+        schedule_(limits(engine, options)),
+        drawers_(options.threads) {}
 
   BatchReport run() {
     const LinkBytes loaded = LinkBytes::of(engine_.traffic());
@@ -61,6 +64,7 @@ class BatchRun {
     std::optional<SequenceId> sequence;  // none: it waits for another one's beginning
     bool goes_on = true;
     std::optional<Error> error = {};
+    std::exception_ptr failure = {};  // of the job
   };
 
   static ScheduleLimits limits(Engine& engine, const BatchOptions& options) {
@@ -137,21 +141,38 @@ class BatchRun {
     }
     const double begin = now();
     expect_next(parts);
-    engine_.step(
-        {.parts = wanted,
-         .any_kernel = !options_.deterministic,
-         .next = {.logit_rows = next_rows_, .decodes = true, .sequences = next_}},
-        [&](size_t part, int, std::span<const float> logits) { take(running_.at(parts[part].request), logits); });
+    engine_.step({.parts = wanted,
+                  .any_kernel = !options_.deterministic,
+                  .next = {.logit_rows = next_rows_, .decodes = true, .sequences = next_}},
+                 [&](std::span<const Engine::PartRow> rows) { take(parts, rows); });
     schedule_.computed(parts);
     count(load, now() - begin);
   }
 
-  void take(Running& one, std::span<const float> logits) {
+  // Each row is its own request's: whoever draws from it, and when, the token is the same. The device has nothing to
+  // compute meanwhile, for what it computes next are these tokens; a row without top-k takes a millisecond.
+  void take(std::span<const ScheduledPart> parts, std::span<const Engine::PartRow> rows) {
+    const double begin = now();
+    drawers_.run(static_cast<int64_t>(rows.size()), [&](int64_t row, int) {
+      const Engine::PartRow& one = rows[static_cast<size_t>(row)];
+      take(running_.find(parts[one.part].request)->second, one.logits);
+    });
+    report_.drawing_s += now() - begin;
+    for (const Engine::PartRow& row : rows) {
+      if (const std::exception_ptr& failure = running_.at(parts[row.part].request).failure) {
+        std::rethrow_exception(failure);
+      }
+    }
+  }
+
+  static void take(Running& one, std::span<const float> logits) {
     try {
       one.goes_on = one.growing->take(logits);
     } catch (const Error& error) {  // of these logits, or of this request's wishes
       one.goes_on = false;
       one.error = error;
+    } catch (...) {
+      one.failure = std::current_exception();
     }
   }
 
@@ -227,6 +248,7 @@ class BatchRun {
   const int positions_;
   const int places_;
   BatchSchedule schedule_;
+  Team drawers_;
   std::map<RequestId, Running> running_;  // and waiting
   std::vector<SequenceId> next_;
   int next_rows_ = NextPass::kNone;

@@ -39,6 +39,7 @@ struct BatchAnswer {
 struct BatchOptions {
   int most_sequences = 0;      // at once; 0: as many as the plan has room for (Options::batch)
   int most_positions = 0;      // of one request, its prompt and answer; 0: the plan's (Options::positions)
+  int threads = 0;             // that draw tokens, side by side, from a pass's logits; 0: one for each core we may use
   bool deterministic = false;  // each greedy answer is, to the bit of its logits, what the request gets alone
 };
 
@@ -74,6 +75,7 @@ struct BatchReport {
   double seconds = 0;
   double decode_s = 0, prefill_s = 0;  // of passes, shared out by their rows
   double decode_tps = 0, prefill_tps = 0;
+  double drawing_s = 0;    // of passes: tokens were drawn from the logits
   double expected_s = 0;   // that these passes should have taken together; 0: not known
   double mean_batch = 0;   // rows of a decode step, over the passes that had any
   int most_sequences = 0;  // that ran at once

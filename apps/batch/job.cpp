@@ -216,9 +216,12 @@ class BatchJob {
       if (flags_.run.stats || flags_.run.json) {
         hooks.expected_s = [&](const PassLoad& load) { return running_.expected_seconds(load); };
       }
-      report = run_batch(
-          *engine_, running_.tokenizer(),
-          {.most_sequences = sequences_, .most_positions = limit_, .deterministic = flags_.deterministic}, hooks);
+      report = run_batch(*engine_, running_.tokenizer(),
+                         {.most_sequences = sequences_,
+                          .most_positions = limit_,
+                          .threads = flags_.run.options.threads,
+                          .deterministic = flags_.deterministic},
+                         hooks);
     }
     showing_->finish();
     showing_.reset();

@@ -58,6 +58,8 @@ std::string batch_stats_text(const BatchReport& report, const Plan& plan, const 
       "tokens/s)\n",
       report.steps, report.decode_s + report.prefill_s, report.prefill_s, report.prefill_tps, report.decode_s,
       report.decode_tps);
+  text += fmt::format("drawing          {:.1f} s of the passes ({:.1f}%)\n", report.drawing_s,
+                      percent(report.drawing_s, report.decode_s + report.prefill_s));
   text += fmt::format("together         {:.1f} answers a pass, {} requests at most", report.mean_batch,
                       report.most_sequences);
   if (report.tokens_shared > 0) {
@@ -116,6 +118,7 @@ nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, 
   json["tokens_per_second"] = speed_of(report);
   json["passes"] = report.steps;
   json["passes_s"] = report.decode_s + report.prefill_s;
+  json["drawing_s"] = report.drawing_s;
   json["expected_s"] = report.expected_s;
   json["mean_batch"] = report.mean_batch;
   json["most_sequences"] = report.most_sequences;
