@@ -170,6 +170,7 @@ class Bench {
     std::vector<std::vector<int32_t>> tokens;
     for (int i = 0; i < row.parallel; ++i) tokens.push_back(tokens_of(i, row.prompt + row.generation, depth));
     const LinkBytes before = LinkBytes::of(engine_->traffic());
+    const WaitSeconds waited_before = WaitSeconds::of(engine_->waits());
     const ChosenCounts chosen_before = engine_->chosen_counts();
     const double busy_before = engine_->disk_stats().seconds_busy;
     const auto begin = std::chrono::steady_clock::now();
@@ -181,6 +182,7 @@ class Bench {
     }
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     moved_ = LinkBytes::of(engine_->traffic()).since(before);
+    waits_ = WaitSeconds::of(engine_->waits()).since(waited_before);
     chosen_ = engine_->chosen_counts().since(chosen_before);
     disk_busy_ = engine_->disk_stats().seconds_busy - busy_before;
     return seconds;
@@ -227,7 +229,8 @@ class Bench {
       if (!flags_.go_on) close(sequences);
       row.bytes += moved_;
       row.chosen += chosen_;
-      (row.prompt > 0 ? prefill_ : decode_) += {.tokens = row.tokens(), .seconds = row.seconds.back(), .bytes = moved_};
+      (row.prompt > 0 ? prefill_ : decode_) +=
+          {.tokens = row.tokens(), .seconds = row.seconds.back(), .bytes = moved_, .waits = waits_};
       row.disk_busy_seconds += disk_busy_;
     }
     close(sequences);
@@ -324,6 +327,7 @@ class Bench {
   std::mt19937_64 random_{1};
   std::vector<int32_t> text_;  // where one was given
   LinkBytes moved_;
+  WaitSeconds waits_;
   ChosenCounts chosen_;
   PhaseCost prefill_, decode_;  // of all that was measured
   double disk_busy_ = 0;

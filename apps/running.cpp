@@ -414,6 +414,7 @@ Metrics Running::metrics(const Generation& generation) const {
   result.timings.load_s = load_s_;
   result.prompt_tokens = generation.prompt_tokens;
   result.decode_steps = generation.decode_steps;
+  result.waits = generation.waits;
   result.prefill = generation.prefill_bytes;
   result.decode = generation.decode_bytes;
   return result;
@@ -461,6 +462,8 @@ void Running::report_stats(const PhaseCost& prefill, const PhaseCost& decode) co
   result.decode_steps = decode.tokens;
   result.timings.decode_s = decode.seconds;
   result.timings.decode_tps = speed(decode);
+  result.waits = prefill.waits;
+  result.waits += decode.waits;
   result.prefill = prefill.bytes;
   result.decode = decode.bytes;
   result.load = LinkBytes::of(engine_->traffic()).since(prefill.bytes).since(decode.bytes);

@@ -109,12 +109,12 @@ std::string CudaDevice::host_memory_report() const {
 }
 
 std::unique_ptr<Stream> CudaDevice::make_compute_stream(const std::string& name) {
-  return std::make_unique<CudaDeviceStream>(context_, name);
+  return std::make_unique<CudaDeviceStream>(context_, name, true);
 }
 
 std::unique_ptr<Stream> CudaDevice::make_copy_stream(const std::string& name, double bytes_per_second) {
   SPILLWAY_CHECK(bytes_per_second == 0);  // a GPU's link is real
-  return std::make_unique<CudaDeviceStream>(context_, name);
+  return std::make_unique<CudaDeviceStream>(context_, name, false);
 }
 
 }  // namespace spillway

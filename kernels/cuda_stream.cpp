@@ -18,7 +18,8 @@ constexpr SpinLimit kWaitSpin{100us};
 
 }  // namespace
 
-CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name) : context_(context), name_(std::move(name)) {
+CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name, bool times_waits)
+    : context_(context), name_(std::move(name)) {
   const auto must = [&](CudaProblem problem) {
     if (problem == nullptr) return;
     throw Error(ErrorKind::io, fmt::format("{}: no stream \"{}\": {}", context_.device_name(), name_, problem));
@@ -27,6 +28,7 @@ CudaDeviceStream::CudaDeviceStream(CudaContext& context, std::string name) : con
   context_.table().name_stream(stream_, name_.c_str());
   events_.resize(kEvents);
   for (CudaEvent& event : events_) must(context_.ask(context_.table().make_event, &event));
+  if (times_waits) wait_meter_ = std::make_unique<CudaWaitMeter>(context_, stream_);
   if (Trace::on()) timeline_ = std::make_unique<CudaTimeline>(context_, stream_, name_);
 }
 
@@ -35,6 +37,7 @@ CudaDeviceStream::~CudaDeviceStream() {
   context_.ask(table.synchronize, stream_);
   if (list_.runs != nullptr) context_.ask(table.release_host, static_cast<void*>(list_.runs));
   timeline_.reset();
+  wait_meter_.reset();
   for (CudaEvent event : events_) context_.ask(table.end_event, event);
   context_.ask(table.end_stream, stream_);
 }
@@ -121,6 +124,14 @@ bool CudaDeviceStream::orders(const Event& event) const {
 void CudaDeviceStream::wait_for(const Event& event) {
   if (event.timeline == nullptr || event.timeline == this) return;
   enqueue_held();
+  // What is there already is not waited for, however far behind the device is.
+  const bool timed = wait_meter_ && event.arrival != 0 && !event.done();
+  if (timed) wait_meter_->begin();
+  put_after(event);
+  if (timed) wait_meter_->end(event.arrival);
+}
+
+void CudaDeviceStream::put_after(const Event& event) {
   const Event submitted = event.submitted();
   if (submitted.timeline == nullptr || submitted.timeline == this) return;
   const CudaDeviceStream* other = sibling(submitted);
@@ -148,6 +159,7 @@ void CudaDeviceStream::synchronize() {
   context_.note("synchronize", problem);
   raise_done(recorded_);
   if (timeline_) timeline_->collect();
+  if (wait_meter_) wait_meter_->collect();
   context_.throw_failure();
 }
 

@@ -17,6 +17,7 @@
 
 #include "kernels/cuda_context.h"
 #include "kernels/cuda_timeline.h"
+#include "kernels/cuda_wait_meter.h"
 #include "kernels/device.h"
 
 namespace spillway {
@@ -32,8 +33,8 @@ class HeldWork {
 
 class CudaDeviceStream final : public Stream {
  public:
-  // The context outlives the stream.
-  CudaDeviceStream(CudaContext& context, std::string name);
+  // The context outlives the stream. times_waits: of streams that compute, for it costs two events a wait.
+  CudaDeviceStream(CudaContext& context, std::string name, bool times_waits = false);
   ~CudaDeviceStream() override;
   CudaDeviceStream(const CudaDeviceStream&) = delete;
 
@@ -60,6 +61,7 @@ class CudaDeviceStream final : public Stream {
   void copy_few(void* destination, const void* source, uint64_t bytes) override;
   void gather(std::span<const GatherRun> runs) override;
   void wait_for(const Event& event) override;
+  const WaitClock* waits() const override { return wait_meter_ ? &wait_meter_->clock() : nullptr; }
   bool orders(const Event& event) const override;
   Event record() override;
   void synchronize() override;
@@ -95,12 +97,14 @@ class CudaDeviceStream final : public Stream {
   bool known_done(uint64_t ticket) const { return done_.load(std::memory_order_acquire) >= ticket; }
   void raise_done(uint64_t ticket);
   CudaDeviceStream* sibling(const Event& event) const;
+  void put_after(const Event& event);
 
   CudaContext& context_;
   std::string name_;
   HeldWork* held_ = nullptr;
   CudaStream stream_ = nullptr;
   std::unique_ptr<CudaTimeline> timeline_;  // where a record was under way when the stream was made
+  std::unique_ptr<CudaWaitMeter> wait_meter_;
   std::vector<CudaEvent> events_;
   RunList list_;
   uint64_t recorded_ = 0;          // the newest ticket

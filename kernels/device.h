@@ -12,11 +12,18 @@ namespace spillway {
 
 class Ops;
 class Timeline;
+class WaitClock;
+
+// Values of Event::arrival are below.
+inline constexpr int kArrivals = 32;
 
 // A point on a timeline, copyable; the default one is always done.
 struct Event {
   Timeline* timeline = nullptr;
   uint64_t ticket = 0;
+  // What is there once it is done, in numbers of whoever moves it (memory/tier.h): who waits for that long is counted
+  // by it. 0: waits are not counted.
+  uint8_t arrival = 0;
 
   bool done() const;
   void wait() const;
@@ -63,6 +70,9 @@ class Stream : public Timeline {
   virtual void gather(std::span<const GatherRun> runs) = 0;
   // What is enqueued later starts after `event` is done.
   virtual void wait_for(const Event& event) = 0;
+  // How long it has stood still in such waits: all that was enqueued before had run, and the event was not done. Whole
+  // after synchronize(); null where the device does not tell.
+  virtual const WaitClock* waits() const { return nullptr; }
   // Whether the device itself puts what is enqueued here after `event`, so that nothing of the host waits.
   virtual bool orders(const Event& event) const = 0;
   using Timeline::wait;

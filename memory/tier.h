@@ -6,6 +6,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "kernels/device.h"
+
 namespace spillway {
 
 enum class Tier : uint8_t { device, host, disk };
@@ -39,5 +41,13 @@ class Traffic {
   std::atomic<uint64_t>& cell(Link link, Cause cause) { return cells_[index(link, cause)]; }
   std::array<std::atomic<uint64_t>, kLinks * kCauses> cells_{};
 };
+
+// Event::arrival of bytes that are moved. Of those that take two links, by way of host memory, the drive's is said:
+// where they come from, or go to.
+constexpr uint8_t arrival_of(Link link, Cause cause) {
+  return static_cast<uint8_t>(1 + static_cast<int>(link) * kCauses + static_cast<int>(cause));
+}
+inline constexpr const char* kWayNames[kLinks] = {"from disk", "to disk", "from host", "to host"};
+static_assert(arrival_of(Link{kLinks - 1}, Cause{kCauses - 1}) < kArrivals);
 
 }  // namespace spillway

@@ -54,6 +54,13 @@ struct CopyLane::State {
 
   bool direct() const { return staging.empty(); }
 
+  // A new event, of whatever is moved; where only some of it comes from the drive, or goes there, of that.
+  Event promise(bool with_disk, Link disk_way, Link way, Cause cause) {
+    Event end = pending.promise();
+    end.arrival = arrival_of(with_disk ? disk_way : way, cause);
+    return end;
+  }
+
   static std::vector<DiskRequest> requests_of(const std::vector<DiskMove>& moves) {
     std::vector<DiskRequest> requests;
     requests.reserve(moves.size());
@@ -85,7 +92,9 @@ struct CopyLane::State {
       stream->copy(move.to, move.from, move.bytes);
       traffic.add(link, cause, move.bytes);
     }
-    return stream->record();
+    Event end = stream->record();
+    end.arrival = arrival_of(link, cause);
+    return end;
   }
 
   // Calls body(move, done, bytes, needed) for one staging piece after another.
@@ -241,7 +250,7 @@ Event CopyLane::to_device(Moves moves, std::vector<Event> after, Cause cause) {
   if (const auto end = s.go_straight(s.straight_to_device.get(), moves, after, Link::host_to_device, cause)) {
     return *end;
   }
-  const Event end = s.pending.promise();
+  const Event end = s.promise(!moves.disk.empty(), Link::disk_read, Link::host_to_device, cause);
   s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
     const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)],
                            State::bytes_of(moves.disk) + State::bytes_of(moves.link));
@@ -255,7 +264,7 @@ Event CopyLane::from_device(Moves moves, std::vector<Event> after, Cause cause) 
   State& s = *state_;
   SPILLWAY_CHECK(s.disk != nullptr || moves.disk.empty());
   if (const auto end = s.go_straight(s.straight_to_host.get(), moves, after, Link::device_to_host, cause)) return *end;
-  const Event end = s.pending.promise();
+  const Event end = s.promise(!moves.disk.empty(), Link::disk_write, Link::device_to_host, cause);
   s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket] {
     const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)],
                            State::bytes_of(moves.disk) + State::bytes_of(moves.link));
@@ -273,9 +282,11 @@ Event CopyLane::gather(PieceMoves moves, std::vector<Event> after, Cause cause) 
       std::all_of(after.begin(), after.end(), [&](const Event& event) { return straight->orders(event); })) {
     for (const Event& event : after) straight->wait_for(event);
     s.copy_pieces(*straight, moves.link, cause);
-    return straight->record();
+    Event end = straight->record();
+    end.arrival = arrival_of(Link::host_to_device, cause);
+    return end;
   }
-  const Event end = s.pending.promise();
+  const Event end = s.promise(!moves.disk.empty(), Link::disk_read, Link::host_to_device, cause);
   s.submit.enqueue([&s, moves = std::move(moves), after = std::move(after), cause, ticket = end.ticket]() mutable {
     const TraceRange range(s.submit_track, kCauseNames[static_cast<int>(cause)], State::bytes_of(moves.link));
     State::wait_for(s.submit_track, "wait for the pages", after);

@@ -1,6 +1,6 @@
 // CopyEngine: the means by which bytes move between tiers, one lane for each flow so that flows cannot block one
-// another. Every operation starts after an event, returns at once with the event of its end, and is counted by link and
-// cause.
+// another. Every operation starts after an event, returns at once with the event of its end, which says what is there
+// then (arrival_of), and is counted by link and cause.
 //
 // Where device memory is plain host memory and no link is emulated, the disk reads and writes it directly. Otherwise
 // bytes pass through a staging ring in host memory, piece by piece, and over the link by the lane's copy stream.

@@ -138,10 +138,12 @@ Event ExpertFeed::fetch_through_host(uint32_t unit, std::byte* place, std::vecto
                                          std::exchange(host.readers, {}), Cause::experts);
   }
   HostSlot& host = host_slots_[*slot];
+  const bool on_its_way = !host.ready.done();
   after.push_back(host.ready);
   Moves moves;
   moves.link.push_back({place, host_place(*slot), p_.home.units[unit].bytes});
-  const Event end = p_.lane->to_device(std::move(moves), std::move(after), Cause::experts);
+  Event end = p_.lane->to_device(std::move(moves), std::move(after), Cause::experts);
+  if (on_its_way) end.arrival = arrival_of(Link::disk_read, Cause::experts);
   std::erase_if(host.readers, [](const Event& event) { return event.done(); });
   host.readers.push_back(end);
   return end;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <map>
 #include <memory>
 
 #include "kernels/check.h"
+#include "kernels/cpu/team.h"
 #include "runtime/batch_schedule.h"
 #include "runtime/continuation.h"
 
@@ -23,10 +25,13 @@ class BatchRun {
         hooks_(hooks),
         positions_(options.most_positions > 0 ? std::min(options.most_positions, engine.plan().positions)
                                               : engine.plan().positions),
-        schedule_(limits(engine, options)) {}
+        places_(limits(engine, options).sequences),
+        schedule_(limits(engine, options)),
+        drawers_(options.threads) {}
 
   BatchReport run() {
     const LinkBytes loaded = LinkBytes::of(engine_.traffic());
+    const WaitSeconds waited = WaitSeconds::of(engine_.waits());
     while (!(report_.interrupted = hooks_.interrupted && hooks_.interrupted())) {
       refill();
       if (schedule_.running() == 0) break;
@@ -42,6 +47,7 @@ class BatchRun {
     report_.seconds = now() - begin_;
     report_.tokens_shared = schedule_.tokens_shared();
     report_.bytes = LinkBytes::of(engine_.traffic()).since(loaded);
+    report_.waits.bytes = WaitSeconds::of(engine_.waits()).since(waited);
     const auto rate = [](int64_t count, double seconds) {
       return seconds > 0 ? static_cast<double>(count) / seconds : 0;
     };
@@ -58,6 +64,7 @@ class BatchRun {
     std::optional<SequenceId> sequence;  // none: it waits for another one's beginning
     bool goes_on = true;
     std::optional<Error> error = {};
+    std::exception_ptr failure = {};  // of the job
   };
 
   static ScheduleLimits limits(Engine& engine, const BatchOptions& options) {
@@ -76,13 +83,13 @@ class BatchRun {
             .alone = [&engine](int tokens) { return engine.decodes_alone(tokens); }};
   }
 
-  // Asks for requests while there is room, and gives those that fit a place.
+  // Asks for requests, and gives those that fit a place, until one waits: so it is known whether any does.
   void refill() {
     do {
-      while (!exhausted_ && schedule_.wants_more()) take_next();
+      while (!exhausted_ && schedule_.waiting() == 0) take_next();
       schedule_.admit();
       report_.most_sequences = std::max(report_.most_sequences, schedule_.running());
-    } while (!exhausted_ && schedule_.wants_more());
+    } while (!exhausted_ && schedule_.waiting() == 0);
   }
 
   void take_next() {
@@ -137,21 +144,38 @@ class BatchRun {
     }
     const double begin = now();
     expect_next(parts);
-    engine_.step(
-        {.parts = wanted,
-         .any_kernel = !options_.deterministic,
-         .next = {.logit_rows = next_rows_, .decodes = true, .sequences = next_}},
-        [&](size_t part, int, std::span<const float> logits) { take(running_.at(parts[part].request), logits); });
+    engine_.step({.parts = wanted,
+                  .any_kernel = !options_.deterministic,
+                  .next = {.logit_rows = next_rows_, .decodes = true, .sequences = next_}},
+                 [&](std::span<const Engine::PartRow> rows) { take(parts, rows); });
     schedule_.computed(parts);
     count(load, now() - begin);
   }
 
-  void take(Running& one, std::span<const float> logits) {
+  // Each row is its own request's: whoever draws from it, and when, the token is the same. The device has nothing to
+  // compute meanwhile, for what it computes next are these tokens; a row without top-k takes a millisecond.
+  void take(std::span<const ScheduledPart> parts, std::span<const Engine::PartRow> rows) {
+    const double begin = now();
+    drawers_.run(static_cast<int64_t>(rows.size()), [&](int64_t row, int) {
+      const Engine::PartRow& one = rows[static_cast<size_t>(row)];
+      take(running_.find(parts[one.part].request)->second, one.logits);
+    });
+    report_.drawing_s += now() - begin;
+    for (const Engine::PartRow& row : rows) {
+      if (const std::exception_ptr& failure = running_.at(parts[row.part].request).failure) {
+        std::rethrow_exception(failure);
+      }
+    }
+  }
+
+  static void take(Running& one, std::span<const float> logits) {
     try {
       one.goes_on = one.growing->take(logits);
     } catch (const Error& error) {  // of these logits, or of this request's wishes
       one.goes_on = false;
       one.error = error;
+    } catch (...) {
+      one.failure = std::current_exception();
     }
   }
 
@@ -173,6 +197,7 @@ class BatchRun {
 
   void count(const PassLoad& load, double seconds) {
     ++report_.steps;
+    if (schedule_.waiting() > 0) ++(schedule_.running() < places_ ? report_.short_of_pages : report_.short_of_places);
     report_.decode_rows += load.decoded;
     report_.prefill_rows += load.prefilled;
     decode_passes_ += load.decoded > 0 ? 1 : 0;
@@ -224,7 +249,9 @@ class BatchRun {
   const BatchOptions& options_;
   const BatchHooks& hooks_;
   const int positions_;
+  const int places_;
   BatchSchedule schedule_;
+  Team drawers_;
   std::map<RequestId, Running> running_;  // and waiting
   std::vector<SequenceId> next_;
   int next_rows_ = NextPass::kNone;

@@ -39,6 +39,7 @@ struct BatchAnswer {
 struct BatchOptions {
   int most_sequences = 0;      // at once; 0: as many as the plan has room for (Options::batch)
   int most_positions = 0;      // of one request, its prompt and answer; 0: the plan's (Options::positions)
+  int threads = 0;             // that draw tokens, side by side, from a pass's logits; 0: one for each core we may use
   bool deterministic = false;  // each greedy answer is, to the bit of its logits, what the request gets alone
 };
 
@@ -50,7 +51,7 @@ struct BatchProgress {
 };
 
 struct BatchHooks {
-  // Asked when there is room; none: no more will come.
+  // Asked when there is room, and for one more; none: no more will come.
   std::function<std::optional<BatchRequest>()> next;
   std::function<void(BatchAnswer)> on_answer;              // in the order in which they end
   std::function<void(const BatchProgress&)> on_progress;   // after each pass
@@ -58,10 +59,11 @@ struct BatchHooks {
   std::function<double(const PassLoad&)> expected_s = {};  // that a pass of so much should take; none: not known
 };
 
-// Seconds in which no pass ran, by what was waited for.
+// Seconds by what was waited for.
 struct BatchWaits {
-  double next = 0;    // the caller's next request
-  double answer = 0;  // the caller's taking of an answer
+  double next = 0;    // the caller's next request; no pass ran
+  double answer = 0;  // the caller's taking of an answer; so
+  WaitSeconds bytes;  // in passes
 };
 
 struct BatchReport {
@@ -73,9 +75,13 @@ struct BatchReport {
   double seconds = 0;
   double decode_s = 0, prefill_s = 0;  // of passes, shared out by their rows
   double decode_tps = 0, prefill_tps = 0;
+  double drawing_s = 0;    // of passes: tokens were drawn from the logits
   double expected_s = 0;   // that these passes should have taken together; 0: not known
   double mean_batch = 0;   // rows of a decode step, over the passes that had any
   int most_sequences = 0;  // that ran at once
+  // Passes beside which a request waited: for pages of the KV, those of all positions that it may take (BatchSchedule),
+  // or for a place, as many running as may. Beside the others none did.
+  int64_t short_of_pages = 0, short_of_places = 0;
   LinkBytes bytes;
   BatchWaits waits;
   bool interrupted = false;

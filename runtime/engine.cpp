@@ -224,7 +224,7 @@ std::span<const float> Engine::decode(SequenceId sequence, int32_t token, bool a
   return row;
 }
 
-void Engine::step(const Step& step, const OnPartRow& on_row) {
+void Engine::step(const Step& step, const OnPartRows& on_rows) {
   std::vector<PassPart> parts(step.parts.begin(), step.parts.end());
   std::vector<size_t> numbers(parts.size());
   std::iota(numbers.begin(), numbers.end(), size_t{0});
@@ -234,14 +234,17 @@ void Engine::step(const Step& step, const OnPartRow& on_row) {
   const PassInput input{.parts = parts, .any_kernel = step.any_kernel, .next = step.next, .observer = observer_};
   size_t part = 0;
   int row_of_part = 0;
+  std::vector<PartRow> rows;
   run(input, [&](int, View logits) {
     const View here = on_host(logits);
     end_step();
+    rows.clear();
     for (int row = 0; row < here.rows; ++row, ++row_of_part) {
       for (; row_of_part == parts[part].logit_rows; ++part) row_of_part = 0;
       const int index = static_cast<int>(parts[part].tokens.size()) - parts[part].logit_rows + row_of_part;
-      on_row(numbers[part], index, {here.f32(row), static_cast<size_t>(here.cols)});
+      rows.push_back({numbers[part], index, {here.f32(row), static_cast<size_t>(here.cols)}});
     }
+    on_rows(rows);
   });
   end_step();
 }
@@ -345,6 +348,8 @@ std::string Engine::disk_report() const {
   return fmt::format("disk: {}{}", kDiskMethodNames[static_cast<int>(parts_->disk->method())],
                      why.empty() ? "" : " (" + why + ")");
 }
+
+const WaitClock* Engine::waits() const { return parts_->last().compute->waits(); }
 
 DiskStats Engine::disk_stats() const { return parts_->disk ? parts_->disk->stats() : DiskStats{}; }
 

@@ -80,10 +80,15 @@ class Engine {
     bool any_kernel = false;
     NextPass next;
   };
-  // Gets the logits [vocab] after a token, of each part the last `logit_rows` in order: the part's index, its token's,
-  // the row; valid during the call.
-  using OnPartRow = std::function<void(size_t part, int index, std::span<const float> logits)>;
-  void step(const Step& step, const OnPartRow& on_row);
+  // The logits [vocab] after a token: of which part, and the token's index in it.
+  struct PartRow {
+    size_t part;
+    int index;
+    std::span<const float> logits;
+  };
+  // Gets rows that are there together, of each part the last `logit_rows` in order; valid during the call.
+  using OnPartRows = std::function<void(std::span<const PartRow> rows)>;
+  void step(const Step& step, const OnPartRows& on_rows);
   // Whether a decode step over `tokens` positions, its own among them, must have a pass to itself: it chooses among its
   // KV.
   bool decodes_alone(int tokens) const;
@@ -100,6 +105,9 @@ class Engine {
 
   const Plan& plan() const { return plan_; }
   const Traffic& traffic() const { return traffic_; }
+  // How long the device stood still in passes, by what had not arrived (arrival_of); the layers that the CPU computes
+  // before it are awaited as activations. Null where the device does not tell.
+  const WaitClock* waits() const;
   // Bytes in use at most so far, of the reservations.
   uint64_t peak(Tier tier) const;
   // Bytes of KV pages in use now, by all sequences.

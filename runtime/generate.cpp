@@ -37,6 +37,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   for (int32_t id : prompt) sampler.accept(id);
 
   const LinkBytes loaded = LinkBytes::of(engine.traffic());
+  const WaitSeconds waited = WaitSeconds::of(engine.waits());
   const double begin = seconds();
   const bool decodes = options.max_tokens != 0 && options.max_tokens != 1;
   int32_t next = -1;
@@ -83,6 +84,7 @@ Generation generate(Engine& engine, const Tokenizer& tokenizer, SequenceId seque
   answer.finish();
   result.timings.decode_s = seconds() - prefilled;
   result.decode_bytes = LinkBytes::of(engine.traffic()).since(loaded).since(result.prefill_bytes);
+  result.waits = WaitSeconds::of(engine.waits()).since(waited);
   if (result.timings.prefill_s > 0) result.timings.prefill_tps = result.prompt_tokens / result.timings.prefill_s;
   if (result.decode_steps > 0) result.timings.decode_tps = result.decode_steps / result.timings.decode_s;
   return result;

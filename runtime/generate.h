@@ -36,6 +36,7 @@ struct Generation {
   int decode_steps = 0;
   Timings timings;
   LinkBytes prefill_bytes, decode_bytes;
+  WaitSeconds waits;  // of both phases
 };
 
 struct GenerateHooks {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -13,6 +14,7 @@ using nlohmann::json;
 
 constexpr double kMostPerSecond = 1e16;  // bytes or operations; past any machine there is
 constexpr uint64_t kMostBytes = uint64_t{1} << 50;
+constexpr double kMostSeconds = 1e4;
 
 // Reads fields and remembers whether all were as they should be.
 class Fields {
@@ -92,6 +94,29 @@ Conditions conditions_of(Fields& fields) {
   return conditions;
 }
 
+// {"16": seconds}.
+json rows_json(const std::map<int, double>& seconds_of) {
+  json object = json::object();
+  for (const auto& [rows, seconds] : seconds_of) object[std::to_string(rows)] = seconds;
+  return object;
+}
+
+std::map<int, double> rows_of(Fields& fields, const char* name) {
+  std::map<int, double> found;
+  const json* object = fields.object(name);
+  if (object == nullptr) return found;
+  Fields inner(*object);
+  for (const auto& [text, seconds] : object->items()) {
+    int rows = 0;
+    const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), rows);
+    const double value = inner.number(text.c_str(), kMostSeconds);
+    if (problem != std::errc{} || end != text.data() + text.size() || rows < 2 || value <= 0)
+      fields.text(name);  // none
+    found[rows] = value;
+  }
+  return found;
+}
+
 double faster(double a, double b) { return std::max(a, b); }
 double shorter(double a, double b) { return a > 0 && b > 0 ? std::min(a, b) : std::max(a, b); }
 
@@ -131,6 +156,8 @@ LayerTimes better_of(LayerTimes a, const LayerTimes& b) {
   a.decode_s = shorter(a.decode_s, b.decode_s);
   a.head_s = shorter(a.head_s, b.head_s);
   a.chunk_s = shorter(a.chunk_s, b.chunk_s);
+  for (const auto& [rows, seconds] : b.rows_s) a.rows_s[rows] = shorter(a.rows_s[rows], seconds);
+  for (const auto& [rows, seconds] : b.head_rows_s) a.head_rows_s[rows] = shorter(a.head_rows_s[rows], seconds);
   a.conditions = better_of(a.conditions, b.conditions);
   return a;
 }
@@ -170,6 +197,8 @@ json to_json(const LayerTimes& times) {
           {"decode_s", times.decode_s},
           {"head_s", times.head_s},
           {"chunk_s", times.chunk_s},
+          {"rows_s", rows_json(times.rows_s)},
+          {"head_rows_s", rows_json(times.head_rows_s)},
           {"conditions", to_json(times.conditions)}};
 }
 
@@ -216,7 +245,6 @@ std::optional<DiskProfile> disk_profile_from(const json& from) {
 }
 
 std::optional<LayerTimes> layer_times_from(const nlohmann::json& from) {
-  constexpr double kMostSeconds = 1e4;
   Fields fields(from);
   LayerTimes times;
   times.layers = static_cast<int>(fields.whole("layers", 1 << 20));
@@ -224,6 +252,8 @@ std::optional<LayerTimes> layer_times_from(const nlohmann::json& from) {
   times.decode_s = fields.number("decode_s", kMostSeconds);
   times.head_s = fields.number("head_s", kMostSeconds);
   times.chunk_s = fields.number("chunk_s", kMostSeconds);
+  times.rows_s = rows_of(fields, "rows_s");
+  times.head_rows_s = rows_of(fields, "head_rows_s");
   times.conditions = conditions_of(fields);
   const bool whole = times.layers > 0 && times.chunk > 0 && times.decode_s > 0 && times.chunk_s > 0;
   return fields.good() && whole ? std::optional(times) : std::nullopt;

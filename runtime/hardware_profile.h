@@ -53,6 +53,9 @@ struct LayerTimes {
   double decode_s = 0;  // of a step through these layers, hardly any KV being there
   double head_s = 0;    // of the head for one row
   double chunk_s = 0;   // of a chunk that begins a prompt, through these layers
+  // Between the two: by numbers of rows, seconds of the layers, and of the head for as many rows of logits. Neither the
+  // reading of the weights nor the arithmetic says them: kernels for few rows unpack a weight for each group of them.
+  std::map<int, double> rows_s, head_rows_s;
   Conditions conditions;
 };
 

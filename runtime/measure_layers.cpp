@@ -21,7 +21,10 @@ namespace {
 constexpr uint64_t kNoLimit = uint64_t{1} << 40;
 constexpr int kMostChunk = 512;  // rows; with more, a row takes no less
 constexpr int kSteps = 4;        // of decode, from an empty cache
-constexpr double kDecodeSeconds = 0.25, kHeadSeconds = 0.15, kChunkSeconds = 0.5;
+constexpr double kDecodeSeconds = 0.25, kHeadSeconds = 0.15, kChunkSeconds = 0.5, kRowsSeconds = 0.1;
+// Between a step and a chunk. The head of as many as its logits do not take much memory for.
+constexpr int kRows[] = {2, 4, 8, 16, 64, 256};
+constexpr int kMostHeadRows = 16;
 
 uint64_t bytes_of(const LayerTensors& layer) {
   uint64_t bytes = 0;
@@ -94,6 +97,14 @@ class Stretch {
     times.decode_s = decode(kDecodeSeconds, 0);
     times.head_s = std::max(0.0, decode(kHeadSeconds, 1) - times.decode_s);
     times.chunk_s = least_seconds(kChunkSeconds, [&] { prompt(1); });
+    for (const int rows : kRows) {
+      if (rows >= plan_.chunk) break;
+      const double layers_s = of_rows(rows, 0);
+      times.rows_s[rows] = layers_s;
+      if (rows > plan_.logit_rows) continue;
+      const double head_s = of_rows(rows, rows) - layers_s;
+      if (head_s > 0) times.head_rows_s[rows] = head_s;
+    }
     return times;
   }
 
@@ -102,13 +113,23 @@ class Stretch {
     std::vector<int32_t> tokens(static_cast<size_t>(rows));  // of all kinds: experts are chosen by them
     for (int32_t& token : tokens) token = static_cast<int32_t>(random_() % static_cast<uint64_t>(vocab_));
     const PassPart part{.sequence = sequence, .tokens = tokens, .decode = decode, .logit_rows = logit_rows};
-    unit_.pass->run({.parts = {&part, 1}, .choice = nullptr, .next = {}}, {}, [](int, View) {});
+    unit_.pass->run({.parts = {&part, 1}, .any_kernel = true, .choice = nullptr, .next = {}}, {}, [](int, View) {});
   }
   void prompt(int chunks) {
     const SequenceId sequence = unit_.kv->open();
     for (int i = 0; i < chunks; ++i) pass(sequence, plan_.chunk, false, 0);
     unit_.compute->synchronize();
     unit_.kv->close(sequence, unit_.compute->record());
+  }
+  // Seconds of so many rows at the beginning of a sequence. Rows of as many sequences are multiplied by the same
+  // kernels.
+  double of_rows(int rows, int logit_rows) {
+    return least_seconds(kRowsSeconds, [&] {
+      const SequenceId sequence = unit_.kv->open();
+      pass(sequence, rows, false, logit_rows);
+      unit_.compute->synchronize();
+      unit_.kv->close(sequence, unit_.compute->record());
+    });
   }
   // Seconds of a step at the beginning of a sequence.
   double decode(double seconds, int logit_rows) {
@@ -146,7 +167,7 @@ std::optional<LayerTimes> measure_layers(const Model& model, const Options& opti
   own.selection = {};
   own.sequences = own.batch = 1;
   own.positions = 0;
-  own.logit_rows = 1;
+  own.logit_rows = kMostHeadRows;
   own.chunk = std::min(options.chunk, kMostChunk);
   own.context = std::max(own.chunk, kPageTokens);
   for (int layers = layers_of(model.spec, measuring_set(device, kNoLimit)); layers > 0; layers /= 2) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -48,6 +49,12 @@ std::string times_text(const Metrics& metrics) {
                         t.decode_tps);
   }
   return text;
+}
+
+// Of what was computed.
+std::string waited_text(const Metrics& metrics) {
+  const double computed = metrics.timings.prefill_s + metrics.timings.decode_s;
+  return computed > 0 ? fmt::format("waited   {}\n", waits_text(metrics.waits, computed)) : "";
 }
 
 std::string share_text(double speed, double peak, bool emulated) {
@@ -166,10 +173,44 @@ LinkBytes LinkBytes::since(const LinkBytes& earlier) const {
   return difference;
 }
 
+WaitSeconds WaitSeconds::of(const WaitClock* clock) {
+  WaitSeconds waits{.measured = clock != nullptr};
+  for (int l = 0; l < kLinks && clock != nullptr; ++l) {
+    for (int c = 0; c < kCauses; ++c) {
+      const uint8_t arrival = arrival_of(static_cast<Link>(l), static_cast<Cause>(c));
+      waits.cells[l][c] = 1e-9 * static_cast<double>(clock->nanoseconds(arrival));
+    }
+  }
+  return waits;
+}
+
+double WaitSeconds::total() const {
+  double sum = 0;
+  for (const auto& link : cells) sum += std::accumulate(link.begin(), link.end(), 0.0);
+  return sum;
+}
+
+WaitSeconds& WaitSeconds::operator+=(const WaitSeconds& other) {
+  measured |= other.measured;
+  for (int l = 0; l < kLinks; ++l) {
+    for (int c = 0; c < kCauses; ++c) cells[l][c] += other.cells[l][c];
+  }
+  return *this;
+}
+
+WaitSeconds WaitSeconds::since(const WaitSeconds& earlier) const {
+  WaitSeconds difference{.measured = measured};
+  for (int l = 0; l < kLinks; ++l) {
+    for (int c = 0; c < kCauses; ++c) difference.cells[l][c] = std::max(0.0, cells[l][c] - earlier.cells[l][c]);
+  }
+  return difference;
+}
+
 PhaseCost& PhaseCost::operator+=(const PhaseCost& other) {
   tokens += other.tokens;
   seconds += other.seconds;
   bytes += other.bytes;
+  waits += other.waits;
   return *this;
 }
 
@@ -196,12 +237,34 @@ nlohmann::json metrics_json(const Metrics& metrics) {
   }
   json["selection"] = chosen_json(metrics.chosen);
   json["selection"]["missed_mass"] = metrics.missed.heads > 0 ? nlohmann::json(metrics.missed.mean()) : nullptr;
+  nlohmann::json& waited = json["waited_s"]["compute"];
+  for (int l = 0; l < kLinks && metrics.waits.measured; ++l) {
+    for (int c = 0; c < kCauses; ++c) waited[kLinkNames[l]][kCauseNames[c]] = metrics.waits.cells[l][c];
+  }
   for (int i = 0; i < kTiers; ++i) json["peak"][kTierNames[i]] = metrics.peak[i];
   return json;
 }
 
+std::string waits_text(const WaitSeconds& waits, double seconds) {
+  if (!waits.measured) return "not measured: the device does not tell how long it stands still";
+  constexpr double kSaid = 0.005;  // seconds
+  std::vector<std::pair<double, std::string>> parts;
+  for (int l = 0; l < kLinks; ++l) {
+    for (int c = 0; c < kCauses; ++c) {
+      const double value = waits.cells[l][c];
+      if (value >= kSaid) parts.emplace_back(value, fmt::format("{} {} {:.2f} s", kCauseNames[c], kWayNames[l], value));
+    }
+  }
+  std::stable_sort(parts.begin(), parts.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  const double total = waits.total();
+  std::string text =
+      fmt::format("{:.2f} s ({:.0f}%) for bytes on their way", total, seconds > 0 ? 100 * total / seconds : 0);
+  for (size_t i = 0; i < parts.size(); ++i) text += (i == 0 ? ": " : ", ") + parts[i].second;
+  return text;
+}
+
 std::string metrics_text(const Metrics& metrics, const LinkPeaks& peaks) {
-  return times_text(metrics) + experts_text("prefill", metrics.prefill_experts) +
+  return times_text(metrics) + waited_text(metrics) + experts_text("prefill", metrics.prefill_experts) +
          experts_text("decode", metrics.decode_experts) + chosen_text(metrics.chosen, metrics.missed) +
          links_text(metrics, peaks) + peaks_text(metrics);
 }

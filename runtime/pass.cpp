@@ -99,7 +99,9 @@ void Pass::plan_feeds(const PassInput& input) {
 }
 
 void Pass::take_over(const Handover& from) {
-  p_.compute.wait_for(from.ready);
+  Event ready = from.ready;
+  ready.arrival = arrival_of(Link::host_to_device, Cause::activations);
+  p_.compute.wait_for(ready);
   p_.compute.copy(x_.data, from.x.data, static_cast<uint64_t>(x_.rows) * x_.stride);
   *from.free = p_.compute.record();
 }

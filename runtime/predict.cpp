@@ -192,20 +192,24 @@ class Predictor {
   double step(const PassLoad& load, const Expected* cpu, Expected& e) const {
     const int rows = load.decoded + load.prefilled, sweeps = head_sweeps(load.logit_rows);
     Pass pass;
-    pass.resident_s = e.compute_s = calls_s(sweeps);
-    for (size_t i = 0; i < head_begin_; ++i) add(pass, i, layer_unit_s(plan_.units[i], load), e);
+    const double layers_scale = Limits::scale_of(limits_.rows_scale, rows);
+    double calls_s = layers_scale * layer_calls_s();
+    for (size_t i = 0; i < head_begin_; ++i) add(pass, i, layers_scale * layer_unit_s(plan_.units[i], load), e);
     for (int sweep = 0; sweep < sweeps; ++sweep) {
       const int count = std::min(logits_at_once(), load.logit_rows - sweep * logits_at_once());
       const int multiplied = sweep == 0 ? count : count + 1;  // the first row of all is what reading takes
+      const double head_scale = Limits::scale_of(limits_.head_rows_scale, multiplied);
+      calls_s += head_scale * limits_.head_scale * costs_.head_calls_s();
       for (size_t i = head_begin_; i < plan_.units.size(); ++i) {
-        const WeightUnit& unit = plan_.units[i];
-        add(pass, i, limits_.head_scale * costs_.read_s(unit) + further_rows_s(unit, multiplied), e);
+        add(pass, i, head_scale * head_unit_s(plan_.units[i], multiplied), e);
       }
     }
+    pass.resident_s += calls_s;
+    e.compute_s += calls_s;
     const Costs::Experts experts = costs_.experts(plan_, spec_.shape, rows);
-    const double experts_s =
-        rows == 1 ? limits_.decode_scale * experts.read_s
-                  : std::max(limits_.decode_scale * experts.read_s, limits_.chunk_scale * experts.multiply_s);
+    const double experts_s = layers_scale * (rows == 1 ? limits_.decode_scale * experts.read_s
+                                                       : std::max(limits_.decode_scale * experts.read_s,
+                                                                  limits_.chunk_scale * experts.multiply_s));
     pass.resident_s += experts_s;
     e.compute_s += experts_s;
     const KvBytes kv = load.decoded > 0 ? kv_bytes(plan_, spec_, std::min(load.positions, plan_.context)) : KvBytes{};
@@ -255,10 +259,12 @@ class Predictor {
   int head_sweeps(int logit_rows) const {
     return plan_.head ? (logit_rows + logits_at_once() - 1) / logits_at_once() : 0;
   }
-  // Chunks alone are multiplied as in prefill_tps(); few rows of one still have the weights read.
+  // Where nothing in between was measured, chunks alone are multiplied as in prefill_tps(); few rows of one still have
+  // the weights read.
   double layer_unit_s(const WeightUnit& unit, const PassLoad& load) const {
     const double read_s = limits_.decode_scale * costs_.read_s(unit);
-    if (load.decoded > 0) return read_s + further_rows_s(unit, load.decoded + load.prefilled);
+    if (load.decoded > 0 || !limits_.rows_scale.empty())
+      return read_s + further_rows_s(unit, load.decoded + load.prefilled);
     return std::max(read_s, limits_.chunk_scale * costs_.multiply_s(unit, load.prefilled));
   }
   // What each further row takes beside reading the weights: they are unpacked for all at once, then multiplied by each,
@@ -267,9 +273,11 @@ class Predictor {
   double further_rows_s(const WeightUnit& unit, int rows) const {
     return limits_.chunk_scale * costs_.multiply_s(unit, rows - 1);
   }
-  double calls_s(int sweeps) const {
-    return limits_.decode_scale * costs_.layer_calls_s(plan_.last_layer - plan_.first_layer, head_begin_) +
-           sweeps * limits_.head_scale * costs_.head_calls_s();
+  double head_unit_s(const WeightUnit& unit, int rows) const {
+    return limits_.head_scale * costs_.read_s(unit) + further_rows_s(unit, rows);
+  }
+  double layer_calls_s() const {
+    return limits_.decode_scale * costs_.layer_calls_s(plan_.last_layer - plan_.first_layer, head_begin_);
   }
   // Of a step whose KV comes group by group through a ring of its own, between what layers compute.
   double kv_seconds(const KvBytes& kv, double weights_s, double attention_s) const {
@@ -339,6 +347,16 @@ bool known(const Limits& limits) {
 
 }  // namespace
 
+double Limits::scale_of(const std::map<int, double>& by_rows, int rows) {
+  const auto above = by_rows.lower_bound(rows);
+  if (above == by_rows.end()) return by_rows.empty() ? 1 : std::prev(above)->second;
+  if (above->first == rows || above == by_rows.begin()) return above->second;
+  const auto below = std::prev(above);
+  const double part =
+      std::log(static_cast<double>(rows) / below->first) / std::log(static_cast<double>(above->first) / below->first);
+  return std::lerp(below->second, above->second, part);
+}
+
 void calibrate(Limits& limits, const ModelSpec& spec, const Checkpoint& checkpoint, const LayerTimes& times) {
   constexpr uint64_t kWhole = uint64_t{1} << 40;
   const ModelSpec part = spec.stretch(0, times.layers, true);
@@ -347,15 +365,32 @@ void calibrate(Limits& limits, const ModelSpec& spec, const Checkpoint& checkpoi
   const Costs costs(limits);
   const Costs::Experts one = costs.experts(plan, part.shape, 1), chunk = costs.experts(plan, part.shape, times.chunk);
   double decode_s = costs.layer_calls_s(times.layers, 0) + one.read_s;
-  double head_s = costs.head_calls_s(), chunk_s = chunk.multiply_s;
+  double head_s = costs.head_calls_s(), chunk_s = chunk.multiply_s, head_row_s = 0;
   for (const WeightUnit& unit : cut_weight_units(part, checkpoint, kWhole)) {
     const bool head = unit.stage == Stage::head;
     (head ? head_s : decode_s) += costs.read_s(unit);
-    if (!head) chunk_s += costs.multiply_s(unit, times.chunk);
+    (head ? head_row_s : chunk_s) += costs.multiply_s(unit, head ? 1 : times.chunk);
   }
   if (decode_s > 0) limits.decode_scale = times.decode_s / decode_s;
   if (head_s > 0 && times.head_s > 0) limits.head_scale = times.head_s / head_s;
   if (chunk_s > 0) limits.chunk_scale = times.chunk_s / chunk_s;
+  if (times.rows_s.empty()) return;
+  limits.rows_scale[1] = 1;
+  const auto set = [&](int rows, double seconds) {
+    // As Predictor::step() has it: the experts' part follows its own rule.
+    const Costs::Experts some = costs.experts(plan, part.shape, rows);
+    const double experts_s = std::max(limits.decode_scale * some.read_s, limits.chunk_scale * some.multiply_s);
+    const double rest_s = times.decode_s - limits.decode_scale * one.read_s +
+                          limits.chunk_scale * (chunk_s - chunk.multiply_s) * (rows - 1) / times.chunk;
+    limits.rows_scale[rows] = seconds / (rest_s + experts_s);
+  };
+  for (const auto& [rows, seconds] : times.rows_s) set(rows, seconds);
+  set(times.chunk, times.chunk_s);
+  if (times.head_s <= 0) return;
+  limits.head_rows_scale[1] = 1;
+  for (const auto& [rows, seconds] : times.head_rows_s) {
+    limits.head_rows_scale[rows] = seconds / (times.head_s + limits.chunk_scale * head_row_s * (rows - 1));
+  }
 }
 
 Expected predict(const Plan& plan, const ModelSpec& spec, const Limits& limits) {

@@ -23,6 +23,9 @@ struct Limits {
   double call_s = 0;    // seconds of a step's operation beside what its bytes take
   // What the model's own layers, and its head, took beside what the above says of them; 1: they were not measured.
   double decode_scale = 1, head_scale = 1, chunk_scale = 1;
+  // And of what the two say together, a step's reading and a chunk's arithmetic, by rows from 1 on: between numbers of
+  // rows that were measured it follows the logarithm. Empty: 1.
+  std::map<int, double> rows_scale = {}, head_rows_scale = {};
 
   double decode_speed(DType type) const {
     const auto found = types.find(type);
@@ -32,6 +35,7 @@ struct Limits {
     const auto found = types.find(type);
     return found == types.end() ? prefill_flops : found->second.prefill_flops;
   }
+  static double scale_of(const std::map<int, double>& by_rows, int rows);
   double kv_speed() const { return kv_bytes > 0 ? kv_bytes : weight_bytes; }
 };
 

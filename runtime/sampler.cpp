@@ -46,6 +46,12 @@ void check_range(const char* flag, double value, double low, double high) {
   throw Error(ErrorKind::usage, fmt::format("{}: {} is not between {} and {}", flag, value, low, high));
 }
 
+template <typename F>
+struct ScopeEnd {
+  F at_end;
+  ~ScopeEnd() { at_end(); }
+};
+
 // The likeliest token; checks every logit on the way.
 int32_t likeliest(std::span<const float> logits) {
   int32_t best = 0;
@@ -81,6 +87,10 @@ Sampler::Sampler(const SamplingOptions& options, int vocab) : options_(options),
 }
 
 int32_t Sampler::sample(std::span<const float> logits) {
+  // Room for a whole vocabulary is the thread's: of many samplers that take turns, each would keep its own.
+  thread_local std::vector<Candidate> room;
+  kept_.swap(room);
+  const ScopeEnd give_back{[&] { kept_.swap(room); }};
   candidates(logits);
   return draw();
 }

@@ -37,13 +37,18 @@ ScoreCost score_window(Engine& engine, const ScoreWindow& window, const ScoreHoo
   // The cost of what was done since the phase before.
   auto begin = std::chrono::steady_clock::now();
   LinkBytes before = LinkBytes::of(engine.traffic());
+  WaitSeconds waited = WaitSeconds::of(engine.waits());
   const auto phase = [&](int tokens) {
     const auto end = std::chrono::steady_clock::now();
     const LinkBytes after = LinkBytes::of(engine.traffic());
-    PhaseCost cost{
-        .tokens = tokens, .seconds = std::chrono::duration<double>(end - begin).count(), .bytes = after.since(before)};
+    const WaitSeconds waits = WaitSeconds::of(engine.waits());
+    PhaseCost cost{.tokens = tokens,
+                   .seconds = std::chrono::duration<double>(end - begin).count(),
+                   .bytes = after.since(before),
+                   .waits = waits.since(waited)};
     begin = end;
     before = after;
+    waited = waits;
     return cost;
   };
   ScoreCost cost;

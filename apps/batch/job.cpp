@@ -216,9 +216,12 @@ class BatchJob {
       if (flags_.run.stats || flags_.run.json) {
         hooks.expected_s = [&](const PassLoad& load) { return running_.expected_seconds(load); };
       }
-      report = run_batch(
-          *engine_, running_.tokenizer(),
-          {.most_sequences = sequences_, .most_positions = limit_, .deterministic = flags_.deterministic}, hooks);
+      report = run_batch(*engine_, running_.tokenizer(),
+                         {.most_sequences = sequences_,
+                          .most_positions = limit_,
+                          .threads = flags_.run.options.threads,
+                          .deterministic = flags_.deterministic},
+                         hooks);
     }
     showing_->finish();
     showing_.reset();
@@ -241,10 +244,12 @@ class BatchJob {
     if (engine_ != nullptr) {
       running_.report_layers();
       if (flags_.run.stats) say(batch_stats_text(report, engine_->plan(), running_.metrics(), running_.link_peaks()));
+    } else if (flags_.run.stats) {
+      say("nothing was left to compute: there is no plan, and no pass");
     }
     if (flags_.run.json) {
       nlohmann::json json = batch_json(counts_, report, engine_ != nullptr ? running_.metrics() : Metrics{});
-      if (engine_ != nullptr) json["plan"] = plan_json(engine_->plan());
+      json["plan"] = engine_ != nullptr ? plan_json(engine_->plan()) : nlohmann::json();
       put(json.dump() + "\n");
       flush_output();
     }

@@ -58,6 +58,8 @@ std::string batch_stats_text(const BatchReport& report, const Plan& plan, const 
       "tokens/s)\n",
       report.steps, report.decode_s + report.prefill_s, report.prefill_s, report.prefill_tps, report.decode_s,
       report.decode_tps);
+  text += fmt::format("drawing          {:.1f} s of the passes ({:.1f}%)\n", report.drawing_s,
+                      percent(report.drawing_s, report.decode_s + report.prefill_s));
   text += fmt::format("together         {:.1f} answers a pass, {} requests at most", report.mean_batch,
                       report.most_sequences);
   if (report.tokens_shared > 0) {
@@ -65,6 +67,14 @@ std::string batch_stats_text(const BatchReport& report, const Plan& plan, const 
                         percent(static_cast<double>(report.tokens_shared), static_cast<double>(report.tokens_in)));
   }
   text += "\n";
+  if (report.short_of_pages + report.short_of_places > 0) {
+    const auto share = [&](int64_t passes) {
+      return percent(static_cast<double>(passes), static_cast<double>(report.steps));
+    };
+    text += fmt::format(
+        "held back        the next request in {:.0f}% of the passes for want of pages, in {:.0f}% of a place (-np)\n",
+        share(report.short_of_pages), share(report.short_of_places));
+  }
   // Of the passes as they were: prompts share them with answers, and few answers cost nearly what many do.
   if (const double took = report.decode_s + report.prefill_s; report.expected_s > 0 && took > 0) {
     text += fmt::format("bound            {}: {:.1f} s expected for these passes, {:.0f}% of that speed reached\n",
@@ -74,6 +84,9 @@ std::string batch_stats_text(const BatchReport& report, const Plan& plan, const 
   text +=
       fmt::format("waited           {:.2f} s for lines of the input, {:.2f} s for the output ({:.1f}% of the time)\n",
                   waits.next, waits.answer, percent(waits.next + waits.answer, report.seconds));
+  if (report.steps > 0) {
+    text += fmt::format("passes waited    {}\n", waits_text(waits.bytes, report.decode_s + report.prefill_s));
+  }
   text += links_text(report, peaks);
   for (int t = 0; t < kTiers; ++t) {
     if (metrics.peak[t] == 0) continue;
@@ -92,6 +105,7 @@ nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, 
   all.timings.decode_s = report.decode_s;
   all.timings.decode_tps = report.decode_tps;
   all.decode = report.bytes;
+  all.waits = report.waits.bytes;
   nlohmann::json json = metrics_json(all);
   json["requests"] = counts.requests;
   json["answered"] = counts.answered;
@@ -104,10 +118,13 @@ nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, 
   json["tokens_per_second"] = speed_of(report);
   json["passes"] = report.steps;
   json["passes_s"] = report.decode_s + report.prefill_s;
+  json["drawing_s"] = report.drawing_s;
   json["expected_s"] = report.expected_s;
   json["mean_batch"] = report.mean_batch;
   json["most_sequences"] = report.most_sequences;
-  json["waited_s"] = {{"input", report.waits.next}, {"output", report.waits.answer}};
+  json["held_back"] = {{"pages", report.short_of_pages}, {"places", report.short_of_places}};
+  json["waited_s"]["input"] = report.waits.next;
+  json["waited_s"]["output"] = report.waits.answer;
   json["interrupted"] = report.interrupted;
   return json;
 }

@@ -18,6 +18,7 @@
 #include "kernels/cpu/throttle.h"
 #include "kernels/spin.h"
 #include "kernels/trace.h"
+#include "kernels/wait_clock.h"
 
 namespace spillway {
 namespace {
@@ -40,6 +41,7 @@ struct CpuStream::State {
   Trace::Track track = 0;
   Team* team = nullptr;
   std::optional<LinkThrottle> throttle;  // touched by the worker alone
+  WaitClock waits;
 
   std::mutex mutex;  // guards the next block
   std::condition_variable work_came;
@@ -205,11 +207,15 @@ void CpuStream::wait_for(const Event& event) {
   enqueue(
       [s = state_.get(), event] {
         if (event.done()) return;
+        const int64_t begin = Trace::now();
         event.wait();
+        s->waits.add(event.arrival, Trace::now() - begin);
         if (s->throttle) s->throttle->idle_until(LinkThrottle::Clock::now());
       },
       "wait");
 }
+
+const WaitClock* CpuStream::waits() const { return &state_->waits; }
 
 Event CpuStream::record() { return {this, state_->enqueued.load(std::memory_order_acquire)}; }
 

@@ -24,6 +24,7 @@ class CpuStream final : public Stream {
   void copy(void* destination, const void* source, uint64_t bytes) override;
   void gather(std::span<const GatherRun> runs) override;
   void wait_for(const Event& event) override;
+  const WaitClock* waits() const override;
   bool orders(const Event& event) const override { return event.timeline == this; }
   Event record() override;
   void synchronize() override;

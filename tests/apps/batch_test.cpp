@@ -52,10 +52,47 @@ TEST_F(Batch, AnswersAreGeneratesAndFaultsAreLines) {
   EXPECT_EQ(found.at("line 5"), "duplicate_custom_id");
   const json report = json::parse(result.out);
   for (const char* key : {"requests", "answered", "answered_before", "errors", "tokens_in", "tokens_out", "seconds",
-                          "tokens_per_second", "waited_s", "bytes", "peak", "plan", "timings"}) {
+                          "tokens_per_second", "waited_s", "held_back", "bytes", "peak", "plan", "timings"}) {
     EXPECT_TRUE(report.contains(key)) << key;
   }
   EXPECT_EQ(report["errors"], 4);
+  for (const char* what : {"input", "output"}) EXPECT_TRUE(report["waited_s"][what].is_number());
+  EXPECT_TRUE(report["waited_s"]["compute"]["disk_read"]["weights"].is_number());
+}
+
+// Names and all: whoever reads the object of each run finds the same in it.
+TEST_F(Batch, AFinishedJobSaysSoInTheSameObject) {
+  program_.write("in.jsonl", numbered(3, 6));
+  const Result first = run(command({"--json"})), again = run(command({"--json", "--stats"}));
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_THAT(again.err, HasSubstr("nothing was left to compute"));
+  const json before = json::parse(first.out), report = json::parse(again.out);
+  std::vector<std::string> names, names_before;
+  for (const auto& [name, value] : report.items()) names.push_back(name);
+  for (const auto& [name, value] : before.items()) names_before.push_back(name);
+  EXPECT_EQ(names, names_before);
+  EXPECT_TRUE(report["plan"].is_null());
+  EXPECT_TRUE(report["waited_s"]["compute"].is_null());
+  EXPECT_EQ(report["answered_before"], 3);
+  EXPECT_EQ(report["passes"], 0);
+}
+
+// Room is kept for all that a request may take: the long one needs every page, and waits until nobody else runs.
+TEST_F(Batch, WhatHoldsRequestsBackIsSaid) {
+  std::string text;
+  for (int i = 0; i < 6; ++i) {
+    text += request("r" + std::to_string(i), {{"prompt", "spill"}, {"max_tokens", 8 + i}, {"temperature", 0}});
+  }
+  text += request("long", {{"prompt", "spill"}, {"max_tokens", 500}, {"temperature", 0}});
+  program_.write("in.jsonl", text);
+  const Result result = run(command({"--json", "--stats", "--np", "2", "--ignore-eos"}));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("held back"));
+  const json report = json::parse(result.out);
+  const int pages = report["held_back"]["pages"], places = report["held_back"]["places"];
+  EXPECT_GT(pages, 0) << "where the other one of two has ended";
+  EXPECT_GT(places, 0) << "while two run";
+  EXPECT_LT(pages + places, report["passes"]) << "nobody waits for the last one";
 }
 
 TEST_F(Batch, LinesHaveOpenAisForm) {

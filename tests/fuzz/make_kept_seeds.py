@@ -48,8 +48,8 @@ def machine(**changes):
                "working_set": 1 << 28, "conditions": conditions, "attention": {"8/2 x 64": 1e10},
                "weights": {"Q4_0": {"decode_bytes": 1e10, "prefill_flops": 1e11}}}
     disk = {"read": 2e9, "write": 1e9, "latency_s": 1e-4, "method": "io_uring", "through_cache": False, "conditions": conditions}
-    layers = {"layers": 4, "chunk": 64, "decode_s": 0.01, "head_s": 0.001, "chunk_s": 0.1, "conditions": conditions,
-              "measured_at": 1700000000}
+    layers = {"layers": 4, "chunk": 64, "decode_s": 0.01, "head_s": 0.001, "chunk_s": 0.1, "rows_s": {"4": 0.02, "16": 0.05},
+              "head_rows_s": {"4": 0.002}, "conditions": conditions, "measured_at": 1700000000}
     file = {"format": 2, "compute": {"k": compute}, "disks": {"k": disk}, "layers": {"k": layers}} | changes
     return b"m" + json.dumps(file).encode()
 

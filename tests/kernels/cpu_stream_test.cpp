@@ -13,6 +13,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/throttle.h"
+#include "kernels/wait_clock.h"
 
 namespace spillway {
 namespace {
@@ -44,6 +45,25 @@ TEST(CpuStream, RunsInOrder) {
   stream.synchronize();
   ASSERT_EQ(order.size(), 20000u);
   for (int i = 0; i < 20000; i++) ASSERT_EQ(order[static_cast<size_t>(i)], i);
+}
+
+TEST(CpuStream, StandingStillIsCountedByWhatIsWaitedFor) {
+  constexpr uint8_t kLate = 3, kThere = 4;
+  CpuStream compute("compute", nullptr), other("other", nullptr);
+  Event there = other.record();
+  there.arrival = kThere;
+  compute.wait_for(there);
+  const auto begin = Clock::now();
+  other.enqueue([] { std::this_thread::sleep_for(20ms); });
+  Event late = other.record();
+  late.arrival = kLate;
+  compute.wait_for(late);
+  compute.wait_for(late);
+  compute.synchronize();
+  const std::chrono::nanoseconds length = Clock::now() - begin;
+  EXPECT_GT(compute.waits()->nanoseconds(kLate), length.count() / 2);
+  EXPECT_LE(compute.waits()->nanoseconds(kLate), length.count());
+  EXPECT_EQ(compute.waits()->nanoseconds(kThere), 0);
 }
 
 TEST(CpuStream, EventIsDoneWhenAllBeforeItRan) {

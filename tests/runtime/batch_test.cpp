@@ -238,6 +238,38 @@ TEST_F(BatchTest, OnTheCpuAnyMixtureAnswersAsAlone) {
   expect_counts({kPlaced[0], kPlaced[1], "jobs that share beginnings", "jobs of more than one row a step"});
 }
 
+// Whoever draws, and whatever is drawn beside: each request has its own chance.
+TEST_F(BatchTest, AnyNumberOfThreadsDrawsTheSame) {
+  World world;
+  world.tiny.name = "batch_drawn";
+  model_.emplace(Model::open(write_tiny_model(world.tiny, ::testing::TempDir())));
+  std::vector<BatchRequest> requests = random_requests(11, 24, model_->tokenizer->vocab(), 40);
+  for (BatchRequest& request : requests) {
+    request.options.sampling.temp = 0.8F + 0.1F * static_cast<float>(request.key % 5);
+    request.options.sampling.top_k = request.key % 3 == 0 ? 20 : 0;
+    request.options.sampling.top_p = request.key % 4 == 0 ? 1.0F : 0.9F;
+    request.options.sampling.seed = request.key;
+  }
+  const auto make = [] { return make_cpu_device({.threads = 2}); };
+  const Answers expected = alone(world, requests, make);
+  if (HasFailure()) return;
+  for (const int threads : {1, 3, 8}) {
+    SCOPED_TRACE(threads);
+    const auto device = make();
+    Options options = world.options;
+    options.batch = options.sequences = options.logit_rows = 16;
+    options.positions = world.positions;
+    options.context = world.positions * 16;
+    options.device_bytes = uint64_t{1} << 30;
+    Engine engine = engine_for_test(*model_, options, *device);
+    const Job job = run(engine, *model_->tokenizer, requests, {.threads = threads});
+    expect_same(expected, job.answers);
+    EXPECT_GT(job.report.most_sequences, 8);
+    EXPECT_GT(job.report.drawing_s, 0);
+    EXPECT_LE(job.report.drawing_s, job.report.decode_s + job.report.prefill_s);
+  }
+}
+
 TEST_F(BatchTest, OnTheReferenceAnyMixtureAnswersAsAlone) {
   World world;
   world.tiny.name = "batch_reference";

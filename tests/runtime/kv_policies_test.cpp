@@ -311,7 +311,7 @@ TEST_F(KvPolicies, PromptsThatSharePassesAddUpTheirOwn) {
                     .decode = false,
                     .logit_rows = 1};
       }
-      on.step({.parts = parts}, [](size_t, int, std::span<const float>) {});
+      on.step({.parts = parts}, [](std::span<const Engine::PartRow>) {});
     }
     EXPECT_TRUE(on.decodes_alone(kPrompt + 1));
     for (size_t i = 0; i < 2; ++i) EXPECT_EQ(decode(on, ids[i], decoded_), alone[i]) << tightly << ", " << i;

@@ -8,6 +8,8 @@
 
 #include <csignal>
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -60,6 +62,8 @@ TEST_F(MeasureLayersTest, MeasuresAndKeepsForModelsOfTheSameShape) {
   EXPECT_EQ(found->chunk, 32);
   EXPECT_GT(found->decode_s, 0);
   EXPECT_GT(found->chunk_s, 0);
+  for (const int rows : {2, 4, 8, 16}) EXPECT_GT(found->rows_s.at(rows), 0) << rows;
+  EXPECT_FALSE(found->rows_s.contains(64)) << "a chunk has fewer";
   // Beside others' work it is measured again, twice at most.
   for (int i = 0; i < 2 && !said_.empty(); ++i) ASSERT_TRUE(times(first));
   const Model same = model({.layers = 3, .type = DType::q8_0, .seed = 8});
@@ -110,6 +114,74 @@ TEST_F(MeasureLayersTest, WhatWasMeasuredIsWhatAPlanExpects) {
     // The head of a chunk is computed for its last row alone.
     EXPECT_NEAR(plan.chunk / plan.expected.prefill_tps, measured.chunk_s + measured.head_s, 1e-4);
   }
+}
+
+// Between one row and a chunk what was measured is expected too, and where nothing was, what lies between.
+TEST_F(MeasureLayersTest, WhatFewRowsTookIsWhatAPassOfThemIsExpectedToTake) {
+  const LayerTimes measured{.layers = 4,
+                            .chunk = 32,
+                            .decode_s = 7e-3,
+                            .head_s = 2e-3,
+                            .chunk_s = 90e-3,
+                            .rows_s = {{4, 21e-3}, {8, 50e-3}},
+                            .head_rows_s = {{8, 11e-3}}};
+  for (const int experts : {0, 4}) {
+    const Model m = model({.layers = 4, .experts = experts, .type = DType::q8_0});
+    Limits limits{
+        .disk_read = 1e9, .link = 1e10, .weight_bytes = 1e10, .prefill_flops = 1e11, .kv_bytes = 1e30, .call_s = 2e-6};
+    calibrate(limits, m.spec, m.checkpoint, measured);
+    options_.device_bytes = uint64_t{1} << 30;
+    options_.batch = options_.sequences = options_.logit_rows = 8;
+    options_.positions = 64;
+    options_.context = 8 * 64;
+    const Plan plan = make_plan({.options = options_,
+                                 .spec = m.spec,
+                                 .checkpoint = m.checkpoint,
+                                 .device = *device_,
+                                 .ops = device_->ops(),
+                                 .limits = limits});
+    const auto seconds = [&](const PassLoad& load) { return predict_pass(plan, m.spec, limits, load); };
+    EXPECT_NEAR(seconds({.decoded = 1, .positions = 1}), 7e-3, 1e-6);
+    EXPECT_NEAR(seconds({.decoded = 4, .positions = 4}), 21e-3, 1e-6);
+    EXPECT_NEAR(seconds({.decoded = 8, .positions = 8}), 50e-3, 1e-6);
+    EXPECT_NEAR(seconds({.decoded = 8, .logit_rows = 8, .positions = 8}), 61e-3, 1e-6);
+    EXPECT_NEAR(seconds({.prefilled = 32}), 90e-3, 1e-6);
+    EXPECT_NEAR(seconds({.decoded = 4, .prefilled = 28, .positions = 4}), 90e-3, 1e-6) << "rows are rows";
+    const double six = seconds({.decoded = 6, .positions = 6});
+    EXPECT_GT(six, 21e-3);
+    EXPECT_LT(six, 50e-3);
+  }
+}
+
+TEST_F(MeasureLayersTest, TimesAreKeptAsTheyAre) {
+  const LayerTimes times{.layers = 4,
+                         .chunk = 32,
+                         .decode_s = 7e-3,
+                         .head_s = 2e-3,
+                         .chunk_s = 90e-3,
+                         .rows_s = {{4, 21e-3}, {16, 50e-3}},
+                         .head_rows_s = {{16, 11e-3}}};
+  const nlohmann::json json = to_json(times);
+  const std::optional<LayerTimes> kept = layer_times_from(json);
+  ASSERT_TRUE(kept);
+  EXPECT_EQ(kept->rows_s, times.rows_s);
+  EXPECT_EQ(kept->head_rows_s, times.head_rows_s);
+  for (const char* rows : {"", "1", "-4", "4x", "99999999999999"}) {
+    nlohmann::json bad = json;
+    bad["rows_s"] = {{rows, 1.0}};
+    EXPECT_FALSE(layer_times_from(bad)) << rows;
+  }
+  nlohmann::json older = json;
+  older.erase("rows_s");
+  EXPECT_FALSE(layer_times_from(older)) << "it is measured again";
+  const LayerTimes better = better_of(times, {.layers = 4,
+                                              .chunk = 32,
+                                              .decode_s = 8e-3,
+                                              .head_s = 1e-3,
+                                              .chunk_s = 91e-3,
+                                              .rows_s = {{4, 20e-3}, {16, 51e-3}},
+                                              .head_rows_s = {{16, 12e-3}}});
+  EXPECT_EQ(better.rows_s, (std::map<int, double>{{4, 20e-3}, {16, 50e-3}}));
 }
 
 TEST(OtherLoadTest, SeesWhatOthersDo) {

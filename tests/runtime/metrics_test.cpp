@@ -28,6 +28,10 @@ Metrics example() {
   m.peak = {60 * kMiB, 31 * kMiB, 0};
   m.budget = {64 * kMiB, 32 * kMiB, 0};
   m.process_peak = 92 * kMiB;
+  WaitClock clock;
+  clock.add(arrival_of(Link::disk_read, Cause::weights), 765'000'000);
+  clock.add(arrival_of(Link::host_to_device, Cause::weights), 255'000'000);
+  m.waits = WaitSeconds::of(&clock);
   return m;
 }
 
@@ -47,6 +51,7 @@ TEST(MetricsTest, Text) {
             "load     0.50 s\n"
             "prefill  600 tokens in 3.10 s, 193.6 tokens/s, first token after 3.14 s\n"
             "decode   100 steps in 2.00 s, 50.0 tokens/s\n"
+            "waited   1.02 s (20%) for bytes on their way: weights from disk 0.77 s, weights from host 0.26 s\n"
             "moved            weights  kv_fetch  kv_spill     total  a step  in decode               of the link\n"
             "disk_read       1.37 GiB   200 MiB       0 B  1.56 GiB  12 MiB   629 MB/s           79% of 800 MB/s\n"
             "host_to_device  1000 MiB       0 B       0 B  1000 MiB  10 MiB   524 MB/s  26% of 2 GB/s *emulated*\n"
@@ -106,7 +111,15 @@ TEST(MetricsTest, JsonHasTheNamesOfTheInterface) {
   for (const char* phase : {"prefill", "decode"}) {
     EXPECT_EQ(json["experts"][phase], (nlohmann::json{{"asked", 0}, {"on_device", 0}, {"on_host", 0}}));
   }
-  EXPECT_EQ(json.size(), 5u);
+  const nlohmann::json& waited = json["waited_s"]["compute"];
+  ASSERT_EQ(waited.size(), 4u);
+  for (const auto& [link, causes] : json["bytes"].items()) {
+    ASSERT_EQ(waited[link].size(), causes.size());
+    for (const auto& [cause, bytes] : causes.items()) EXPECT_TRUE(waited[link][cause].is_number()) << link << cause;
+  }
+  EXPECT_EQ(waited["disk_read"]["weights"], 0.765);
+  EXPECT_TRUE(metrics_json({})["waited_s"]["compute"].is_null()) << "not measured is not zero";
+  EXPECT_EQ(json.size(), 6u);
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ TEST(UnknownTokens, EndAPassBeforeItBegins) {
     refused(id, [&] { engine.decode(sequence, id, false); });
     const PassPart part{.sequence = sequence, .tokens = prompt, .decode = false, .logit_rows = 1};
     refused(id, [&] {
-      engine.step({.parts = {&part, 1}, .any_kernel = false, .next = {}}, [](size_t, int, std::span<const float>) {});
+      engine.step({.parts = {&part, 1}, .any_kernel = false, .next = {}}, [](std::span<const Engine::PartRow>) {});
     });
   }
   EXPECT_EQ(engine.decode(sequence, vocab - 1, false).size(), static_cast<size_t>(vocab));
