@@ -209,7 +209,7 @@ class Bench {
                      .next = {.logit_rows = more ? static_cast<int>(of_pass) : NextPass::kNone,
                               .decodes = true,
                               .sequences = next}},
-                    [](size_t, int, std::span<const float>) {});
+                    [](std::span<const Engine::PartRow>) {});
     }
   }
 
