@@ -155,6 +155,7 @@ std::string inspection_text(const Inspection& i, bool all) {
   line("tokenizer", i.vocab > 0 ? fmt::format("{} ids", i.vocab) : "none that can be read");
   line("template", i.template_source.empty() ? "none (chat --template gives one)"
                                              : fmt::format("yes, {} bytes", i.template_source.size()));
+  for (const std::string& remark : c.remarks) line("remark", remark);
   for (const std::string& problem : i.problems) line("problem", problem);
   text += "\nmetadata\n";
   for (const auto& [key, value] : c.meta)
@@ -178,6 +179,7 @@ std::string inspection_json(const Inspection& i) {
                      {"weight_bytes", c.weight_bytes()},
                      {"tokenizer", {{"ids", i.vocab}}},
                      {"chat_template", !i.template_source.empty()},
+                     {"remarks", c.remarks},
                      {"problems", i.problems},
                      {"files", nlohmann::json::array()},
                      {"types", nlohmann::json::object()},

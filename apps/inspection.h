@@ -25,7 +25,7 @@ Inspection inspect(const std::string& path);
 // Texts of the file are made fit for a terminal. `all`: every tensor, and metadata in full.
 std::string inspection_text(const Inspection& inspection, bool all);
 // One object: path, format, name, family, files, parameters, weight_bytes, shape, types, tokenizer, chat_template,
-// metadata (long arrays by their length), tensors, problems.
+// metadata (long arrays by their length), tensors, remarks (what of the files is ignored), problems.
 std::string inspection_json(const Inspection& inspection);
 
 }  // namespace spillway

@@ -65,12 +65,17 @@ class LineEditor : public LineReader {
         line += abandoned_;
         return LineEnd::interrupted;
       }
-      if (typed == nullptr || count <= 0) return line.empty() ? LineEnd::end : LineEnd::line;
+      if (typed == nullptr || count <= 0) {
+        remember(line);
+        return line.empty() ? LineEnd::end : LineEnd::line;
+      }
       std::string part(typed, static_cast<size_t>(count));
       while (!part.empty() && (part.back() == '\n' || part.back() == '\r')) part.pop_back();
-      remember(part);
       line += part;
-      if (part.empty() || part.back() != '\\') return LineEnd::line;
+      if (part.empty() || part.back() != '\\') {
+        remember(line);
+        return LineEnd::line;
+      }
       line.back() = '\n';
       goes_on_ = true;
     }
@@ -101,8 +106,9 @@ class LineEditor : public LineReader {
     return CC_REFRESH;
   }
 
+  // One entry, of however many lines.
   void remember(const std::string& line) {
-    if (line.find_first_not_of(" \t") == std::string::npos) return;
+    if (line.find_first_not_of(" \t\n") == std::string::npos) return;
     HistEvent event;
     history(history_, &event, H_ENTER, line.c_str());
     save();

@@ -43,6 +43,7 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
       options_(flags.resolve()),
       given_(flags.plan.empty() ? std::nullopt : std::optional(PlanFile::read(flags.plan))),
       model_(Model::open(options_.model_path, wishes.text)) {
+  for (const std::string& remark : model_.checkpoint.remarks) say(remark);
   if (given_) take_given_plan();
   device_ = choose_device(options_, model_.spec.shape);
   if (given_) given_->check(model_.checkpoint, *device_.device);

@@ -64,8 +64,15 @@ const TensorInfo* Checkpoint::find(const std::string& name) const {
   return found == tensors.end() ? nullptr : &found->second;
 }
 
+bool Checkpoint::has(const std::string& name) const {
+  if (find(name) != nullptr) return true;
+  const auto other = unread.empty() ? unread.end() : unread.find(tensor_name(name));
+  if (other != unread.end()) throw Error(ErrorKind::model, other->second);
+  return false;
+}
+
 const TensorInfo& Checkpoint::require(const std::string& name) const {
-  if (const TensorInfo* found = find(name)) return *found;
+  if (has(name)) return tensors.at(name);
   // Of several files of a folder none is the one that should have it.
   const std::string where = config.empty() ? path() : std::filesystem::path(config).parent_path().string();
   throw Error(ErrorKind::model, fmt::format("{}: the tensor {} is missing", where, tensor_name(name)));

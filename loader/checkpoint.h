@@ -34,6 +34,9 @@ struct Checkpoint {
   // that the keys are from, and its names of them.
   std::string config;
   std::map<std::string, std::string> config_names;
+  // Tensors of types that are not read, by the names of messages, and the message where one of them is asked for.
+  std::map<std::string, std::string> unread;
+  std::vector<std::string> remarks;  // what of the files is not computed with, a line each
 
   // Typed look-ups. Missing or of another type: the fallback, or Error(model) naming file and key where there is none.
   int64_t integer(const std::string& key, std::optional<int64_t> fallback = {}) const;
@@ -42,6 +45,8 @@ struct Checkpoint {
   const std::vector<std::string>* strings(const std::string& key) const;  // null when absent
   const TensorInfo* find(const std::string& name) const;                  // null when absent
   const TensorInfo& require(const std::string& name) const;               // Error(model) naming the tensor
+  // Whether it is there; Error(model) where it is, in a type that is not read.
+  bool has(const std::string& name) const;
   const std::string& path() const { return files.front().path(); }
   // What messages speak of: the file that holds the keys, a key of it, a tensor that is there or not.
   const std::string& meta_path() const { return config.empty() ? path() : config; }

@@ -51,6 +51,7 @@ class ConfigReader {
     read_feed_forward();
     if (type_->experts > 0) read_experts();
     read_norms();
+    read_biases();
     if (family_ == "opt") {
       read_opt();
     } else {
@@ -188,6 +189,23 @@ class ConfigReader {
     set("attention.scale", 1.0 / std::sqrt(scalar), "query_pre_attn_scalar");
   }
 
+  void read_biases() {
+    const auto why = [&](HfBiases which, const char* key) -> std::string {
+      if (which == HfBiases::never || (which == HfBiases::asked && !flag(key, false))) return "";
+      return which == HfBiases::asked ? fmt::format("{} is true", key) : fmt::format("a {} has it", type_->name);
+    };
+    const auto add = [&](const std::string& reason, std::initializer_list<const char*> parts) {
+      if (reason.empty()) return;
+      for (const char* part : parts) result_.biases.push_back({part, reason});
+    };
+    const std::string attention = why(type_->attention_biases, "attention_bias");
+    add(attention, {"attn_q", "attn_k", "attn_v"});
+    if (type_->attention_biases != HfBiases::inputs) add(attention, {"attn_output"});
+    const std::string mlp = why(type_->mlp_biases, "mlp_bias");
+    if (family_ != "opt") add(mlp, {"ffn_gate"});
+    add(mlp, {"ffn_up", "ffn_down"});
+  }
+
   void read_opt() {
     set("position_offset", int64_t{2});
     expect({{"do_layer_norm_before", true},
@@ -228,7 +246,7 @@ class ConfigReader {
     if (!theta && full != nullptr) theta = number(*full, "rope_theta");
     if (!theta) theta = number(config_, "rope_theta");
     set("rope.freq_base", theta.value_or(type_->rope_theta), "rope_theta");
-    read_partial(rope->contains("partial_rotary_factor") ? *rope : config_);
+    read_partial(*rope);
     read_scaling(*rope);
   }
 
@@ -260,9 +278,25 @@ class ConfigReader {
     set("rope.freq_base_swa", base.value_or(1e4), "rope_local_base_freq");
   }
 
-  void read_partial(const json& where) {
-    const double share = number(where, "partial_rotary_factor").value_or(1.0);
+  std::string scaling_type(const json& rope) const {
+    const std::string type = text(rope, "rope_type").value_or(text(rope, "type").value_or("default"));
+    if (type == "default") return "none";
+    // As Phi's older files call it.
+    return type == "su" || (type == "yarn" && family_ == "phi3") ? "longrope" : type;
+  }
+
+  // Phi's heads alone are rotated in part. Of the other families transformers rotates the whole head where nothing is
+  // scaled, whatever the file says; where something is, it makes too few angles for its heads, and fails.
+  void read_partial(const json& rope) {
+    const char* key = "partial_rotary_factor";
+    const double share = number(rope.contains(key) ? rope : config_, key).value_or(1.0);
     if (share == 1.0) return;
+    const std::string type = scaling_type(rope);
+    if (family_ != "phi3") {
+      if (type == "none") return;
+      refuse(fmt::format("{} is {} where {}.rope_type is \"{}\"; a {} rotates whole heads", key, share, rope_name_,
+                         printable(type), type_->name));
+    }
     const int64_t heads = integer(config_, "num_attention_heads").value_or(type_->heads);
     int64_t dim = integer(config_, "head_dim").value_or(type_->head_dim);
     if (dim == 0 && heads > 0) dim = hidden() / heads;
@@ -271,9 +305,7 @@ class ConfigReader {
   }
 
   void read_scaling(const json& rope) {
-    std::string type = text(rope, "rope_type").value_or(text(rope, "type").value_or("default"));
-    if (type == "default") type = "none";
-    if (type == "su" || (type == "yarn" && family_ == "phi3")) type = "longrope";  // as Phi's older files call it
+    const std::string type = scaling_type(rope);
     const auto named = [&](const char* from) { return fmt::format("{}.{}", rope_name_, from); };
     const auto scaling = [&](const std::string& to, MetaValue value, const char* from) {
       set("rope.scaling." + to, std::move(value), named(from));
@@ -303,14 +335,14 @@ class ConfigReader {
     }
   }
 
-  // Beside the rotation's parameters where the family has it there (Phi), else among them, or the context itself.
+  // Beside the rotation's parameters, with a default of its own in Phi, which hides what stands among them; else among
+  // them, as always where each kind of layer has its own (Gemma), or the context itself.
   int64_t original_context(const json& rope) const {
     const char* key = "original_max_position_embeddings";
     const auto beside = integer(config_, key), among = integer(rope, key);
-    if (type_->first_context > 0 && beside) return *beside;
-    if (among) return *among;
-    if (beside) return *beside;
+    if (beside && family_ != "gemma3") return *beside;
     if (type_->first_context > 0) return type_->first_context;
+    if (among) return *among;
     return integer(config_, "max_position_embeddings").value_or(type_->context);
   }
 

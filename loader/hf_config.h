@@ -4,14 +4,22 @@
 #include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <vector>
 
 #include "loader/checkpoint.h"
 
 namespace spillway {
 
+// A matrix of every layer that has a bias.
+struct HfBias {
+  std::string part;  // as GGUF calls it: "attn_q"
+  std::string why;   // "attention_bias is true"
+};
+
 struct HfConfig {
   std::map<std::string, MetaValue> meta;     // keys are GGUF's ("llama.block_count"), and beside them FAMILY.rope.style
   std::map<std::string, std::string> names;  // what config.json calls them, for messages
+  std::vector<HfBias> biases;                // and no others
 };
 
 // From config.json, read within bounds (loader/text/json_file.h); `path` is for messages. A key that is left out means

@@ -99,7 +99,7 @@ std::map<std::string, uint32_t> open_files(const std::string& directory, const s
     const auto number = static_cast<uint32_t>(checkpoint.files.size());
     number_of[name] = number;
     checkpoint.files.push_back(File::open_read(directory + "/" + name));
-    read_safetensors(checkpoint.files.back(), number, checkpoint.tensors);
+    read_safetensors(checkpoint.files.back(), number, checkpoint.tensors, &checkpoint.unread);
   }
   return number_of;
 }
@@ -128,6 +128,7 @@ void open_weights(const std::string& directory, Checkpoint& checkpoint) {
   for (const auto& [tensor, file] : file_of) {
     const TensorInfo* found = checkpoint.find(tensor);
     if (found != nullptr && found->extent.file == number_of[file]) continue;
+    if (found == nullptr && checkpoint.unread.contains(tensor)) continue;
     throw Error(ErrorKind::model,
                 fmt::format("{}: the tensor {} should be in {}, and is not", index, printable(tensor), file));
   }
@@ -145,6 +146,51 @@ void rename_tensors(Checkpoint& checkpoint, const std::string& family) {
     }
   }
   checkpoint.tensors = std::move(renamed);
+  std::map<std::string, std::string> unread;
+  for (auto& [name, message] : checkpoint.unread) {
+    const std::optional<std::string> known = gguf_name_of_hf(name, family);
+    if (known) unread.emplace(hf_name_of_gguf(*known, family), std::move(message));
+  }
+  checkpoint.unread = std::move(unread);
+}
+
+// The matrix that a bias belongs to: "attn_q" of "blk.3.attn_q.bias"; nothing where it is none of a layer's own.
+std::string biased_part(const std::string& name) {
+  constexpr std::string_view kLayer = "blk.", kBias = ".bias";
+  const size_t dot = name.find('.', kLayer.size());
+  if (!name.starts_with(kLayer) || !name.ends_with(kBias) || dot + kBias.size() >= name.size()) return "";
+  const std::string part = name.substr(dot + 1, name.size() - kBias.size() - dot - 1);
+  for (const char* matrix :
+       {"attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}) {
+    if (part == matrix) return part;
+  }
+  return "";
+}
+
+// Biases are those that the config asks for: others of the files are not computed with, and none may be missing.
+void settle_biases(Checkpoint& checkpoint, const std::vector<HfBias>& asked) {
+  std::string first;
+  size_t ignored = 0;
+  for (auto at = checkpoint.tensors.begin(); at != checkpoint.tensors.end();) {
+    const std::string part = biased_part(at->first);
+    const bool keep =
+        part.empty() || std::any_of(asked.begin(), asked.end(), [&](const HfBias& bias) { return bias.part == part; });
+    if (!keep && ignored++ == 0) first = printable(at->second.name);
+    at = keep ? std::next(at) : checkpoint.tensors.erase(at);
+  }
+  if (ignored > 0) {
+    checkpoint.remarks.push_back(
+        fmt::format("{}: {} of the files not asked for, and ignored, as transformers does: {}{}", checkpoint.config,
+                    ignored == 1 ? "1 bias" : fmt::format("{} biases", ignored), first, ignored == 1 ? "" : ", ..."));
+  }
+  for (int layer = 0; checkpoint.find(fmt::format("blk.{}.attn_norm.weight", layer)) != nullptr; ++layer) {
+    for (const auto& [part, why] : asked) {
+      const std::string matrix = fmt::format("blk.{}.{}", layer, part);
+      if (checkpoint.find(matrix + ".weight") == nullptr || checkpoint.has(matrix + ".bias")) continue;
+      throw Error(ErrorKind::model, fmt::format("{}: {}, but the files hold no {}", checkpoint.config, why,
+                                                checkpoint.tensor_name(matrix + ".bias")));
+    }
+  }
 }
 
 // A tied output is the embedding, whatever copy of it a file holds; one that is not tied must be there.
@@ -152,7 +198,8 @@ void settle_output(Checkpoint& checkpoint, const std::string& config) {
   const bool tied = checkpoint.integer("general.tied") != 0;
   if (tied) {
     checkpoint.tensors.erase("output.weight");
-  } else if (checkpoint.find("output.weight") == nullptr) {
+    checkpoint.unread.erase(checkpoint.tensor_name("output.weight"));
+  } else if (!checkpoint.has("output.weight")) {
     throw Error(ErrorKind::model, fmt::format("{}: tie_word_embeddings is not true, but {} holds no lm_head.weight",
                                               config, checkpoint.path()));
   }
@@ -192,6 +239,7 @@ Checkpoint open_hf_directory(const std::string& directory) {
   open_weights(directory, checkpoint);
   rename_tensors(checkpoint, checkpoint.text("general.architecture"));
   settle_output(checkpoint, checkpoint.config);
+  settle_biases(checkpoint, config.biases);
   const std::filesystem::path path = std::filesystem::weakly_canonical(directory);
   checkpoint.meta["general.name"] = path.filename().string();
   return checkpoint;

@@ -14,6 +14,14 @@ enum class HfWindow : uint8_t {
   some_layers,  // by layer_types, or a rule of the family
 };
 
+// Which of its matrices have a bias. What a file holds beside them transformers does not look at.
+enum class HfBiases : uint8_t {
+  never,
+  asked,   // where the config's flag says so (attention_bias, mlp_bias)
+  inputs,  // of attention always those of queries, keys and values, never the output's
+  always,
+};
+
 // Defaults of the configuration classes of transformers (5.24).
 struct HfType {
   const char* name;    // model_type of config.json
@@ -35,6 +43,8 @@ struct HfType {
   int64_t experts_used = 0;   // of a token
   int64_t expert_ffn = 0;     // 0: intermediate_size
   int64_t first_context = 0;  // original_max_position_embeddings; 0: max_position_embeddings
+  HfBiases attention_biases = HfBiases::never;
+  HfBiases mlp_biases = HfBiases::never;
 };
 
 // Null where it is not known.

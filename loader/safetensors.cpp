@@ -157,8 +157,7 @@ class Placer {
     const auto* type = std::find_if(std::begin(kTypes), std::end(kTypes),
                                     [&](const StoredType& known) { return known.name == *entry.dtype; });
     if (type == std::end(kTypes) || (!type->dtype && !type->passed_over)) {
-      fail(entry, kLengthBytes,
-           fmt::format("is of type {}; the types read are F32, F16 and BF16", printable(*entry.dtype)));
+      throw Error(ErrorKind::model, of_unread_type(entry));
     }
     TensorInfo tensor{.name = entry.name, .extent = extent_of(entry, *type)};
     if (!type->dtype) return {};
@@ -168,6 +167,11 @@ class Placer {
     tensor.rows = tensor.cols == 0 ? 0 : static_cast<int64_t>(tensor.extent.bytes / type->bytes) / tensor.cols;
     if (tensor.rows == 0) fail(entry, tensor.extent.offset, "is empty");
     return tensor;
+  }
+
+  std::string of_unread_type(const Entry& entry) const {
+    return message(entry, kLengthBytes,
+                   fmt::format("is of type {}; the types read are F32, F16 and BF16", printable(*entry.dtype)));
   }
 
  private:
@@ -199,9 +203,11 @@ class Placer {
     return {index_, data_start_ + begin, bytes};
   }
 
+  std::string message(const Entry& entry, uint64_t at, const std::string& what) const {
+    return fmt::format("{}: at byte {}: the tensor {} {}", file_.path(), at, printable(entry.name), what);
+  }
   [[noreturn]] void fail(const Entry& entry, uint64_t at, const std::string& what) const {
-    throw Error(ErrorKind::model,
-                fmt::format("{}: at byte {}: the tensor {} {}", file_.path(), at, printable(entry.name), what));
+    throw Error(ErrorKind::model, message(entry, at, what));
   }
 
   const File& file_;
@@ -233,7 +239,8 @@ void refuse_overlaps(const File& file, std::vector<const TensorInfo*> placed) {
 
 }  // namespace
 
-void read_safetensors(const File& file, uint32_t index, std::map<std::string, TensorInfo>& tensors) {
+void read_safetensors(const File& file, uint32_t index, std::map<std::string, TensorInfo>& tensors,
+                      std::map<std::string, std::string>* unread) {
   ByteReader reader(file, kLengthBytes + kHeaderLimit);
   const auto length = reader.value<uint64_t>("the length of the header");
   reader.need(length, "the header");
@@ -241,7 +248,10 @@ void read_safetensors(const File& file, uint32_t index, std::map<std::string, Te
   std::vector<const TensorInfo*> placed;
   for (const Entry& entry : read_entries(file, length)) {
     std::optional<TensorInfo> tensor = placer.place(entry);
-    if (!tensor) continue;
+    if (!tensor) {
+      if (unread != nullptr) unread->emplace(entry.name, placer.of_unread_type(entry));
+      continue;
+    }
     const auto [at, inserted] = tensors.emplace(entry.name, std::move(*tensor));
     if (!inserted) {
       throw Error(ErrorKind::model, fmt::format("{}: at byte {}: the tensor {} occurs twice", file.path(), kLengthBytes,

@@ -14,6 +14,8 @@ namespace spillway {
 // vector has one row; of more than two dimensions the last is the columns, the others together the rows. Tensors of
 // integers and truth values (buffers of a framework) are passed over. Everything is checked against the file before it
 // is believed; Error(model) names file and offset, and for a type that is not read the list of those that are.
-void read_safetensors(const File& file, uint32_t index, std::map<std::string, TensorInfo>& tensors);
+// `unread`: of each tensor passed over what to say where it turns out to be a weight.
+void read_safetensors(const File& file, uint32_t index, std::map<std::string, TensorInfo>& tensors,
+                      std::map<std::string, std::string>* unread = nullptr);
 
 }  // namespace spillway

@@ -21,7 +21,7 @@ class TensorTaker {
   TensorInfo vector(const std::string& name, int64_t size);
   // An empty one (cols == 0) where there is none.
   TensorInfo vector_if_any(const std::string& name, int64_t size);
-  bool has(const std::string& name) const { return checkpoint_.find(name) != nullptr; }
+  bool has(const std::string& name) const { return checkpoint_.has(name); }
   void refuse_the_rest() const;
 
  private:

@@ -35,6 +35,11 @@ std::string format_bytes(uint64_t bytes) {
   return scaled(static_cast<double>(bytes), 1024.0, kUnits, 7);
 }
 
+std::string format_bytes_beside(uint64_t bytes, uint64_t other) {
+  const std::string text = format_bytes(bytes);
+  return text == format_bytes(other) ? fmt::format("{} ({} bytes)", text, bytes) : text;
+}
+
 std::string format_speed(double bytes_per_second) {
   static constexpr const char* kUnits[] = {"B/s", "kB/s", "MB/s", "GB/s", "TB/s"};
   return scaled(bytes_per_second, 1000.0, kUnits, 5);

@@ -63,11 +63,11 @@ class LayerSplit {
           " layers 0 to {} on the CPU need {} of host memory beside what the device needs of it ({} in "
           "all), but --host-mem is {};",
           layers_ - device_layers - 1, format_bytes(halves.cpu_sizes.least_device(0, disk_budget())),
-          format_bytes(host), format_bytes(host_budget()));
+          format_bytes_beside(host, host_budget()), format_bytes_beside(host_budget(), host));
     }
     if (device > device_budget()) {
       text += fmt::format(" {} layers on the device need {}, but --device-mem is {};", device_layers,
-                          format_bytes(device), format_bytes(device_budget()));
+                          format_bytes_beside(device, device_budget()), format_bytes_beside(device_budget(), device));
     }
     throw Error(ErrorKind::fit, text + " nearest fit: " + nearest(device_layers, host, device));
   }

@@ -18,6 +18,10 @@ namespace {
 constexpr uint64_t kMiB = 1024 * 1024;
 
 std::string mib(uint64_t bytes) { return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / kMiB); }
+// What is needed, in bytes too where a budget beside it would read alike.
+std::string needed_mib(uint64_t needed, uint64_t budget) {
+  return mib(needed) == mib(budget) ? fmt::format("{} ({} bytes)", mib(needed), needed) : mib(needed);
+}
 uint64_t whole_mib(uint64_t bytes) { return align_up(bytes, kMiB); }
 
 // The least value in (refused, fits] that fits; what is above it fits too.
@@ -94,7 +98,7 @@ class NearestFit {
     return fmt::format(
         "--device-mem is {} ({} bytes), but at least {} is needed ({} {}, workspace of {} rows {}, weights {}, KV of "
         "{} positions {}{})",
-        mib(device_budget_), device_budget_, mib(device_needed_),
+        mib(device_budget_), device_budget_, needed_mib(device_needed_, device_budget_),
         in_.device.host_addressable() ? "process" : "CUDA context", mib(process), sizes_.chunk,
         mib(sizes_.device_fixed() - process - choosing), mib(sizes_.least_weights()), sizes_.context, mib(kv),
         selection);
@@ -103,7 +107,7 @@ class NearestFit {
   std::string host_text() const {
     const uint64_t process = process_on(false);
     return fmt::format("--host-mem is {} ({} bytes), but at least {} is needed (process {}, staging and inputs {})",
-                       mib(host_budget_), host_budget_, mib(host_needed_), mib(process), mib(host_needed_ - process));
+                       mib(host_budget_), host_budget_, needed_mib(host_needed_, host_budget_), mib(process), mib(host_needed_ - process));
   }
 
   // ", or -c N" where a shorter context alone would do.

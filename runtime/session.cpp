@@ -39,9 +39,10 @@ uint64_t default_budget(uint64_t free, const Headroom& headroom) {
 // A budget is the user's word, but what is not there cannot be reserved.
 void check_memory(const char* kind, const char* flags, uint64_t need, uint64_t free) {
   if (need <= free) return;
-  throw Error(ErrorKind::fit, fmt::format("does not fit: the plan takes {} of {}, but {} are free here; nearest fit: a "
-                                          "budget ({}) below that, or a smaller -c",
-                                          format_bytes(need), kind, format_bytes(free), flags));
+  throw Error(ErrorKind::fit,
+              fmt::format("does not fit: the plan takes {} of {}, but {} are free here; nearest fit: a "
+                          "budget ({}) below that, or a smaller -c",
+                          format_bytes_beside(need, free), kind, format_bytes_beside(free, need), flags));
 }
 
 // Memory of the machine, and of the device where it has its own, that this process could have in all.

@@ -174,7 +174,7 @@ void add_tools(Body& body, ordered_json& variables) {
   if (choice != nullptr && *choice != "auto" && *choice != "none") {
     throw LineFault("unsupported", "body.tool_choice: only \"auto\" and \"none\" are served");
   }
-  const bool wanted = tools != nullptr && !tools->empty() && (choice == nullptr || *choice == "auto");
+  const bool wanted = tools != nullptr && (choice == nullptr || *choice == "auto");
   if (wanted) variables["tools"] = *tools;
   const ordered_json* more = body.find("chat_template_kwargs");
   if (more == nullptr) return;

@@ -63,7 +63,7 @@ void JsonPretokenizer::add_byte_level(const JsonFields& step) {
   if (step.flag("add_prefix_space", true)) {
     steps_.emplace_back([](Pieces& pieces, bool) {
       for (std::string_view& piece : pieces.list) {
-        if (white_begin(piece) == 0) piece = pieces.written.emplace_back(" " + std::string(piece));
+        if (!piece.starts_with(' ')) piece = pieces.written.emplace_back(" " + std::string(piece));
       }
     });
   }

@@ -155,13 +155,15 @@ std::string normalized(std::string_view text, NormalForm form) {
 }
 
 std::string lowercase(std::string_view text) {
+  constexpr uint32_t kDottedI = 0x130, kDotAbove = 0x307;
   std::string out;
   out.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
     const std::string_view character = first_character(text.substr(at));
     SPILLWAY_CHECK(!character.empty());
-    const auto lower = utf8proc_tolower(static_cast<utf8proc_int32_t>(code_point(character)));
-    append_utf8(static_cast<uint32_t>(lower), out);
+    const uint32_t point = code_point(character);
+    append_utf8(static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(point))), out);
+    if (point == kDottedI) append_utf8(kDotAbove, out);  // the one character whose lower case is two
     at += character.size();
   }
   return out;

@@ -25,6 +25,7 @@ std::string_view without_white_end(std::string_view text);
 enum class NormalForm { nfc, nfd, nfkc, nfkd };
 // Of well-formed UTF-8 (Unicode Standard Annex 15). n log n in the longest run of combining marks, else linear.
 std::string normalized(std::string_view text, NormalForm form);
+// Character by character, of which each keeps its own: no rule looks at what stands around (a final sigma).
 std::string lowercase(std::string_view text);
 
 }  // namespace spillway

@@ -114,6 +114,8 @@ TEST(BatchLine, ToolsReachTheTemplateInTheirOrderAndCallsAreOpened) {
   EXPECT_THAT(request.variables, HasSubstr(R"("enable_thinking":false)"));
   const json none{{"tools", {{{"type", "function"}}}}, {"tool_choice", "none"}};
   EXPECT_THAT(read_request_line(chat(none)).variables, ::testing::Not(HasSubstr("tools")));
+  // Templates ask whether there is a list, and get what transformers would give them.
+  EXPECT_THAT(read_request_line(chat({{"tools", json::array()}})).variables, HasSubstr(R"("tools":[])"));
 }
 
 TEST(BatchLine, PromptsMayBeIds) {

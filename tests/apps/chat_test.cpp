@@ -116,6 +116,31 @@ TEST_F(Chat, HistoryOutlivesTheProgram) {
   EXPECT_EQ(terminal.wait(), 0);
 }
 
+TEST_F(Chat, AMessageOfSeveralLinesIsOneOfTheHistory) {
+  const std::string kept = "one\\012two\n";  // as libedit writes a line's end
+  {
+    Terminal terminal(arguments({"-c", "1024", "-n", "2"}), state());
+    ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();
+    terminal.type("one\\\r");
+    ASSERT_TRUE(terminal.expect("| ")) << terminal.shown();
+    terminal.type("two\r");
+    ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();
+    terminal.type("\x04");
+    EXPECT_EQ(terminal.wait(), 0) << terminal.shown();
+  }
+  EXPECT_THAT(history(), ::testing::EndsWith("\n" + kept));
+  Terminal terminal(arguments({"-c", "1024", "-n", "2"}), state());
+  ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();
+  terminal.type("\x1b[A");
+  ASSERT_TRUE(terminal.expect("one")) << terminal.shown();
+  ASSERT_TRUE(terminal.expect("two")) << terminal.shown();
+  terminal.type(" more\r");
+  ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();
+  terminal.type("/exit\r");
+  EXPECT_EQ(terminal.wait(), 0);
+  EXPECT_THAT(history(), HasSubstr("\n" + kept + "one\\012two\\040more\n"));
+}
+
 TEST_F(Chat, AFillingContextIsSaidInTime) {
   Terminal terminal(arguments({"-c", "128", "-n", "30"}), state());
   ASSERT_TRUE(terminal.expect("> ")) << terminal.shown();

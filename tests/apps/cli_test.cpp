@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <set>
 #include <thread>
 
@@ -390,6 +391,32 @@ TEST_F(Cli, SmallerChunksThatWouldHoldMoreAreSaid) {
   auto chosen = some;
   chosen.insert(chosen.end(), {"-ub", "512"});
   EXPECT_THAT(run(chosen).err, ::testing::Not(HasSubstr("-ub")));
+}
+
+// Of a budget that is a few bytes short, and what is needed, the bytes stand beside both.
+TEST_F(Cli, ABudgetThatReadsLikeTheNeedIsToldApart) {
+  SKIP_UNDER_SANITIZERS();
+  // Of a refusal: the budget, the need, and the need's bytes where they stand there.
+  const auto numbers_of = [&](uint64_t budget) -> std::vector<std::string> {
+    const Result result = run({"plan", "-m", model_, "-c", "512", "--device-mem", std::to_string(budget)});
+    if (result.exit_code == 0) return {};
+    const std::regex pattern(R"(is ([0-9.]+) MiB \([0-9]+ bytes\), but at least ([0-9.]+) MiB( \([0-9]+ bytes\))? is)");
+    std::smatch match;
+    EXPECT_TRUE(std::regex_search(result.err, match, pattern)) << result.err;
+    return {match[1], match[2], match[3]};
+  };
+  const std::vector<std::string> first = numbers_of(1 << 20);
+  ASSERT_EQ(first.size(), 3u);
+  EXPECT_EQ(first[2], "") << "they differ in MiB";
+  const auto needed = static_cast<uint64_t>(std::stod(first[1]) * (1 << 20));
+  int alike = 0;
+  for (uint64_t less = 0; less < 20; ++less) {
+    const std::vector<std::string> found = numbers_of(needed + (100 << 10) - less * (10 << 10));
+    if (found.empty()) continue;
+    EXPECT_EQ(found[0] == found[1], !found[2].empty()) << found[0] << " of " << found[1] << found[2];
+    alike += found[0] == found[1];
+  }
+  EXPECT_GT(alike, 0);
 }
 
 TEST_F(Cli, LayersAreDividedByNumberOrWord) {

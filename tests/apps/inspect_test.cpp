@@ -70,6 +70,23 @@ TEST_F(Inspect, AFamilyThatCannotBeRunIsStillShown) {
   EXPECT_THAT(result.out, HasSubstr("problem"));
 }
 
+TEST_F(Inspect, WhatOfTheFilesIsIgnoredIsSaid) {
+  namespace fs = std::filesystem;
+  const fs::path folder = program_.folder() / "biased";
+  fs::copy(fs::path(SPILLWAY_TEST_DATA).parent_path().parent_path() / "runtime/data/hf/qwen2", folder);
+  auto config = nlohmann::json::parse(read_file(folder / "config.json"));
+  config["model_type"] = "llama";  // which has no biases unless its config says so
+  program_.write("biased/config.json", config.dump());
+  const auto json = nlohmann::json::parse(program_.run({"inspect", folder.string(), "--json"}).out);
+  ASSERT_EQ(json["remarks"].size(), 1u);
+  const std::string remark = json["remarks"][0];
+  EXPECT_THAT(remark, HasSubstr("biases of the files not asked for, and ignored"));
+  EXPECT_THAT(program_.run({"inspect", folder.string()}).out, HasSubstr("remark       " + remark));
+  const Result run = program_.run({"score", "-m", folder.string(), "--tokens", "1,2,3"});
+  EXPECT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.err, HasSubstr(remark + "\n"));
+}
+
 TEST_F(Inspect, WhatIsNoModelIsRefused) {
   const Result result = program_.run({"inspect", program_.write("text.gguf", "no model at all")});
   EXPECT_EQ(result.exit_code, 3);

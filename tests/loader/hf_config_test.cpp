@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/check.h"
+#include "loader/hf_names.h"
 
 namespace spillway {
 namespace {
@@ -33,6 +34,17 @@ class Facts {
   }
   std::string text(const std::string& key) const { return std::get<std::string>(read_.meta.at(family_ + "." + key)); }
   bool tied() const { return std::get<bool>(read_.meta.at("general.tied")); }
+
+  // Of the first layer, as the files call its parts.
+  std::vector<std::string> biases() const {
+    std::vector<std::string> found;
+    for (const HfBias& bias : read_.biases) {
+      const std::string name = hf_name_of_gguf("blk.0." + bias.part + ".bias", family_), layer = ".layers.0.";
+      const size_t begin = name.find(layer) + layer.size();
+      found.push_back(name.substr(begin, name.rfind('.') - begin));
+    }
+    return found;
+  }
 
   // As the model's specification reads them, layer by layer.
   std::vector<int64_t> windows(int64_t layers) const {
@@ -66,6 +78,12 @@ void expect_same(const Facts& facts, const json& golden) {
             golden["head_dim"].get<double>());
   EXPECT_EQ(facts.has("attention.head_count_kv") ? facts.number("attention.head_count_kv") : heads,
             golden["kv_heads"].get<double>());
+  EXPECT_THAT(facts.biases(), testing::UnorderedElementsAreArray(golden["biases"].get<std::vector<std::string>>()));
+  if (golden.contains("rotated")) {
+    const bool part = facts.has("rope.dimension_count");
+    EXPECT_EQ(part ? facts.number("rope.dimension_count") : golden["head_dim"].get<double>(),
+              golden["rotated"].get<double>());
+  }
   const std::pair<const char*, const char*> numbers[] = {{"layers", "block_count"},
                                                          {"hidden", "embedding_length"},
                                                          {"ffn", "feed_forward_length"},
@@ -96,7 +114,7 @@ void expect_same(const Facts& facts, const json& golden) {
 
 TEST(HfConfigTest, WhatAFileLeavesOutIsWhatItIsToTransformers) {
   const json golden = json::parse(std::ifstream(SPILLWAY_TEST_DATA "/hf_configs.json"));
-  ASSERT_GE(golden.size(), 40u);
+  ASSERT_GE(golden.size(), 50u);
   for (const auto& [name, one] : golden.items()) {
     SCOPED_TRACE(name);
     expect_same(Facts(one["config"]), one["facts"]);
@@ -154,6 +172,23 @@ TEST(HfConfigTest, WhatIsNotComputedIsRefused) {
       refused(config_of("llama", {{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 2}, {"truncate", false}}}})),
       HasSubstr("rope_scaling.truncate is false"));
   EXPECT_THAT(refused(config_of("llama", {{"rope_scaling", 3}})), HasSubstr("rope_scaling is no object"));
+  EXPECT_THAT(refused(config_of("llama", {{"attention_bias", 1}})), HasSubstr("attention_bias is neither true nor"));
+  // transformers has angles for a part of each head then, and fails.
+  const json linear{{"rope_type", "linear"}, {"factor", 2.0}}, key{{"partial_rotary_factor", 0.5}};
+  json inside = linear;
+  inside.update(key);
+  for (const char* type : {"llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"}) {
+    json beside{{"rope_scaling", linear}};
+    beside.update(key);
+    for (const json& more : {json{{"rope_scaling", inside}}, beside}) {
+      EXPECT_THAT(refused(config_of(type, more)),
+                  HasSubstr(std::string("partial_rotary_factor is 0.5 where rope_scaling.rope_type is \"linear\"; a ") +
+                            type + " rotates whole heads"));
+    }
+  }
+  EXPECT_THAT(refused(config_of("gemma3_text", {{"rope_parameters", {{"full_attention", inside}}}})),
+              HasSubstr("partial_rotary_factor is 0.5 where rope_parameters.full_attention.rope_type is \"linear\""));
+  EXPECT_THAT(refused(config_of("phi3", {{"partial_rotary_factor", 1.5}})), HasSubstr("between 0 and 1"));
 }
 
 // What LongRoPE's magnitude follows from: the stretch that a file says, else that of its contexts.

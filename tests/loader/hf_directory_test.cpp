@@ -8,8 +8,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "loader/hf_names.h"
 #include "loader/model_spec.h"
@@ -55,6 +57,28 @@ class HfDirectory : public testing::Test {
     folder_.write("config.json", config.dump());
     return refused();
   }
+
+  // Writes the weights of a model of one file again, with zeros behind them; `change` is given the header, and where in
+  // the data the zeros begin.
+  void write_weights(const std::string& name, const std::function<void(json&, size_t)>& change,
+                     size_t zeros = 1 << 12) {
+    std::ifstream file(kModels / name / "model.safetensors", std::ios::binary);
+    const std::string bytes(std::istreambuf_iterator<char>(file), {});
+    uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), sizeof length);
+    json header = json::parse(bytes.substr(sizeof length, length));
+    const std::string data = bytes.substr(sizeof length + length);
+    change(header, data.size());
+    std::string text = header.dump();
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    length = text.size();
+    folder_.write("model.safetensors", std::string(reinterpret_cast<const char*>(&length), sizeof length) + text +
+                                           data + std::string(zeros, '\0'));
+  }
+  static json zeros_at(size_t at, size_t count) {
+    return {{"dtype", "F32"}, {"shape", {count}}, {"data_offsets", {at, at + 4 * count}}};
+  }
+  static std::string integers_of(const json& tensor) { return tensor["dtype"] == "F32" ? "I32" : "I16"; }
 
   TemporaryFolder folder_;
 };
@@ -133,26 +157,14 @@ TEST_F(HfDirectory, AModelOfTextAndImages) {
   const json inner = take("gemma3");
   const Checkpoint alone = open_model(folder_.path());
   folder_.write("config.json", json{{"model_type", "gemma3"}, {"text_config", inner}}.dump());
-  std::ifstream file(kModels / "gemma3" / "model.safetensors", std::ios::binary);
-  const std::string bytes(std::istreambuf_iterator<char>(file), {});
-  uint64_t length = 0;
-  std::memcpy(&length, bytes.data(), sizeof length);
-  json header;
-  const json own = json::parse(bytes.substr(sizeof length, length));
-  for (const auto& [name, tensor] : own.items()) {
-    header[name.starts_with("model.") ? "language_model." + name : name] = tensor;
-  }
-  const size_t data = bytes.size() - sizeof length - length;
-  const auto beside = [&](const std::string& name, size_t at) {
-    header[name] = {{"dtype", "F32"}, {"shape", {1}}, {"data_offsets", {at, at + 4}}};
-  };
-  beside("vision_tower.vision_model.embeddings.patch_embedding.bias", data);
-  beside("multi_modal_projector.mm_input_projection_weight", data + 4);
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  length = text.size();
-  folder_.write("model.safetensors", std::string(reinterpret_cast<const char*>(&length), sizeof length) + text +
-                                         bytes.substr(bytes.size() - data) + std::string(8, '\0'));
+  write_weights("gemma3", [](json& header, size_t end) {
+    const json own = std::exchange(header, json::object());
+    for (const auto& [name, tensor] : own.items()) {
+      header[name.starts_with("model.") ? "language_model." + name : name] = tensor;
+    }
+    header["vision_tower.vision_model.embeddings.patch_embedding.bias"] = zeros_at(end, 1);
+    header["multi_modal_projector.mm_input_projection_weight"] = zeros_at(end + 4, 1);
+  });
   const Checkpoint whole = open_model(folder_.path());
   EXPECT_EQ(read_model_spec(whole).layers.size(), read_model_spec(alone).layers.size());
   ASSERT_EQ(whole.tensors.size(), alone.tensors.size());
@@ -217,6 +229,78 @@ TEST_F(HfDirectory, AnOutputThatIsNotThere) {
   json config = take("mistral");  // tied
   config.erase("tie_word_embeddings");
   EXPECT_THAT(refused_with(config), AllOf(HasSubstr("tie_word_embeddings is not true"), HasSubstr("lm_head.weight")));
+}
+
+// transformers makes no parameter of a bias that the config does not ask for, and looks at none in the file.
+TEST_F(HfDirectory, BiasesAreThoseThatTheConfigAsksFor) {
+  json config = take("llama");
+  const auto with_biases = [](json& header, size_t end) {
+    header["model.layers.1.self_attn.q_proj.bias"] = zeros_at(end, 3);
+    header["model.layers.0.mlp.gate_proj.bias"] = zeros_at(end + 12, 3);
+  };
+  EXPECT_THAT(open_model(folder_.path()).remarks, testing::IsEmpty());
+  write_weights("llama", with_biases);
+  const Checkpoint llama = open_model(folder_.path());
+  EXPECT_EQ(read_model_spec(llama).layers[1].q_bias.cols, 0);
+  EXPECT_THAT(llama.remarks, testing::ElementsAre(folder_.path() +
+                                                  "/config.json: 2 biases of the files not asked for, and ignored, as "
+                                                  "transformers does: model.layers.0.mlp.gate_proj.bias, ..."));
+  config["mlp_bias"] = true;
+  EXPECT_THAT(refused_with(config),
+              HasSubstr("mlp_bias is true, but the files hold no model.layers.0.mlp.up_proj.bias"));
+  config["mlp_bias"] = false;
+  config["attention_bias"] = true;
+  EXPECT_THAT(refused_with(config), AllOf(HasSubstr("config.json: attention_bias is true, but the files hold no "),
+                                          testing::EndsWith("no model.layers.0.self_attn.q_proj.bias")));
+}
+
+// Whatever the config says.
+TEST_F(HfDirectory, BiasesOfQwen2) {
+  json config = take("qwen2");
+  config["attention_bias"] = false;
+  folder_.write("config.json", config.dump());
+  write_weights("qwen2",
+                [](json& header, size_t end) { header["model.layers.0.self_attn.o_proj.bias"] = zeros_at(end, 3); });
+  const Checkpoint checkpoint = open_model(folder_.path());
+  const LayerTensors layer = read_model_spec(checkpoint).layers[0];
+  EXPECT_GT(layer.q_bias.cols, 0);
+  EXPECT_EQ(layer.attn_out_bias.cols, 0);
+  EXPECT_THAT(checkpoint.remarks, testing::ElementsAre(testing::EndsWith(
+                                      "1 bias of the files not asked for, and ignored, as transformers does: "
+                                      "model.layers.0.self_attn.o_proj.bias")));
+  write_weights("qwen2", [](json& header, size_t) { header.erase("model.layers.0.self_attn.k_proj.bias"); });
+  EXPECT_THAT(refused(), HasSubstr("a qwen2 has it, but the files hold no model.layers.0.self_attn.k_proj.bias"));
+}
+
+// Buffers of integers are passed over; a weight of them is there, and not read.
+TEST_F(HfDirectory, WeightsOfIntegersAreNamedWithTheirType) {
+  for (const auto& [model, name] :
+       {std::pair("llama", "model.layers.0.mlp.up_proj.weight"), std::pair("llama", "lm_head.weight"),
+        std::pair("llama", "model.norm.weight"), std::pair("qwen2", "model.layers.1.self_attn.k_proj.bias"),
+        std::pair("mixtral", "model.layers.0.block_sparse_moe.gate.weight"),
+        std::pair("mixtral", "model.layers.1.block_sparse_moe.experts.0.w1.weight")}) {
+    json config = take(model);
+    config["tie_word_embeddings"] = std::string(model) == "llama" ? false : config.value("tie_word_embeddings", false);
+    folder_.write("config.json", config.dump());
+    std::string type;
+    write_weights(model, [&, name = name](json& header, size_t end) {
+      if (!header.contains(name)) header[name] = zeros_at(end, 4);
+      type = integers_of(header[name]);
+      header[name]["dtype"] = type;
+    });
+    EXPECT_THAT(refused(), HasSubstr(std::string("model.safetensors: at byte 8: the tensor ") + name + " is of type " +
+                                     type + "; the types read are F32, F16 and BF16"));
+  }
+  // A tied output is not read.
+  json config = take("llama");
+  config["tie_word_embeddings"] = true;
+  folder_.write("config.json", config.dump());
+  write_weights("llama", [](json& header, size_t end) {
+    header["lm_head.weight"] = zeros_at(end, 4);
+    header["lm_head.weight"]["dtype"] = "I32";
+    header["model.embeddings.position_ids"] = header["lm_head.weight"];
+  });
+  EXPECT_TRUE(read_model_spec(open_model(folder_.path())).tied);
 }
 
 // As Gemma 3's: no fault until a text has the token.

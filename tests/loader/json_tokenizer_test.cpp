@@ -106,6 +106,31 @@ TEST_F(JsonTokenizer, VocabularyAndMergesInTwoFiles) {
   EXPECT_TRUE(tokenizer->is_end(0));
 }
 
+// As the tokenizers library has it: other white space than ' ' at the beginning counts for none.
+TEST_F(JsonTokenizer, APrefixedSpaceIsLeftOutWhereTheTextBeginsWithOne) {
+  file_ = json::parse(std::ifstream(kData / "hf_opt" / "tokenizer.json"));
+  const auto plain = read();
+  ASSERT_EQ(file_["pre_tokenizer"]["type"], "ByteLevel");
+  file_["pre_tokenizer"]["add_prefix_space"] = true;
+  const auto prefixed = read();
+  for (const std::string text : {"Hi", "\nHi", "\tHi", "\u00a0Hi", "\u3000Hi"}) {
+    EXPECT_EQ(prefixed->encode(text, false, false), plain->encode(" " + text, false, false)) << text;
+  }
+  EXPECT_EQ(prefixed->encode(" Hi", false, false), plain->encode(" Hi", false, false));
+  EXPECT_EQ(prefixed->encode("\nHi", false, false), (std::vector<int32_t>{220, 198, 39, 72}));
+}
+
+// Of Unicode's special casings the one that needs no context.
+TEST_F(JsonTokenizer, LowercaseIsThatOfEachCharacter) {
+  file_ = json::parse(std::ifstream(kData / "hf_opt" / "tokenizer.json"));
+  const auto plain = read();
+  file_["normalizer"] = {{"type", "Lowercase"}};
+  const auto lower = read();
+  EXPECT_EQ(lower->encode("a\u0130b \u0130", false, false), plain->encode("ai\u0307b i\u0307", false, false));
+  EXPECT_EQ(lower->encode("\u0391\u03a3 \u03a3.", false, false), plain->encode("\u03b1\u03c3 \u03c3.", false, false));
+  EXPECT_EQ(lower->encode("a\u0130b", false, false), (std::vector<int32_t>{300, 136, 229, 65}));
+}
+
 TEST_F(JsonTokenizer, RefusesWhatItDoesNotKnowByName) {
   file_["normalizer"] = {{"type", "Nmt"}};
   EXPECT_THAT(refused(), testing::AllOf(HasSubstr("normalizer"), HasSubstr("\"Nmt\""), HasSubstr("known: Sequence")));

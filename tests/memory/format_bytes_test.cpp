@@ -19,6 +19,11 @@ TEST(FormatBytesTest, Bytes) {
   EXPECT_EQ(format_bytes(UINT64_MAX), "16 EiB");
 }
 
+TEST(FormatBytesTest, WhatWouldReadAlike) {
+  EXPECT_EQ(format_bytes_beside(4ull << 30, 5ull << 30), "4 GiB");
+  EXPECT_EQ(format_bytes_beside(4ull << 30, (4ull << 30) - 1), "4 GiB (4294967296 bytes)");
+}
+
 TEST(FormatBytesTest, Speed) {
   EXPECT_EQ(format_speed(0), "0 B/s");
   EXPECT_EQ(format_speed(750e6), "750 MB/s");
