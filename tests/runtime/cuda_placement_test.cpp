@@ -202,7 +202,9 @@ TEST_F(CudaPlacement, NeverChangesTheLogitsOfPackedKv) {
   for (const KvCodec codec : {KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCodec::kivi2}) {
     if (kSanitized && codec != KvCodec::q8 && codec != KvCodec::kivi2) continue;
     const TinyModelOptions& model = codec == KvCodec::kivi2 ? tiny(2) : codec == KvCodec::q4 ? deep : wide;
-    run_cases(model, kShortPrompt, (kCasesPerModel + 1) / 2, codec);
+    // As much is packed of any: the newest pages of KIVI's codecs are not, and stay on the device.
+    const int newest = newest_rows(codec) * kPageTokens;
+    run_cases(model, kShortPrompt + newest, (kCasesPerModel + 1) / 2, codec);
   }
   if (!kSanitized) run_cases(tiny(1), kLongPrompt, 1, KvCodec::kivi4);
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
