@@ -96,12 +96,6 @@ int positions_of(const BenchFlags& flags) {
   return static_cast<int>(std::min<int64_t>(wanted, INT32_MAX));  // more is refused by name
 }
 
-// Room for all sequences, of which each takes as many positions as -c says, or the tests.
-Options shared_by(const Options& options, int parallel, int positions) {
-  const int own = static_cast<int>(align_up(std::max(positions, options.context), kPageTokens));
-  return batch_options(options, {.positions = own}, parallel);
-}
-
 class Bench {
  public:
   Bench(const BenchFlags& flags, Running& running) : flags_(flags), running_(running) {}
@@ -378,10 +372,7 @@ Command add_bench(CLI::App& app) {
   return [flags] {
     if (flags->run.json) flags->output = "json";
     const int positions = positions_of(*flags);
-    if (flags->parallel > 1) {
-      if (!flags->run.plan.empty()) throw Error(ErrorKind::usage, "--parallel: not of a plan from a file (--plan)");
-      flags->run.options = shared_by(flags->run.options, flags->parallel, positions);
-    }
+    if (flags->parallel > 1) flags->run.share(flags->parallel, positions);
     Running running(flags->run,
                     {.logit_rows = flags->parallel, .text = !flags->text.empty(), .sequences = flags->parallel});
     return Bench(*flags, running).run(positions);

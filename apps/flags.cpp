@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cerrno>
 #include <charconv>
@@ -22,6 +23,8 @@
 #include "kernels/check.h"
 #include "kernels/cpu/free_memory.h"
 #include "memory/format_bytes.h"
+#include "memory/kv/layout.h"
+#include "runtime/batch_plan.h"
 #include "runtime/free_disk.h"
 
 namespace spillway {
@@ -230,6 +233,12 @@ void RunFlags::resolve_disk(Options& result) const {
     refuse_no_folder("--disk-dir", result.disk_directory);
   }
   result.disk_bytes = parse_bytes("--disk-mem", *disk_mem, free_disk_bytes(result.disk_directory));
+}
+
+void RunFlags::share(int parallel, int positions) {
+  if (!plan.empty()) throw Error(ErrorKind::usage, "--parallel: not of a plan from a file (--plan)");
+  const auto own = align_up(static_cast<uint64_t>(std::max(positions, options.context)), kPageTokens);
+  options = batch_options(options, {.positions = static_cast<int>(own)}, parallel);
 }
 
 Options RunFlags::resolve() const {

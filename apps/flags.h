@@ -38,6 +38,9 @@ struct RunFlags {
   void add_policy(CLI::App& command);
   // What of the device it may take for that.
   void add_kv_budget(CLI::App& command);
+  // --parallel: options of so many sequences that share passes, each of as many positions as -c says, and at least
+  // `positions`. Throws Error(usage) with a plan from a file.
+  void share(int parallel, int positions);
   // The options but for the budgets of memory, with the strings understood. Throws Error(usage) naming the flag.
   Options resolve() const;
   // The budgets, which may be shares of what is free where the model will run. Returns a line for each that is more.

@@ -18,14 +18,6 @@ struct PlanFlags {
   int parallel = 1;
 };
 
-void share(PlanFlags& flags) {
-  Options& options = flags.run.options;
-  if (!flags.run.plan.empty()) throw Error(ErrorKind::usage, "--parallel: not of a plan from a file (--plan)");
-  if (options.context == 0) throw Error(ErrorKind::usage, "--parallel: -c says how many positions each takes");
-  const int own = static_cast<int>(align_up(static_cast<uint64_t>(options.context), kPageTokens));
-  options = batch_options(options, {.positions = own}, flags.parallel);
-}
-
 }  // namespace
 
 Command add_plan(CLI::App& app) {
@@ -39,7 +31,12 @@ Command add_plan(CLI::App& app) {
       ->capture_default_str();
   flags->run.add(*command, Runs::nothing);
   return [flags] {
-    if (flags->parallel > 1) share(*flags);
+    if (flags->parallel > 1) {
+      if (flags->run.options.context == 0) {
+        throw Error(ErrorKind::usage, "--parallel: -c says how many positions each takes");
+      }
+      flags->run.share(flags->parallel, 0);
+    }
     Running running(flags->run, {.logit_rows = flags->parallel,
                                  .only_planned = true,
                                  .text = false,

@@ -25,7 +25,6 @@ class BatchRun {
         hooks_(hooks),
         positions_(options.most_positions > 0 ? std::min(options.most_positions, engine.plan().positions)
                                               : engine.plan().positions),
-        places_(limits(engine, options).sequences),
         schedule_(limits(engine, options)),
         drawers_(options.threads) {}
 
@@ -197,7 +196,7 @@ class BatchRun {
 
   void count(const PassLoad& load, double seconds) {
     ++report_.steps;
-    if (schedule_.waiting() > 0) ++(schedule_.running() < places_ ? report_.short_of_pages : report_.short_of_places);
+    if (schedule_.waiting() > 0) ++(schedule_.has_place() ? report_.short_of_pages : report_.short_of_places);
     report_.decode_rows += load.decoded;
     report_.prefill_rows += load.prefilled;
     decode_passes_ += load.decoded > 0 ? 1 : 0;
@@ -249,7 +248,6 @@ class BatchRun {
   const BatchOptions& options_;
   const BatchHooks& hooks_;
   const int positions_;
-  const int places_;
   BatchSchedule schedule_;
   Team drawers_;
   std::map<RequestId, Running> running_;  // and waiting

@@ -66,7 +66,7 @@ bool BatchSchedule::place(Request& request) {
 // First come, first served: what is behind one that has no room waits too, or the large ones would wait for ever.
 std::vector<RequestId> BatchSchedule::admit() {
   std::vector<RequestId> admitted;
-  while (!waiting_.empty() && running() < limits_.sequences && place(waiting_.front())) {
+  while (!waiting_.empty() && has_place() && place(waiting_.front())) {
     running_.push_back(std::move(waiting_.front()));
     running_.back().last_pass = passes_;
     waiting_.pop_front();

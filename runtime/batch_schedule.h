@@ -49,7 +49,7 @@ class BatchSchedule {
   explicit BatchSchedule(ScheduleLimits limits);
 
   // Whether one more request would be looked at now.
-  bool wants_more() const { return waiting_.empty() && running() < limits_.sequences; }
+  bool wants_more() const { return waiting_.empty() && has_place(); }
   // positions: of the prompt and its answer at most; they must fit the pages. The prompt stays where it is.
   void add(RequestId request, std::span<const int32_t> prompt, int positions);
   // Those that have room now begin to run; returns them.
@@ -65,6 +65,8 @@ class BatchSchedule {
   void end(RequestId request);
 
   int running() const { return static_cast<int>(running_.size()); }
+  // Whether one more may run, if there are pages for it.
+  bool has_place() const { return running() < limits_.sequences; }
   int waiting() const { return static_cast<int>(waiting_.size()); }
   int pages_used() const { return limits_.pages - static_cast<int>(free_.size()); }
   int64_t tokens_shared() const { return tokens_shared_; }

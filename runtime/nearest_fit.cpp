@@ -59,7 +59,8 @@ class NearestFit {
     if (device_short() && host_short()) text += "; ";
     if (host_short()) text += host_text();
     text += "; nearest fit:";
-    if (device_short()) text += fmt::format(" --device-mem {}MiB", enough(device_offer(host_enough_), process_on(true)) / kMiB);
+    if (device_short())
+      text += fmt::format(" --device-mem {}MiB", enough(device_offer(host_enough_), process_on(true)) / kMiB);
     if (host_short()) text += fmt::format(" --host-mem {}MiB", host_enough_ / kMiB);
     return text + shorter_context() + smaller_chunk() + more_host() + more_disk();
   }
@@ -107,7 +108,8 @@ class NearestFit {
   std::string host_text() const {
     const uint64_t process = process_on(false);
     return fmt::format("--host-mem is {} ({} bytes), but at least {} is needed (process {}, staging and inputs {})",
-                       mib(host_budget_), host_budget_, needed_mib(host_needed_, host_budget_), mib(process), mib(host_needed_ - process));
+                       mib(host_budget_), host_budget_, needed_mib(host_needed_, host_budget_), mib(process),
+                       mib(host_needed_ - process));
   }
 
   // ", or -c N" where a shorter context alone would do.

@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint64_t kPlenty = 1ull << 30;
 constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
-constexpr int kDecoded = 5;  // a page closes on the way
+constexpr int kDecoded = 5;                               // a page closes on the way
 
 #ifdef SPILLWAY_SANITIZED
 constexpr int kPages = 2, kCases = 1;

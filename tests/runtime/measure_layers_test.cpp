@@ -45,6 +45,22 @@ class MeasureLayersTest : public ::testing::Test {
                         .progress = [&](std::string_view line) { said_.emplace_back(line); }});
   }
 
+  // Of a machine on which the model's layers took so long.
+  static Limits limits_of(const Model& model, const LayerTimes& measured) {
+    Limits limits{
+        .disk_read = 1e9, .link = 1e10, .weight_bytes = 1e10, .prefill_flops = 1e11, .kv_bytes = 1e30, .call_s = 2e-6};
+    calibrate(limits, model.spec, model.checkpoint, measured);
+    return limits;
+  }
+  Plan plan_of(const Model& model, const Limits& limits) const {
+    return make_plan({.options = options_,
+                      .spec = model.spec,
+                      .checkpoint = model.checkpoint,
+                      .device = *device_,
+                      .ops = device_->ops(),
+                      .limits = limits});
+  }
+
   std::filesystem::path folder_;
   std::unique_ptr<Device> device_;
   Machine machine_;
@@ -99,17 +115,10 @@ TEST_F(MeasureLayersTest, WhatWasMeasuredIsWhatAPlanExpects) {
   const LayerTimes measured{.layers = 4, .chunk = 32, .decode_s = 7e-3, .head_s = 2e-3, .chunk_s = 90e-3};
   for (const int experts : {0, 4}) {
     const Model m = model({.layers = 4, .experts = experts, .type = DType::q8_0});
-    Limits limits{
-        .disk_read = 1e9, .link = 1e10, .weight_bytes = 1e10, .prefill_flops = 1e11, .kv_bytes = 1e30, .call_s = 2e-6};
-    calibrate(limits, m.spec, m.checkpoint, measured);
+    const Limits limits = limits_of(m, measured);
     options_.device_bytes = uint64_t{1} << 30;
     options_.context = 64;
-    const Plan plan = make_plan({.options = options_,
-                                 .spec = m.spec,
-                                 .checkpoint = m.checkpoint,
-                                 .device = *device_,
-                                 .ops = device_->ops(),
-                                 .limits = limits});
+    const Plan plan = plan_of(m, limits);
     EXPECT_NEAR(1 / plan.expected.decode_tps, measured.decode_s + measured.head_s, 1e-6);
     // The head of a chunk is computed for its last row alone.
     EXPECT_NEAR(plan.chunk / plan.expected.prefill_tps, measured.chunk_s + measured.head_s, 1e-4);
@@ -127,19 +136,12 @@ TEST_F(MeasureLayersTest, WhatFewRowsTookIsWhatAPassOfThemIsExpectedToTake) {
                             .head_rows_s = {{8, 11e-3}}};
   for (const int experts : {0, 4}) {
     const Model m = model({.layers = 4, .experts = experts, .type = DType::q8_0});
-    Limits limits{
-        .disk_read = 1e9, .link = 1e10, .weight_bytes = 1e10, .prefill_flops = 1e11, .kv_bytes = 1e30, .call_s = 2e-6};
-    calibrate(limits, m.spec, m.checkpoint, measured);
+    const Limits limits = limits_of(m, measured);
     options_.device_bytes = uint64_t{1} << 30;
     options_.batch = options_.sequences = options_.logit_rows = 8;
     options_.positions = 64;
     options_.context = 8 * 64;
-    const Plan plan = make_plan({.options = options_,
-                                 .spec = m.spec,
-                                 .checkpoint = m.checkpoint,
-                                 .device = *device_,
-                                 .ops = device_->ops(),
-                                 .limits = limits});
+    const Plan plan = plan_of(m, limits);
     const auto seconds = [&](const PassLoad& load) { return predict_pass(plan, m.spec, limits, load); };
     EXPECT_NEAR(seconds({.decoded = 1, .positions = 1}), 7e-3, 1e-6);
     EXPECT_NEAR(seconds({.decoded = 4, .positions = 4}), 21e-3, 1e-6);
