@@ -49,7 +49,7 @@ std::string hash_of(const CalibrationText& text) {
 // As many positions as can be calibrated: by the text, and by what is asked for.
 int context_for(const CalibrateOptions& options, const Model& model, size_t tokens) {
   const int most = static_cast<int>(std::min<size_t>(tokens, INT32_MAX));
-  if (options.context == 0) return std::min({most, CalibrateOptions::kDefaultContext, model.spec.shape.context});
+  if (options.context == 0) return std::min({most, options.window, model.spec.shape.context});
   if (options.context <= most) return options.context;
   throw Error(
       ErrorKind::usage,
@@ -57,22 +57,29 @@ int context_for(const CalibrateOptions& options, const Model& model, size_t toke
                   "the text", tokens, options.context));
 }
 
+// Windows of at most `window` positions from the text's beginning on. A longer context adds one such window, of the
+// text's end: what long windows gather alone foretells worse where less has been read.
 Windows cut(const CalibrateParts& parts, const CalibrateOptions& options) {
   const std::vector<int32_t> ids = encode(parts);
   Windows windows;
   windows.context = context_for(options, parts.model, ids.size());
   if (windows.context < 2) throw Error(ErrorKind::usage, "the text to calibrate on has fewer than 2 tokens");
-  const size_t most = std::min<size_t>(ids.size(), std::max(windows.context, CalibrateOptions::kMostTokens));
   const int32_t bos = parts.model.tokenizer ? parts.model.tokenizer->bos() : -1;
   const bool add_bos = bos >= 0 && ids.front() == bos;
-  for (size_t begin = 0; begin < most; begin += windows.context) {
-    const size_t size = std::min<size_t>(windows.context, most - begin);
-    if (begin > 0 && size < kLeastWindow) break;
-    std::vector<int32_t> window(ids.begin() + begin, ids.begin() + begin + size);
+  const auto add = [&](size_t begin, size_t size) {
+    std::vector<int32_t>& window = windows.ids.emplace_back(ids.begin() + begin, ids.begin() + begin + size);
     if (add_bos) window.front() = bos;
     windows.tokens += static_cast<int>(size);
-    windows.ids.push_back(std::move(window));
+  };
+  const size_t most = std::min<size_t>(ids.size(), options.most_tokens);
+  const size_t usual = std::min(windows.context, options.window);
+  for (size_t begin = 0; begin < most; begin += usual) {
+    const size_t size = std::min(usual, most - begin);
+    if (begin > 0 && size < kLeastWindow) break;
+    add(begin, size);
   }
+  const auto longest = static_cast<size_t>(windows.context);
+  if (longest > usual) add(ids.size() - longest, longest);
   return windows;
 }
 
@@ -167,8 +174,11 @@ class Calibration {
 
   void say() const {
     if (!hooks_.said) return;
-    std::string line = fmt::format("calibrating on {} tokens of {} in windows of {}; {} beside the model",
-                                   windows_.tokens, parts_.text.name, windows_.context, format_bytes(report_.memory));
+    const size_t usual = windows_.ids.front().size(), longest = windows_.context;
+    std::string line = fmt::format(
+        "calibrating on {} tokens of {} in windows of {}; {} beside the model", windows_.tokens, parts_.text.name,
+        longest > usual ? fmt::format("{} and one of {}", usual, longest) : fmt::to_string(longest),
+        format_bytes(report_.memory));
     if (report_.prefills > 1) {
       line += fmt::format(", to stay within {} the text is read {} times", format_bytes(memory_), report_.prefills);
     }

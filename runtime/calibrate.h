@@ -22,13 +22,14 @@ struct CalibrationText {
 CalibrationText own_calibration_text();
 
 struct CalibrateOptions {
-  int context = 0;  // positions of each window; 0: as many as text and model allow, at most kDefaultContext
+  int context = 0;  // positions of the longest window; 0: as many as text and model allow, at most `window`
   int ahead = 1;
   QueryGuess guess = QueryGuess::ridge;
   uint64_t memory = uint64_t{2} << 30;  // for sums and solving: more layers than fit take another prefill
 
-  static constexpr int kDefaultContext = 8192;
-  static constexpr int kMostTokens = 16384;  // of the text, unless a window is longer
+  // Windows of the text, each from position 0 on; a longer context adds one of its own.
+  int window = 8192;        // positions
+  int most_tokens = 16384;  // of the text, in these windows
 };
 
 struct CalibrateParts {

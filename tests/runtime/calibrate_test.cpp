@@ -105,6 +105,19 @@ TEST_F(Calibrate, IsTheSameWhereverBytesLie) {
   EXPECT_EQ(contents(*spread), contents(expected));
 }
 
+// What shorter windows show is in the skew of a longer context too.
+TEST_F(Calibrate, ALongerContextAddsAWindow) {
+  const Skew usual = make({.context = 250, .window = 250, .most_tokens = 600}, "usual.gguf");
+  EXPECT_EQ(report_.tokens, 500) << "two windows; what is left of 600 is too short for a third";
+  const Skew both = make({.context = 700, .window = 250, .most_tokens = 600}, "both.gguf");
+  EXPECT_EQ(report_.tokens, 500 + 700);
+  EXPECT_EQ(both.context, 700);
+  const Skew alone = make({.context = 700, .window = 700, .most_tokens = 700}, "alone.gguf");
+  EXPECT_EQ(report_.tokens, 700);
+  EXPECT_NE(contents(both), contents(alone));
+  EXPECT_NE(contents(both), contents(usual));
+}
+
 TEST_F(Calibrate, AllDirectionsGiveTheTrueScores) {
   const Skew skew = make({.context = 450}, "a.gguf");
   const AttentionTrace seen = trace(200, 40);
