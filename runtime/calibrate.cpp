@@ -19,7 +19,7 @@
 namespace spillway {
 namespace {
 
-constexpr int kLeastWindow = 256;  // of what is left of the text behind the last whole window
+constexpr size_t kLeastWindow = 256;  // of what is left of the text behind the last whole window
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -75,7 +75,7 @@ Windows cut(const CalibrateParts& parts, const CalibrateOptions& options) {
   const size_t usual = std::min(windows.context, options.window);
   for (size_t begin = 0; begin < most; begin += usual) {
     const size_t size = std::min(usual, most - begin);
-    if (begin > 0 && size < kLeastWindow) break;
+    if (size < std::min(kLeastWindow, usual)) break;
     add(begin, size);
   }
   const auto longest = static_cast<size_t>(windows.context);
