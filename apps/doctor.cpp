@@ -45,8 +45,22 @@ std::string examine_model(const DoctorFlags& flags, std::vector<Finding>& findin
   }
 }
 
-std::string spill_folder(const DoctorFlags& flags) {
-  return flags.disk_directory.empty() ? xdg_of_this_user().cache() : flags.disk_directory;
+// The first run makes the cache folder, where KV is spilled by default. An examination leaves nothing behind: it looks
+// at the folder in which that would be made, which is on the same drive.
+std::string spill_folder(const DoctorFlags& flags, std::vector<Finding>& findings) {
+  if (!flags.disk_directory.empty()) return flags.disk_directory;
+  const std::filesystem::path cache = cache_directory();
+  std::filesystem::path there = cache;
+  std::error_code ignored;
+  while (std::filesystem::status(there, ignored).type() == std::filesystem::file_type::not_found &&
+         there != there.parent_path()) {
+    there = there.parent_path();
+  }
+  if (there != cache && std::filesystem::is_directory(there, ignored)) {
+    findings.push_back({"spill folder", Health::ok,
+                        fmt::format("{}: a run makes it; {} is looked at", cache.string(), there.string())});
+  }
+  return there.string();
 }
 
 std::vector<Finding> examine(const DoctorFlags& flags) {
@@ -59,7 +73,8 @@ std::vector<Finding> examine(const DoctorFlags& flags) {
   add(examine_host(*cpu));
   add(examine_gpu(flags.cuda));
   const std::string file = examine_model(flags, all);
-  add(examine_drives(*cpu, file, spill_folder(flags)));
+  const std::string folder = spill_folder(flags, all);
+  add(examine_drives(*cpu, file, folder));
   return all;
 }
 

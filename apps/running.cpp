@@ -138,40 +138,7 @@ void Running::save(const Plan& plan, const std::string& path) const {
       .write(path, plan.expected);
 }
 
-Plan Running::planned(int context, int chunk) const {
-  Options options = options_;
-  options.context = context;
-  options.chunk = chunk;
-  return plan_session(model_, options, device_, limits_);
-}
-
-std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
-  try {
-    return planned(context, chunk);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::fit) throw;
-    return std::nullopt;
-  }
-}
-
 void Running::count_process() { limits_.process = process_to_plan(limits_.process, process_memory().resident); }
-
-bool Running::share(const BatchWishes& wishes) {
-  count_process();
-  use_kept_skew();
-  const auto batch = plan_batch(options_, wishes, [&](const Options& options) -> std::optional<Plan> {
-    try {
-      Options own = options;
-      return plan_session(model_, own, device_, limits_);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      return std::nullopt;
-    }
-  });
-  if (!batch) return false;
-  options_ = batch->options;
-  return true;
-}
 
 double Running::expected_seconds(const PassLoad& load) const {
   const Plan& plan = engine_->plan();
@@ -181,70 +148,6 @@ double Running::expected_seconds(const PassLoad& load) const {
   };
   const double before = of(plan.before.front(), limits_.cpu), rest = of(plan, limits_.device);
   return before > 0 && rest > 0 ? before + rest : 0;
-}
-
-// By halving the distance between a context that fits and one that does not.
-Plan Running::longest(Plan fits, int refused, int chunk) const {
-  while (refused - fits.context > kPageTokens) {
-    const int middle = fits.context + (refused - fits.context) / 2;
-    if (std::optional<Plan> plan = if_it_fits(middle, chunk)) {
-      fits = std::move(*plan);
-    } else {
-      refused = middle;
-    }
-  }
-  return fits;
-}
-
-// Empty where the chunk was asked for, or a smaller one would not help.
-std::string Running::more_with_smaller_chunks(const Plan& plan, int most) const {
-  constexpr int kSmaller = 64;
-  if (flags_.given("--ub") || plan.chunk <= kSmaller || plan.context + kPageTokens >= most) return {};
-  std::optional<Plan> more = if_it_fits(most, kSmaller);
-  if (!more) {
-    more = if_it_fits(plan.context + kPageTokens, kSmaller);
-    if (!more) return {};
-    more = longest(std::move(*more), most, kSmaller);
-  }
-  return fmt::format(" (with -ub {}: {})", kSmaller, more->context);
-}
-
-// A chunk reads streamed weights once: a larger one reads them less often in a long prompt, and takes room for its
-// rows.
-std::string Running::chunk_advice(const Plan& plan) const {
-  constexpr double kWorthIt = 1.1;
-  if (flags_.given("--ub") || given_ || !plan.streams() || plan.expected.bound.empty()) return {};
-  std::string text;
-  double best = plan.expected.prefill_tps;
-  for (int chunk = 2 * plan.chunk; chunk <= std::min(plan.context, 4 * plan.chunk); chunk *= 2) {
-    const std::optional<Plan> larger = if_it_fits(plan.context, chunk);
-    if (!larger || larger->expected.prefill_tps < best * kWorthIt) continue;
-    best = larger->expected.prefill_tps;
-    text += fmt::format("with -ub {}: prefill {:.1f} tokens/s of prompts as long, decode {:.2f}\n", chunk, best,
-                        larger->expected.decode_tps);
-  }
-  return text;
-}
-
-Plan Running::plan(int positions, bool at_least, bool quiet) {
-  count_process();
-  use_kept_skew();
-  if (given_) return given_plan(positions);
-  const int chunk = options_.chunk;
-  if (options_.context > 0) return planned(options_.context, chunk);
-  if (!at_least) return planned(positions, chunk);
-  // The largest context that fits, between what is needed and what the model was trained for.
-  const int most = model_.spec.shape.context;
-  if (positions > most) {
-    throw Error(ErrorKind::usage,
-                fmt::format("{} positions are needed, but the model knows {} (-c goes beyond them)", positions, most));
-  }
-  if (std::optional<Plan> all = if_it_fits(most, chunk)) return std::move(*all);
-  Plan best = longest(planned(std::max(positions, 1), chunk), most, chunk);
-  if (quiet) return best;
-  say(fmt::format("context: {} positions are what the budgets allow{}; the model knows {}", best.context,
-                  more_with_smaller_chunks(best, most), most));
-  return best;
 }
 
 // Of the flags that were given, those that this plan has no use for.

@@ -101,8 +101,9 @@ class Running {
   // Throws Error(fit).
   Plan planned(int context, int chunk) const;
   std::optional<Plan> if_it_fits(int context, int chunk) const;
-  // The plan of the longest context, from one that fits to one that is refused.
-  Plan longest(Plan fits, int refused, int chunk) const;
+  std::optional<Plan> if_weights_stay(int context) const;
+  // Of a plan for `positions` or more whose weights stream: the longest context that would keep them on the device.
+  void say_what_keeps_weights(const Plan& plan, int positions) const;
   // Of the sentence on what the budgets allow: how far smaller chunks of the prompt would go, up to `most`.
   std::string more_with_smaller_chunks(const Plan& plan, int most) const;
   void say_what_changes_nothing(const Plan& plan) const;

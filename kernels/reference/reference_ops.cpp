@@ -108,13 +108,23 @@ void append_run(const View& k, const View& v, const KvFormat& format, const Appe
   }
 }
 
-void choose_candidates(const float* logits, int64_t cols, int k, float* out) {
-  std::vector<int32_t> ids(static_cast<size_t>(cols));
+// All ids below `count`, the largest value first, and of equal ones the lowest id.
+template <typename ValueOf>
+std::vector<int32_t> ids_by_value(int64_t count, const ValueOf& value) {
+  std::vector<int32_t> ids(static_cast<size_t>(count));
   std::iota(ids.begin(), ids.end(), 0);
+  std::sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
+    const double left = value(a), right = value(b);
+    return left != right ? left > right : a < b;
+  });
+  return ids;
+}
+
+void choose_candidates(const float* logits, int64_t cols, int k, float* out) {
   const auto value = [&](int32_t id) {
     return std::isnan(logits[id]) ? -std::numeric_limits<double>::infinity() : static_cast<double>(logits[id]);
   };
-  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return value(a) > value(b); });
+  const std::vector<int32_t> ids = ids_by_value(cols, value);
   double sum = 0.0;
   for (int64_t i = 0; i < cols; i++) sum += std::exp(static_cast<double>(logits[i]) - value(ids[0]));
   for (int i = 0; i < k; i++) {
@@ -130,10 +140,8 @@ double router_value(float logit) {
 
 // The chosen experts of one row, ascending, and their weights.
 void choose_experts(const float* logits, const ExpertRoutes& routes, bool normalise, int32_t* chosen, float* weights) {
-  std::vector<int32_t> ids(static_cast<size_t>(routes.experts));
-  std::iota(ids.begin(), ids.end(), 0);
   const auto value = [&](int32_t id) { return router_value(logits[id]); };
-  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return value(a) > value(b); });
+  std::vector<int32_t> ids = ids_by_value(routes.experts, value);
   const double largest = value(ids[0]);
   const auto share = [&](int32_t id) { return value(id) == largest ? 1.0 : std::exp(value(id) - largest); };
   double sum = 0.0;

@@ -125,11 +125,11 @@ void choose_granules(const float* weights, const GranuleChoice& choice, int32_t*
   const auto weight = [&](int32_t id) {
     return id >= choice.scored || std::isnan(weights[id]) ? 0.0 : static_cast<double>(weights[id]);
   };
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     if (forced(a) != forced(b)) return forced(a);
-    if (forced(a)) return false;
-    if (std::isnan(weights[a]) || std::isnan(weights[b])) return !std::isnan(weights[a]) && std::isnan(weights[b]);
-    return weights[a] > weights[b];
+    if (forced(a)) return a < b;
+    if (std::isnan(weights[a]) != std::isnan(weights[b])) return std::isnan(weights[b]);
+    return std::isnan(weights[a]) || weights[a] == weights[b] ? a < b : weights[a] > weights[b];
   });
   order.resize(static_cast<size_t>(choice.count));
   if (choice.adapts()) {

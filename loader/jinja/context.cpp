@@ -38,6 +38,17 @@ Value Context::dict(Dict items) {
   return made;
 }
 
+Value Context::generator(Walk next, const List& held) {
+  constexpr int64_t kItself = 256;  // bytes
+  int depth = 0;
+  charge(kItself);
+  for (const Value& value : held) {
+    depth = std::max(depth, depth_of(value));
+    if (value.text()) charge(2 * weight_of(value));
+  }
+  return Value::generator(std::move(next), depth);
+}
+
 Value Context::range(const Range& range) {
   constexpr int64_t kLongest = 100'000;  // as Jinja's sandbox has it
   constexpr int64_t kFar = int64_t{1} << 40;
@@ -69,6 +80,7 @@ Value Context::attribute(const Value& of, const std::string& name) {
     method = method_of_dict(*this, of, name);
     const Value* item = method.is_undefined() ? find(*mapping, Value(name)) : nullptr;
     if (item) return *item;
+    if (mapping->teller) return call(Value(mapping->teller), {.positional = {Value(name)}, .named = {}});
   }
   if (const Namespace* space = of.space()) {
     charge(static_cast<int64_t>(space->items.size()) / 8);
@@ -141,9 +153,9 @@ List Context::items_of(const Value& of) {
   List items;
   if (const Sequence* sequence = of.sequence()) {
     charge(static_cast<int64_t>(sequence->items.size()));
-    if (sequence->kind != SequenceKind::generator) return sequence->items;
-    const size_t done = std::exchange(sequence->done, sequence->items.size());
-    return {sequence->items.begin() + static_cast<ptrdiff_t>(done), sequence->items.end()};
+    if (!of.is_generator()) return sequence->items;
+    while (std::optional<Value> item = next(of)) items.push_back(std::move(*item));
+    return items;
   }
   if (const Mapping* mapping = of.mapping()) {
     charge(static_cast<int64_t>(mapping->items.size()));
@@ -157,6 +169,33 @@ List Context::items_of(const Value& of) {
   return items;
 }
 
+Walk Context::walk(const Value& of) {
+  if (of.is_generator()) return [this, of] { return next(of); };
+  // A list is shared, and of the rest items are made.
+  const bool shared = of.sequence() != nullptr;
+  const Value items = shared ? of : list(items_of(of));
+  return [items, at = size_t{0}]() mutable -> std::optional<Value> {
+    const List& all = items.sequence()->items;
+    return at < all.size() ? std::optional(all[at++]) : std::nullopt;
+  };
+}
+
+std::optional<Value> Context::next(const Value& of) {
+  constexpr int kMostAsked = 256;  // for the stack's sake
+  Generator& generator = *of.sequence()->generator;
+  if (!generator.next) return std::nullopt;
+  if (generator.running) fail("a generator that needs its own next item");
+  if (asked_ == kMostAsked) fail("generators that need each other's items too deep");
+  charge(4);
+  ++asked_;
+  generator.running = true;
+  std::optional<Value> item = generator.next();
+  generator.running = false;
+  --asked_;
+  if (!item) generator.next = nullptr;  // with what it kept alive
+  return item;
+}
+
 bool Context::contains(const Value& container, const Value& item) {
   if (const std::string* string = container.text()) {
     const std::string& what = need_text(*this, item, "what is looked for in a text");
@@ -168,8 +207,12 @@ bool Context::contains(const Value& container, const Value& item) {
     return find(*mapping, item) != nullptr;
   }
   if (container.is(SequenceKind::keys)) need_key(item);
-  const List items = items_of(container);
-  return std::any_of(items.begin(), items.end(), [&](const Value& one) { return equals(one, item); });
+  const Walk items = walk(container);
+  while (const std::optional<Value> one = items()) {
+    charge(1);
+    if (equals(*one, item)) return true;
+  }
+  return false;
 }
 
 const Value* argument(const Arguments& arguments, size_t index, std::string_view name) {

@@ -4,6 +4,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -34,6 +35,8 @@ class Context {
   Value text(std::string made);
   Value list(List items, SequenceKind kind = SequenceKind::list);
   Value dict(Dict items);
+  // `held`: what `next` keeps alive, which is charged for.
+  Value generator(Walk next, const List& held);
   // Error(model) with a step of zero, beyond 2^40, or of more than 100,000 numbers.
   Value range(const Range& range);
 
@@ -48,6 +51,10 @@ class Context {
   // The items that a loop goes over: of a list, the keys of a dict, the characters of a text, nothing of what is
   // undefined, what is left of a generator.
   List items_of(const Value& of);
+  // The same, one by one, each of a generator when it is asked for.
+  Walk walk(const Value& of);
+  // Nothing once there are no more. Error(model) where a generator needs an item of its own to make one (ValueError).
+  std::optional<Value> next(const Value& generator);
   bool equals(const Value& a, const Value& b);
   // Python's `is`, as far as templates can tell.
   bool same(const Value& a, const Value& b);
@@ -66,6 +73,7 @@ class Context {
 
   std::string name_;
   int64_t left_;
+  int asked_ = 0;  // generators that are making an item for each other
 };
 
 // The argument at `index`, or of this name; null where there is none.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "loader/jinja/evaluator.h"
+#include "loader/jinja/loop_state.h"
 #include "loader/text/message_text.h"
 
 namespace spillway::jinja {
@@ -129,58 +130,45 @@ class Interpreter : public Evaluator {
     return execute(node.body);
   }
 
-  // What a loop goes over, without what its filter leaves out.
-  List loop_items(const Node& node) {
-    List items = context_.items_of(evaluate(*node.items[0]));
-    if (!node.items[1]) return items;
-    List kept;
-    for (const Value& item : items) {
-      const Scope scope(*this, frame_);
-      assign_all(node.names, item);
-      if (evaluate(*node.items[1]).truth()) kept.push_back(item);
+  // What a loop goes over. Its filter looks at an item when the loop comes to it, and may see what the body has set.
+  std::shared_ptr<LoopState> loop_over(const Node& node) {
+    const Value of = evaluate(*node.items[0]);
+    if (!node.items[1]) {
+      if (of.is_generator()) return std::make_shared<LoopState>(context_, context_.walk(of), std::nullopt);
+      const Value items = of.sequence() ? of : context_.list(context_.items_of(of));
+      return std::make_shared<LoopState>(context_, context_.walk(items),
+                                         static_cast<int64_t>(items.sequence()->items.size()));
     }
-    return kept;
+    const auto kept = [this, &node, items = context_.walk(of), around = frame_]() -> std::optional<Value> {
+      while (std::optional<Value> item = items()) {
+        const Scope scope(*this, around);
+        assign_all(node.names, *item);
+        if (evaluate(*node.items[1]).truth()) return item;
+      }
+      return std::nullopt;
+    };
+    return std::make_shared<LoopState>(context_, kept, std::nullopt);
   }
 
   // `else` is for a loop of which no item came to the end of the body: there was none, or each met break or continue
   // (so Jinja, where Python has another rule).
   void loop(const Node& node) {
-    const List items = loop_items(node);
+    struct Running {
+      std::shared_ptr<LoopState> state;
+      ~Running() { state->end(); }
+    } running{loop_over(node)};
+    const Value told = running.state->variable();
     bool finished = false;
-    ++loop_depth_;
-    for (size_t i = 0; i < items.size(); ++i) {
+    while (const std::optional<Value> item = running.state->advance()) {
       const Scope scope(*this, frame_);
       context_.charge(16);
-      assign("loop", loop_value(items, i));
-      assign_all(node.names, items[i]);
+      assign("loop", told);
+      assign_all(node.names, *item);
       const Flow flow = execute(node.body);
       finished = finished || flow == Flow::on;
       if (flow == Flow::out) break;
     }
-    --loop_depth_;
     if (!finished) execute(node.other);
-  }
-
-  Value loop_value(const List& items, size_t at) {
-    const auto index = static_cast<int64_t>(at), size = static_cast<int64_t>(items.size());
-    const auto cycle = std::make_shared<const Function>(Function{"cycle", [this, index](const Arguments& arguments) {
-                                                                   const List& all = arguments.positional;
-                                                                   if (all.empty()) context_.fail("a cycle of nothing");
-                                                                   return all[static_cast<size_t>(index) % all.size()];
-                                                                 }});
-    Dict items_of_loop{{"index", index + 1},
-                       {"index0", index},
-                       {"revindex", size - index},
-                       {"revindex0", size - index - 1},
-                       {"first", index == 0},
-                       {"last", index + 1 == size},
-                       {"length", size},
-                       {"depth", int64_t{loop_depth_}},
-                       {"depth0", int64_t{loop_depth_ - 1}},
-                       {"previtem", index > 0 ? items[at - 1] : Value::undefined("there is no previous item")},
-                       {"nextitem", index + 1 < size ? items[at + 1] : Value::undefined("there is no next item")},
-                       {"cycle", Value(cycle)}};
-    return Value::dict(std::move(items_of_loop));
   }
 
   Value macro_of(const Node& node) {
@@ -213,10 +201,7 @@ class Interpreter : public Evaluator {
         context_.fail(fmt::format("the macro {} has no argument {}", message_text(node.text), message_text(name)));
       if (!known) assign(name, value);
     }
-    const int loops = std::exchange(loop_depth_, 0);
-    std::string text = captured(node.body);
-    loop_depth_ = loops;
-    return context_.text(std::move(text));
+    return context_.text(captured(node.body));
   }
 
   void call_block(const Node& node) {
@@ -228,7 +213,6 @@ class Interpreter : public Evaluator {
 
   std::string out_;
   const int64_t most_bytes_;
-  int loop_depth_ = 0;
 };
 
 }  // namespace

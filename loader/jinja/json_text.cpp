@@ -33,7 +33,7 @@ class Writer {
       write_text(*text);
     } else if (const Sequence* list = value.sequence(); list && list->kind <= SequenceKind::tuple) {
       write_list(*list, level);
-    } else if (const Mapping* dict = value.mapping()) {
+    } else if (const Mapping* dict = value.mapping(); dict && !dict->teller) {
       write_dict(*dict, level);
     } else {
       context_.fail(fmt::format("{} cannot be written as JSON", value.type_name()));

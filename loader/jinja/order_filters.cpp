@@ -75,16 +75,20 @@ Value dictsort(Context& context, const Value& of, const Arguments& arguments) {
 Value unique(Context& context, const Value& of, const Arguments& arguments) {
   const bool by_case = flag(arguments, 0, "case_sensitive");
   const Value* path = argument(arguments, 1, "attribute");
-  List made, seen;
-  for (const Value& item : context.items_of(of)) {
-    Value key = key_of(context, item, path, by_case);
-    context.need_key(key);
-    const auto is_key = [&](const Value& one) { return context.charge(1), context.equals(one, key); };
-    if (std::any_of(seen.begin(), seen.end(), is_key)) continue;
-    seen.push_back(std::move(key));
-    made.push_back(item);
-  }
-  return context.list(std::move(made), SequenceKind::generator);
+  return lazily(context, of, arguments, [&context, of, by_case, path = path ? *path : Value::none()]() -> Walk {
+    return [&context, by_case, path, items = context.walk(of), seen = List()]() mutable -> std::optional<Value> {
+      while (std::optional<Value> item = items()) {
+        Value key = key_of(context, *item, &path, by_case);
+        context.need_key(key);
+        const auto is_key = [&](const Value& one) { return context.charge(1), context.equals(one, key); };
+        if (std::any_of(seen.begin(), seen.end(), is_key)) continue;
+        context.charge(16 + (key.text() ? weight_of(key) : 0));
+        seen.push_back(std::move(key));
+        return item;
+      }
+      return std::nullopt;
+    };
+  });
 }
 
 // The first of those that nothing goes beyond.

@@ -8,12 +8,14 @@ namespace spillway::jinja {
 namespace {
 
 constexpr int kDeepest = 64;
+constexpr int kLongestChain = 256;  // of generators that go over each other
+constexpr int64_t kPrinted = 16;    // bytes, of what has no items to print
 
 // The sum, which stays far from overflow.
 int64_t heavier(int64_t a, int64_t b) { return std::min<int64_t>(a + b + 2, int64_t{1} << 60); }
 
-int checked(int depth) {
-  if (depth > kDeepest) throw Error(ErrorKind::model, "the chat template nests lists too deep");
+int checked(int depth, int most = kDeepest) {
+  if (depth > most) throw Error(ErrorKind::model, "the chat template nests lists too deep");
   return depth;
 }
 
@@ -40,8 +42,20 @@ Value Value::list(List items, SequenceKind kind) {
     depth = std::max(depth, depth_of(item));
     weight = heavier(weight, weight_of(item));
   }
-  return Value(
-      Data(std::make_shared<const Sequence>(Sequence{std::move(items), checked(depth + 1), weight, kind, {}, 0})));
+  return Value(Data(
+      std::make_shared<const Sequence>(Sequence{std::move(items), checked(depth + 1), weight, kind, {}, nullptr})));
+}
+
+Value Value::generator(Walk next, int held) {
+  auto generator = std::make_shared<Generator>(Generator{std::move(next)});
+  return Value(Data(std::make_shared<const Sequence>(
+      Sequence{{}, checked(held + 1, kLongestChain), kPrinted, SequenceKind::generator, {}, std::move(generator)})));
+}
+
+Value Value::object(std::function<Value(const std::string&)> tell) {
+  const auto call = [tell = std::move(tell)](const Arguments& name) { return tell(*name.positional.at(0).text()); };
+  return Value(Data(std::make_shared<const Mapping>(
+      Mapping{{}, 1, kPrinted, std::make_shared<const Function>(Function{"attribute", call})})));
 }
 
 int64_t Range::count() const {
@@ -54,8 +68,8 @@ Value Value::range(const Range& range) {
   List items;
   for (int64_t i = 0; i < range.count(); ++i) items.emplace_back(range.start + i * range.step);
   const auto weight = 10 * static_cast<int64_t>(items.size()) + 2;
-  return Value(
-      Data(std::make_shared<const Sequence>(Sequence{std::move(items), 1, weight, SequenceKind::range, range, 0})));
+  return Value(Data(
+      std::make_shared<const Sequence>(Sequence{std::move(items), 1, weight, SequenceKind::range, range, nullptr})));
 }
 
 Value Value::dict(Dict items) {
@@ -65,7 +79,7 @@ Value Value::dict(Dict items) {
     depth = std::max({depth, depth_of(key), depth_of(item)});
     weight = heavier(weight, heavier(weight_of(key), weight_of(item)));
   }
-  return Value(Data(std::make_shared<const Mapping>(Mapping{std::move(items), checked(depth + 1), weight})));
+  return Value(Data(std::make_shared<const Mapping>(Mapping{std::move(items), checked(depth + 1), weight, nullptr})));
 }
 
 int depth_of(const Value& value) {
@@ -99,7 +113,7 @@ bool Value::truth() const {
   if (is_number()) return as_double() != 0;
   if (const std::string* string = text()) return !string->empty();
   if (const Sequence* list = sequence()) return list->kind == SequenceKind::generator || !list->items.empty();
-  if (const Mapping* dict = mapping()) return !dict->items.empty();
+  if (const Mapping* dict = mapping()) return dict->teller || !dict->items.empty();
   return true;
 }
 

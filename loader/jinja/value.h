@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,6 +16,7 @@ namespace spillway::jinja {
 struct Value;
 struct Namespace;
 struct Function;
+struct Generator;
 using List = std::vector<Value>;
 using Dict = std::vector<std::pair<Value, Value>>;  // in the order of writing; small
 
@@ -23,8 +25,8 @@ struct Undefined {
 };
 struct None {};
 // A list, a tuple and a range have an order and places; what .items(), .keys() and .values() of a dict give has a
-// length and no places; what map, select and their like give is a generator: it can be gone over once, and has no
-// length or JSON.
+// length and no places; what map, select and their like give is a generator: it can be gone over once, makes an item
+// when that is asked for, and has no length or JSON.
 enum class SequenceKind : uint8_t { list, tuple, range, items, keys, values, generator };
 struct Range {
   int64_t start, stop, step;
@@ -35,17 +37,18 @@ struct Sequence {
   int depth;       // of lists and dicts in each other
   int64_t weight;  // bytes to print it, nearly: shared parts count each time
   SequenceKind kind = SequenceKind::list;
-  Range range{};            // of a range
-  mutable size_t done = 0;  // items that a generator has given
+  Range range{};                         // of a range
+  std::shared_ptr<Generator> generator;  // of a generator, in place of items
 };
 struct Mapping {
   Dict items;
   int depth;
   int64_t weight;
+  std::shared_ptr<const Function> teller;  // of an object, in place of items: tells an attribute by its name
 };
 
-// Lists and dicts never change once they are made (a generator is used up), so that values are shared freely and hold
-// no cycle.
+// Lists and dicts never change once they are made (a generator is used up, a loop goes on), so that values are shared
+// freely and hold no cycle.
 struct Value {
   using Data = std::variant<Undefined, None, bool, int64_t, double, std::string, std::shared_ptr<const Sequence>,
                             std::shared_ptr<const Mapping>, Namespace*, std::shared_ptr<const Function>>;
@@ -67,6 +70,10 @@ struct Value {
   // Error(model) when they are nested too deep.
   static Value list(List items, SequenceKind kind = SequenceKind::list);
   static Value dict(Dict items);
+  // `held`: how deep what `next` keeps alive is nested.
+  static Value generator(std::function<std::optional<Value>()> next, int held);
+  // What has attributes alone, told one by one; an undefined value where there is none.
+  static Value object(std::function<Value(const std::string& name)> tell);
   static Value range(const Range& range);  // of few numbers: they are made
 
   bool is_undefined() const { return std::holds_alternative<Undefined>(data); }
@@ -92,6 +99,14 @@ struct Value {
 
  private:
   explicit Value(Data made) : data(std::move(made)) {}
+};
+
+// Gives the next item; nothing after the last.
+using Walk = std::function<std::optional<Value>()>;
+
+struct Generator {
+  Walk next;             // empty after the last item
+  bool running = false;  // an item is being made
 };
 
 // The only thing that changes: {% set space.name = ... %}. Owned by the interpreter.

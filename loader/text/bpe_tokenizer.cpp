@@ -46,8 +46,8 @@ class BpeTokenizer : public TableTokenizer {
  public:
   explicit BpeTokenizer(const GgufVocabulary& file)
       : pretokenizer_(named_pretokenizer(file.checkpoint.text("tokenizer.ggml.pre"), file.checkpoint.path())),
-        always_(file.added(false)),
-        special_(file.added(true)) {
+        always_(file.added({})),
+        special_(file.added({.control = true})) {
     TextIds vocabulary(file.tokens.size());
     for (size_t id = 0; id < file.tokens.size(); ++id) vocabulary.add(file.tokens[id], static_cast<int32_t>(id));
     merges_ = std::make_unique<PairMerges>(read_merges(file, vocabulary));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "loader/text/table_tokenizer.h"
+#include "loader/text/words.h"
 
 namespace spillway {
 namespace {
@@ -56,12 +57,14 @@ int32_t GgufVocabulary::id_of(const std::string& key) const {
   return static_cast<int32_t>(id);
 }
 
-AddedTokens GgufVocabulary::added(bool control, bool rstrip_turns) const {
+AddedTokens GgufVocabulary::added(const Added& which) const {
   std::vector<AddedToken> found;
   for (size_t id = 0; id < tokens.size(); ++id) {
-    if (types[id] != TokenType::user_defined && !(control && hidden(id))) continue;
+    if (types[id] != TokenType::user_defined && !(which.control && hidden(id))) continue;
     const bool turn = hidden(id) && tokens[id].starts_with("<|") && tokens[id] != "<|endoftext|>";
-    found.push_back({.text = tokens[id], .id = static_cast<int32_t>(id), .rstrip = rstrip_turns && turn});
+    found.push_back({.text = which.marked && !hidden(id) ? marked(tokens[id]) : tokens[id],
+                     .id = static_cast<int32_t>(id),
+                     .rstrip = which.rstrip_turns && turn});
   }
   return AddedTokens(std::move(found));
 }

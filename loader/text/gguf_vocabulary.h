@@ -21,9 +21,13 @@ struct GgufVocabulary {
   std::vector<int32_t> ends;  // tokens that end a generation
 
   bool hidden(size_t id) const { return types[id] == TokenType::control || types[id] == TokenType::unknown; }
-  // User-defined tokens, and with `control` those too that are hidden; `rstrip_turns`: of these, <|...|> but
-  // <|endoftext|> takes the white space after it.
-  AddedTokens added(bool control, bool rstrip_turns = false) const;
+  struct Added {
+    bool control = false;       // those too that are hidden
+    bool rstrip_turns = false;  // of these, <|...|> but <|endoftext|> takes the white space after it
+    bool marked = false;        // spaces of user-defined ones as SentencePiece's marks, which GGUF writes out
+  };
+  // User-defined tokens, and what `which` asks for.
+  AddedTokens added(const Added& which) const;
   // The id under `key`, -1 where the key is missing. Error(model) when there is no such token.
   int32_t id_of(const std::string& key) const;
   [[noreturn]] void refuse(const std::string& message) const;

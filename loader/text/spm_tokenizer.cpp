@@ -31,7 +31,8 @@ const std::vector<double>& read_scores(const GgufVocabulary& file) {
 
 // Phi-3's turns swallow the line break that its template writes after them; GGUF has no flag for it.
 AddedTokens control_tokens(const GgufVocabulary& file) {
-  return file.added(true, file.checkpoint.text("general.architecture", "") == "phi3");
+  return file.added(
+      {.control = true, .rstrip_turns = file.checkpoint.text("general.architecture", "") == "phi3", .marked = true});
 }
 
 std::vector<SpmMerges::Piece> pieces_of(const GgufVocabulary& file) {
@@ -49,7 +50,9 @@ std::vector<SpmMerges::Piece> pieces_of(const GgufVocabulary& file) {
 class SpmTokenizer : public TableTokenizer {
  public:
   explicit SpmTokenizer(const GgufVocabulary& file)
-      : always_(file.added(false)), special_(control_tokens(file)), merges_(pieces_of(file), file.tokens.size()) {
+      : always_(file.added({.marked = true})),
+        special_(control_tokens(file)),
+        merges_(pieces_of(file), file.tokens.size()) {
     byte_ids_.fill(-1);
     for (size_t id = 0; id < file.tokens.size(); ++id) add(file, id);
     unknown_ = file.id_of("tokenizer.ggml.unknown_token_id");
@@ -93,13 +96,23 @@ class SpmTokenizer : public TableTokenizer {
     if (merges && mark_inside(text)) words_apart_ = false;
   }
 
+  // What lies between the tokens that stand in the text as it is. User-defined pieces are found once more where its
+  // spaces are marks: two steps, as Hugging Face's tokenizers have an added token and the merge of the same piece. Only
+  // so are the ids theirs for Gemma's runs of spaces where a text's own marks lie among them: of "\u2581\u2581 " the
+  // marks are one piece and the space is another, which sentencepiece, looking once, takes for a run of three.
   void encode_plain(std::string_view text, Work& work, std::vector<int32_t>& ids) const {
     work.marked.push_back((space_prefix_ ? std::string(kSpaceMark) : std::string()) + marked(text));
+    for_each_part(
+        always_, work.marked.back(), [&](std::string_view part) { encode_marked(part, work, ids); },
+        [&](int32_t id) { ids.push_back(id); });
+  }
+
+  void encode_marked(std::string_view text, Work& work, std::vector<int32_t>& ids) const {
     work.words.clear();
     if (words_apart_) {
-      split_words(work.marked.back(), work.words);
+      split_words(text, work.words);
     } else {
-      work.words.push_back(work.marked.back());
+      work.words.push_back(text);
     }
     for (const std::string_view one : work.words) {
       work.cache.append(one, ids, [&](std::string_view word, std::vector<int32_t>& out) {
@@ -120,7 +133,7 @@ class SpmTokenizer : public TableTokenizer {
     }
   }
 
-  AddedTokens always_, special_;
+  AddedTokens always_, special_;  // without and with control tokens; spaces of user-defined pieces are marks
   SpmMerges merges_;
   std::array<int32_t, 256> byte_ids_{};  // -1: the vocabulary lacks the byte
   int32_t unknown_ = -1;

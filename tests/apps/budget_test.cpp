@@ -155,5 +155,42 @@ TEST_F(BudgetTest, TheNearestFitFits) {
   }
 }
 
+// A context that nobody asked for is as long as the budgets allow, at the cost of weights that stream; a line says
+// which one keeps them, and only where that is so.
+TEST_F(BudgetTest, TheContextThatKeepsTheWeightsIsSaid) {
+  const uint64_t all_kv = kv_ * 4096 / (kTokens + 50);  // of the model's whole context
+  const std::string said = "leave no room for all weights";
+  const std::regex pattern("context: ([0-9]+) positions leave no room .*; with -c ([0-9]+) all stay on the device\n");
+  const std::vector<std::string> plan{"plan", "-m", model_, "-ub", "128"};
+  const std::vector<std::string> chat{"chat", "-m", model_, "-ub", "128", "-p", "Hello", "-n", "2"};
+  const auto budget = [](uint64_t bytes) { return std::vector<std::string>{"--device-mem", std::to_string(bytes)}; };
+  // The whole context beside a half of the weights; a third of it, or the weights.
+  for (const uint64_t bytes : {fixed_ + all_kv + weights_ / 2, fixed_ + weights_ + all_kv / 3}) {
+    for (const std::vector<std::string>& command : {plan, chat}) {
+      const Result long_one = program_.run(with(command, budget(bytes)));
+      SCOPED_TRACE(command.front() + ": " + long_one.err);
+      ASSERT_EQ(long_one.exit_code, 0);
+      std::smatch match;
+      ASSERT_TRUE(std::regex_search(long_one.err, match, pattern));
+      EXPECT_GT(std::stoi(match[2]), 512);
+      EXPECT_LT(std::stoi(match[2]), std::stoi(match[1]));
+      const auto placed = [&](const std::string& context) {
+        const Result result = program_.run(with(command, with(budget(bytes), {"-c", context})));
+        EXPECT_EQ(result.exit_code, 0) << result.err;
+        EXPECT_THAT(result.err, ::testing::Not(HasSubstr(said))) << "it was asked for";
+        return result.err + result.out;
+      };
+      EXPECT_THAT(placed(match[2]), ::testing::Not(HasSubstr("streamed from disk")));
+      EXPECT_THAT(placed(match[1]), HasSubstr("streamed from disk"));
+    }
+  }
+  // All fits; and so little that no context keeps the weights.
+  for (const uint64_t bytes : {fixed_ + all_kv + weights_ + 16 * kMiB, fixed_ + weights_ / 2}) {
+    const Result result = program_.run(with(chat, budget(bytes)));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_THAT(result.err, ::testing::Not(HasSubstr(said)));
+  }
+}
+
 }  // namespace
 }  // namespace spillway

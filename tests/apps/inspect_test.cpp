@@ -118,5 +118,34 @@ TEST_F(Inspect, DoctorSaysWhatIsBrokenByItsExitCode) {
   EXPECT_THAT(broken.out, HasSubstr("-> "));
 }
 
+TEST_F(Inspect, DoctorLeavesNothingBehind) {
+  namespace fs = std::filesystem;
+  const fs::path home = program_.folder() / "home";
+  const auto examine = [&] {
+    setenv("SPILLWAY_TEST_CACHE", (home / "cache").c_str(), 1);
+    const Result result = program_.run({"doctor", "--json"});
+    unsetenv("SPILLWAY_TEST_CACHE");
+    return nlohmann::json::parse(result.out);
+  };
+  const auto of = [](const nlohmann::json& report, const std::string& name) {
+    for (const auto& finding : report["findings"]) {
+      if (finding["name"] == name) return finding;
+    }
+    return nlohmann::json();
+  };
+  EXPECT_THAT(
+      of(examine(), "spill folder")["found"].get<std::string>(),
+      HasSubstr((home / "cache/spillway").string() + ": a run makes it; " + program_.folder().string() + " is"));
+  EXPECT_FALSE(fs::exists(home));
+  fs::create_directories(home / "cache/spillway");
+  const auto there = examine();
+  EXPECT_TRUE(of(there, "spill folder").is_null()) << there;
+  EXPECT_THAT(of(there, "writes")["found"].get<std::string>(), HasSubstr((home / "cache/spillway").string()));
+  EXPECT_TRUE(fs::is_empty(home / "cache/spillway"));
+  fs::remove_all(home / "cache");
+  program_.write("home/cache", "no folder");
+  EXPECT_EQ(of(examine(), "spill folder")["health"], "broken");
+}
+
 }  // namespace
 }  // namespace spillway

@@ -98,7 +98,7 @@ TEST_F(ChatTemplateTest, TextsOfJinja2) {
 // Sources and what jinja2 renders from them without variables; null where it raises (make_template_golden.py).
 TEST_F(ChatTemplateTest, ExpressionsOfJinja2) {
   const ordered_json expressions = ordered_json::parse(std::ifstream(kTemplates + "expressions.json"));
-  EXPECT_GE(expressions.size(), 470u);
+  EXPECT_GE(expressions.size(), 590u);
   for (const auto& [source, expected] : expressions.items()) {
     if (expected.is_null()) {
       EXPECT_THROW(text(source), Error) << source;
@@ -298,6 +298,17 @@ TEST_F(ChatTemplateTest, AHostileTemplateEndsSoonAndTakesLittleMemory) {
       "{% set ns = namespace() %}{% macro m() %}{% set ns.f = caller %}{% endmacro %}{% for i in [1] %}{% call m() "
       "%}x{{ i }}{% endcall %}{% endfor %}{{ ns.f() }}";
   EXPECT_THAT(refused(kept), HasSubstr("no longer defined"));
+  // Generators that go over each other, by what they hold and by what they find when they are asked.
+  EXPECT_THAT(
+      refused("{% set ns = namespace(g=[1]) %}{% for i in range(9999) %}{% set ns.g = ns.g|select %}{% endfor %}"),
+      HasSubstr("too deep"));
+  EXPECT_THAT(refused("{% set ns = namespace(n=namespace(g=[1])) %}{% for i in range(9999) %}{% set n = namespace() %}"
+                      "{% set n.g = [ns.n]|map(attribute='g')|map('list') %}{% set ns.n = n %}{% endfor %}"
+                      "{{ ns.n.g|list }}"),
+              HasSubstr("too deep"));
+  EXPECT_THAT(refused("{% set a = 'a' * 9999 %}{% set ns = namespace(g=[]) %}{% for i in range(9999) %}"
+                      "{% set ns.g = [ns.g, a|map('upper')]|first %}{% endfor %}"),
+              HasSubstr("steps or memory"));
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
 }
 

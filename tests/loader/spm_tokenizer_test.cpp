@@ -104,6 +104,27 @@ TEST_F(SpmTokenizer, UserDefinedPiecesAreFoundFirstAndUnusedOnesFallApart) {
   EXPECT_EQ(make()->piece(table), "<ab>");
 }
 
+// The ids that tokenizers 0.23.3 gives for these pieces as added tokens whose merges come first, as in Gemma's
+// tokenizer.json; without the last three sentencepiece 0.2.3's too.
+TEST_F(SpmTokenizer, ATextsOwnMarksAreSpacesAsForGemma) {
+  const int32_t one = add("\u2581", -9), two = add("  ", -1000, 4), three = add("   ", -1000, 4);
+  const int32_t a = add("a", -9), word = add("\u2581a", -1), line = add("\n", -1000, 4);
+  checkpoint_.meta["tokenizer.ggml.add_space_prefix"] = false;
+  const auto tokenizer = make();
+  const auto ids = [&](const char* text) { return tokenizer->encode(text, false, false); };
+  EXPECT_THAT(ids("a\u2581a a"), ElementsAre(a, word, word));
+  EXPECT_THAT(ids("\u2581\u2581a"), ElementsAre(two, a));
+  EXPECT_THAT(ids("  a"), ElementsAre(two, a));
+  EXPECT_THAT(ids(" \u2581a\u2581 "), ElementsAre(two, a, two));
+  EXPECT_THAT(ids("\u2581 \u2581"), ElementsAre(three));
+  EXPECT_THAT(ids("\u2581\u2581\u2581\u2581\u2581"), ElementsAre(three, two));
+  EXPECT_THAT(ids("\n\u2581\n   \u2581"), ElementsAre(line, one, line, three, one));
+  EXPECT_THAT(ids("\u2581\u2581 "), ElementsAre(two, one));
+  EXPECT_THAT(ids(" \u2581\u2581"), ElementsAre(one, two));
+  EXPECT_THAT(ids("  \u2581\u2581 a"), ElementsAre(two, two, word));
+  EXPECT_EQ(tokenizer->decode(ids(" \u2581a\u2581\u2581 ")), "  a   ");
+}
+
 TEST_F(SpmTokenizer, PhiThreesTurnsTakeTheWhiteSpaceAfterThem) {
   add("\u2581", -9);
   const int32_t word = add("\u2581a", -1), user = add("<|user|>", 0, 3);
