@@ -282,7 +282,7 @@ class Bench {
       }
     }
     const Plan& plan = engine_->plan();
-    const char* kv_type = info(plan.kv_layout.format.codec).name;
+    const char* kv_type = info(plan.kv_layout.format.type()).name;
     return {{"model_filename", running_.model().checkpoint.path()},
             {"model_type", running_.model().spec.family},
             {"model_size", running_.model().checkpoint.weight_bytes()},

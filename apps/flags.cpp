@@ -163,8 +163,13 @@ void RunFlags::add(CLI::App& command, Runs runs) {
 
 void RunFlags::add_policy(CLI::App& command) {
   const std::string running = "Running";
-  add_option(command, "--kv-type", kv_type, "How full pages of KV are kept")
-      ->type_name("fp16|q8|q4|kivi4|kivi2")
+  const auto of_llama_cpp = [](std::string& name) -> std::string {  // its -ctk f16, f32
+    if (name == "f16" || name == "f32") name.insert(1, "p");
+    return "";
+  };
+  add_option(command, "--kv-type", kv_type, "How KV is kept: in half or single precision, or full pages packed")
+      ->type_name("fp16|fp32|q8|q4|kivi4|kivi2")
+      ->transform(CLI::Validator(of_llama_cpp, ""))
       ->capture_default_str()
       ->group(running);
   add_option(command, "--kv-edge-layers", options.kv_edge_layers,

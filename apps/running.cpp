@@ -152,7 +152,7 @@ double Running::expected_seconds(const PassLoad& load) const {
 
 // Of the flags that were given, those that this plan has no use for.
 void Running::say_what_changes_nothing(const Plan& plan) const {
-  if (options_.kv_codec != KvCodec::f16 && kv_saved(plan).packed_layers == 0) {
+  if (packs(options_.kv_codec) && kv_saved(plan).packed_layers == 0) {
     say(fmt::format("--kv-type {} changes nothing: all {} layers are first or last ones (--kv-edge-layers {})",
                     info(options_.kv_codec).name, model_.spec.shape.layers, options_.kv_edge_layers));
   }

@@ -118,7 +118,7 @@ void SelectionFlags::resolve(Options& options) const {
   selection.selector = named("--kv-select", selector, kKvSelectors, kKvSelectorNames);
   selection.keep = named("--kv-keep", keep, kKvRetentions, kKvRetentionNames);
   if (exact && selection.on()) refuse(fmt::format("--exact: {} does not read all of the KV", selection.flag()));
-  if (exact && options.kv_codec != KvCodec::f16) {
+  if (exact && packs(options.kv_codec)) {
     refuse(fmt::format("--exact: --kv-type {} rounds the KV", info(options.kv_codec).name));
   }
   for (const CLI::Option* option : of_selection_) {

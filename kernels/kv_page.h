@@ -1,6 +1,6 @@
-// How the bytes of a KV page lie: 64 tokens of one (layer, KV head) in half precision, or packed by a codec once the
-// page is full (KIVI, arXiv 2402.02750; FlexGen, arXiv 2303.06865, section 4.4). Sizes and offsets only, included by
-// host and device; the arithmetic is kernels/kv_codec.h.
+// How the bytes of a KV page lie: 64 tokens of one (layer, KV head) in half or single precision, or, of half precision,
+// packed by a codec once the page is full (KIVI, arXiv 2402.02750; FlexGen, arXiv 2303.06865, section 4.4). Sizes and
+// offsets only, included by host and device; the arithmetic is kernels/kv_codec.h.
 #pragma once
 
 #include <cstdint>
@@ -12,20 +12,23 @@ inline constexpr int kPageTokens = 64;
 inline constexpr int kGranuleTokens = 4;
 inline constexpr int kGranules = kPageTokens / kGranuleTokens;
 
-enum class KvCodec : uint8_t { f16, q8, q4, kivi4, kivi2 };
+enum class KvCodec : uint8_t { f16, f32, q8, q4, kivi4, kivi2 };
 
 struct KvCodecInfo {
   const char* name;
-  int bits;               // of a code; 16: pages stay as they are
+  int bits;               // of a code, or of an element of pages that stay as they are
   bool keys_per_channel;  // else keys are grouped as values are, within a token
 };
 
-inline constexpr KvCodecInfo kKvCodecs[] = {
-    {"fp16", 16, false}, {"q8", 8, false}, {"q4", 4, false}, {"kivi4", 4, true}, {"kivi2", 2, true}};
+inline constexpr KvCodecInfo kKvCodecs[] = {{"fp16", 16, false}, {"fp32", 32, false}, {"q8", 8, false},
+                                            {"q4", 4, false},    {"kivi4", 4, true},  {"kivi2", 2, true}};
 
 constexpr const KvCodecInfo& info(KvCodec codec) { return kKvCodecs[static_cast<int>(codec)]; }
 
-inline constexpr KvCodec kAllKvCodecs[] = {KvCodec::f16, KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCodec::kivi2};
+inline constexpr KvCodec kAllKvCodecs[] = {KvCodec::f16, KvCodec::f32,   KvCodec::q8,
+                                           KvCodec::q4,  KvCodec::kivi4, KvCodec::kivi2};
+
+constexpr bool packs(KvCodec codec) { return info(codec).bits < 16; }
 
 // Half precision, little-endian: code c of a group stands for minimum + c * scale.
 struct GroupScale {

@@ -15,8 +15,9 @@ inline constexpr int kPagesPerSpan = 8;
 inline constexpr int kSpanTokens = kPageTokens * kPagesPerSpan;
 
 // How the bytes of a page row lie: the pages of all KV heads of one layer for the same 64 tokens, side by side.
-// Page of head h: K [kPageTokens x head_dim], then V [kPageTokens x head_dim], token-major. A page row that is full may
-// be packed (Ops::seal): then the page of head h is a PackedPage (kernels/kv_page.h).
+// Page of head h: K [kPageTokens x head_dim], then V [kPageTokens x head_dim], token-major, in half precision or in
+// single (F32). A page row of half precision that is full may be packed (Ops::seal): then the page of head h is a
+// PackedPage (kernels/kv_page.h).
 struct KvFormat {
   DType dtype = DType::f16;
   int kv_heads = 0;
@@ -28,7 +29,9 @@ struct KvFormat {
   uint64_t page_bytes() const { return 2 * kPageTokens * token_bytes(); }
   uint64_t row_of_pages_bytes() const { return kv_heads * page_bytes(); }
 
-  bool packs() const { return codec != KvCodec::f16; }
+  bool packs() const { return spillway::packs(codec); }
+  // What --kv-type calls it.
+  KvCodec type() const { return dtype == DType::f32 ? KvCodec::f32 : codec; }
   PackedPage packed_page() const { return packs() ? PackedPage::of(codec, head_dim) : PackedPage{}; }
   uint64_t packed_row_bytes() const { return static_cast<uint64_t>(kv_heads) * packed_page().bytes(); }
 };

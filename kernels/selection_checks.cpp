@@ -68,7 +68,7 @@ void check_sum_attention(const View& q, const AttendShape& shape, std::span<cons
 
 void check_sum_selected(const SumSelectedArguments& a) {
   check_attend_selected(a.q, a.shape, a.kv, a.states);
-  SPILLWAY_CHECK(a.shape.format.dtype == DType::f16 && a.kv.granules > 0 && a.tokens > 0);
+  SPILLWAY_CHECK(a.kv.granules > 0 && a.tokens > 0);
   SPILLWAY_CHECK(a.ids.dtype == DType::i32 && a.ids.rows == a.shape.format.kv_heads && a.ids.cols == a.kv.granules);
   SPILLWAY_CHECK(is_f32(a.sums, a.shape.format.kv_heads, (a.tokens + a.kv.granule_tokens - 1) / a.kv.granule_tokens));
 }
@@ -97,6 +97,7 @@ void check_attend_selected(const View& q, const AttendShape& shape, const Select
   check_heads(shape);
   SPILLWAY_CHECK(is_f32(q, 1, int64_t{shape.heads} * shape.format.head_dim));
   SPILLWAY_CHECK(is_granule(kv.granule_tokens) && kv.granules >= 0 && (kv.places != nullptr || kv.granules == 0));
+  SPILLWAY_CHECK(shape.format.dtype == DType::f16);
   SPILLWAY_CHECK(!shape.format.packs() || kv.granule_tokens == kGranuleTokens);
   SPILLWAY_CHECK(is_f32(states, kv.states(), int64_t{shape.heads} * attn_state_floats(shape.format.head_dim)));
 }

@@ -44,9 +44,13 @@ std::string describe_layers(const Plan& plan) {
                      layers_of(plan.before.front()), layers_of(plan));
 }
 
-// What packed pages save, at full context; empty where there are none.
+// What packed pages save at full context, or single precision takes; empty where all is in half precision.
 std::string describe_kv(const Plan& plan) {
   const KvSaved saved = kv_saved(plan);
+  if (saved.codec == KvCodec::f32) {
+    return fmt::format("KV is {}: {:.1f} MiB at full context, {:.1f} MiB in fp16\n", info(saved.codec).name,
+                       saved.bytes / kMiB, saved.fp16_bytes / kMiB);
+  }
   if (saved.packed_layers == 0) return {};
   return fmt::format("KV pages are {} in {} of {} layers: {:.1f} MiB at full context, {:.1f} MiB in fp16\n",
                      info(saved.codec).name, saved.packed_layers, saved.layers, saved.bytes / kMiB,

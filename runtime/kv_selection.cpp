@@ -97,7 +97,7 @@ PartialKeyFormat partial_key_format(const KvSelection& selection, const ModelSha
 void check_policy(const KvSelection& selection, KvCodec codec) {
   const auto refuse = [](const std::string& text) { throw Error(ErrorKind::usage, text); };
   const char* selector = kKvSelectorNames[static_cast<int>(selection.selector)];
-  const char* packs = info(codec).name;
+  const char* type = info(codec).name;
   if (selection.keep == KvRetention::window && selection.scores()) {
     refuse(
         fmt::format("--kv-keep window reads all of what it keeps, as much as --select-budget says: --kv-select {} "
@@ -120,9 +120,14 @@ void check_policy(const KvSelection& selection, KvCodec codec) {
   if (selection.lets_go() && selection.check_every > 0) {
     refuse(fmt::format("--check-every: what {} has let go cannot be read", selection.flag()));
   }
-  if (codec != KvCodec::f16 && selection.on() && selection.granule_tokens != kGranuleTokens) {
+  if (codec == KvCodec::f32 && selection.on()) {
+    refuse(fmt::format(
+        "{}: reads a part of KV that is kept in half precision or packed, and --kv-type {} keeps it in single",
+        selection.flag(), type));
+  }
+  if (packs(codec) && selection.on() && selection.granule_tokens != kGranuleTokens) {
     refuse(fmt::format("--granule {}: packed pages (--kv-type {}) are read by {} tokens", selection.granule_tokens,
-                       packs, kGranuleTokens));
+                       type, kGranuleTokens));
   }
   // The first and the newest granules, which are always read, are within the number.
   const int size = selection.granule_tokens;

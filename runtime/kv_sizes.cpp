@@ -12,7 +12,7 @@ namespace {
 
 // How the pages lie, whatever is read of them.
 KvLayout pages_layout(const ModelSpec& spec, const Options& options) {
-  if (options.kv_codec == KvCodec::f16) return KvLayout(spec.shape);
+  if (!packs(options.kv_codec)) return KvLayout(spec.shape, options.kv_codec);
   if (!can_pack(spec.shape.head_dim)) {
     throw Error(ErrorKind::usage,
                 fmt::format("--kv-type {}: packed pages take heads of a multiple of 8 elements, this model's have {}",
@@ -46,11 +46,13 @@ KvSaved kv_saved(const Plan& plan) {
   const auto add = [&](const Plan& unit) {
     const KvLayout& layout = unit.kv_layout;
     const int rows = page_rows(unit.context);
-    if (layout.packed_layers() > 0) all.codec = layout.format.codec;
+    if (layout.format.type() != KvCodec::f16) all.codec = layout.format.type();
     all.packed_layers += layout.packed_layers();
     all.layers += layout.layers;
     all.bytes += layout.bytes(layout.slots_of(rows));
-    all.fp16_bytes += static_cast<uint64_t>(rows) * static_cast<uint64_t>(layout.layers) * layout.row_bytes();
+    KvLayout in_halves = layout;
+    in_halves.format.dtype = DType::f16;
+    all.fp16_bytes += static_cast<uint64_t>(rows) * static_cast<uint64_t>(layout.layers) * in_halves.row_bytes();
   };
   for (const Plan& unit : plan.before) add(unit);
   add(plan);

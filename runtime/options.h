@@ -31,7 +31,7 @@ struct Options {
   int batch = 1;                    // sequences that one pass may compute, a token of each and a chunk beside them
   int chunk = 512;                  // prompt tokens computed together (-ub)
   int logit_rows = 1;               // rows of logits kept at once; a plan may give fewer
-  KvCodec kv_codec = KvCodec::f16;  // of full KV pages
+  KvCodec kv_codec = KvCodec::f16;  // f32: of all KV; else of full pages
   int kv_edge_layers = 2;           // the model's first and last so many layers keep half precision
   KvSelection selection;            // what decode steps read of the KV
   // Layers that the device computes, the last ones; the CPU computes those before them, in host memory. Not given: what

@@ -1,11 +1,21 @@
-// Attention against one span, as a partial softmax state; written once over Lanes. Keys and values are fp16, all
-// arithmetic is f32. A query's result depends on itself and its visible tokens alone, in ascending order.
+// Attention against one span, as a partial softmax state; written once over Lanes. Keys and values are f16 (Kv is
+// uint16_t) or f32 (Kv is float), all arithmetic is f32. A query's result depends on itself and its visible tokens
+// alone, in ascending order.
 
 namespace spillway {
 namespace {
 
 inline Lanes load_as(const float* p) { return load_f32(p); }
 inline Lanes load_as(const uint16_t* p) { return load_f16(p); }
+inline Lanes load_part_as(const float* p, int n) { return load_f32_part(p, n); }
+inline Lanes load_part_as(const uint16_t* p, int n) { return load_f16_part(p, n); }
+// 16 rows of 16 elements, `stride` elements apart -> out[c] = element c of every row.
+inline void transpose_as(const float* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  transpose_f32(reinterpret_cast<const std::byte*>(rows), 4 * stride, out);
+}
+inline void transpose_as(const uint16_t* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  transpose_f16(reinterpret_cast<const std::byte*>(rows), 2 * stride, out);
+}
 
 // c[M][C vectors] (+)= sum over j ascending of a[.][j] * b[j][.]; b is float, or f16 as uint16_t.
 template <int M, int C, typename B>
@@ -64,43 +74,52 @@ inline void broadcast_product(const float* a, int64_t a_step, int rows, const B*
   for (; v < cols; v += kLanes) broadcast_rows<1>(a, a_step, rows, b + v, b_step, count, c + v, c_step, fresh);
 }
 
-// Bytes from a page's keys to its values.
-constexpr int64_t page_values(int head_dim) { return int64_t{2} * kPageTokens * head_dim; }
+// Bytes of one token's keys or values, and from a page's keys to its values.
+template <typename Kv>
+constexpr int token_bytes(int head_dim) {
+  return static_cast<int>(sizeof(Kv)) * head_dim;
+}
+template <typename Kv>
+constexpr int64_t page_values(int head_dim) {
+  return int64_t{kPageTokens} * token_bytes<Kv>(head_dim);
+}
 
 // Asks for the bytes at `ahead` that correspond to row j of the page being read.
 inline void ask_ahead(const std::byte* ahead, int j, int row_bytes) {
   for (int at = 0; at < row_bytes; at += 64) __builtin_prefetch(ahead + j * row_bytes + at, 0, 2);
 }
 
-// rows [count x head_dim] f16 -> out [count x padded] f32, zero padded.
-inline void widen(const std::byte* rows, int count, int head_dim, const std::byte* ahead, float* out) {
+// rows [count x head_dim] -> out [count x padded] f32, zero padded.
+template <typename Kv>
+inline void widen(const Kv* rows, int count, int head_dim, const std::byte* ahead, float* out) {
   const int64_t padded = padded_head(head_dim);
-  for (int j = 0; j < count; j++, rows += 2 * head_dim, out += padded) {
-    ask_ahead(ahead, j, 2 * head_dim);
+  for (int j = 0; j < count; j++, rows += head_dim, out += padded) {
+    ask_ahead(ahead, j, token_bytes<Kv>(head_dim));
     int c = 0;
-    for (; c + kLanes <= head_dim; c += kLanes) store_f32(out + c, load_f16(rows + 2 * c));
-    if (c < head_dim) store_f32(out + c, load_f16_part(rows + 2 * c, head_dim - c));
+    for (; c + kLanes <= head_dim; c += kLanes) store_f32(out + c, load_as(rows + c));
+    if (c < head_dim) store_f32(out + c, load_part_as(rows + c, head_dim - c));
   }
 }
 
-// rows [count x head_dim] f16 -> out [padded x kPageTokens] f32, zero where there is no token.
-inline void transpose_page(const std::byte* rows, int count, int head_dim, const std::byte* ahead, float* out) {
+// rows [count x head_dim] -> out [padded x kPageTokens] f32, zero where there is no token.
+template <typename Kv>
+inline void transpose_page(const Kv* rows, int count, int head_dim, const std::byte* ahead, float* out) {
   for (int t = 0; t < kPageTokens; t += kLanes) {
-    for (int j = t; j < t + kLanes; j++) ask_ahead(ahead, j, 2 * head_dim);
+    for (int j = t; j < t + kLanes; j++) ask_ahead(ahead, j, token_bytes<Kv>(head_dim));
     for (int c = 0; c < head_dim; c += kLanes) {
-      const std::byte* corner = rows + int64_t{2} * (int64_t{t} * head_dim + c);
-      int64_t stride = int64_t{2} * head_dim;
-      uint16_t edge[kLanes * kLanes];
+      const Kv* corner = rows + int64_t{t} * head_dim + c;
+      int64_t stride = head_dim;
+      Kv edge[kLanes * kLanes];
       if (t + kLanes > count || c + kLanes > head_dim) {  // no load may pass the tokens that are there
         __builtin_memset(edge, 0, sizeof edge);
-        const size_t bytes = 2 * static_cast<size_t>(head_dim - c < kLanes ? head_dim - c : kLanes);
+        const size_t bytes = sizeof(Kv) * static_cast<size_t>(head_dim - c < kLanes ? head_dim - c : kLanes);
         for (int j = 0; j < kLanes && t + j < count; j++)
           __builtin_memcpy(edge + j * kLanes, corner + j * stride, bytes);
-        corner = reinterpret_cast<const std::byte*>(edge);
-        stride = 2 * kLanes;
+        corner = edge;
+        stride = kLanes;
       }
       Lanes tile[kLanes];
-      transpose_f16(corner, stride, tile);
+      transpose_as(corner, stride, tile);
       for (int i = 0; i < kLanes; i++) store_f32(out + (c + i) * kPageTokens + t, tile[i]);
     }
   }
@@ -223,37 +242,48 @@ inline void gather_granules(const AttentionTile& a, const KvSpan& span, int toke
   }
 }
 
-// Keys or values, in half precision, of the page that begins with `token`. Those of a packed page, or of chosen
-// granules, lie in the place of the others of the two, until these are wanted.
-inline const std::byte* halves_of(const AttentionTile& a, const KvSpan& span, int token, bool value,
-                                  const TileScratch& s) {
-  const std::byte* row = span.rows[token / kPageTokens];
-  auto* halves = reinterpret_cast<std::byte*>(value ? s.keys : s.values);
-  if (a.places != nullptr) {
-    gather_granules(a, span, token, value, halves);
-    return halves;
+// Where the keys or values of the page that begins with `token` lie, where it is neither packed nor of granules.
+template <typename Kv>
+inline const std::byte* stored_at(const AttentionTile& a, const KvSpan& span, int token, bool value) {
+  return span.rows[token / kPageTokens] + a.head_offset + (value ? page_values<Kv>(a.head_dim) : 0);
+}
+
+// Keys or values of the page that begins with `token`. Those of a packed page, or of chosen granules, lie in half
+// precision in the place of the others of the two, until these are wanted.
+template <typename Kv>
+inline const Kv* elements_of(const AttentionTile& a, const KvSpan& span, int token, bool value, const TileScratch& s) {
+  if constexpr (sizeof(Kv) == sizeof(uint16_t)) {
+    auto* halves = reinterpret_cast<std::byte*>(value ? s.keys : s.values);
+    if (a.places != nullptr) {
+      gather_granules(a, span, token, value, halves);
+      return reinterpret_cast<const Kv*>(halves);
+    }
+    if (is_packed(span, token)) {
+      const std::byte* page = span.rows[token / kPageTokens] + a.packed_head_offset;
+      unpack(a.packed, page, page, value, kPageTokens, halves);
+      return reinterpret_cast<const Kv*>(halves);
+    }
   }
-  if (!is_packed(span, token)) return row + a.head_offset + (value ? page_values(a.head_dim) : 0);
-  const std::byte* page = row + a.packed_head_offset;
-  unpack(a.packed, page, page, value, kPageTokens, halves);
-  return halves;
+  return reinterpret_cast<const Kv*>(stored_at<Kv>(a, span, token, value));
 }
 
 // What is read next, the keys or values of the page that begins with `token`; where it is to be unpacked or gathered,
 // what is at hand.
+template <typename Kv>
 inline const std::byte* asked_for(const AttentionTile& a, const KvSpan& span, int token, bool value,
-                                  const std::byte* at_hand) {
-  if (a.places != nullptr || is_packed(span, token)) return at_hand;
-  return span.rows[token / kPageTokens] + a.head_offset + (value ? page_values(a.head_dim) : 0);
+                                  const Kv* at_hand) {
+  if (a.places != nullptr || is_packed(span, token)) return reinterpret_cast<const std::byte*>(at_hand);
+  return stored_at<Kv>(a, span, token, value);
 }
 
+template <typename Kv>
 inline void tile_scores(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
   const int64_t padded = padded_head(a.head_dim);
   const int most = visible_tokens(a, span, a.rows - 1);
   for (int t = first_page(a, span); t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
     const bool last = t + kPageTokens >= most;
-    const std::byte* keys = halves_of(a, span, t, false, s);
+    const Kv* keys = elements_of<Kv>(a, span, t, false, s);
     transpose_page(keys, tokens, a.head_dim, asked_for(a, span, last ? 0 : t + kPageTokens, last, keys), s.keys);
     int row = 0;
     while (visible_tokens(a, span, row) <= t) row++;  // ends: the last row sees more than t
@@ -275,6 +305,7 @@ inline SeenPart seen_part(const AttentionTile& a, const KvSpan& span, int row, i
   return {in_page(hidden_tokens(a, span, row)), in_page(visible_tokens(a, span, row))};
 }
 
+template <typename Kv>
 inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
   const int64_t padded = padded_head(a.head_dim);
   const int most = visible_tokens(a, span, a.rows - 1);
@@ -282,15 +313,14 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
   for (int t = first_page(a, span); t < most; t += kPageTokens) {
     const int tokens = span.tokens - t < kPageTokens ? span.tokens - t : kPageTokens;
     const int next = t + kPageTokens < most ? t + kPageTokens : t;
-    const std::byte* values = halves_of(a, span, t, true, s);
+    const Kv* values = elements_of<Kv>(a, span, t, true, s);
     const std::byte* ahead = asked_for(a, span, next, true, values);
     if (a.rows == 1 && a.head_dim % kLanes == 0) {  // read once: widened on the way
       const SeenPart seen = seen_part(a, span, 0, t, tokens);
       for (int j = seen.first; j < seen.end; j += kLanes) {
         const int count = seen.end - j < kLanes ? seen.end - j : kLanes;
-        for (int i = j; i < j + count; i++) ask_ahead(ahead, i, 2 * a.head_dim);
-        broadcast_product(s.scores + t + j, kSpanTokens, a.heads,
-                          reinterpret_cast<const uint16_t*>(values) + int64_t{j} * a.head_dim, a.head_dim, count,
+        for (int i = j; i < j + count; i++) ask_ahead(ahead, i, token_bytes<Kv>(a.head_dim));
+        broadcast_product(s.scores + t + j, kSpanTokens, a.heads, values + int64_t{j} * a.head_dim, a.head_dim, count,
                           s.sums, padded, padded, false);
       }
       continue;
@@ -312,15 +342,16 @@ inline void tile_values(const AttentionTile& a, const KvSpan& span, const TileSc
 }
 
 // sums, largest and total of every query that sees any of the span.
+template <typename Kv>
 inline void tile_span(const AttentionTile& a, const KvSpan& span, const TileScratch& s) {
-  tile_scores(a, span, s);
+  tile_scores<Kv>(a, span, s);
   for (int i = 0; i < a.rows * a.heads; i++) {
     const int row = i / a.heads, hidden = hidden_tokens(a, span, row);
     const int seen = visible_tokens(a, span, row) - hidden;
     float* scores = s.scores + i * int64_t{kSpanTokens};
     if (seen > 0) softmax_part(scores + hidden, seen, a.scale, &s.largest[i], &s.total[i]);
   }
-  tile_values(a, span, s);
+  tile_values<Kv>(a, span, s);
 }
 
 inline void clear_state(float* state, int head_dim) {
@@ -349,11 +380,11 @@ inline void fold_state(float* state, int head_dim, const float* sums, float larg
   state[head_dim] = most;
 }
 
-// One row against all of one span; the state is stored.
-void attend(const AttentionTile& a) {
+template <typename Kv>
+void attend_of(const AttentionTile& a) {
   const TileScratch s = lay_out(a);
   const bool any = sees_any(a, *a.spans, 0);
-  if (any) tile_span(a, *a.spans, s);
+  if (any) tile_span<Kv>(a, *a.spans, s);
   for (int i = 0; i < a.heads; i++) {
     float* state = state_of(a, i);
     clear_state(state, a.head_dim);
@@ -361,7 +392,8 @@ void attend(const AttentionTile& a) {
   }
 }
 
-void attend_chunk(const AttentionTile& a) {
+template <typename Kv>
+void attend_chunk_of(const AttentionTile& a) {
   const TileScratch s = lay_out(a);
   const int queries = a.rows * a.heads;
   for (int i = 0; i < queries && a.fresh; i++) clear_state(state_of(a, i), a.head_dim);
@@ -369,12 +401,19 @@ void attend_chunk(const AttentionTile& a) {
     const KvSpan& span = a.spans[n];
     // Rows see later tokens one after the other: the first row's window reaches furthest back.
     if (visible_tokens(a, span, a.rows - 1) <= hidden_tokens(a, span, 0)) continue;
-    tile_span(a, span, s);
+    tile_span<Kv>(a, span, s);
     for (int i = 0; i < queries; i++) {
       if (!sees_any(a, span, i / a.heads)) continue;
       fold_state(state_of(a, i), a.head_dim, s.sums + i * padded_head(a.head_dim), s.largest[i], s.total[i]);
     }
   }
+}
+
+// One row against all of one span; the state is stored.
+void attend(const AttentionTile& a) { a.dtype == DType::f32 ? attend_of<float>(a) : attend_of<uint16_t>(a); }
+
+void attend_chunk(const AttentionTile& a) {
+  a.dtype == DType::f32 ? attend_chunk_of<float>(a) : attend_chunk_of<uint16_t>(a);
 }
 
 void merge(const float* states, uint64_t stride, int count, int head_dim, float* out) {

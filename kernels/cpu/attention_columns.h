@@ -23,6 +23,7 @@ struct AttentionColumns {
     const int64_t kv_head = column / pieces;
     const int64_t head = kv_head * group + column % pieces * piece;
     AttentionTile t{};
+    t.dtype = shape.format.dtype;
     t.head_offset = kv_head * shape.format.page_bytes();
     t.packed = packed;
     t.packed_head_offset = kv_head * packed.bytes();

@@ -111,7 +111,7 @@ class CpuOps final : public Ops {
   }
 
   void append(Stream& stream, View k, View v, const KvFormat& format, std::span<const AppendRun> runs) override {
-    SPILLWAY_CHECK(format.dtype == DType::f16);
+    SPILLWAY_CHECK(format.dtype == DType::f16 || format.dtype == DType::f32);
     const int64_t longest = check_append(k, v, format, runs);
     enqueue(stream, "append", [=, this, copies = std::vector<AppendRun>(runs.begin(), runs.end())] {
       each_row(static_cast<int64_t>(copies.size()) * format.kv_heads, longest * format.head_dim * 2, [&](int64_t i) {
@@ -426,7 +426,8 @@ class CpuOps final : public Ops {
   }
 
   void check_heads(const AttendShape& shape) const {
-    SPILLWAY_CHECK(shape.format.dtype == DType::f16 && shape.format.head_dim <= kMostHeadDim);
+    SPILLWAY_CHECK(shape.format.dtype == DType::f16 || shape.format.dtype == DType::f32);
+    SPILLWAY_CHECK(shape.format.head_dim <= kMostHeadDim);
     SPILLWAY_CHECK(team_.workers() * worker_bytes(0, shape.format.head_dim) <= scratch_bytes_);
   }
 
@@ -434,10 +435,17 @@ class CpuOps final : public Ops {
     const uint64_t token_bytes = format.token_bytes();
     std::byte* keys = run.page_row + head * format.page_bytes() + run.first_token * token_bytes;
     std::byte* values = keys + kPageTokens * token_bytes;
+    const auto write = [&](const float* from, std::byte* to) {
+      if (format.dtype == DType::f32) {
+        std::memcpy(to, from, token_bytes);
+      } else {
+        kernels_.to_f16(from, format.head_dim, to);
+      }
+    };
     for (int i = 0; i < run.count; i++) {
       const int64_t from = int64_t{head} * format.head_dim;
-      kernels_.to_f16(k.f32(run.first_row + i) + from, format.head_dim, keys + i * token_bytes);
-      kernels_.to_f16(v.f32(run.first_row + i) + from, format.head_dim, values + i * token_bytes);
+      write(k.f32(run.first_row + i) + from, keys + i * token_bytes);
+      write(v.f32(run.first_row + i) + from, values + i * token_bytes);
     }
   }
 

@@ -96,6 +96,7 @@ struct FloatProduct {
 struct AttentionTile {
   const KvSpan* spans;
   int64_t span_count;
+  DType dtype;  // of pages that are not packed: f16, or f32, which are neither packed nor chosen from
   uint64_t head_offset;
   uint64_t packed_head_offset;
   PackedPage packed;

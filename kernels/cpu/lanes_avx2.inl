@@ -235,6 +235,32 @@ inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kL
   transpose_8_f16(rows, stride, out);
   transpose_8_f16(rows + 16, stride, out + 8);
 }
+// out[c] = element c of 8 rows, for 8 elements of f32: within each 128 bits four rows, then the halves.
+inline void transpose_8_f32(const std::byte* rows, int64_t stride, __m256 (&out)[8]) {
+  __m256 fours[8];  // 4 * i + c, 128-bit half h: element 4 * h + c of rows 4 * i to 4 * i + 3
+  for (int i = 0; i < 2; i++, rows += 4 * stride) {
+    const auto row = [&](int j) { return _mm256_loadu_ps(reinterpret_cast<const float*>(rows + j * stride)); };
+    const __m256 ab = _mm256_unpacklo_ps(row(0), row(1)), cd = _mm256_unpacklo_ps(row(2), row(3));
+    const __m256 more_ab = _mm256_unpackhi_ps(row(0), row(1)), more_cd = _mm256_unpackhi_ps(row(2), row(3));
+    fours[4 * i] = _mm256_shuffle_ps(ab, cd, 0x44);
+    fours[4 * i + 1] = _mm256_shuffle_ps(ab, cd, 0xee);
+    fours[4 * i + 2] = _mm256_shuffle_ps(more_ab, more_cd, 0x44);
+    fours[4 * i + 3] = _mm256_shuffle_ps(more_ab, more_cd, 0xee);
+  }
+  for (int c = 0; c < 4; c++) {
+    out[c] = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x20);
+    out[4 + c] = _mm256_permute2f128_ps(fours[c], fours[4 + c], 0x31);
+  }
+}
+// The same as transpose_f16, of f32.
+inline void transpose_f32(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  for (int first = 0; first < kLanes; first += 8) {
+    __m256 low[8], high[8];
+    transpose_8_f32(rows + 4 * first, stride, low);
+    transpose_8_f32(rows + 8 * stride + 4 * first, stride, high);
+    for (int c = 0; c < 8; c++) out[first + c] = {low[c], high[c]};
+  }
+}
 
 }  // namespace
 }  // namespace spillway

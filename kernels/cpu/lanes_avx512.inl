@@ -166,6 +166,30 @@ inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kL
     out[2 * c + 9] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(odd, 1));
   }
 }
+// The same of f32: within each 128 bits four rows, then the 128-bit lanes.
+inline void transpose_f32(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  __m512 fours[16];  // 4 * i + c, 128-bit lane l: element 4 * l + c of rows 4 * i to 4 * i + 3
+  for (int i = 0; i < 4; i++, rows += 4 * stride) {
+    const Lanes a = load_f32(rows), b = load_f32(rows + stride);
+    const Lanes c = load_f32(rows + 2 * stride), d = load_f32(rows + 3 * stride);
+    const __m512 ab = _mm512_unpacklo_ps(a, b), cd = _mm512_unpacklo_ps(c, d);
+    const __m512 more_ab = _mm512_unpackhi_ps(a, b), more_cd = _mm512_unpackhi_ps(c, d);
+    fours[4 * i] = _mm512_shuffle_ps(ab, cd, 0x44);
+    fours[4 * i + 1] = _mm512_shuffle_ps(ab, cd, 0xee);
+    fours[4 * i + 2] = _mm512_shuffle_ps(more_ab, more_cd, 0x44);
+    fours[4 * i + 3] = _mm512_shuffle_ps(more_ab, more_cd, 0xee);
+  }
+  for (int c = 0; c < 4; c++) {
+    const __m512 low = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x44);
+    const __m512 high = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xee);
+    const __m512 more_low = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x44);
+    const __m512 more_high = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xee);
+    out[c] = _mm512_shuffle_f32x4(low, more_low, 0x88);
+    out[4 + c] = _mm512_shuffle_f32x4(low, more_low, 0xdd);
+    out[8 + c] = _mm512_shuffle_f32x4(high, more_high, 0x88);
+    out[12 + c] = _mm512_shuffle_f32x4(high, more_high, 0xdd);
+  }
+}
 
 }  // namespace
 }  // namespace spillway

@@ -173,6 +173,13 @@ inline void transpose_f16(const std::byte* rows, int64_t stride, Lanes (&out)[kL
     out[c] = each([&](int i) { return f16_to_f32(load_u16(rows + i * stride + 2 * c)); });
   }
 }
+// The same of f32.
+inline void transpose_f32(const std::byte* rows, int64_t stride, Lanes (&out)[kLanes]) {
+  for (int i = 0; i < kLanes; i++) {
+    const Lanes row = load_f32(rows + i * stride);
+    for (int c = 0; c < kLanes; c++) out[c].v[i] = row.v[c];
+  }
+}
 
 }  // namespace
 }  // namespace spillway

@@ -58,8 +58,11 @@ struct KvLayout {
 
   KvLayout() = default;
   explicit KvLayout(const ModelShape& shape, KvCodec codec = KvCodec::f16, const KvPacked& packed_layers = {})
-      : format{.dtype = DType::f16, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim}, layers(shape.layers) {
-    if (codec == KvCodec::f16 || packed_layers.layers() <= 0) return;
+      : format{.dtype = codec == KvCodec::f32 ? DType::f32 : DType::f16,
+               .kv_heads = shape.kv_heads,
+               .head_dim = shape.head_dim},
+        layers(shape.layers) {
+    if (!spillway::packs(codec) || packed_layers.layers() <= 0) return;
     format.codec = codec;
     packed = packed_layers;
     packed.recent_rows = newest_rows(codec);

@@ -20,6 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST_F(Cli, PlanKnowsTheSpeedsOfAMachineSeenForTheFirstTimeWhateverTheBudgets) {
   SKIP_UNDER_SANITIZERS();
@@ -107,6 +108,21 @@ TEST_F(Cli, PlanReservesNothingAndBenchPrintsATable) {
   EXPECT_EQ(bench.exit_code, 0) << bench.err;
   EXPECT_THAT(bench.out, HasSubstr("pp16"));
   EXPECT_THAT(bench.out, HasSubstr("tg4"));
+}
+
+TEST_F(Cli, KvInSinglePrecisionIsPlannedSaidAndExact) {
+  const auto kv_of = [&](const std::string& type) {
+    return nlohmann::json::parse(run({"plan", "-m", model_, "-c", "256", "--json", "--kv-type", type}).out)["kv"];
+  };
+  const auto half = kv_of("f16"), single = kv_of("f32");
+  EXPECT_EQ(half["type"], "fp16");
+  EXPECT_EQ(single["type"], "fp32");
+  EXPECT_EQ(single["bytes"].get<uint64_t>(), 2 * half["bytes"].get<uint64_t>());
+  EXPECT_EQ(single["fp16_bytes"], half["bytes"]);
+  EXPECT_THAT(run({"plan", "-m", model_, "-c", "256", "--kv-type", "fp32"}).out, HasSubstr("KV is fp32: "));
+  const Result score = run({"score", "-m", model_, "--tokens", "1,2,3,4,5", "--kv-type", "f32", "--exact"});
+  EXPECT_EQ(score.exit_code, 0) << score.err;
+  EXPECT_THAT(score.err, Not(HasSubstr("changes nothing")));
 }
 
 TEST_F(Cli, ExitCodesTellWhoIsToMendIt) {

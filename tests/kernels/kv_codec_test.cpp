@@ -21,7 +21,7 @@ constexpr KvCodec kPackers[] = {KvCodec::q8, KvCodec::q4, KvCodec::kivi4, KvCode
 TEST(KvCodec, Names) {
   std::string names;
   for (const KvCodec codec : kAllKvCodecs) names += std::string(" ") + info(codec).name;
-  EXPECT_EQ(names, " fp16 q8 q4 kivi4 kivi2");
+  EXPECT_EQ(names, " fp16 fp32 q8 q4 kivi4 kivi2");
 }
 
 TEST(KvCodec, GroupsAreTheLargestDivisorsUpTo64) {

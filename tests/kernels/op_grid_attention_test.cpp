@@ -51,14 +51,6 @@ class Kv {
     }
     return all;
   }
-  float value(int token, int kv_head, int i) {
-    uint16_t half;
-    std::memcpy(&half,
-                row(pages_.here(), token) + kv_head * format_.page_bytes() +
-                    (kPageTokens + token % kPageTokens) * format_.token_bytes() + 2 * i,
-                2);
-    return f16_to_f32(half);
-  }
 
  private:
   std::byte* row(std::byte* base, int token) const { return base + token / kPageTokens * format_.row_of_pages_bytes(); }
@@ -72,10 +64,11 @@ struct Shape {
   int group;
   int kv_heads;
   int head_dim;
+  DType type = DType::f16;  // of keys and values
 };
 
 AttendShape attend_shape(const Shape& s) {
-  return {{DType::f16, s.kv_heads, s.head_dim}, s.group * s.kv_heads, 1.0f / std::sqrt(static_cast<float>(s.head_dim))};
+  return {{s.type, s.kv_heads, s.head_dim}, s.group * s.kv_heads, 1.0f / std::sqrt(static_cast<float>(s.head_dim))};
 }
 
 ModelShape model_shape(const Shape& s) {
@@ -93,6 +86,11 @@ int64_t states_width(const AttendShape& s) { return int64_t{s.heads} * attn_stat
 // taken); what it is off by, the weights are off by, relatively. rounding: of the queries, besides.
 double score_error(const AttendShape& s, double rounding) {
   return s.scale * s.format.head_dim * 2.0 * ((s.format.head_dim + 4) * kRounding + rounding);
+}
+
+// Of queries, to multiply them by halves.
+double query_rounding(const Backend& backend, const Shape& s) {
+  return backend.attends_in_halves && s.type == DType::f16 ? 0x1p-11 : 0.0;
 }
 
 // States as what they mean: the average and the logarithm of the sum. rounding: of queries and weights, one each.
@@ -116,8 +114,20 @@ void expect_states(const AttendShape& s, const float* got, const float* wanted, 
   }
 }
 
-constexpr Shape kShapes[] = {{1, 3, 64}, {3, 3, 64},  {2, 1, 80}, {7, 2, 96},  {8, 1, 128},
-                             {4, 2, 72}, {70, 1, 16}, {5, 1, 10}, {1, 1, 256}, {5, 1, 200}};
+constexpr Shape kShapes[] = {{1, 3, 64},
+                             {3, 3, 64},
+                             {2, 1, 80},
+                             {7, 2, 96},
+                             {8, 1, 128},
+                             {4, 2, 72},
+                             {70, 1, 16},
+                             {5, 1, 10},
+                             {1, 1, 256},
+                             {5, 1, 200},
+                             {3, 3, 64, DType::f32},
+                             {70, 1, 16, DType::f32},
+                             {5, 1, 10, DType::f32},
+                             {5, 1, 200, DType::f32}};
 
 // Those that the backend runs.
 std::vector<Shape> shapes(const Backend& backend) {
@@ -166,7 +176,7 @@ TEST_P(OpGridAttention, AttendMatchesTheReference) {
 
 TEST_P(OpGridAttention, AttendWithinAWindow) {
   SPILLWAY_REQUIRE_OP(attend);
-  for (const Shape& s : {Shape{3, 3, 64}, Shape{1, 2, 128}, Shape{4, 1, 256}}) {
+  for (const Shape& s : {Shape{3, 3, 64}, Shape{1, 2, 128}, Shape{4, 1, 256}, Shape{3, 2, 80, DType::f32}}) {
     const AttendShape shape = attend_shape(s);
     OpBench bench(GetParam(), model_shape(s));
     Kv kv(bench, shape.format, 500);
@@ -191,7 +201,8 @@ TEST_P(OpGridAttention, AttendWithinAWindow) {
 
 TEST_P(OpGridAttention, AttendChunkWithinAWindow) {
   SPILLWAY_REQUIRE_OP(attend_chunk);
-  for (const Shape& s : {Shape{3, 3, 64}, Shape{2, 1, 80}, Shape{1, 2, 128}, Shape{4, 1, 256}}) {
+  for (const Shape& s :
+       {Shape{3, 3, 64}, Shape{2, 1, 80}, Shape{1, 2, 128}, Shape{4, 1, 256}, Shape{2, 1, 72, DType::f32}}) {
     AttendShape shape = attend_shape(s);
     OpBench bench(GetParam(), model_shape(s));
     const int first = 560, rows = 90, tokens = first + rows;  // the second span's start is within the rows' windows
@@ -214,7 +225,7 @@ TEST_P(OpGridAttention, AttendChunkWithinAWindow) {
       for (int r = 0; r < rows; r++) {
         expect_states(shape, states.row(r), wanted.row(r), std::min(window, tokens),
                       "window of " + std::to_string(window) + ", row " + std::to_string(r),
-                      GetParam().attends_in_halves ? 0x1p-11 : 0.0);
+                      query_rounding(GetParam(), s));
         if (HasFatalFailure()) return;
       }
     }
@@ -251,7 +262,7 @@ TEST_P(OpGridAttention, AttendChunkMatchesTheReference) {
         expect_states(shape, states.row(r), wanted.row(r), tokens,
                       std::to_string(s.head_dim) + " x " + std::to_string(s.group) + ", row " + std::to_string(r) +
                           " from " + std::to_string(c.first),
-                      GetParam().attends_in_halves ? 0x1p-11 : 0.0);
+                      query_rounding(GetParam(), s));
         if (HasFatalFailure()) return;
       }
     }
@@ -342,7 +353,7 @@ TEST_P(OpGridAttention, AttentionDoesNotDependOnChunksNorThreads) {
   SPILLWAY_REQUIRE_OP(attend_chunk);
   SPILLWAY_REQUIRE_OP(merge);
   const int kTokens = GetParam().emulated ? 150 : 600;
-  for (const Shape& s : {Shape{3, 2, 64}, Shape{5, 1, 72}, Shape{1, 1, 256}}) {
+  for (const Shape& s : {Shape{3, 2, 64}, Shape{5, 1, 72}, Shape{1, 1, 256}, Shape{3, 1, 72, DType::f32}}) {
     const AttendShape shape = attend_shape(s);
     std::vector<float> first;
     for (int threads : {1, 2, 3}) {
@@ -365,7 +376,7 @@ TEST_P(OpGridAttention, DecodeTakesTheStepsOfPrefill) {
   SPILLWAY_REQUIRE_OP(merge);
   if (!GetParam().decodes_as_prefill) GTEST_SKIP() << GetParam().name << " has kernels of its own for decoding";
   constexpr int kTokens = 1100;
-  for (const Shape& s : {Shape{3, 2, 64}, Shape{8, 1, 40}}) {
+  for (const Shape& s : {Shape{3, 2, 64}, Shape{8, 1, 40}, Shape{3, 1, 64, DType::f32}, Shape{2, 1, 40, DType::f32}}) {
     const AttendShape shape = attend_shape(s);
     OpBench bench(GetParam(), model_shape(s));
     Kv kv(bench, shape.format, kTokens);
@@ -426,7 +437,6 @@ TEST_P(OpGridAttention, AttendChunkDoesNotSeeTheFuture) {
   SPILLWAY_REQUIRE_OP(attend_chunk);
   for (const Shape& s : {Shape{2, 1, 64}, Shape{1, 1, 256}}) {
     for (const DType type : {DType::f16, DType::f32}) {
-      if (type != DType::f16 && !GetParam().attends_in_halves) continue;  // the CPU's pages are F16
       AttendShape shape = attend_shape(s);
       shape.format.dtype = type;
       OpBench bench(GetParam(), model_shape(s));

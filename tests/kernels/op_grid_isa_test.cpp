@@ -32,7 +32,8 @@ class Layer {
     turned.upload(bench_.stream());
     bench_.ops().activate(bench_.stream(), Activation::silu, x.there(), normed.there(), turned.there());
     keep(turned);
-    attention(normed);
+    attention(normed, DType::f32);
+    attention(normed, DType::f16);
     return std::move(all_);
   }
 
@@ -69,8 +70,8 @@ class Layer {
     return {out.row(0), out.row(0) + x.rows * 45};
   }
 
-  void attention(BenchMatrix& x) {
-    const AttendShape shape{{DType::f16, kKvHeads, kHeadDim}, kHeads, 0.3f};
+  void attention(BenchMatrix& x, DType type) {
+    const AttendShape shape{{type, kKvHeads, kHeadDim}, kHeads, 0.3f};
     BenchBytes pages(bench_.device(), 2 * shape.format.row_of_pages_bytes());
     BenchMatrix k(bench_.device(), DType::f32, kRows, kKvHeads * kHeadDim);
     k.fill(9);
@@ -91,6 +92,7 @@ class Layer {
     bench_.ops().merge(bench_.stream(), states.there(), shape, tasks, out.there());
     keep(states);
     keep(out);
+    if (type != DType::f16) return;
     policies(shape, q, span, states, runs_of(span));
     for (const int bits : {16, 8, 4}) selection(shape, q.slice_rows(0, 1), span, {kKvHeads, 24, bits});
   }

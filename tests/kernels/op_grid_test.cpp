@@ -183,8 +183,9 @@ TEST_P(OpGridRows, AppendWritesTheRowsAndNothingElse) {
     ModelShape shape;
     shape.head_dim = head_dim;
     if (!bench.ops().why_not(shape).empty()) continue;
-    for (int kv_heads : {1, 3}) {
-      const KvFormat format{DType::f16, kv_heads, head_dim};
+    for (const auto& [type, kv_heads] :
+         {std::pair(DType::f16, 1), std::pair(DType::f16, 3), std::pair(DType::f32, 3)}) {
+      const KvFormat format{type, kv_heads, head_dim};
       constexpr int kRows = 71;
       BenchMatrix k(bench.device(), DType::f32, kRows, int64_t{kv_heads} * head_dim, 4, 4);
       BenchMatrix v(bench.device(), DType::f32, kRows, int64_t{kv_heads} * head_dim);

@@ -48,13 +48,20 @@ MODELS = {
                         "bfloat16", None, None),
     "mixtral": ("MixtralConfig", dict(SMALL, num_local_experts=4, num_experts_per_tok=2, intermediate_size=28,
                                       sliding_window=None), "float32", None, None),
+    # A router so nearly tied at one token that keys and values in half precision choose another expert there.
+    "mixtral-close": ("MixtralConfig", dict(SMALL, num_hidden_layers=2, hidden_size=24, num_local_experts=6,
+                                            num_experts_per_tok=2, intermediate_size=20, sliding_window=None),
+                      "float32", None, None),
     "opt": ("OPTConfig", dict(hidden_size=48, ffn_dim=72, num_hidden_layers=2, num_attention_heads=3, vocab_size=320,
                               max_position_embeddings=640, word_embed_proj_dim=48), "float32", None, None),
 }
 
 
+SEEDS = {"mixtral-close": 48}  # found by search; of the others the name is the seed
+
+
 def save_random(model, name, out, dtype, shard):
-    torch.manual_seed(sum(name.encode()))
+    torch.manual_seed(SEEDS.get(name, sum(name.encode())))
     with torch.no_grad():
         for key, tensor in model.named_parameters():
             vector = tensor.dim() == 1

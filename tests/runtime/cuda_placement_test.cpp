@@ -120,7 +120,7 @@ class CudaPlacement : public testing::Test {
     std::printf("%s %s: %.2g off the CPU's logits\n", wanted.name.c_str(), info(codec).name, error);
     // Where weights are quantised, both round activations to int8, after sums in different orders: a code may differ.
     // So may the code of a key or value.
-    const bool exact = (wanted.type == DType::f16 || wanted.type == DType::bf16) && codec == KvCodec::f16;
+    const bool exact = (wanted.type == DType::f16 || wanted.type == DType::bf16) && !packs(codec);
     const double tolerance = exact ? 0.002 : 0.04;
     EXPECT_LT(error, tolerance);
 
@@ -210,6 +210,13 @@ TEST_F(CudaPlacement, NeverChangesTheLogitsOfPackedKv) {
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
   EXPECT_GE(counts_["KV on host"], kCasesPerModel / 2);
   EXPECT_GE(counts_["a layer's KV in two tiers"], kCasesPerModel / 2);
+}
+
+TEST_F(CudaPlacement, NeverChangesTheLogitsOfKvInSinglePrecision) {
+  run_cases(tiny(2), kShortPrompt, (kCasesPerModel + 1) / 2, KvCodec::f32);
+  run_cases(tiny(4), kShortPrompt, 1, KvCodec::f32);
+  for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
+  EXPECT_GE(counts_["a layer's KV in two tiers"], 1);
 }
 
 // The block formats that the models above have not, on a model whose rows are one of their blocks.

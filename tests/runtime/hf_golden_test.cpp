@@ -118,14 +118,65 @@ TEST_P(HfGolden, WhereverTheBytesOfTheCudaKernelsLie) {
   expect_same_spread(*device, std::span(tokens_).first(kFewTokens));
 }
 
+// With KV in single precision, as transformers has it: what is left are float32's own roundings.
+class HfGoldenSingle : public HfGolden {
+ protected:
+  void SetUp() override {
+    HfGolden::SetUp();
+    options_.kv_codec = KvCodec::f32;
+  }
+};
+
+TEST_P(HfGoldenSingle, OfTheReferenceDevice) {
+  const auto device = make_reference_device();
+  EXPECT_LT(compare(*device, 8).most, 1e-9);
+}
+
+TEST_P(HfGoldenSingle, OfTheCpu) {
+  for (CpuIsa isa : {CpuIsa::scalar, CpuIsa::best}) {
+    const auto device = make_cpu_device({.threads = 2, .isa = isa});
+    EXPECT_LT(compare(*device, 8).most, 1e-9);
+  }
+}
+
+TEST_P(HfGoldenSingle, WhereverTheBytesLie) { expect_same_spread(*make_cpu_device({.threads = 2}), tokens_); }
+
+std::string name_of(const ::testing::TestParamInfo<const char*>& directory) {
+  std::string name = directory.param;
+  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
+  return name;
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, HfGolden,
                          ::testing::Values("llama", "llama-llama3", "llama-yarn", "llama-linear", "mistral", "qwen2",
                                            "qwen3", "qwen3moe", "qwen3moe-sparse", "mixtral", "phi3", "gemma3", "opt"),
-                         [](const auto& case_) {
-                           std::string name = case_.param;
-                           for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
-                           return name;
-                         });
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Families, HfGoldenSingle,
+                         ::testing::Values("llama", "mistral", "qwen2", "qwen3", "qwen3moe", "qwen3moe-sparse",
+                                           "mixtral", "mixtral-close", "phi3", "gemma3", "opt"),
+                         name_of);
+
+// A mixture's routers are discontinuous: where two experts are nearly tied, half precision chooses the other one.
+class HfGoldenClose : public HfGolden {};
+
+TEST_P(HfGoldenClose, HalfPrecisionChoosesAnotherExpert) {
+  const auto device = make_reference_device();
+  EXPECT_GT(compare(*device).most, 1e-2);
+  options_.kv_codec = KvCodec::f32;
+  EXPECT_LT(compare(*device).most, 1e-9);
+}
+
+// Which has products of its own roundings, but none of keys and values.
+TEST_P(HfGoldenClose, OfTheCudaKernels) {
+  begin_on_gpu_under_test(1);
+  const auto device = gpu_under_test();
+  options_.device_bytes = (1ull << 28) + (testing_a_gpu() ? device->overhead_bytes() : 0);
+  options_.host_bytes = 1ull << 28;
+  options_.kv_codec = KvCodec::f32;
+  EXPECT_LT(compare(*device, 8).most, 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, HfGoldenClose, ::testing::Values("mixtral-close"), name_of);
 
 }  // namespace
 }  // namespace spillway

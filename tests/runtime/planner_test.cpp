@@ -130,7 +130,7 @@ class PlannerTest : public ::testing::Test {
     if (upto(4) == 0) o.unit_bytes = 1 + upto(kMiB);
     if (upto(3) == 0) o.kv_codec = kAllKvCodecs[upto(std::size(kAllKvCodecs))];
     o.kv_edge_layers = static_cast<int>(upto(4));
-    if (upto(4) == 0) {
+    if (upto(4) == 0 && o.kv_codec != KvCodec::f32) {
       o.selection.selector = kKvSelectors[upto(std::size(kKvSelectors))];
       o.selection.share = 0.01 * static_cast<double>(1 + upto(60));
       o.selection.hot_slots = 1 + static_cast<double>(upto(5)) / 2;

@@ -53,9 +53,12 @@ void check_kv(const ModelSpec& spec, const Options& options, const Plan& plan) {
   const auto full_layers = static_cast<uint64_t>(plan.kv_layout.full_layers());
   const auto packed_layers = static_cast<uint64_t>(plan.kv_layout.packed_layers());
   ASSERT_EQ(full_layers + packed_layers, static_cast<uint64_t>(spec.shape.layers));
-  ASSERT_EQ(packed_layers, options.kv_codec == KvCodec::f16
-                               ? 0u
-                               : static_cast<uint64_t>(std::max(0, spec.shape.layers - 2 * options.kv_edge_layers)));
+  ASSERT_EQ(packed_layers, packs(options.kv_codec)
+                               ? static_cast<uint64_t>(std::max(0, spec.shape.layers - 2 * options.kv_edge_layers))
+                               : 0u);
+  // Elements of 4 bytes in place of 2; rows are padded to what a disk transfers.
+  const uint64_t element = options.kv_codec == KvCodec::f32 ? 4 : 2;
+  ASSERT_EQ(plan.kv_layout.row_bytes(), align_up(element * 2 * kPageTokens * spec.shape.kv_width(), kDiskAlign));
   ASSERT_GE(plan.context, std::max(options.context, 1));
   ASSERT_LT(plan.context, std::max(options.context, 1) + kPageTokens);
   const bool kivi = options.kv_codec == KvCodec::kivi4 || options.kv_codec == KvCodec::kivi2;
