@@ -436,11 +436,8 @@ class CpuOps final : public Ops {
     std::byte* keys = run.page_row + head * format.page_bytes() + run.first_token * token_bytes;
     std::byte* values = keys + kPageTokens * token_bytes;
     const auto write = [&](const float* from, std::byte* to) {
-      if (format.dtype == DType::f32) {
-        std::memcpy(to, from, token_bytes);
-      } else {
-        kernels_.to_f16(from, format.head_dim, to);
-      }
+      if (format.dtype != DType::f32) return kernels_.to_f16(from, format.head_dim, to);
+      std::memcpy(to, from, token_bytes);
     };
     for (int i = 0; i < run.count; i++) {
       const int64_t from = int64_t{head} * format.head_dim;

@@ -262,7 +262,8 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
   refused({"plan", "--kv-select", "oracle", "--exact"}, "--exact: --kv-select oracle does not read all of the KV");
   refused({"plan", "--kv-type", "fp32", "--kv-select", "oracle"},
           "--kv-select oracle: reads a part of KV that is kept in half precision or packed, and --kv-type fp32 keeps");
-  refused({"plan", "--kv-type", "f32", "--kv-keep", "window"}, "and --kv-type fp32 keeps it in single");
+  refused({"plan", "--kv-type", "f32", "--kv-keep", "window"},
+          "--kv-keep window: reads a part of KV that is kept in half precision");
   refused({"plan", "--kv-type", "bf16"}, "--kv-type: \"bf16\" is not one of fp16, fp32, kivi2, kivi4, q4, q8");
   refused({"plan", "--kv-type", "kivi4", "--exact"}, "--exact: --kv-type kivi4 rounds the KV");
   setenv("SPILLWAY_TEMP", "abc", 1);

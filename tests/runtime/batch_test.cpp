@@ -290,6 +290,14 @@ TEST_F(BatchTest, PackedPagesAnswerAsAlone) {
   expect_counts({kPlaced[1], "jobs that share beginnings", "jobs of more than one row a step"});
 }
 
+TEST_F(BatchTest, SinglePrecisionAnswersAsAlone) {
+  World world = long_world();
+  world.tiny.name = "batch_single";
+  world.options.kv_codec = KvCodec::f32;
+  check(world, [] { return make_cpu_device({.threads = 2}); });
+  expect_counts({kPlaced[1], "jobs that share beginnings", "jobs of more than one row a step"});
+}
+
 TEST_F(BatchTest, EachChoosesAmongItsOwnKv) {
   World world = long_world();
   world.tiny.name = "batch_chosen";

@@ -53,6 +53,18 @@ TinyModelOptions tiny(int i) {
           .name = "cuda_placement" + std::to_string(i)};
 }
 
+// Layers enough that their KV is more than the ring it would come through: then some of it leaves the device.
+TinyModelOptions deep_model() {
+  TinyModelOptions deep = tiny(2);
+  deep.layers = 6;
+  deep.heads = 2;
+  deep.kv_heads = 1;
+  deep.ffn = 32;
+  deep.vocab = 320;
+  deep.name = "cuda_placement_deep";
+  return deep;
+}
+
 struct Case {
   Options options;
   uint64_t beyond = 0;  // on the device, beyond the least that fits
@@ -188,14 +200,7 @@ TEST_F(CudaPlacement, NeverChangesTheLogits) {
 }
 
 TEST_F(CudaPlacement, NeverChangesTheLogitsOfPackedKv) {
-  // Layers enough that their KV is more than the ring it would come through: then some of it leaves the device.
-  TinyModelOptions deep = tiny(2);
-  deep.layers = 6;
-  deep.heads = 2;
-  deep.kv_heads = 1;
-  deep.ffn = 32;
-  deep.vocab = 320;
-  deep.name = "cuda_placement_packed";
+  const TinyModelOptions deep = deep_model();
   TinyModelOptions wide = deep;
   wide.head_dim = 80;
   wide.name = "cuda_placement_packed_wide";
@@ -213,10 +218,9 @@ TEST_F(CudaPlacement, NeverChangesTheLogitsOfPackedKv) {
 }
 
 TEST_F(CudaPlacement, NeverChangesTheLogitsOfKvInSinglePrecision) {
-  run_cases(tiny(2), kShortPrompt, (kCasesPerModel + 1) / 2, KvCodec::f32);
-  run_cases(tiny(4), kShortPrompt, 1, KvCodec::f32);
+  run_cases(deep_model(), kShortPrompt + 2 * kPageTokens, 2 * kCasesPerModel, KvCodec::f32);
   for (const auto& [what, count] : counts_) std::printf("  %5d  %s\n", count, what.c_str());
-  EXPECT_GE(counts_["a layer's KV in two tiers"], 1);
+  EXPECT_GE(counts_["a layer's KV in two tiers"], kCasesPerModel / 2);
 }
 
 // The block formats that the models above have not, on a model whose rows are one of their blocks.
