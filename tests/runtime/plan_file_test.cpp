@@ -261,7 +261,7 @@ TEST_F(PlanFileTest, RefusesWhatIsNoPlan) {
   EXPECT_THAT(message(""), HasSubstr("empty"));
   EXPECT_THAT(message("{\"spillway_plan\": 1}"), HasSubstr("format 2"));
   EXPECT_THAT(message("{\"spillway_plan\": 2}"), HasSubstr("model is missing"));
-  EXPECT_THAT(message(std::string((16 << 20) + 1, ' ')), HasSubstr("longer than any plan"));
+  EXPECT_THAT(message(std::string((4 << 20) + 1, ' ')), HasSubstr("longer than any plan"));
   EXPECT_THAT(message(std::string(1 << 20, '[')), HasSubstr("not a plan"));
   std::filesystem::remove(file());
   EXPECT_THROW(PlanFile::read(file()), Error);
