@@ -94,12 +94,13 @@ constexpr RunOptions kWishes{.sequences = 2, .only_check = true};
 
 class Quality {
  public:
-  explicit Quality(const QualityFlags& flags) : flags_(flags) {
+  explicit Quality(const QualityFlags& flags) : flags_(flags), greedy_(flags.greedy) {
     window_ = flags.run.options.context > 0 ? flags.run.options.context : kDefaultWindow;
     if (flags.steps >= window_) {
       throw Error(ErrorKind::usage, fmt::format("--steps {}: a window has {} tokens (-c)", flags.steps, window_));
     }
-    if (flags.greedy > flags.steps) {
+    if (!flags.run.given("--greedy")) greedy_ = std::min(greedy_, flags.steps);
+    if (greedy_ > flags.steps) {
       throw Error(ErrorKind::usage,
                   fmt::format("--greedy {}: at most as many as --steps, {}", flags.greedy, flags.steps));
     }
@@ -157,7 +158,7 @@ class Quality {
       const QualityWindow window{.tokens = windows_[i].tokens,
                                  .steps = flags_.steps,
                                  .next = windows_[i].next,
-                                 .greedy = flags_.greedy,
+                                 .greedy = greedy_,
                                  .checks = engine.plan().selection.on()};
       auto progress = running.progress(fmt::format("window {} of {}", i + 1, windows_.size()), all / windows_.size());
       QualityHooks hooks;
@@ -235,6 +236,7 @@ class Quality {
   };
 
   const QualityFlags& flags_;
+  int greedy_;
   int window_ = 0;
   std::vector<std::unique_ptr<Policy>> policies_;
   std::string text_;

@@ -187,7 +187,8 @@ Engine& Running::start(int positions, bool at_least) {
   say(device_.said);
   say(describe_placement(plan));
   say_what_changes_nothing(plan);
-  const int longest = options_.positions > 0 ? options_.positions : std::max(positions, options_.context);
+  const int wanted = options_.positions > 0 ? options_.positions : std::max(positions, options_.context);
+  const int longest = std::min(wanted, plan.positions);
   if (const int known = model_.spec.shape.context; longest > known) {
     say(fmt::format("context: the model was trained for {} positions, and answers worse beyond them", known));
   }

@@ -84,7 +84,7 @@ class Measuring {
                                  [&](DType type) { return known.weights.contains(type); });
     const bool again = known.memory_read > 0 && doubtful(known.conditions, options_.most_others);
     if ((!all || again) && options_.measure) {
-      begin();
+      begin(again);
       const ComputeWishes wishes{options_.types, options_.heads, options_.threads, options_.most_bytes,
                                  kComputeShare * options_.seconds};
       const OtherLoad others;
@@ -112,7 +112,7 @@ class Measuring {
     DiskProfile known = keep ? cache_.disk(key).value_or(DiskProfile{}) : DiskProfile{};
     const bool again = drive != measured_drive_ && doubtful(known.conditions, options_.most_others);
     if (((writes ? known.write > 0 : known.read > 0) && !again) || !options_.measure) return known;
-    begin();
+    begin(again);
     const double seconds = kDiskShare * options_.seconds;
     const auto write = [&] { return measure_writes(device_, options_.disk_folder, seconds); };
     const OtherLoad others;
@@ -139,8 +139,10 @@ class Measuring {
     return known;
   }
 
-  void begin() {
-    if (std::exchange(machine_.kept, false)) say_("measuring this machine: about a second, once");
+  void begin(bool again) {
+    if (!std::exchange(machine_.kept, false)) return;
+    say_(again ? "measuring this machine again, for others were computing: seconds while they still are"
+               : "measuring this machine: about a second, once");
   }
 
   void save() {

@@ -45,13 +45,16 @@ int layers_of(const ModelSpec& spec, uint64_t wanted) {
   return count;
 }
 
+// Rows of a chunk, within the positions that the model has: learned ones end there.
+int chunk_of(const ModelSpec& spec, int chunk) { return std::min({chunk, kMostChunk, spec.shape.context}); }
+
 // What distinguishes models whose layers take the same time: shapes and types, and the chunk's rows.
 std::string key_of(const ModelSpec& spec, int chunk) {
   const ModelShape& s = spec.shape;
   std::string key = fmt::format(
       "{} {} layers of {}, {}/{} heads of {}, {} wide, {} x {} experts, {} tokens, chunks of {}:", spec.family,
       s.layers, s.hidden, s.heads, s.kv_heads, s.head_dim, s.ffn, s.experts, s.experts_used, s.vocab,
-      std::min(chunk, kMostChunk));
+      chunk_of(spec, chunk));
   const LayerTensors& layer = spec.layers.front();
   for (const TensorInfo* matrix : {&layer.q, &layer.v, &layer.attn_out, &layer.gate, &layer.down, &spec.output}) {
     key += fmt::format(" {}", matrix->cols > 0 ? info(matrix->dtype).name : "-");
@@ -79,6 +82,7 @@ class Stretch {
  public:
   Stretch(const Model& model, const Options& options, Device& device, const Plan& plan)
       : vocab_(model.spec.shape.vocab),
+        steps_(std::min(kSteps, model.spec.shape.context)),
         plan_(plan),
         arena_(device, Tier::device, plan.tier(Tier::device).total() - plan.tier(Tier::device).process),
         host_arena_(device, Tier::host, plan.tier(Tier::host).total() - plan.tier(Tier::host).process),
@@ -136,16 +140,16 @@ class Stretch {
     return least_seconds(seconds,
                          [&] {
                            const SequenceId sequence = unit_.kv->open();
-                           for (int i = 0; i < kSteps; ++i) {
+                           for (int i = 0; i < steps_; ++i) {
                              pass(sequence, 1, true, logit_rows);
                              unit_.compute->synchronize();
                            }
                            unit_.kv->close(sequence, unit_.compute->record());
                          }) /
-           kSteps;
+           steps_;
   }
 
-  int vocab_;
+  int vocab_, steps_;
   std::mt19937_64 random_{1};
   const Plan& plan_;
   Traffic traffic_;
@@ -168,7 +172,7 @@ std::optional<LayerTimes> measure_layers(const Model& model, const Options& opti
   own.sequences = own.batch = 1;
   own.positions = 0;
   own.logit_rows = kMostHeadRows;
-  own.chunk = std::min(options.chunk, kMostChunk);
+  own.chunk = chunk_of(model.spec, options.chunk);
   own.context = std::max(own.chunk, kPageTokens);
   for (int layers = layers_of(model.spec, measuring_set(device, kNoLimit)); layers > 0; layers /= 2) {
     const ModelSpec spec = model.spec.stretch(0, layers, true);
@@ -196,7 +200,8 @@ std::optional<LayerTimes> layer_times(const Model& model, const Options& options
   const std::optional<LayerTimes> known = wishes.refresh ? std::nullopt : cache.layers(key);
   if (known && !doubtful(known->conditions, kMostOthers)) return known;
   if (!wishes.measure) return known;
-  wishes.progress("measuring layers of this model: a few seconds, once");
+  wishes.progress(known ? "measuring layers of this model again, for others were computing: a few seconds"
+                        : "measuring layers of this model: a few seconds, once");
   const OtherLoad others;
   std::optional<LayerTimes> times = measure_layers(model, options, device, wishes.most_bytes);
   if (!times && known) return known;

@@ -1,4 +1,5 @@
 // What a pass begins with.
+#include "kernels/check.h"
 #include "runtime/pass.h"
 
 namespace spillway {
@@ -19,6 +20,7 @@ void Pass::embed(std::byte* host) {
   const Workspace& w = p_.workspace;
   const int64_t rows = x_.rows;
   const auto rows_of = [&](const TensorInfo& table, int row, int64_t index, const View& into, std::byte* at) {
+    SPILLWAY_CHECK(index < table.rows);
     p_.checkpoint.files[table.extent.file].read(table.extent.offset + index * into.stride,
                                                 {at + row * into.stride, into.stride});
   };

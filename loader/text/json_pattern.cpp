@@ -12,8 +12,9 @@ JsonPattern read_pattern(const JsonFields& step) {
   if (!pattern.value("Regex").is_null()) {
     return {std::make_shared<const Regex>(pattern.text("Regex", ""), pattern.where()), ""};
   }
+  if (pattern.value("String").is_null()) pattern.refuse("is neither a Regex nor a String");
   JsonPattern result{nullptr, pattern.text("String", "")};
-  if (result.literal.empty()) pattern.refuse("is neither a Regex nor a String");
+  if (result.literal.empty()) pattern.refuse("its String is empty");
   return result;
 }
 

@@ -53,7 +53,9 @@ size_t vocabulary_size(const TokenizerJson& file, const std::vector<AddedEntry>&
   for (const int32_t id : file.text_ids) highest = std::max<int64_t>(highest, id);
   for (const AddedEntry& entry : added) highest = std::max<int64_t>(highest, entry.token.id);
   const auto texts = static_cast<int64_t>(file.text_ids.size() + added.size());
-  if (highest < 0) throw Error(ErrorKind::model, fmt::format("{}: the vocabulary is empty", file.path));
+  if (file.text_ids.empty()) {
+    throw Error(ErrorKind::model, fmt::format("{}: model, vocab: is empty, or no object of texts and ids", file.path));
+  }
   if (highest >= std::min(kMostTokens, 2 * texts + 1024)) {
     throw Error(ErrorKind::model, fmt::format("{}: the id {} in a vocabulary of {} texts", file.path, highest, texts));
   }

@@ -224,6 +224,19 @@ TEST_F(Manners, AFolderThatTakesNoSpillIsNamedWithItsFlag) {
   EXPECT_THAT(file.err, HasSubstr("--disk-dir /etc/passwd: not a folder"));
 }
 
+TEST_F(Manners, OnlyAContextBeyondTheModelsIsWarnedOf) {
+  const std::vector<std::string> chat{"chat", "-m", model_, "-p", "hi", "--temp", "0", "-n", "1000000", "-c"};
+  const auto said = [&](const std::string& context) {
+    std::vector<std::string> arguments = chat;
+    arguments.push_back(context);
+    const Result result = run(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.err;
+  };
+  EXPECT_THAT(said("64"), Not(HasSubstr("was trained for")));
+  EXPECT_THAT(said("5000"), HasSubstr("was trained for 4096 positions"));
+}
+
 TEST_F(Manners, RefusalsNameWhatWasGiven) {
   const auto refused = [&](std::vector<std::string> arguments, const std::string& words) {
     arguments.insert(arguments.end(), {"-m", model_});

@@ -129,6 +129,13 @@ TEST_F(QualityCommand, WhatCannotBeMeasuredIsRefused) {
   }
 }
 
+TEST_F(QualityCommand, FewerStepsAreFewerGreedyTokens) {
+  const Result result = program_.run({"quality", "-m", model_, "-f", text_, "-c", "128", "--steps", "8", "--windows",
+                                      "1", "--passkeys", "0", "--json", "--policies", "--kv-type q8"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(nlohmann::json::parse(result.out)["policies"][1]["greedy"]["tokens"], 8);
+}
+
 TEST_F(QualityCommand, APolicyThatDoesNotFitIsRefusedBeforeAnyIsMeasured) {
   const Result result =
       quality({"--host-mem", "64MiB", "--policies", "--kv-type q8", "--kv-type q4 --kv-device-mem 1KiB"});

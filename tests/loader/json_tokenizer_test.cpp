@@ -161,6 +161,11 @@ TEST_F(JsonTokenizer, RefusesWhatCannotBe) {
   EXPECT_THAT(with("/model/vocab", json{{"a", 1 << 30}}), HasSubstr("1073741824"));
   EXPECT_THAT(with("/model/vocab", json{{"a", -1}}), HasSubstr("-1"));
   EXPECT_THAT(with("/model/vocab", json{{"a", "b"}}), HasSubstr("wrong type"));
+  for (const json& none : {json::object(), json::array()}) {
+    EXPECT_THAT(with("/model/vocab", none), HasSubstr("model, vocab: is empty")) << none;
+  }
+  EXPECT_THAT(with("/normalizer", json::parse(R"({"type": "Replace", "pattern": {"String": ""}, "content": "a"})")),
+              HasSubstr("normalizer, pattern: its String is empty"));
   EXPECT_THAT(with("/model/merges", {"ab"}), HasSubstr("not a pair"));
   EXPECT_THAT(with("/model/merges", json::array({json::array({"a"})})), HasSubstr("no pair"));
   EXPECT_THAT(with("/model/merges", {"qq zz"}), HasSubstr("does not exist"));

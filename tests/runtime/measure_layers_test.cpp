@@ -69,6 +69,16 @@ class MeasureLayersTest : public ::testing::Test {
   int models_ = 0;
 };
 
+// Learned positions end where the model's context does.
+TEST_F(MeasureLayersTest, StaysWithinThePositionsOfAModel) {
+  for (const int context : {1, 20}) {
+    const Model opt = model({.layers = 2, .context = context, .family = "opt"});
+    const std::optional<LayerTimes> measured = times(opt);
+    ASSERT_TRUE(measured) << context;
+    EXPECT_EQ(measured->chunk, context);
+  }
+}
+
 TEST_F(MeasureLayersTest, MeasuresAndKeepsForModelsOfTheSameShape) {
   const Model first = model({.layers = 3, .type = DType::q8_0});
   const std::optional<LayerTimes> found = times(first);
