@@ -18,7 +18,8 @@ namespace spillway {
 namespace {
 
 constexpr double kRedrawSeconds = 0.1;
-constexpr double kSampleSeconds = 0.25;  // of the rate
+constexpr double kSampleSeconds = 0.25;      // of the rate
+constexpr double kFirstSampleSeconds = 1.0;  // what a task begins with is no part of its speed
 constexpr int kLongestBar = 30;
 constexpr int kShortestBar = 8;
 
@@ -81,7 +82,7 @@ void Progress::update(uint64_t done) {
   const double now = output_.seconds();
   const double elapsed = now - rate_time_;
   // A sample needs time and news: steps that arrive in bursts would else read as a standstill and a leap.
-  if (elapsed >= kSampleSeconds && done_ > rate_done_) {
+  if (elapsed >= (rate_ == 0 ? kFirstSampleSeconds : kSampleSeconds) && done_ > rate_done_) {
     const double sample = static_cast<double>(done_ - rate_done_) / elapsed;
     const double weight = rate_ == 0 ? 1.0 : 1.0 - std::exp(-elapsed / output_.smoothing_seconds);
     rate_ += (sample - rate_) * weight;

@@ -54,6 +54,18 @@ TEST(ProgressTest, ALongJobSaysItsOwnSpeedAndSpeaksSeldom) {
   EXPECT_EQ(screen.writes[0], "batch: 70 of 100 requests, 812 tokens/s, ETA 30 s\n");
 }
 
+// A beginning is slower than what follows, and the end of a second's work is no minute away.
+TEST(ProgressTest, WhatBeginsHasNoSpeedYet) {
+  Screen screen;
+  Progress progress(screen.output(true), "load", 1ull << 30, ProgressUnit::bytes);
+  screen.now += 0.8;
+  progress.update(1 << 20);
+  EXPECT_EQ(visible(screen.writes.back()).find("ETA"), std::string::npos) << screen.writes.back();
+  screen.now += 0.4;
+  progress.update(600 << 20);
+  EXPECT_NE(visible(screen.writes.back()).find("ETA 1 s"), std::string::npos) << screen.writes.back();
+}
+
 TEST(ProgressTest, BarOnATerminal) {
   Screen screen;
   Progress progress(screen.output(true), "load", 4ull << 30, ProgressUnit::bytes);
