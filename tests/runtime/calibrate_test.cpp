@@ -36,7 +36,7 @@ class Calibrate : public ::testing::Test {
     options_.device = DeviceChoice::cpu;
     options_.threads = 2;
     options_.chunk = 96;
-    options_.device_bytes = 256 << 20;
+    options_.device_bytes = 1 << 30;  // under sanitizers a process has hundreds of MiB
     options_.disk_directory = folder_;
   }
   ~Calibrate() override { std::filesystem::remove_all(folder_); }
