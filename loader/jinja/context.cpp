@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 
 #include "kernels/check.h"
 #include "loader/text/message_text.h"
@@ -87,6 +89,13 @@ Value Context::attribute(const Value& of, const std::string& name) {
     for (const auto& [key, item] : space->items) {
       if (key == name) return item;
     }
+  }
+  static const std::set<std::string_view> kOfMacros{"name", "arguments", "catch_kwargs", "catch_varargs", "caller"};
+  static const std::set<std::string_view> kOfNumbers{"real",       "imag",       "numerator",       "denominator",
+                                                     "conjugate",  "bit_length", "bit_count",       "to_bytes",
+                                                     "from_bytes", "is_integer", "as_integer_ratio"};
+  if ((of.function() && kOfMacros.contains(name)) || (of.is_number() && kOfNumbers.contains(name))) {
+    unknown(fmt::format("\"{}\" of {}", message_text(name), of.type_name()));
   }
   return method.is_undefined() ? Value::undefined(name) : method;
 }

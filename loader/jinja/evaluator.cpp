@@ -58,6 +58,7 @@ Value Evaluator::evaluate(const Node& node) {
       return node.value;
     case Kind::name: {
       const Value* found = variable(node.text);
+      if (!found && node.text == "self") context_.unknown("self");
       if (!found) return Value::undefined(node.text);
       context_.charge(found->text() ? weight_of(*found) / 16 : 0);
       return *found;

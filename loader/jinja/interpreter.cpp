@@ -46,6 +46,15 @@ class Interpreter : public Evaluator {
     return Flow::on;
   }
 
+  // What Python has an address or a type to say of is no text that a template can be meant to write.
+  void print(const Value& value) {
+    const Mapping* mapping = value.mapping();
+    if (value.function() || value.is_generator() || value.space() || (mapping && mapping->teller)) {
+      context_.unknown(fmt::format("{} as a text", mapping ? "a loop" : value.type_name()));
+    }
+    write(to_text(value));
+  }
+
   Flow execute(const Node& node) {
     const Depth depth(*this);
     context_.line = node.line;
@@ -55,7 +64,7 @@ class Interpreter : public Evaluator {
         write(node.text);
         return Flow::on;
       case Kind::print:
-        write(to_text(evaluate(*node.items[0])));
+        print(evaluate(*node.items[0]));
         return Flow::on;
       case Kind::for_loop:
         loop(node);

@@ -190,6 +190,19 @@ TEST_F(ChatTemplateTest, WhatIsNotKnownIsNamedWithItsLineAndTheWayOut) {
   EXPECT_THAT(refused("{{ [1] | map('\\x1b[2J') | list }}"), HasSubstr("the filter \"\\x1b[2J\" is not known"));
   EXPECT_THAT(refused("{{ [1] | tojson(depth=1) }}"),
               testing::AllOf(HasSubstr("\"depth\" of the filter \"tojson\" is not known"), HasSubstr("--template")));
+  const std::pair<const char*, const char*> kPythons[] = {
+      {"{% macro f(n) %}{% endmacro %}{{ f.name }}", "\"name\" of a function"},
+      {"{{ 12 .real }}", "\"real\" of an integer"},
+      {"{{ self }}", "self"},
+      {"{{ range }}", "a function as a text"},
+      {"{{ {'items': 3}.items }}", "a function as a text"},
+      {"{{ [1] | map('string') }}", "a generator as a text"},
+      {"{% for x in [1] %}{{ loop }}{% endfor %}", "a loop as a text"},
+  };
+  for (const auto& [source, what] : kPythons) {
+    EXPECT_THAT(refused(source),
+                testing::AllOf(HasSubstr(what), HasSubstr("is not known here"), HasSubstr("--template")));
+  }
   EXPECT_THAT(refused("{{ größe.x }}"), HasSubstr("\"größe\" is undefined"));
   EXPECT_THAT(refused("{{ '\\ud800' }}"), HasSubstr("\\ud800"));
   EXPECT_THAT(refused("{% set x = [] %}{% set y = x.append(1) %}"), HasSubstr("in place"));
