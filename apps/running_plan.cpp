@@ -13,6 +13,16 @@ namespace {
 
 void say(const std::string& line) { std::fprintf(stderr, "%s\n", line.c_str()); }
 
+// What is planned; nothing where it does not fit.
+std::optional<Plan> if_any(const std::function<Plan()>& planned) {
+  try {
+    return planned();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::fit) throw;
+    return std::nullopt;
+  }
+}
+
 // By halving the distance between a context that `plan_of` has a plan of, and one that it refuses.
 Plan longest(Plan fits, int refused, const std::function<std::optional<Plan>(int context)>& plan_of) {
   while (refused - fits.context > kPageTokens) {
@@ -36,25 +46,14 @@ Plan Running::planned(int context, int chunk) const {
 }
 
 std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
-  try {
-    return planned(context, chunk);
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::fit) throw;
-    return std::nullopt;
-  }
+  return if_any([&] { return planned(context, chunk); });
 }
 
 bool Running::share(const BatchWishes& wishes) {
   count_process();
   use_kept_skew();
-  const auto batch = plan_batch(options_, wishes, [&](const Options& options) -> std::optional<Plan> {
-    try {
-      Options own = options;
-      return plan_session(model_, own, device_, limits_);
-    } catch (const Error& error) {
-      if (error.kind() != ErrorKind::fit) throw;
-      return std::nullopt;
-    }
+  const auto batch = plan_batch(options_, wishes, [&](Options options) {
+    return if_any([&] { return plan_session(model_, options, device_, limits_); });
   });
   if (!batch) return false;
   options_ = batch->options;
@@ -66,14 +65,9 @@ std::optional<Plan> Running::if_weights_stay(int context) const {
   Options options = options_;
   options.context = context;
   options.process_room = kProcessVaries;
-  try {
-    Plan plan = plan_session(model_, options, device_, limits_);
-    if (plan.streams() || !plan.before.empty()) return std::nullopt;
-    return plan;
-  } catch (const Error& error) {
-    if (error.kind() != ErrorKind::fit) throw;
-    return std::nullopt;
-  }
+  std::optional<Plan> plan = if_any([&] { return plan_session(model_, options, device_, limits_); });
+  if (plan && (plan->streams() || !plan->before.empty())) plan.reset();
+  return plan;
 }
 
 // A context that nobody asked for takes all that weights can do without, and whoever needs less of it should know.

@@ -52,8 +52,9 @@ struct CalibrationReport {
   int tokens = 0;                               // of the text
   int prefills = 0;                             // of all of it
   float least_strength = 0, most_strength = 0;  // of the layers' ridges
-  // The mean square that is left of queries, as a share of their variance, on the half of the text that was not fitted:
-  // by the model's own matrix, and by the corrected one; means of layers. Zero where the own one is taken.
+  // The mean square that is left of queries, as a share of their variance, on the half of the tokens that was not
+  // fitted (which the window of a longer context may have read, at other positions): by the model's own matrix, and by
+  // the corrected one; means of layers. Zero where the own one is taken.
   double gain_error = 0, ridge_error = 0;
   uint64_t memory = 0;  // of sums and solving
   double prefill_s = 0, solve_s = 0;
