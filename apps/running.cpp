@@ -54,12 +54,18 @@ Running::Running(const RunFlags& flags, const RunOptions& wishes)
   options_.selection.only_check = wishes.only_check && options_.selection.on();
   options_.only_planned = wishes.only_planned;
   if (wishes.for_later) options_.process_room = kProcessVaries;
+  catch_interrupts();
+}
+
+void Running::measure() {
+  if (std::exchange(measured_, true)) return;
   // The first line is always said: measuring takes a moment.
   bool said = false;
   limits_ = measure_session(model_, options_, device_, machine_cache(), [&](std::string_view line) {
-    if (flags.verbosity > 0 || !std::exchange(said, true)) say(std::string(line));
+    stop_if_interrupted();
+    if (flags_.verbosity > 0 || !std::exchange(said, true)) say(std::string(line));
   });
-  catch_interrupts();
+  stop_if_interrupted();
 }
 
 double Running::parameters() const {
@@ -247,6 +253,7 @@ CalibrateHooks Running::calibrate_hooks() {
 
 CalibrationReport Running::calibrate(const CalibrationText& text, const CalibrateOptions& options,
                                      const std::string& path) {
+  measure();
   say(device_.said);
   return spillway::calibrate({model_, options_, device_, limits_, text}, options, path, calibrate_hooks());
 }

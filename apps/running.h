@@ -93,6 +93,8 @@ class Running {
   void take_given_plan();
   // Of --plan, for so many positions.
   Plan given_plan(int positions) const;
+  // The machine's limits, once, before the first plan: what can be refused without them is refused at once.
+  void measure();
   CalibrateHooks calibrate_hooks();
   void prepare_rehearsal(int positions, bool at_least);
   void use_kept_skew();
@@ -118,6 +120,7 @@ class Running {
   Model model_;
   ChosenDevice device_;
   SessionLimits limits_;
+  bool measured_ = false;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Progress> prefill_progress_;
   LinkBytes load_bytes_;

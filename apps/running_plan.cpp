@@ -50,6 +50,7 @@ std::optional<Plan> Running::if_it_fits(int context, int chunk) const {
 }
 
 bool Running::share(const BatchWishes& wishes) {
+  measure();
   count_process();
   use_kept_skew();
   const auto batch = plan_batch(options_, wishes, [&](Options options) {
@@ -113,6 +114,7 @@ std::string Running::chunk_advice(const Plan& plan) const {
 }
 
 Plan Running::plan(int positions, bool at_least, bool quiet) {
+  measure();
   count_process();
   use_kept_skew();
   if (given_) return given_plan(positions);
