@@ -2,9 +2,10 @@
 // where the kernel allows, else the next rung of the ladder, chosen by a probe and reported, never in silence:
 //   uring_fixed -> uring -> threads (O_DIRECT pread) -> buffered (pread through the page cache).
 //
-// Requests are cut into pieces of at most `request_bytes`, and at most `depth` pieces are in flight, oldest batch
-// first. Short transfers are continued, EINTR and EAGAIN are tried again; any other error fails the batch. Thread-safe:
-// any thread may submit.
+// Requests are cut into pieces of at most `request_bytes`, and at most `depth` pieces are in flight, and no more than
+// `in_flight_bytes` of them, oldest batch first: a drive wants many small reads at once, but only few large ones. Short
+// transfers are continued, EINTR and EAGAIN are tried again; any other error fails the batch. Thread-safe: any thread
+// may submit.
 #pragma once
 
 #include <cstddef>
@@ -36,8 +37,9 @@ struct DiskRequest {
 
 struct DiskQueueOptions {
   uint64_t request_bytes = 1 << 20;
-  int depth = 8;
+  int depth = 64;
   DiskMethod best = DiskMethod::uring_fixed;  // the first rung to try
+  uint64_t in_flight_bytes = 8 << 20;         // but always one piece
 };
 
 struct DiskStats {

@@ -121,7 +121,7 @@ void PieceQueue::finish(uint64_t ticket, uint64_t pieces) {
   changed_.notify_all();
 }
 
-// Hands pieces to the backend until `depth` are in flight. With the lock held.
+// Hands pieces to the backend until as many are in flight as may be. With the lock held.
 void PieceQueue::refill() {
   starting_.clear();
   while (!free_slots_.empty() && !waiting_.empty()) {
@@ -129,6 +129,8 @@ void PieceQueue::refill() {
     const DiskRequest& request = waiting.request;
     const uint64_t total = bytes_to_move(request);
     const uint64_t bytes = std::min(options_.request_bytes, total - waiting.sent);
+    if (bytes_in_flight_ > 0 && bytes_in_flight_ + bytes > options_.in_flight_bytes) break;
+    bytes_in_flight_ += bytes;
     const uint64_t wanted = request.needed == 0 ? request.bytes : request.needed;
     const uint32_t slot = free_slots_.back();
     free_slots_.pop_back();
@@ -228,6 +230,7 @@ void PieceQueue::end(Piece& piece) {
     Trace::span(track_, piece.transfer.write ? "write" : "read", piece.began, Trace::now(), piece.transfer.bytes);
   }
   free_slots_.push_back(piece.transfer.slot);
+  bytes_in_flight_ -= piece.transfer.bytes;
   in_flight_.subtract(1);
   finish(piece.ticket, 1);
   if (in_flight_.count == 0) changed_.notify_all();

@@ -1,4 +1,4 @@
-// PieceQueue: what every DiskQueue does whatever the backend: cuts requests into pieces, keeps `depth` of them in
+// PieceQueue: what every DiskQueue does whatever the backend: cuts requests into pieces, keeps as many as it may in
 // flight in the order of submission, continues short transfers, tries again what was interrupted, and counts batches
 // down.
 #pragma once
@@ -109,6 +109,7 @@ class PieceQueue : public DiskQueue {
   Ring<Waiting> waiting_;
   std::vector<Piece> pieces_;  // by slot
   std::vector<uint32_t> free_slots_;
+  uint64_t bytes_in_flight_ = 0;
   std::vector<DiskTransfer> starting_;  // scratch of refill()
   std::vector<DiskTransfer> again_;     // scratch of the reaper
   std::vector<uint64_t> remaining_;     // pieces left of batch `ticket`, a ring over [oldest_, next_)

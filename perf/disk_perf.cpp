@@ -52,7 +52,7 @@ std::vector<uint64_t> offsets_of(const File& file, const Work& work) {
 // One row: as many batches of one request as `depth`, each renewed when it is done.
 nlohmann::json measure(const File& file, std::span<std::byte> memory, const Work& work, DiskMethod best, int depth) {
   ::posix_fadvise(file.descriptor(), 0, 0, POSIX_FADV_DONTNEED);
-  const auto queue = DiskQueue::open({&file}, {memory}, {work.request_bytes, depth, best});
+  const auto queue = DiskQueue::open({&file}, {memory}, {work.request_bytes, depth, best, depth * work.request_bytes});
   const std::vector<uint64_t> offsets = offsets_of(file, work);
   std::vector<Event> events(depth);
   const uint64_t places = memory.size() / work.request_bytes;  // no fewer than are in flight

@@ -66,11 +66,13 @@ class PieceQueueTest : public ::testing::Test {
     const auto address = reinterpret_cast<uintptr_t>(memory_.data());
     base_ = memory_.data() + (align_up(address, kPage) - address);
   }
-  void open(uint64_t request_bytes, int depth) {
+  void open(uint64_t request_bytes, int depth, uint64_t in_flight_bytes = 64 * kPage) {
     auto backend = std::make_unique<PlayedBackend>();
     backend_ = backend.get();
-    queue_ = std::make_unique<PieceQueue>(std::move(backend), std::vector<std::string>{"one.gguf", "two.gguf"},
-                                          DiskQueueOptions{request_bytes, depth}, DiskMethod::threads, "a reason");
+    queue_ =
+        std::make_unique<PieceQueue>(std::move(backend), std::vector<std::string>{"one.gguf", "two.gguf"},
+                                     DiskQueueOptions{request_bytes, depth, DiskMethod::uring_fixed, in_flight_bytes},
+                                     DiskMethod::threads, "a reason");
   }
   DiskRequest request(uint64_t page, uint64_t pages, uint64_t needed = 0, uint32_t file = 0) const {
     return {file, page * kPage, pages * kPage, base_ + page * kPage, needed};
@@ -120,6 +122,31 @@ TEST_F(PieceQueueTest, CutsInOrderAndKeepsDepth) {
   EXPECT_EQ(queue_->stats().bytes_read, 9 * kPage);
   EXPECT_EQ(queue_->method(), DiskMethod::threads);
   EXPECT_EQ(queue_->why(), "a reason");
+}
+
+TEST_F(PieceQueueTest, FewLargePiecesFlyOrManySmallOnes) {
+  open(4 * kPage, 16, 6 * kPage);
+  const Event large = read(request(0, 12));
+  EXPECT_EQ(backend_->started(), 1u);  // two would be too much
+  std::vector<Event> small;
+  for (uint64_t page = 12; page < 24; ++page) small.push_back(read(request(page, 1)));
+  EXPECT_EQ(backend_->started(), 1u);  // in order
+  for (size_t n = 0; n < 3; ++n) backend_->end_whole(n);
+  large.wait();
+  for (size_t n = 3; n < 15; ++n) {
+    backend_->nth(std::min<size_t>(14, n + 5));  // is there before long
+    EXPECT_EQ(backend_->started(), std::min<size_t>(15, n + 6));
+    backend_->end_whole(n);
+  }
+  for (const Event& event : small) event.wait();
+  queue_->check();
+  EXPECT_EQ(queue_->stats().bytes_read, 24 * kPage);
+  open(4 * kPage, 16, kPage);  // one always flies
+  const Event alone = read(request(0, 8));
+  EXPECT_EQ(backend_->started(), 1u);
+  backend_->end_whole(0);
+  backend_->end_whole(1);
+  alone.wait();
 }
 
 TEST_F(PieceQueueTest, OldestBatchFirst) {
