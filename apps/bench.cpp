@@ -182,8 +182,8 @@ class Bench {
     return seconds;
   }
 
-  // A token of every sequence, the last of so many positions: in one pass, or, where a step chooses among its KV, in
-  // turns.
+  // A token of every sequence, the last of so many positions: in one pass, or, where steps choose among their KV and
+  // there is no room for the choices of all, in turns.
   void decode(const std::vector<SequenceId>& sequences, std::span<const int32_t> tokens, bool another, int positions) {
     stop_if_interrupted();
     if (sequences.size() == 1) {
@@ -194,13 +194,15 @@ class Bench {
     for (size_t i = 0; i < sequences.size(); ++i) {
       parts.push_back({.sequence = sequences[i], .tokens = tokens.subspan(i, 1), .decode = true, .logit_rows = 1});
     }
-    const size_t of_pass = engine_->decodes_alone(positions) ? 1 : parts.size();
-    for (size_t first = 0; first < parts.size(); first += of_pass) {
-      const bool more = another || first + of_pass < parts.size();
-      const auto next = std::span(sequences).subspan((first + of_pass) % sequences.size(), more ? of_pass : 0);
-      engine_->step({.parts = std::span(parts).subspan(first, of_pass),
+    const size_t most = engine_->decodes_apart(positions) ? static_cast<size_t>(engine_->most_apart()) : parts.size();
+    for (size_t first = 0, count = 0; first < parts.size(); first += count) {
+      count = std::min(most, parts.size() - first);
+      const bool more = another || first + count < parts.size();
+      const size_t then = (first + count) % parts.size();
+      const auto next = std::span(sequences).subspan(then, more ? std::min(most, parts.size() - then) : 0);
+      engine_->step({.parts = std::span(parts).subspan(first, count),
                      .any_kernel = true,
-                     .next = {.logit_rows = more ? static_cast<int>(of_pass) : NextPass::kNone,
+                     .next = {.logit_rows = more ? static_cast<int>(next.size()) : NextPass::kNone,
                               .decodes = true,
                               .sequences = next}},
                     [](std::span<const Engine::PartRow>) {});

@@ -11,7 +11,7 @@ that short contexts leave no room in that (the matrices of a rehearsal do not sh
 least that it takes, and its row says that it is over. The rest is in host memory, behind a link whose speed follows from r = (seconds to fetch all of the KV in half precision) /
 (seconds of a step with everything on the device, reading all). A CPU is the device, so the link is emulated, and only ratios at the
 stated r mean anything. Steps go over a real text, for what is chosen depends on it; a model of random weights knows none. Sequences
-of a batch share passes, but where a step chooses among its KV they take turns.
+of a batch share passes, where a step chooses among its KV as many as have room for what they choose.
 
 Each row: tokens a second of all sequences, the median of rounds that follow one another and how far they lie apart; the same policy with everything on
 the device; the bound, 1 / max(step on the device, bytes moved / speed of the link); bytes moved a token by link and cause, as

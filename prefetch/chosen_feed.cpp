@@ -53,8 +53,7 @@ ChosenFeed::ChosenFeed(const ChosenFeedParts& parts)
       granule_tokens_(parts.cache.layout().chosen.granule_tokens),
       hot_(parts.slots == 0 ? 0 : parts.cache.layout().choosing_layers() * format_.kv_heads,
            granules_of(parts.context, granule_tokens_) * parts.sequences, std::max(parts.slots, 1)),
-      fetched_(static_cast<size_t>(parts.cache.layout().layers)),
-      choices_(static_cast<size_t>(parts.ahead) + 1),
+      choices_((static_cast<size_t>(parts.ahead) + 1) * static_cast<size_t>(parts.batch)),
       known_(static_cast<size_t>(parts.sequences)),
       granules_(granules_of(parts.context, granule_tokens_)) {
   const KvLayout& layout = parts.cache.layout();
@@ -94,19 +93,29 @@ int ChosenFeed::numbers_of(SequenceId sequence) {
   return static_cast<int>(found - known_.begin()) * granules_;
 }
 
-void ChosenFeed::fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens, Cause cause) {
-  SPILLWAY_CHECK(p_.cache.layout().chooses(layer) && ids.size() % format_.kv_heads == 0);
-  const int first_number = p_.slots > 0 ? numbers_of(sequence) : 0;
-  Choice& chosen = choice(layer);
+// A slot may be given to another granule while the last one's bytes are on their way to it where a layer chooses anew
+// in a step; else whoever reads a slot has waited for them.
+void ChosenFeed::fetch(const Chooser& who, int layer, std::span<const int32_t> ids, int tokens, Cause cause) {
+  SPILLWAY_CHECK(p_.cache.layout().chooses(layer) && ids.size() % format_.kv_heads == 0 && who.index < p_.batch);
+  const int first_number = p_.slots > 0 ? numbers_of(who.sequence) : 0;
+  Choice& chosen = choice(layer, who.index);
+  const bool anew = chosen.expected && chosen.layer == layer;
   chosen.layer = layer;
   chosen.tokens = tokens;
   chosen.counts = {};
+  chosen.expected = true;
+  if (!anew) chosen.fetched = {};
   chosen.ids.assign(ids.begin(), ids.end());
   chosen.slots.assign(ids.size(), kInPlace);
-  p_.cache.places(sequence, layer, rows_);
+  p_.cache.places(who.sequence, layer, rows_);
   missing_.clear();
   for (int head = 0; head < format_.kv_heads; ++head) look_up(layer, head, first_number, chosen);
-  if (!missing_.empty()) fetched_[layer] = bring(sequence, layer, cause);
+  after_.clear();
+  for (int index = 0; anew && index < p_.batch; ++index) {
+    const Event& earlier = choice(layer, index).fetched;
+    if (!earlier.done()) after_.push_back(earlier);
+  }
+  if (!missing_.empty()) chosen.fetched = bring(who, layer, cause);
 }
 
 // Rows that the step itself begins are not there yet; they will be on the device.
@@ -151,15 +160,13 @@ void ChosenFeed::pieces_of(const Missing& missing, bool packed, std::byte* to,
   pieces.push_back({to + half, keys + kPageTokens * format_.token_bytes(), half});
 }
 
-Event ChosenFeed::bring(SequenceId sequence, int layer, Cause cause) {
+Event ChosenFeed::bring(const Chooser& who, int layer, Cause cause) {
   std::sort(missing_.begin(), missing_.end(), [&](const Missing& a, const Missing& b) {
     return std::tuple(row_of(a.granule), a.head, a.granule) < std::tuple(row_of(b.granule), b.head, b.granule);
   });
   PieceMoves moves;
-  std::vector<Event> after;
+  std::vector<Event> after = after_;
   std::vector<int> read;
-  // An earlier choice of the same step may still be on its way to these slots.
-  if (!fetched_[layer].done()) after.push_back(fetched_[layer]);
   for (size_t i = 0; i < missing_.size();) {
     const int row = row_of(missing_[i].granule);
     const RowPlace& place = rows_[row];
@@ -177,7 +184,7 @@ Event ChosenFeed::bring(SequenceId sequence, int layer, Cause cause) {
     }
   }
   const Event end = p_.lane->gather(std::move(moves), std::move(after), cause);
-  for (const int row : read) p_.cache.reading(sequence, layer, row, end);
+  for (const int row : read) p_.cache.reading(who.sequence, layer, row, end);
   return end;
 }
 
@@ -220,14 +227,15 @@ GranulePlace ChosenFeed::in_row(const RowPlace& row, int head, int32_t granule) 
   return place;
 }
 
-Event ChosenFeed::places(SequenceId sequence, int layer, std::span<GranulePlace> table) {
-  const Choice& chosen = choice(layer);
+Event ChosenFeed::places(const Chooser& who, int layer, std::span<GranulePlace> table) {
+  Choice& chosen = choice(layer, who.index);
   SPILLWAY_CHECK(chosen.layer == layer && table.size() == chosen.ids.size());
+  chosen.expected = false;
   const KvLayout& layout = p_.cache.layout();
   const int header = format_.packed_page().header_bytes;
   const size_t count = table.size() / format_.kv_heads;
-  p_.cache.sidecars(sequence, layer, sidecars_);
-  p_.cache.places(sequence, layer, rows_);
+  p_.cache.sidecars(who.sequence, layer, sidecars_);
+  p_.cache.places(who.sequence, layer, rows_);
   for (size_t i = 0; i < table.size(); ++i) {
     const int head = static_cast<int>(i / count);
     const int32_t granule = chosen.ids[i];
@@ -252,7 +260,7 @@ Event ChosenFeed::places(SequenceId sequence, int layer, std::span<GranulePlace>
   }
   counts_ += chosen.counts;
   counts_.tokens_seen += static_cast<uint64_t>(chosen.tokens) * format_.kv_heads;
-  return fetched_[layer];
+  return chosen.fetched;
 }
 
 }  // namespace spillway

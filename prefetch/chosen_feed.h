@@ -40,6 +40,7 @@ struct ChosenFeedParts {
   int slots = 0;             // of each layer and KV head; 0 where all rows stay on the device
   int most = 0;              // granules chosen at once, of a KV head
   int ahead = 1;             // layers that have chosen and not attended yet, at most one more
+  int batch = 1;             // sequences that choose in one pass
   int sequences = 1;         // whose granules the slots may hold at once
   CopyLane* lane = nullptr;  // null where all rows stay on the device
 };
@@ -52,12 +53,17 @@ class ChosenFeed {
   static uint64_t hot_bytes(const KvLayout& layout, int layer, int slots);
   static uint64_t hot_bytes(const KvLayout& layout, int slots);
 
+  // A sequence, and its number among those that choose in the pass.
+  struct Chooser {
+    SequenceId sequence = 0;
+    int index = 0;
+  };
   // The step's choice, ids [kv_heads x count] ascending and kNoGranule behind them, of a sequence of `tokens` positions
-  // with the step's own. All that read the layer's slots before has run. Starts the fetches of what is missing, counted
-  // as `cause`. A layer may choose once more before it asks for its places; of those the last is read.
-  void fetch(SequenceId sequence, int layer, std::span<const int32_t> ids, int tokens, Cause cause = Cause::kv_fetch);
+  // with the step's own. All that read the layer's slots in an earlier pass has run. Starts the fetches of what is
+  // missing, counted as `cause`. A layer may choose once more before it asks for its places; of those the last is read.
+  void fetch(const Chooser& who, int layer, std::span<const int32_t> ids, int tokens, Cause cause = Cause::kv_fetch);
   // The places [kv_heads x count] in host memory, to be copied to the device; they may be read after the event.
-  Event places(SequenceId sequence, int layer, std::span<GranulePlace> table);
+  Event places(const Chooser& who, int layer, std::span<GranulePlace> table);
 
   const ChosenCounts& counts() const { return counts_; }
 
@@ -67,16 +73,20 @@ class ChosenFeed {
     int layer = -1, tokens = 0;
     std::vector<int32_t> ids, slots;  // [kv_heads x count]; kInPlace: its row is on the device
     ChosenCounts counts;
+    Event fetched;          // the last fetch
+    bool expected = false;  // its places have not been asked for
   };
   struct Missing {
     int32_t granule, head, slot;
   };
   // Of each sequence the granules have numbers of their own in the hot set; the first one.
   int numbers_of(SequenceId sequence);
-  Choice& choice(int layer) { return choices_[static_cast<size_t>(layer) % choices_.size()]; }
+  Choice& choice(int layer, int index) {
+    return choices_[static_cast<size_t>(layer % (p_.ahead + 1) * p_.batch + index)];
+  }
   int row_of(int32_t granule) const { return granule * granule_tokens_ / kPageTokens; }
   void look_up(int layer, int head, int first_number, Choice& choice);
-  Event bring(SequenceId sequence, int layer, Cause cause);
+  Event bring(const Chooser& who, int layer, Cause cause);
   void pieces_of(const Missing& missing, bool packed, std::byte* slot, std::vector<StretchPiece>& pieces) const;
   void from_disk(const RowPlace& row, PieceMoves& moves);
   std::byte* slot(int layer, int head, int32_t slot, bool packed) const;
@@ -88,11 +98,11 @@ class ChosenFeed {
   HotSet hot_;
   std::vector<uint64_t> hot_offset_;  // of a layer's slots
   std::vector<int> number_;           // of a layer among the choosing ones
-  std::vector<Event> fetched_;        // the last fetch of a layer
   std::vector<Choice> choices_;       // those under way
   std::vector<RowPlace> rows_;        // of the layer in turn
   std::vector<const std::byte*> sidecars_;
   std::vector<Missing> missing_;
+  std::vector<Event> after_;                       // of the fetch in turn: fetches to the slots that it fills
   std::vector<int32_t> outside_, slots_, missed_;  // of the head in turn
   std::vector<StretchPiece> pieces_;               // of the row in turn
   struct Known {

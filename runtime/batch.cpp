@@ -79,7 +79,8 @@ class BatchRun {
             .own_pages = engine.recent_pages(),
             // What one has packed the other would have read as it was.
             .shares_any_time = !options.deterministic || engine.recent_pages() == 0,
-            .alone = [&engine](int tokens) { return engine.decodes_alone(tokens); }};
+            .apart = [&engine](int tokens) { return engine.decodes_apart(tokens); },
+            .most_apart = engine.most_apart()};
   }
 
   // Asks for requests, and gives those that fit a place, until one waits: so it is known whether any does.
@@ -182,12 +183,15 @@ class BatchRun {
   void expect_next(std::span<const ScheduledPart> parts) {
     next_.clear();
     int rows = 0;
-    const bool alone = parts.size() == 1 && schedule_.running() > 1;
+    // Others follow where steps take turns.
+    const bool in_turns =
+        schedule_.running() > static_cast<int>(parts.size()) &&
+        (parts.size() == 1 || (parts.front().decode && engine_.decodes_apart(parts.front().first + 1)));
     for (const ScheduledPart& part : parts) {
       const Running& one = running_.at(part.request);
       const bool goes_on = !part.decode || one.growing->expects_another();
       rows += goes_on ? 1 : 0;
-      if (goes_on && part.decode && !alone) next_.push_back(*one.sequence);
+      if (goes_on && part.decode && !in_turns) next_.push_back(*one.sequence);
     }
     const bool others = schedule_.running() > static_cast<int>(parts.size()) || schedule_.waiting() > 0;
     if (next_.size() != parts.size()) next_.clear();

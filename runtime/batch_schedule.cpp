@@ -12,7 +12,7 @@ BatchSchedule::BatchSchedule(ScheduleLimits limits)
     : limits_(std::move(limits)), references_(static_cast<size_t>(limits_.pages), 0) {
   SPILLWAY_CHECK(limits_.sequences >= 1 && limits_.chunk >= 1 && limits_.rows >= limits_.chunk);
   SPILLWAY_CHECK(limits_.rows >= limits_.chunk + limits_.sequences || limits_.sequences == 1);
-  SPILLWAY_CHECK(limits_.shared_unit % kPageTokens == 0);
+  SPILLWAY_CHECK(limits_.shared_unit % kPageTokens == 0 && limits_.most_apart >= 1);
   for (int page = limits_.pages; page > 0; --page) free_.push_back(page - 1);
 }
 
@@ -104,7 +104,7 @@ std::vector<ScheduledPart> BatchSchedule::common_pass() const {
   int left = limits_.rows;
   for (const bool decodes : {true, false}) {
     for (const Request& request : running_) {
-      if (!can_run(request) || request.decodes() != decodes || alone(request)) continue;
+      if (!can_run(request) || request.decodes() != decodes || apart(request)) continue;
       const ScheduledPart part = part_of(request);
       if (part.count > left) continue;
       left -= part.count;
@@ -114,17 +114,31 @@ std::vector<ScheduledPart> BatchSchedule::common_pass() const {
   return parts;
 }
 
-// Whoever has waited longest: the common pass, or one that must have its own.
+// Of the decode steps that share no other pass those that have waited longest, in the order of arrival.
+std::vector<ScheduledPart> BatchSchedule::pass_apart() const {
+  std::vector<const Request*> steps;
+  for (const Request& request : running_) {
+    if (can_run(request) && apart(request)) steps.push_back(&request);
+  }
+  std::stable_sort(steps.begin(), steps.end(),
+                   [](const Request* a, const Request* b) { return a->last_pass < b->last_pass; });
+  steps.resize(std::min<size_t>(steps.size(), static_cast<size_t>(limits_.most_apart)));
+  std::sort(steps.begin(), steps.end());  // as they lie in running_
+  std::vector<ScheduledPart> parts;
+  for (const Request* request : steps) parts.push_back(part_of(*request));
+  return parts;
+}
+
+// The pass of whoever has waited longest.
 std::vector<ScheduledPart> BatchSchedule::next_pass() {
   ++passes_;
-  std::vector<ScheduledPart> parts = common_pass();
-  int64_t waited_since = passes_;
-  for (const ScheduledPart& part : parts) waited_since = std::min(waited_since, of(part.request).last_pass);
-  for (const Request& request : running_) {
-    if (!can_run(request) || !alone(request) || request.last_pass >= waited_since) continue;
-    parts.assign(1, part_of(request));
-    waited_since = request.last_pass;
-  }
+  const auto waited_since = [&](const std::vector<ScheduledPart>& parts) {
+    int64_t since = passes_;
+    for (const ScheduledPart& part : parts) since = std::min(since, of(part.request).last_pass);
+    return since;
+  };
+  std::vector<ScheduledPart> parts = common_pass(), others = pass_apart();
+  if (waited_since(others) < waited_since(parts)) parts.swap(others);
   for (const ScheduledPart& part : parts) of(part.request).last_pass = passes_;
   return parts;
 }

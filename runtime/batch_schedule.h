@@ -27,8 +27,10 @@ struct ScheduleLimits {
   int shared_unit = kPageTokens;  // beginnings are shared in multiples of so many tokens, whole pages; 0: never
   int own_pages = 0;              // of a shared beginning the last ones, of which each sequence comes to have its own
   bool shares_any_time = true;    // else only while the other has not gone on beyond what is alike
-  // Whether a decode step over so many positions must have a pass to itself; empty: none must.
-  std::function<bool(int tokens)> alone = {};
+  // Whether a decode step over so many positions shares passes with its like alone, `most_apart` of them at most;
+  // empty: none does.
+  std::function<bool(int tokens)> apart = {};
+  int most_apart = 1;
 };
 
 struct ScheduledPart {
@@ -92,11 +94,12 @@ class BatchSchedule {
   const Request* likest(const Request& request, int* shared) const;
   bool place(Request& request);
   void inherit(RequestId id);
-  bool alone(const Request& request) const {
-    return limits_.alone && request.decodes() && limits_.alone(request.computed + 1);
+  bool apart(const Request& request) const {
+    return limits_.apart && request.decodes() && limits_.apart(request.computed + 1);
   }
   bool can_run(const Request& request) const { return request.from == kNobody; }
   std::vector<ScheduledPart> common_pass() const;
+  std::vector<ScheduledPart> pass_apart() const;
   ScheduledPart part_of(const Request& request) const;
 
   ScheduleLimits limits_;

@@ -140,6 +140,7 @@ void ComputeUnit::place_selection(const ComputeUnitParts& parts) {
                                                              .slots = plan.hot_slots,
                                                              .most = plan.most,
                                                              .ahead = plan.wishes.ahead,
+                                                             .batch = plan.batch,
                                                              .sequences = plan.sequences,
                                                              .lane = fetch_lane.get()});
   Arena& inputs = device.host_addressable() ? parts.device_arena : parts.host_arena;

@@ -249,9 +249,17 @@ void Engine::step(const Step& step, const OnPartRows& on_rows) {
   end_step();
 }
 
-bool Engine::decodes_alone(int tokens) const {
+bool Engine::decodes_apart(int tokens) const {
   return std::any_of(parts_->units.begin(), parts_->units.end(),
                      [&](const auto& unit) { return unit->rehearsal && unit->rehearsal->chooses(tokens); });
+}
+
+int Engine::most_apart() const {
+  int most = plan_.batch;
+  for (const auto& unit : parts_->units) {
+    if (unit->rehearsal) most = std::min(most, unit->rehearsal->together());
+  }
+  return most;
 }
 
 int Engine::identical_prefix() const {

@@ -89,9 +89,10 @@ class Engine {
   // Gets rows that are there together, of each part the last `logit_rows` in order; valid during the call.
   using OnPartRows = std::function<void(std::span<const PartRow> rows)>;
   void step(const Step& step, const OnPartRows& on_rows);
-  // Whether a decode step over `tokens` positions, its own among them, must have a pass to itself: it chooses among its
-  // KV.
-  bool decodes_alone(int tokens) const;
+  // Whether a decode step over `tokens` positions, its own among them, chooses among its KV: such steps share passes
+  // with one another alone, at most so many.
+  bool decodes_apart(int tokens) const;
+  int most_apart() const;
   // Whether tokens are let go (KvRetention): then no sequence can be cut back to what another one begins with.
   bool lets_go() const;
   // Beginnings that sequences share in multiples of so many tokens leave every bit as it is without: of a prompt that

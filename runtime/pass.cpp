@@ -78,6 +78,7 @@ void Pass::place_parts(const PassInput& input) {
     }
     row += static_cast<int>(part.tokens.size());
   }
+  find_choosers();
   head_together_ = input.any_kernel || few == 0;
   all_together_ = head_together_ || few_rows_ == 0 || (few_rows_ == rows && rows <= few);
   x_ = w.x.slice_rows(0, rows);
@@ -123,9 +124,8 @@ void Pass::blocks(const PassInput& input) {
 void Pass::block(int layer, const PassInput& input) {
   const TraceRange range(track_, layer_names_[layer]);
   const LayerVectors& v = p_.vectors.layers[layer];
-  const Placed& first = parts_.front();
-  const int foretold = chooses() ? p_.rehearsal->foretold_by(layer) : -1;
-  if (foretold >= 0) foretell(foretold, first);
+  const int foretold = choosers_.empty() ? -1 : p_.rehearsal->foretold_by(layer);
+  if (foretold >= 0) foretell(foretold);
   const int number = p_.first_layer + layer;
   if (input.observer) count_observed(input.observer->attention_input(p_.compute, number, x_));
   norm_for_matmul(x_, v.attn_norm, v.attn_norm_bias, h_);
@@ -146,7 +146,9 @@ void Pass::block(int layer, const PassInput& input) {
     norm_for_matmul(x_, v.ffn_norm, v.ffn_norm_bias, h_);
     feed_forward(layer);
   }
-  if (foretold >= 0) p_.rehearsal->fetch(foretold, first.part.sequence, first.tokens());
+  for (const Rehearsal::Step& step : choosers_) {
+    if (foretold >= 0) p_.rehearsal->fetch(foretold, step);
+  }
 }
 
 void Pass::feed_forward(int layer) {

@@ -140,14 +140,15 @@ class Pass {
   void mix_experts(int layer, int first_row, int rows, bool decode);
   void run_experts(int layer, const ExpertRoutes& routes, std::span<const ExpertFeed::Here> here);
   std::span<const int> choice(const ExpertRoutes& routes);
-  void foretell(int layer, const Placed& one);
+  void foretell(int layer);
   void append(int layer, const PassInput& input);
   KvGrowth grow(int layer);
   View angles(int layer, int rows) const;
-  bool chooses() const;
+  void find_choosers();
   KvReading reading(bool decode, int tokens) const;
   int attend_part(int layer, const Placed& one, const AttendShape& shape, int first_state);
-  int attend_chosen(int layer, const Placed& one, const AttendShape& shape);
+  void attend_chosen(int layer, const AttendShape& shape);
+  int attend_choice(int layer, const Rehearsal::Step& step, const AttendShape& shape, int first_state);
   int attend_spans(int layer, const Placed& one, const AttendShape& shape, int first_state);
   void attend_chunk(int layer, const Placed& one, const AttendShape& shape, int first_state);
   void each_group(int layer, const Placed& one, const std::function<void(std::span<const KvSpan>)>& read);
@@ -170,6 +171,7 @@ class Pass {
   std::vector<Rotation> rotations_;
   std::vector<Placed> parts_;
   std::vector<SequenceId> sequences_;
+  std::vector<Rehearsal::Step> choosers_;  // all parts, or none
   int few_rows_ = 0;             // rows of the pass, the first ones, that go to the kernels of few rows in groups
   bool all_together_ = true;     // or all of them as the kernels like
   bool head_together_ = false;   // the head's rows too

@@ -14,14 +14,16 @@ int span_count(int tokens) { return (tokens + kSpanTokens - 1) / kSpanTokens; }
 
 }  // namespace
 
-// A decode step that does has the pass to itself: the places for a choice on its way are one sequence's.
-bool Pass::chooses() const {
-  const auto would = [&](const Placed& one) {
-    return p_.rehearsal != nullptr && one.part.decode && p_.rehearsal->chooses(one.tokens());
-  };
-  if (parts_.size() == 1) return would(parts_.front());
-  SPILLWAY_CHECK(std::none_of(parts_.begin(), parts_.end(), would));
-  return false;
+// Decode steps that choose share passes with one another alone: the others read layers whole that they do not.
+void Pass::find_choosers() {
+  choosers_.clear();
+  if (p_.rehearsal == nullptr) return;
+  for (const Placed& one : parts_) {
+    if (!one.part.decode || !p_.rehearsal->chooses(one.tokens())) continue;
+    choosers_.push_back({static_cast<int>(choosers_.size()), one.part.sequence, one.tokens()});
+  }
+  SPILLWAY_CHECK(choosers_.empty() || choosers_.size() == parts_.size());
+  SPILLWAY_CHECK(static_cast<int>(choosers_.size()) <= p_.rehearsal->together());
 }
 
 // Of a pass whose first part is so.
@@ -32,23 +34,29 @@ KvReading Pass::reading(bool decode, int tokens) const {
   return reading;
 }
 
-// The query of a later layer, from this one's input: by it that layer chooses among the KV while this one computes.
-void Pass::foretell(int layer, const Placed& one) {
+// The queries of a later layer, from this one's input: by them that layer chooses among the KV while this one computes.
+void Pass::foretell(int layer) {
   const TraceRange range(track_, "foretell");
   Rehearsal& r = *p_.rehearsal;
-  if (!r.scores()) return r.choose(layer, one.part.sequence, {}, one.tokens() - 1, one.tokens());
-  const LayerVectors& v = p_.vectors.layers[layer];
-  const View q = r.query();
-  const LayerVectors& norm = p_.vectors.layers[r.norm_of(layer)];
-  norm_for_matmul(x_, norm.attn_norm, norm.attn_norm_bias, r.input());
-  const MatmulPart part{r.matrix(layer), q};
-  multiply(Stage::qkv, r.input(), {&part, 1}, std::exchange(made_for_matmul_, false));
-  add_bias(q, r.bias(layer).data != nullptr ? r.bias(layer) : v.q_bias);
-  norm_heads(q, v.q_norm);
-  if (!rotations_.empty()) {
-    p_.ops.rotate(p_.compute, q, p_.spec.shape.head_dim, p_.spec.shape.rotation, angles(layer, 1));
+  View q;
+  if (r.scores()) {
+    const LayerVectors& v = p_.vectors.layers[layer];
+    const auto rows = static_cast<int>(x_.rows);
+    const View h = r.input(rows);
+    q = r.query(rows);
+    const LayerVectors& norm = p_.vectors.layers[r.norm_of(layer)];
+    norm_for_matmul(x_, norm.attn_norm, norm.attn_norm_bias, h);
+    const MatmulPart part{r.matrix(layer), q};
+    multiply(Stage::qkv, h, {&part, 1}, std::exchange(made_for_matmul_, false));
+    add_bias(q, r.bias(layer).data != nullptr ? r.bias(layer) : v.q_bias);
+    norm_heads(q, v.q_norm);
+    if (!rotations_.empty()) {
+      p_.ops.rotate(p_.compute, q, p_.spec.shape.head_dim, p_.spec.shape.rotation, angles(layer, rows));
+    }
   }
-  r.choose(layer, one.part.sequence, q, one.tokens() - 1, one.tokens());
+  for (const Rehearsal::Step& step : choosers_) {
+    r.choose(layer, step, q.rows > 0 ? q.slice_rows(step.index, 1) : View{}, step.tokens - 1);
+  }
 }
 
 // Room for the keys and values of all parts.
@@ -111,8 +119,8 @@ void Pass::attend(int layer) {
   const AttendShape shape{p_.kv.layout().format_of(layer), p_.spec.shape.heads, p_.spec.attention_scale,
                           p_.spec.layers[layer].window};
   merges_.clear();
-  if (chooses() && p_.rehearsal->chooses_in(layer)) {
-    merges_.push_back({0, 0, attend_chosen(layer, parts_.front(), shape)});
+  if (!choosers_.empty() && p_.rehearsal->chooses_in(layer)) {
+    attend_chosen(layer, shape);
   } else {
     int state = 0;
     for (const Placed& one : parts_) state += attend_part(layer, one, shape, state);
@@ -138,23 +146,33 @@ int Pass::attend_part(int layer, const Placed& one, const AttendShape& shape, in
   return states;
 }
 
-// Reads what the layer has chosen; where no earlier layer could foretell its query, it chooses now. Returns the number
-// of states. To check what is missing everything is read too, and the last of the two readings is the answer.
-int Pass::attend_chosen(int layer, const Placed& one, const AttendShape& shape) {
+// Where no earlier layer could foretell the queries, the layer chooses now.
+void Pass::attend_chosen(int layer, const AttendShape& shape) {
+  p_.rehearsal->choose_truly(layer, choosers_, q_);
+  int states = 0;
+  for (const Rehearsal::Step& step : choosers_) {
+    const int own = attend_choice(layer, step, shape, states);
+    merges_.push_back({step.index, states, own});
+    states += own;
+  }
+}
+
+// Reads what was chosen, into states from `first_state` on; returns how many. To check what is missing everything is
+// read too, and the last of the two readings is the answer.
+int Pass::attend_choice(int layer, const Rehearsal::Step& step, const AttendShape& shape, int first_state) {
   Rehearsal& r = *p_.rehearsal;
-  const SequenceId sequence = one.part.sequence;
-  const int tokens = one.tokens();
-  r.choose_truly(layer, sequence, q_, tokens);
-  const bool checks = r.checks(layer, tokens);
+  const bool checks = r.checks(layer, step.tokens);
+  const View all_states = p_.workspace.states;
+  const View own = all_states.slice_rows(first_state, all_states.rows - first_state);
   int states = 0;
   const auto read = [&](bool all) {
     if (all) {
-      states = attend_spans(layer, one, shape, 0);
+      states = attend_spans(layer, parts_[static_cast<size_t>(step.index)], shape, first_state);
       attend_pending(shape);
     } else {
-      states = r.attend(layer, sequence, q_, shape, p_.workspace.states, tokens);
+      states = r.attend(layer, step, q_.slice_rows(step.index, 1), shape, own);
     }
-    if (checks) r.look_at(p_.workspace.states.slice_rows(0, states), all);
+    if (checks) r.look_at(own.slice_rows(0, states), all);
   };
   if (checks) read(!r.answers_by_all());
   read(r.answers_by_all());

@@ -1,6 +1,7 @@
 // Plan: where every byte lives, decided before anything is reserved; values only, printable and comparable.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -49,6 +50,7 @@ struct SelectionPlan {
   uint64_t directions = 0;      // of partial keys
   uint64_t workspace = 0;       // scores, weights, ids, places
   int sequences = 1;            // open at once
+  int batch = 1;                // steps that may choose in one pass, of as many sequences
   uint64_t attention_sums = 0;  // of all of them: what each granule has had of the attention
   uint64_t hot_set = 0;
   StagingShape landing{0, 0};  // of reads from disk where it reaches device memory directly
@@ -56,6 +58,8 @@ struct SelectionPlan {
   uint64_t lookup = 0;         // of the tier of the process: which granule is in which slot
 
   bool on() const { return most > 0; }
+  // Steps that do choose in one pass: the hot set holds what each of them has chosen.
+  int together() const { return hot_slots == 0 ? batch : std::clamp(hot_slots / std::max(most, 1), 1, batch); }
   uint64_t fixed() const {
     return partial_keys + key_scales + query_matrices + directions + workspace + attention_sums;
   }

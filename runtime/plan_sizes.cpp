@@ -110,10 +110,11 @@ void PlanSizes::size_selection() {
   if (!staged) landing = {room_ == Room::least ? kLeastLanding : kLeastPiece, kLandingPieces};
   kv.layout.chosen = choosing_;
   selection = selection_plan(in_.spec, in_.options.selection, kv.layout, in_.skew,
-                             {positions, kv.rows_per_layer(), in_.options.sequences});
+                             {positions, kv.rows_per_layer(), in_.options.sequences, in_.options.batch});
   if (!selection.on()) kv.layout.chosen = {};  // nor is anything kept beside the pages
   spilled_selection = selection;
-  const int hot_slots = planned_ ? planned_->hot_slots : static_cast<int>(std::lround(hot_slots_ * selection.most));
+  const double all = static_cast<double>(selection.most) * selection.batch;
+  const int hot_slots = planned_ ? planned_->hot_slots : static_cast<int>(std::lround(std::min(hot_slots_ * all, 1e9)));
   add_hot_set(spilled_selection, kv.layout, positions, hot_slots, landing);
   kv.beside_bytes = spilled_selection.of_spilled() + (in_.device.host_addressable() ? spilled_selection.lookup : 0);
 }

@@ -29,11 +29,11 @@ struct PlannedSizes {
 
 class PlanSizes {
  public:
-  // Throws Error(usage) for more positions than can be counted. rows: of logits at most. hot_slots: granules of a hot set,
-  // in terms of those chosen at once.
+  // Throws Error(usage) for more positions than can be counted. rows: of logits at most. hot_slots: granules of a hot
+  // set, in terms of those that all sequences of a pass choose at once, at least what one of them does.
   PlanSizes(const PlanInput& input, Room room, int rows, double hot_slots);
   // All at their least.
-  explicit PlanSizes(const PlanInput& input) : PlanSizes(input, Room::least, 1, 1) {}
+  explicit PlanSizes(const PlanInput& input) : PlanSizes(input, Room::least, 1, 0) {}
   PlanSizes(const PlanInput& input, const PlannedSizes& planned);
   // As if so many positions of all sequences, and chunks of so many, had been asked for.
   void set_shape(int all_positions, int prompt_chunk);
@@ -87,7 +87,7 @@ class PlanSizes {
   Room room_;
   std::optional<PlannedSizes> planned_;
   int most_rows_;      // of logits
-  double hot_slots_;   // in terms of those chosen
+  double hot_slots_;   // in terms of those chosen in a pass
   KvChosen choosing_;  // where the context is long enough
 };
 

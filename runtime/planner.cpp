@@ -296,10 +296,19 @@ std::optional<Plan> best_plan(const PlanInput& input, const PlanSizes& sizes) {
   return best;
 }
 
+std::string hot_set_text(const Plan& plan, double hot_slots) {
+  if (hot_slots >= 1) return fmt::format("a hot set of {:g} times what is chosen", hot_slots);
+  return fmt::format("a hot set of what {} of {} sequences choose, so many in a pass", plan.selection.together(),
+                     plan.batch);
+}
+
 // With the hot set that was wished for, or a smaller one where that does not fit or leaves room for what is read in
-// every step: it fetches more, and answers the same.
+// every step: it fetches more, or has fewer sequences choose in a pass, and answers the same.
 std::optional<Plan> best_ample_plan(const PlanInput& input) {
-  constexpr double kSmaller[] = {1.75, 1.5, 1.25, 1};  // times what is chosen at once
+  std::vector<double> sizes{1.75, 1.5, 1.25, 1};  // times what is chosen at once
+  for (int together = input.options.batch / 2; together >= 1; together /= 2) {
+    sizes.push_back(static_cast<double>(together) / input.options.batch);
+  }
   constexpr double kWorthIt = 1.03;
   const double wish = input.options.selection.hot_slots;
   const auto with = [&](double hot_slots) {
@@ -307,18 +316,15 @@ std::optional<Plan> best_ample_plan(const PlanInput& input) {
   };
   std::optional<Plan> best = with(wish);
   if (!input.options.selection.on() || (best && !best->spills_kv())) return best;
-  for (const double smaller : kSmaller) {
+  for (const double smaller : sizes) {
     if (smaller >= wish || (best && best->expected.bound.empty())) continue;
     std::optional<Plan> other = with(smaller);
     if (!best) {
       best = std::move(other);
-      if (best)
-        best->reasons.push_back(
-            fmt::format("a hot set of {:g} times what is chosen, for {:g} do not fit", smaller, wish));
+      if (best) best->reasons.push_back(fmt::format("{}, for {:g} do not fit", hot_set_text(*best, smaller), wish));
     } else if (const double before = best->expected.decode_tps; improve(*best, std::move(other), kWorthIt)) {
-      best->reasons.push_back(fmt::format(
-          "a hot set of {:g} times what is chosen, which leaves more to other KV: {:.2f} tokens/s in place of {:.2f}",
-          smaller, best->expected.decode_tps, before));
+      best->reasons.push_back(fmt::format("{}, which leaves more to other KV: {:.2f} tokens/s in place of {:.2f}",
+                                          hot_set_text(*best, smaller), best->expected.decode_tps, before));
     }
   }
   return best;
@@ -331,7 +337,7 @@ std::optional<Plan> best_least_plan(const PlanInput& input) {
   std::optional<Plan> best;
   int last = 0;
   for (int rows = std::min(options.logit_rows, std::max(options.chunk, options.batch)); rows >= 1; rows /= 2) {
-    std::optional<Plan> plan = best_plan(input, PlanSizes(input, Room::least, rows, 1));
+    std::optional<Plan> plan = best_plan(input, PlanSizes(input, Room::least, rows, 0));
     if (!plan || plan->logit_rows == last) continue;
     last = plan->logit_rows;
     if (!best) {

@@ -115,25 +115,26 @@ class Costs {
 // Of what a decode step chooses, the share that is not in the hot set: measured on two models with hot sets of once,
 // one and a half times and twice the choice (73 to 79, 84 to 89 and 89 to 93 % were there).
 double missed_share(const SelectionPlan& plan) {
-  const double size = plan.hot_slots == 0 ? 2 : static_cast<double>(plan.hot_slots) / plan.most;
+  const double size = plan.hot_slots == 0 ? 2 : static_cast<double>(plan.hot_slots) / (plan.most * plan.together());
   return size <= 1.5 ? std::lerp(0.25, 0.14, 2 * (size - 1)) : std::max(0.1, std::lerp(0.14, 0.1, 2 * (size - 1.5)));
 }
 
-// KV that a decode step of so many positions reads, and what of that has to be fetched, in bytes.
+// KV that a decode step of so many positions and sequences reads, and what of that has to be fetched, in bytes.
 struct KvBytes {
   double read = 0, from_host = 0, from_disk = 0;
   std::vector<double> fetched;                        // of each layer, group by group
   double chosen_from_host = 0, chosen_from_disk = 0;  // granule by granule; a drive reads blocks
 };
 
-KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec, int positions) {
+KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec, int positions, int sequences) {
   const KvLayout& layout = plan.kv_layout;
   const int rows = page_rows(positions), all_rows = page_rows(plan.context);
   const auto host = static_cast<double>(layout.bytes(plan.kv_host_slots));
   const auto disk = static_cast<double>(layout.bytes(plan.kv_disk_slots));
   const GranuleChoice choice =
       plan.selection.on() ? granule_choice(plan.selection.wishes, plan.positions) : GranuleChoice{};
-  KvBytes sum{.read = static_cast<double>(layout.bytes(layout.slots_of(rows)) + plan.selection.partial_keys)};
+  KvBytes sum{.read = static_cast<double>(layout.bytes(layout.slots_of(rows))) +
+                      static_cast<double>(plan.selection.partial_keys) * rows / all_rows};
   double outside = 0, fetched = 0, granules = 0, blocks = 0;
   for (int layer = 0; layer < layout.layers; ++layer) {
     const bool packed = layout.packs(layer);
@@ -144,9 +145,9 @@ KvBytes kv_bytes(const Plan& plan, const ModelSpec& spec, int positions) {
       sum.fetched.push_back(0);
       const uint64_t granule = layout.granule_bytes(packed);
       // Of what is kept all is there, but for what has just left the device.
-      const double missed =
-          layout.format.kv_heads * (plan.selection.wishes.lets_go() ? 1.0 / layout.chosen.granule_tokens
-                                                                    : missed_share(plan.selection) * choice.count);
+      const double missed = sequences * layout.format.kv_heads *
+                            (plan.selection.wishes.lets_go() ? 1.0 / layout.chosen.granule_tokens
+                                                             : missed_share(plan.selection) * choice.count);
       granules += missed * static_cast<double>(granule);
       blocks +=
           missed * static_cast<double>(packed ? align_up(granule, kDiskAlign) : 2 * align_up(granule / 2, kDiskAlign));
@@ -180,8 +181,15 @@ class Predictor {
   // Of a step of all sequences that share a pass, at full context.
   Expected decode() const {
     Expected e;
-    const double seconds =
-        step({.decoded = plan_.batch, .logit_rows = plan_.batch, .positions = plan_.context}, before(), e);
+    const int together = plan_.selection.on() ? plan_.selection.together() : plan_.batch;
+    const double passes = static_cast<double>(plan_.batch) / together;
+    const PassLoad load{
+        .decoded = together, .logit_rows = together, .positions = static_cast<int>(plan_.context / passes)};
+    const double seconds = passes * step(load, before(), e);
+    for (double* s : {&e.disk_s, &e.link_s, &e.compute_s}) *s *= passes;
+    for (uint64_t* bytes : {&e.disk_bytes, &e.link_bytes}) {
+      *bytes = static_cast<uint64_t>(passes * static_cast<double>(*bytes));
+    }
     const double most = std::max({e.compute_s, e.disk_s, e.link_s});
     e.bound = most == e.compute_s ? "compute" : most == e.disk_s ? "disk" : "link";
     e.decode_tps = plan_.batch / seconds;
@@ -212,13 +220,14 @@ class Predictor {
                                                                   limits_.chunk_scale * experts.multiply_s));
     pass.resident_s += experts_s;
     e.compute_s += experts_s;
-    const KvBytes kv = load.decoded > 0 ? kv_bytes(plan_, spec_, std::min(load.positions, plan_.context)) : KvBytes{};
+    const KvBytes kv =
+        load.decoded > 0 ? kv_bytes(plan_, spec_, std::min(load.positions, plan_.context), load.decoded) : KvBytes{};
     const double attention_s = kv.read / limits_.kv_speed();
     e.disk_bytes += static_cast<uint64_t>(experts.disk_bytes + kv.from_disk + kv.chosen_from_disk);
     e.link_bytes += static_cast<uint64_t>(experts.link_bytes + kv.from_host + kv.chosen_from_host);
     if (plan_.staged) e.link_bytes += e.disk_bytes;
     if (cpu != nullptr) {
-      pass.resident_s += plan_.batch / cpu->decode_tps;
+      pass.resident_s += load.decoded / cpu->decode_tps;
       e.compute_s += cpu->compute_s;
       e.disk_bytes += cpu->disk_bytes;
     }

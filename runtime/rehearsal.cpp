@@ -29,9 +29,9 @@ Rehearsal::Rehearsal(const RehearsalParts& parts)
   const KvFormat& format = layout.format;
   const int rank = layout.chosen.partial.rank;
   const KvSelection& wishes = parts.plan.wishes;
-  SelectionWorkspace::cut(parts.spec, layout, {parts.plan.most, parts.context, wishes.ahead + 1},
-                          parts.workspace.data(), &workspace_);
-  host_ = SelectionHost::of(parts.spec, parts.plan.wishes, parts.plan.most, parts.context, parts.host.data());
+  const SelectionRoom room{parts.plan.most, parts.context, wishes.ahead + 1, parts.plan.batch};
+  SelectionWorkspace::cut(parts.spec, layout, room, parts.workspace.data(), &workspace_);
+  host_ = SelectionHost::of(parts.spec, wishes, room, parts.host.data());
   chosen_.resize(static_cast<size_t>(host_.choices));
   queries_.resize(static_cast<size_t>(layout.layers));
   basis_.resize(static_cast<size_t>(layout.layers));
@@ -162,9 +162,9 @@ void Rehearsal::keep_heads(int layer, const KvPacking& packing) {
   p_.compute.gather(heads_);
 }
 
-View Rehearsal::ids_of(int layer, int count) const {
+View Rehearsal::ids_of(int slot, int count) const {
   const int heads = p_.spec.shape.kv_heads;
-  return workspace_.ids.slice_rows(int64_t{layer} % host_.choices * heads, heads).slice_cols(0, count);
+  return workspace_.ids.slice_rows(int64_t{slot} * heads, heads).slice_cols(0, count);
 }
 
 View Rehearsal::sums_of(int layer, SequenceId sequence) {
@@ -214,17 +214,17 @@ void Rehearsal::score(int layer, View q, int keys, View weights) {
                     weights);
 }
 
-void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tokens) {
+void Rehearsal::choose(int layer, const Step& step, View q, int keys) {
   const KvSelection& wishes = p_.plan.wishes;
   if (wishes.keep == KvRetention::window) return;  // the host knows what is in it
   const TraceRange range(track_, "choose");
-  GranuleChoice choice = granule_choice(wishes, tokens);
+  GranuleChoice choice = granule_choice(wishes, step.tokens);
   View weights;
   if (wishes.adds_up()) {
-    weights = sums_of(layer, sequence);
+    weights = sums_of(layer, step.sequence);
   } else {
     const int size = p_.kv.layout().chosen.granule_tokens;
-    p_.kv.sidecars(sequence, layer, rows_);
+    p_.kv.sidecars(step.sequence, layer, rows_);
     rows_.resize(static_cast<size_t>(page_rows(keys)));
     weights = workspace_.weights;
     choice.scored = (keys + size - 1) / size;
@@ -233,9 +233,9 @@ void Rehearsal::choose(int layer, SequenceId sequence, View q, int keys, int tok
     const int group = p_.spec.shape.heads / p_.spec.shape.kv_heads;
     if (wishes.top_p > 0) choice.mass = static_cast<float>(wishes.top_p * group);
   }
-  const View ids = ids_of(layer, choice.count);
+  const int slot = slot_of(layer, step);
+  const View ids = ids_of(slot, choice.count);
   p_.ops.choose_granules(p_.compute, weights.slice_cols(0, choice.granules), choice, ids);
-  const int slot = layer % host_.choices;
   const uint64_t bytes = static_cast<uint64_t>(ids.rows) * ids.stride;
   p_.compute.copy(host_.ids(slot), ids.data, bytes);
   if (p_.far) p_.traffic.add(Link::device_to_host, Cause::activations, bytes);
@@ -253,23 +253,30 @@ void Rehearsal::take_window(const GranuleChoice& choice) {
   }
 }
 
-void Rehearsal::fetch(int layer, SequenceId sequence, int tokens, Cause cause) {
-  const GranuleChoice choice = granule_choice(p_.plan.wishes, tokens);
+void Rehearsal::fetch(int layer, const Step& step, Cause cause) {
+  const GranuleChoice choice = granule_choice(p_.plan.wishes, step.tokens);
   ids_.clear();
   if (p_.plan.wishes.keep == KvRetention::window) {
     take_window(choice);
   } else {
     const TraceRange range(track_, "wait for the choice");
-    const int slot = layer % host_.choices;
+    const int slot = slot_of(layer, step);
     chosen_[slot].wait();
     for (int head = 0; head < p_.spec.shape.kv_heads; ++head) {
       const int32_t* row = host_.ids(slot) + int64_t{head} * p_.plan.most;
       ids_.insert(ids_.end(), row, row + choice.count);
     }
   }
-  p_.feed.fetch(sequence, layer, ids_, tokens, cause);
+  p_.feed.fetch({step.sequence, step.index}, layer, ids_, step.tokens, cause);
   // Where every step reads everything, to be looked at, nothing may go.
-  if (p_.plan.wishes.lets_go() && !only_check_) let_go(layer, sequence, tokens);
+  if (p_.plan.wishes.lets_go() && !only_check_) let_go(layer, step.sequence, step.tokens);
+}
+
+// All choose before any is waited for.
+void Rehearsal::choose_truly(int layer, std::span<const Step> steps, View q) {
+  if (is_foretold(layer) && !p_.plan.wishes.repair) return;
+  for (const Step& step : steps) choose(layer, step, q.slice_rows(step.index, 1), step.tokens);
+  for (const Step& step : steps) fetch(layer, step, is_foretold(layer) ? Cause::kv_repair : Cause::kv_fetch);
 }
 
 // A page goes when no KV head keeps a token of it.
@@ -281,12 +288,13 @@ void Rehearsal::let_go(int layer, SequenceId sequence, int tokens) {
   p_.kv.let_go(sequence, layer, stays_, p_.compute.record());
 }
 
-int Rehearsal::attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens) {
-  const int count = granule_choice(p_.plan.wishes, tokens).count;
+int Rehearsal::attend(int layer, const Step& step, View q, const AttendShape& shape, View states) {
+  const GranuleChoice choice = granule_choice(p_.plan.wishes, step.tokens);
+  const int count = choice.count;
   const size_t places = static_cast<size_t>(count) * p_.kv.layout().format.kv_heads;
   table_free_[table_].wait();
   GranulePlace* table = host_.table(table_);
-  const Event ready = p_.feed.places(sequence, layer, {table, places});
+  const Event ready = p_.feed.places({step.sequence, step.index}, layer, {table, places});
   const uint64_t bytes = places * sizeof(GranulePlace);
   p_.compute.copy_few(workspace_.places, table, bytes);
   if (p_.far) p_.traffic.add(Link::host_to_device, Cause::activations, bytes);
@@ -296,9 +304,9 @@ int Rehearsal::attend(int layer, SequenceId sequence, View q, const AttendShape&
   const SelectedKv chosen{workspace_.places, count, p_.kv.layout().chosen.granule_tokens};
   p_.ops.attend_selected(p_.compute, q, shape, chosen, states.slice_rows(0, chosen.states()));
   if (p_.plan.wishes.adds_up()) {
-    const View sums = sums_of(layer, sequence).slice_cols(0, granule_choice(p_.plan.wishes, tokens).granules);
-    p_.ops.sum_selected(p_.compute, q, shape_of(layer), chosen, ids_of(layer, count),
-                        states.slice_rows(0, chosen.states()), tokens, sums);
+    const View sums = sums_of(layer, step.sequence).slice_cols(0, choice.granules);
+    p_.ops.sum_selected(p_.compute, q, shape_of(layer), chosen, ids_of(slot_of(layer, step), count),
+                        states.slice_rows(0, chosen.states()), step.tokens, sums);
   }
   return chosen.states();
 }

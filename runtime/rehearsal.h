@@ -55,6 +55,8 @@ class Rehearsal {
 
   // Whether a decode step over `tokens` positions, its own among them, chooses; and in which layers.
   bool chooses(int tokens) const;
+  // So many of them at most in a pass, which is theirs alone.
+  int together() const { return p_.plan.together(); }
   KvReading reading(int tokens) const;
   // How a prompt reads the layers: those whose attention is added up, twice.
   KvReading prompt_reading() const { return {.adds_up = p_.plan.wishes.adds_up()}; }
@@ -70,10 +72,10 @@ class Rehearsal {
   // Whether a choice takes a query; else choose() is given none.
   bool scores() const { return p_.plan.wishes.scores(); }
 
-  // Places of the foretold layer's input, normalised, and of its query; the matrix between them and its bias, which has
-  // no data where the model's own serves.
-  View input() const { return workspace_.h; }
-  View query() const { return workspace_.q; }
+  // Places of the foretold layer's input, normalised, and of its query, a row for each sequence of a pass; the matrix
+  // between them and its bias, which has no data where the model's own serves.
+  View input(int rows) const { return workspace_.h.slice_rows(0, rows); }
+  View query(int rows) const { return workspace_.q.slice_rows(0, rows); }
   View matrix(int layer) const { return queries_[layer].matrix; }
   View bias(int layer) const { return queries_[layer].bias; }
 
@@ -89,20 +91,23 @@ class Rehearsal {
   void forked(SequenceId from, SequenceId to);
   void closed(SequenceId sequence);
 
-  // A step over `tokens` positions, in the order of calls. Scores the partial keys of the first `keys` positions with
-  // the layer's query q [1 x heads * head_dim], rotated, and chooses.
-  void choose(int layer, SequenceId sequence, View q, int keys, int tokens);
+  // What one sequence does in a pass: a step over `tokens` positions.
+  struct Step {
+    int index = 0;  // of those that choose in the pass, at most SelectionPlan::together()
+    SequenceId sequence = 0;
+    int tokens = 0;
+  };
+  // In the order of calls. Scores the partial keys of the first `keys` positions with the layer's query q [1 x heads *
+  // head_dim], rotated, and chooses.
+  void choose(int layer, const Step& step, View q, int keys);
   // Waits for the choice, the one thing that the host waits for, and starts the fetches of what is missing. Pages of
   // which nothing is kept are free from now on.
-  void fetch(int layer, SequenceId sequence, int tokens, Cause cause = Cause::kv_fetch);
-  // Chooses by the layer's own query, and fetches: where nothing has foretold it, or what was foretold is mended.
-  void choose_truly(int layer, SequenceId sequence, View q, int tokens) {
-    if (is_foretold(layer) && !p_.plan.wishes.repair) return;
-    choose(layer, sequence, q, tokens, tokens);
-    fetch(layer, sequence, tokens, is_foretold(layer) ? Cause::kv_repair : Cause::kv_fetch);
-  }
+  void fetch(int layer, const Step& step, Cause cause = Cause::kv_fetch);
+  // Chooses by the layer's own query, and fetches: where nothing has foretold it, or what was foretold is mended. q:
+  // a row for each step.
+  void choose_truly(int layer, std::span<const Step> steps, View q);
   // The states of what was chosen; returns how many.
-  int attend(int layer, SequenceId sequence, View q, const AttendShape& shape, View states, int tokens);
+  int attend(int layer, const Step& step, View q, const AttendShape& shape, View states);
 
   // Whether a layer that chooses reads everything too in that step, and which of the two it answers by.
   bool checks(int layer, int tokens) const;
@@ -124,7 +129,11 @@ class Rehearsal {
   AttendShape shape_of(int layer) const;
   void score(int layer, View q, int keys, View weights);
   View sums_of(int layer, SequenceId sequence);  // [kv_heads x granules]
-  View ids_of(int layer, int count) const;
+  // Of a choice on its way, its number among all.
+  int slot_of(int layer, const Step& step) const {
+    return layer % (p_.plan.wishes.ahead + 1) * p_.plan.batch + step.index;
+  }
+  View ids_of(int slot, int count) const;
   void take_window(const GranuleChoice& choice);
   void let_go(int layer, SequenceId sequence, int tokens);
   HostKeyBasis basis_of(int layer) const;

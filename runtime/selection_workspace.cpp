@@ -29,26 +29,27 @@ uint64_t SelectionWorkspace::cut(const ModelSpec& spec, const KvLayout& layout, 
     return View::dense(take(row_bytes(dtype, cols) * rows), dtype, rows, cols);
   };
   SelectionWorkspace w;
-  w.h = matrix(DType::f32, 1, shape.hidden);
-  w.q = matrix(DType::f32, 1, shape.q_width());
+  w.h = matrix(DType::f32, room.batch, shape.hidden);
+  w.q = matrix(DType::f32, room.batch, shape.q_width());
   w.scores = matrix(DType::f32, shape.heads,
                     partial                ? score_columns(layout.chosen.partial, room.context)
                     : layout.chosen.bounds ? granules
                                            : 0);
   w.weights = matrix(DType::f32, shape.kv_heads, granules);
-  w.ids = matrix(DType::i32, int64_t{room.choices} * shape.kv_heads, room.most);
+  w.ids = matrix(DType::i32, int64_t{room.choices} * room.batch * shape.kv_heads, room.most);
   w.places = reinterpret_cast<GranulePlace*>(take(sizeof(GranulePlace) * shape.kv_heads * room.most));
   if (out != nullptr) *out = w;
   return used;
 }
 
-SelectionHost SelectionHost::of(const ModelSpec& spec, const KvSelection& selection, int most, int context,
+SelectionHost SelectionHost::of(const ModelSpec& spec, const KvSelection& selection, const SelectionRoom& room,
                                 std::byte* memory) {
   const ModelShape& shape = spec.shape;
-  SelectionHost host{
-      .choices = selection.ahead + 1, .list = static_cast<uint64_t>(shape.kv_heads) * most, .memory = memory};
+  SelectionHost host{.choices = room.choices * room.batch,
+                     .list = static_cast<uint64_t>(shape.kv_heads) * room.most,
+                     .memory = memory};
   if (selection.check_every == 0 && !selection.only_check) return host;
-  const int64_t spans = (context + kSpanTokens - 1) / kSpanTokens;
+  const int64_t spans = (room.context + kSpanTokens - 1) / kSpanTokens;
   host.states = align_up(row_bytes(DType::f32, spans * shape.heads * attn_state_floats(shape.head_dim)), 64);
   return host;
 }
@@ -92,6 +93,8 @@ SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection
   plan.most = layout.choosing_layers() == 0 ? 0 : most_granules(selection, context);
   if (!plan.on()) return plan;
   plan.sequences = scale.sequences;
+  // A look at what is missed is one sequence's.
+  plan.batch = selection.check_every > 0 || selection.only_check ? 1 : scale.batch;
   if (selection.adds_up()) {
     plan.attention_sums =
         align_up(static_cast<uint64_t>(scale.sequences) * attention_sum_bytes(layout, context), kDiskAlign);
@@ -107,16 +110,16 @@ SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection
   }
   plan.query_matrices = align_up(plan.query_matrices, kDiskAlign);
   plan.directions = align_up(static_cast<uint64_t>(direction_sets(layout, skew)) * direction_bytes(layout), kDiskAlign);
-  plan.workspace = align_up(
-      SelectionWorkspace::cut(spec, layout, {plan.most, context, selection.ahead + 1}, nullptr, nullptr), kDiskAlign);
-  plan.host_bytes = align_up(SelectionHost::of(spec, selection, plan.most, context, nullptr).bytes(), kDiskAlign);
+  const SelectionRoom room{plan.most, context, selection.ahead + 1, plan.batch};
+  plan.workspace = align_up(SelectionWorkspace::cut(spec, layout, room, nullptr, nullptr), kDiskAlign);
+  plan.host_bytes = align_up(SelectionHost::of(spec, selection, room, nullptr).bytes(), kDiskAlign);
   return plan;
 }
 
 void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, int hot_slots, const StagingShape& landing) {
   if (!plan.on()) return;
   const int granules = granules_of(layout, context);
-  plan.hot_slots = std::clamp(hot_slots, plan.most, granules);
+  plan.hot_slots = std::clamp(hot_slots, plan.most, granules * plan.batch);
   plan.hot_set = align_up(ChosenFeed::hot_bytes(layout, plan.hot_slots), kDiskAlign);
   plan.landing = landing;
   plan.lookup =

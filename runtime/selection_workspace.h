@@ -16,16 +16,17 @@ namespace spillway {
 struct SelectionRoom {
   int most = 0;  // granules that a KV head chooses at once
   int context = 0;
-  int choices = 1;  // on their way at once
+  int choices = 1;  // of a sequence on their way at once
+  int batch = 1;    // sequences that choose in one pass
 };
 
 // All views are f32 but `ids`.
 struct SelectionWorkspace {
-  View h;                          // [1 x hidden] the input of the layer that is foretold, normalised
-  View q;                          // [1 x heads * head_dim] its query
+  View h;                          // [batch x hidden] the input of the layer that is foretold, normalised
+  View q;                          // [batch x heads * head_dim] its query
   View scores;                     // [heads x score_columns] scratch of Ops::score_keys, [heads x granules] of bounds
   View weights;                    // [kv_heads x granules]
-  View ids;                        // [choices * kv_heads x most] i32: of as many layers as are on their way at once
+  View ids;                        // [choices * batch * kv_heads x most] i32: of as many layers as are on their way
   GranulePlace* places = nullptr;  // [kv_heads x most]
 
   // Cuts it from `memory`; with null memory only counts. Returns the bytes used.
@@ -36,12 +37,12 @@ struct SelectionWorkspace {
 // Host memory that the device copies from and to.
 struct SelectionHost {
   static constexpr int kTables = 4;
-  int choices = 0;      // on their way at once
+  int choices = 0;      // on their way at once, of all sequences of a pass
   uint64_t list = 0;    // entries [kv_heads x most]
   uint64_t states = 0;  // bytes of the states of a decode step, where they are looked at
   std::byte* memory = nullptr;
 
-  static SelectionHost of(const ModelSpec& spec, const KvSelection& selection, int most, int context,
+  static SelectionHost of(const ModelSpec& spec, const KvSelection& selection, const SelectionRoom& room,
                           std::byte* memory);
   uint64_t ids_bytes() const { return align_up(list * sizeof(int32_t), 64); }
   uint64_t table_bytes() const { return align_up(list * sizeof(GranulePlace), 64); }
@@ -67,16 +68,16 @@ uint64_t direction_bytes(const KvLayout& layout);  // of a set
 uint64_t layer_sum_bytes(const KvLayout& layout, int context);
 uint64_t attention_sum_bytes(const KvLayout& layout, int context);
 
-// Positions, page rows of each layer, and sequences that share them.
+// Positions, page rows of each layer, sequences that share them, and of these the ones that share a pass.
 struct SelectionScale {
-  int context = 0, rows = 0, sequences = 1;
+  int context = 0, rows = 0, sequences = 1, batch = 1;
 };
 // What choosing takes where all KV stays on the device; nothing where no step of so many positions chooses. The hot set
 // comes with KV that does not: add_hot_set().
 SelectionPlan selection_plan(const ModelSpec& spec, const KvSelection& selection, const KvLayout& layout,
                              const Skew* skew, const SelectionScale& scale);
-// Adds what KV outside the device asks for: a hot set of so many granules of each layer and KV head, at least what is
-// chosen at once and at most all; landing: of reads from disk.
+// Adds what KV outside the device asks for: a hot set of so many granules of each layer and KV head, at least what one
+// sequence chooses at once and at most all; landing: of reads from disk.
 void add_hot_set(SelectionPlan& plan, const KvLayout& layout, int context, int hot_slots, const StagingShape& landing);
 
 }  // namespace spillway

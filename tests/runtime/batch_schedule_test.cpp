@@ -91,6 +91,7 @@ class ScheduleWorld {
   }
   int64_t shared() const { return schedule_.tokens_shared(); }
   int most_parts() const { return most_parts_; }
+  int most_apart() const { return most_apart_; }
 
  private:
   void fork() {
@@ -110,7 +111,7 @@ class ScheduleWorld {
   void step() {
     const std::vector<ScheduledPart> parts = schedule_.next_pass();
     ASSERT_FALSE(parts.empty());
-    int rows = 0;
+    int rows = 0, apart = 0;
     std::set<RequestId> seen;
     for (const ScheduledPart& part : parts) {
       const int prompt = static_cast<int>((*wishes_)[part.request].prompt.size());
@@ -121,14 +122,17 @@ class ScheduleWorld {
         ASSERT_EQ(part.first / limits_.chunk, (part.first + part.count - 1) / limits_.chunk)
             << "cut where it always is";
         ASSERT_EQ(part.ends_prompt, part.first + part.count == prompt);
-      } else if (limits_.alone && limits_.alone(part.first + 1)) {
-        ASSERT_EQ(parts.size(), 1u);
+      } else if (limits_.apart && limits_.apart(part.first + 1)) {
+        ++apart;
       }
       rows += part.count;
       last_pass_[part.request] = passes_;
       pages_.grow(part.request, part.first + part.count);
       done_[part.request] += part.count;
     }
+    ASSERT_TRUE(apart == 0 || apart == static_cast<int>(parts.size())) << "with its like alone";
+    ASSERT_LE(apart, limits_.most_apart);
+    most_apart_ = std::max(most_apart_, apart);
     ASSERT_LE(rows, limits_.rows);
     ASSERT_LE(static_cast<int>(parts.size()), limits_.sequences);
     ASSERT_LE(pages_.used(), schedule_.pages_used()) << "what is used was counted";
@@ -160,7 +164,7 @@ class ScheduleWorld {
   RequestId next_admitted_ = 0;
   size_t ended_ = 0;
   int passes_ = 0;
-  int most_parts_ = 0;
+  int most_parts_ = 0, most_apart_ = 0;
 };
 
 std::vector<Wish> random_wishes(std::mt19937_64& random, int count, int most_positions, int beginnings) {
@@ -183,7 +187,7 @@ std::vector<Wish> random_wishes(std::mt19937_64& random, int count, int most_pos
 TEST(BatchSchedule, RandomRequestsAllEndAndNothingIsExceeded) {
   std::mt19937_64 random(11);
   int64_t shared = 0;
-  int most_parts = 0;
+  int most_parts = 0, most_apart = 0;
   for (int round = 0; round < 60; ++round) {
     SCOPED_TRACE(round);
     const int positions = 64 + static_cast<int>(random() % 800);
@@ -196,36 +200,51 @@ TEST(BatchSchedule, RandomRequestsAllEndAndNothingIsExceeded) {
     if (round % 2 == 0) limits.own_pages = 2;
     limits.shares_any_time = round % 6 != 0;  // their chunks are pages
     const int threshold = positions / 2;
-    if (round % 5 == 2) limits.alone = [threshold](int tokens) { return tokens > threshold; };
+    if (round % 5 == 2) {
+      limits.apart = [threshold](int tokens) { return tokens > threshold; };
+      limits.most_apart = 1 + static_cast<int>(random() % limits.sequences);
+    }
     ScheduleWorld world(random(), limits);
     world.run(random_wishes(random, 80, positions, 1 + round % 3));
     if (::testing::Test::HasFatalFailure()) return;
     shared += world.shared();
     most_parts = std::max(most_parts, world.most_parts());
+    most_apart = std::max(most_apart, world.most_apart());
   }
   EXPECT_GT(shared, 10000);
   EXPECT_GT(most_parts, 8);
+  EXPECT_GT(most_apart, 3);
 }
 
-// Whoever must have a pass to itself, and those who need not, take turns.
+// Steps that share passes with their like alone, all at once or in turns, and those of all others take turns.
 TEST(BatchSchedule, NobodyWaitsForEver) {
-  BatchSchedule schedule(
-      {.pages = 100, .sequences = 4, .rows = 68, .chunk = 64, .alone = [](int tokens) { return tokens > 64; }});
-  const std::vector<int32_t> longer(64, 1), shorter(10, 2);
-  schedule.add(0, longer, 200);
-  schedule.admit();
-  schedule.add(1, longer, 200);
-  schedule.admit();
-  schedule.add(2, shorter, 50);
-  schedule.admit();
-  std::map<RequestId, int> parts;
-  for (int pass = 0; pass < 40; ++pass) {
-    schedule.forks();
-    const auto some = schedule.next_pass();
-    for (const ScheduledPart& part : some) parts[part.request] += part.decode ? 1 : 0;
-    schedule.computed(some);
+  for (const int most_apart : {1, 2, 3}) {
+    BatchSchedule schedule({.pages = 100,
+                            .sequences = 4,
+                            .rows = 68,
+                            .chunk = 64,
+                            .apart = [](int tokens) { return tokens > 64; },
+                            .most_apart = most_apart});
+    const std::vector<int32_t> longer(64, 1), shorter(10, 2);
+    for (const RequestId id : {0, 1, 3}) {
+      schedule.add(id, longer, 200);
+      schedule.admit();
+    }
+    schedule.add(2, shorter, 50);
+    schedule.admit();
+    std::map<RequestId, int> parts;
+    size_t most = 0;
+    for (int pass = 0; pass < 39; ++pass) {
+      schedule.forks();
+      const auto some = schedule.next_pass();
+      for (const ScheduledPart& part : some) parts[part.request] += part.decode ? 1 : 0;
+      if (some.front().decode && some.front().first >= 64) most = std::max(most, some.size());
+      schedule.computed(some);
+    }
+    EXPECT_EQ(most, static_cast<size_t>(most_apart));
+    const int turns = 1 + (3 + most_apart - 1) / most_apart;
+    for (const RequestId id : {0, 1, 2, 3}) EXPECT_GE(parts[id], 36 / turns - 2) << id << " of " << most_apart;
   }
-  for (const RequestId id : {0, 1, 2}) EXPECT_GE(parts[id], 12) << id;
 }
 
 // A request that nobody has room for yet is not passed by smaller ones that come later.

@@ -1,5 +1,7 @@
 // Policies of KV are made of parts: which tokens stay, which of them are read, and in what bytes. Every mixture of them
 // is refused with a sentence, or answers the same wherever the pages lie. And what is let go is gone.
+#include "tests/runtime/kv_policies.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,80 +12,12 @@
 #include <map>
 #include <random>
 
-#include "kernels/backend.h"
-#include "runtime/engine.h"
 #include "runtime/planner.h"
-#include "tests/support/placed_run.h"
-#include "tests/support/tiny_model.h"
 
 namespace spillway {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr uint64_t kPlenty = 1ull << 30;
-constexpr uint64_t kStaging = (6ull << 20) + (64 << 10);  // the least that staging takes of the host
-constexpr int kVocab = 320, kPrompt = 14 * kPageTokens + 37, kDecoded = 40, kKept = 72, kLayers = 4;
-
-KvSelection policy(KvRetention keep, KvSelector selector = KvSelector::all) {
-  return {.selector = selector, .keep = keep, .tokens = kKept, .whole_layers = 1};
-}
-
-std::string name_of(const KvSelection& selection, KvCodec codec) {
-  return std::string("--kv-keep ") + kKvRetentionNames[static_cast<int>(selection.keep)] + " --kv-select " +
-         kKvSelectorNames[static_cast<int>(selection.selector)] + " --kv-type " + info(codec).name;
-}
-
-class KvPolicies : public ::testing::Test {
- protected:
-  KvPolicies()
-      : model_(open_for_test(write_tiny_model({.layers = kLayers,
-                                               .hidden = 64,
-                                               .heads = 4,
-                                               .kv_heads = 2,
-                                               .head_dim = 32,
-                                               .ffn = 96,
-                                               .vocab = kVocab,
-                                               .type = DType::q8_0,
-                                               .seed = 9,
-                                               .name = "policies"},
-                                              ::testing::TempDir()))),
-        device_(make_cpu_device({.threads = 2})) {}
-
-  // Prompts come in chunks, of which the later ones read what has left the device.
-  static Options options(const KvSelection& selection, KvCodec codec = KvCodec::f16) {
-    Options options;
-    options.device_bytes = kPlenty;
-    options.context = kPrompt + kDecoded + 64;
-    options.chunk = kPageTokens;
-    options.kv_codec = codec;
-    options.kv_edge_layers = 1;
-    options.selection = selection;
-    options.disk_directory = ::testing::TempDir();
-    return options;
-  }
-  // Nearly all KV is on the host, or on disk.
-  static Options tight(Options options, bool on_disk) {
-    options.device_bytes = 128 << 10;
-    options.host_bytes = on_disk ? kStaging : kStaging + (8 << 20);
-    options.disk_bytes = 8 << 20;
-    return options;
-  }
-  Engine engine(Options options) { return raised_engine(model_, options, *device_); }
-
-  static std::vector<float> decode(Engine& engine, SequenceId sequence, std::span<const int32_t> tokens) {
-    std::vector<float> rows;
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      const auto row = engine.decode(sequence, tokens[i], i + 1 < tokens.size());
-      rows.insert(rows.end(), row.begin(), row.end());
-    }
-    return rows;
-  }
-
-  Model model_;
-  std::unique_ptr<Device> device_;
-  const std::vector<int32_t> prompt_ = random_ids(7, kPrompt, kVocab), decoded_ = random_ids(8, kDecoded, kVocab);
-};
 
 TEST_F(KvPolicies, EveryMixtureIsRefusedOrAnswersTheSameEverywhere) {
   std::map<std::string, int> counts;
@@ -286,40 +220,6 @@ TEST_F(KvPolicies, ForksTakeTheirSumsAlong) {
   EXPECT_EQ(decode(on, again, rest), forked);
 }
 
-// Prompts that share passes add up their own, wherever their pages are; each then decodes as it does alone.
-TEST_F(KvPolicies, PromptsThatSharePassesAddUpTheirOwn) {
-  constexpr int kChunk = 32;  // of each
-  const std::vector<std::vector<int32_t>> prompts = {prompt_, random_ids(3, kPrompt, kVocab)};
-  Options wanted = options(policy(KvRetention::heavy));
-  std::vector<std::vector<float>> alone;
-  for (const auto& prompt : prompts) {
-    Options one = wanted;
-    one.chunk = kChunk;
-    Engine on = engine(one);
-    const SequenceId sequence = on.open_sequence();
-    on.prefill(sequence, prompt, 0, true, [](int, std::span<const float>) {});
-    alone.push_back(decode(on, sequence, decoded_));
-  }
-  wanted.sequences = wanted.batch = 2;
-  wanted.context *= 2;
-  for (const bool tightly : {false, true}) {
-    Engine on = engine(tightly ? tight(wanted, false) : wanted);
-    const SequenceId ids[] = {on.open_sequence(), on.open_sequence()};
-    for (int begin = 0; begin < kPrompt; begin += kChunk) {
-      PassPart parts[2];
-      for (size_t i = 0; i < 2; ++i) {
-        parts[i] = {.sequence = ids[i],
-                    .tokens = std::span(prompts[i]).subspan(begin, std::min(kChunk, kPrompt - begin)),
-                    .decode = false,
-                    .logit_rows = 1};
-      }
-      on.step({.parts = parts}, [](std::span<const Engine::PartRow>) {});
-    }
-    EXPECT_TRUE(on.decodes_alone(kPrompt + 1));
-    for (size_t i = 0; i < 2; ++i) EXPECT_EQ(decode(on, ids[i], decoded_), alone[i]) << tightly << ", " << i;
-  }
-}
-
 // A prompt that is read with a window adds up what its queries see in that: as without one where it holds all, and the
 // same wherever the pages are.
 TEST_F(KvPolicies, AWindowOfThePromptBoundsItsSums) {
@@ -358,62 +258,6 @@ TEST_F(KvPolicies, WhatFollowsIsDecoded) {
                [&](int, std::span<const float> row) { rows.insert(rows.end(), row.begin(), row.end()); });
     EXPECT_EQ(rows, one_by_one);
   }
-}
-
-// Every sequence has its own part of the hot set: turns do not empty it.
-TEST_F(KvPolicies, SequencesThatTakeTurnsFindWhatTheyHadFetched) {
-  KvSelection selection = policy(KvRetention::all, KvSelector::oracle);
-  selection.whole_layers = 0;
-  selection.hot_slots = 8;
-  Options wanted = options(selection);
-  wanted.sequences = 2;
-  wanted.context *= 2;
-  wanted = tight(wanted, false);
-  // The least in which that hot set fits: below, a smaller one would be taken.
-  while (engine(wanted).plan().selection.hot_slots < 8 * (kKept / 4)) *wanted.device_bytes += 64 << 10;
-  std::vector<std::vector<float>> alone;
-  const std::vector<std::vector<int32_t>> prompts = {prompt_, random_ids(3, kPrompt, kVocab)};
-  for (const auto& prompt : prompts) {
-    Engine on = engine(wanted);
-    const SequenceId sequence = on.open_sequence();
-    on.prefill(sequence, prompt, 0, true, [](int, std::span<const float>) {});
-    alone.push_back(decode(on, sequence, decoded_));
-  }
-  Engine on = engine(wanted);
-  SequenceId ids[2];
-  for (int i = 0; i < 2; ++i) {
-    ids[i] = on.open_sequence();
-    on.prefill(ids[i], prompts[static_cast<size_t>(i)], 0, true, [](int, std::span<const float>) {});
-  }
-  std::vector<float> turns[2];
-  uint64_t hits = 0;
-  for (int step = 0; step < kDecoded; ++step) {
-    for (int i = 0; i < 2; ++i) {
-      const ChosenCounts before = on.chosen_counts();
-      const auto row = on.decode(ids[i], decoded_[static_cast<size_t>(step)], false);
-      turns[i].insert(turns[i].end(), row.begin(), row.end());
-      const ChosenCounts now = on.chosen_counts();
-      if (step > 0) {
-        EXPECT_GT(now.hits, before.hits) << step;
-      }
-      hits += now.hits - before.hits;
-    }
-  }
-  const ChosenCounts all = on.chosen_counts();
-  EXPECT_GT(3 * hits, all.granules - all.in_place) << "much of what was chosen had been fetched before";
-  for (int i = 0; i < 2; ++i) EXPECT_EQ(turns[i], alone[static_cast<size_t>(i)]);
-  // A cut makes another of it, which finds nothing of before.
-  on.truncate_sequence(ids[0], 128);
-  on.prefill(ids[0], std::span(prompts[1]).subspan(128), 0, true, [](int, std::span<const float>) {});
-  const auto cut = on.decode(ids[0], 5, false);
-  const std::vector<float> got(cut.begin(), cut.end());
-  const auto other = make_cpu_device({.threads = 1});  // two engines may not share one
-  Engine fresh = raised_engine(model_, wanted, *other);
-  const SequenceId anew = fresh.open_sequence();
-  fresh.prefill(anew, std::span(prompts[0]).first(128), 0, true, [](int, std::span<const float>) {});
-  fresh.prefill(anew, std::span(prompts[1]).subspan(128), 0, true, [](int, std::span<const float>) {});
-  const auto expected = fresh.decode(anew, 5, false);
-  EXPECT_EQ(got, std::vector<float>(expected.begin(), expected.end()));
 }
 
 // Layers with a sliding window read what it holds, and choose nothing; the others choose.
