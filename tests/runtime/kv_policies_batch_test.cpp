@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tests/runtime/kv_policies.h"
+#include "tests/support/gpu_under_test.h"
 
 namespace spillway {
 namespace {
@@ -47,65 +48,100 @@ TEST_F(KvPolicies, PromptsThatSharePassesAddUpTheirOwn) {
 
 // Each chooses among its own KV and reads its own, whatever the others of its pass do: with everything on the device,
 // or room there for what one of them chooses, half of them, or all.
-TEST_F(KvPolicies, StepsThatChooseShareAPass) {
-  constexpr int kSequences = 4, kSteps = 12;
-  std::vector<std::vector<int32_t>> prompts;
-  for (int i = 0; i < kSequences; ++i) prompts.push_back(random_ids(20 + i, kPrompt - 50 * i, kVocab));
-  KvSelection mended = policy(KvRetention::all, KvSelector::rehearsal);
-  mended.repair = true;
-  std::set<int> together;
-  for (const auto& [selection, codec] :
-       {std::pair{policy(KvRetention::all, KvSelector::rehearsal), KvCodec::f16},
-        std::pair{policy(KvRetention::all, KvSelector::rehearsal), KvCodec::kivi4}, std::pair{mended, KvCodec::f16},
-        std::pair{policy(KvRetention::all, KvSelector::bounds), KvCodec::f16},
-        std::pair{policy(KvRetention::heavy), KvCodec::f16}, std::pair{policy(KvRetention::window), KvCodec::f16}}) {
-    SCOPED_TRACE(name_of(selection, codec));
-    std::vector<std::vector<float>> alone;
-    for (const auto& prompt : prompts) {
-      Engine on = engine(options(selection, codec));
-      const SequenceId sequence = on.open_sequence();
-      on.prefill(sequence, prompt, 0, true, [](int, std::span<const float>) {});
-      alone.push_back(decode(on, sequence, std::span(decoded_).first(kSteps)));
-    }
-    Options wanted = options(selection, codec);
-    wanted.sequences = wanted.batch = kSequences;
-    wanted.positions = wanted.context;
-    wanted.context *= kSequences;
-    Options little = tight(wanted, codec == KvCodec::kivi4);
-    EXPECT_EQ(engine(wanted).most_apart(), kSequences);
-    for (const int at_once : {0, 1, 2, kSequences}) {  // 0: everything is on the device
-      while (at_once > 0 && engine(little).most_apart() < at_once) *little.device_bytes += 32 << 10;
-      Engine on = engine(at_once > 0 ? little : wanted);
-      const int most = on.most_apart();
-      if (on.plan().selection.hot_slots > 0) together.insert(most);
-      std::vector<SequenceId> ids;
-      for (const auto& prompt : prompts) {
-        ids.push_back(on.open_sequence());
-        on.prefill(ids.back(), prompt, 0, true, [](int, std::span<const float>) {});
-      }
-      std::vector<std::vector<float>> rows(kSequences);
-      for (int step = 0; step < kSteps; ++step) {
-        for (int first = 0; first < kSequences; first += most) {
-          std::vector<PassPart> parts;
-          for (int i = first; i < std::min(first + most, kSequences); ++i) {
-            ASSERT_TRUE(on.decodes_apart(static_cast<int>(prompts[static_cast<size_t>(i)].size()) + step + 1));
-            parts.push_back({.sequence = ids[static_cast<size_t>(i)],
-                             .tokens = std::span(decoded_).subspan(static_cast<size_t>(step), 1),
-                             .decode = true,
-                             .logit_rows = 1});
-          }
-          on.step({.parts = parts}, [&](std::span<const Engine::PartRow> some) {
-            for (const auto& row : some) {
-              auto& to = rows[static_cast<size_t>(first) + row.part];
-              to.insert(to.end(), row.logits.begin(), row.logits.end());
-            }
-          });
+class ChoosingTogether : public KvPolicies {
+ protected:
+  ChoosingTogether() { take(4, kPrompt, 8); }
+
+  void take(int sequences, int longest, int steps) {
+    prompts_.clear();
+    for (int i = 0; i < sequences; ++i) prompts_.push_back(random_ids(20 + i, longest - 50 * i, kVocab));
+    steps_ = steps;
+  }
+  int sequences() const { return static_cast<int>(prompts_.size()); }
+
+  static SequenceId read(Engine& on, const std::vector<int32_t>& prompt) {
+    const SequenceId sequence = on.open_sequence();
+    on.prefill(sequence, prompt, 0, true, [](int, std::span<const float>) {});
+    return sequence;
+  }
+
+  // Of each sequence the rows of its steps, as many steps in a pass as the engine lets choose together.
+  std::vector<std::vector<float>> decode_together(Engine& on) const {
+    const int most = on.most_apart();
+    std::vector<SequenceId> ids;
+    for (const auto& prompt : prompts_) ids.push_back(read(on, prompt));
+    std::vector<std::vector<float>> rows(prompts_.size());
+    for (int step = 0; step < steps_; ++step) {
+      for (int first = 0; first < sequences(); first += most) {
+        std::vector<PassPart> parts;
+        for (int i = first; i < std::min(first + most, sequences()); ++i) {
+          EXPECT_TRUE(on.decodes_apart(static_cast<int>(prompts_[static_cast<size_t>(i)].size()) + step + 1));
+          parts.push_back({.sequence = ids[static_cast<size_t>(i)],
+                           .tokens = std::span(decoded_).subspan(static_cast<size_t>(step), 1),
+                           .decode = true,
+                           .logit_rows = 1});
         }
+        on.step({.parts = parts}, [&](std::span<const Engine::PartRow> some) {
+          for (const auto& row : some) {
+            auto& to = rows[static_cast<size_t>(first) + row.part];
+            to.insert(to.end(), row.logits.begin(), row.logits.end());
+          }
+        });
       }
-      for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(rows[i], alone[i]) << at_once << " at once, " << i;
+    }
+    return rows;
+  }
+
+  void check(const KvSelection& selection, KvCodec codec, Device& device, const std::vector<int>& rooms) {
+    SCOPED_TRACE(name_of(selection, codec) + " on " + device.name());
+    Options wanted = options(selection, codec);
+    wanted.host_bytes = kPlenty;
+    std::vector<std::vector<float>> alone;
+    for (const auto& prompt : prompts_) {
+      Engine on = raised_engine(model_, wanted, device);
+      alone.push_back(decode(on, read(on, prompt), std::span(decoded_).first(static_cast<size_t>(steps_))));
+    }
+    wanted.sequences = wanted.batch = sequences();
+    wanted.positions = wanted.context;
+    wanted.context *= sequences();
+    {
+      Engine on = raised_engine(model_, wanted, device);
+      EXPECT_EQ(on.most_apart(), sequences());
+      EXPECT_EQ(decode_together(on), alone) << "all on the device";
+    }
+    Options little = tight(wanted, codec == KvCodec::kivi4);
+    for (const int at_once : rooms) {
+      while (raised_engine(model_, little, device).most_apart() < at_once) *little.device_bytes += 64 << 10;
+      Engine on = raised_engine(model_, little, device);
+      if (on.plan().selection.hot_slots > 0) together_.insert(on.most_apart());
+      EXPECT_EQ(decode_together(on), alone) << at_once << " at once";
     }
   }
-  EXPECT_EQ(together, (std::set<int>{1, 2, kSequences}));
+
+  std::vector<std::vector<int32_t>> prompts_;
+  int steps_ = 0;
+  std::set<int> together_;
+};
+
+TEST_F(ChoosingTogether, EachAnswersAsAlone) {
+  KvSelection mended = policy(KvRetention::all, KvSelector::rehearsal);
+  mended.repair = true;
+  const std::vector<int> rooms{1, 2, 4};
+  check(policy(KvRetention::all, KvSelector::rehearsal), KvCodec::f16, *device_, rooms);
+  check(policy(KvRetention::all, KvSelector::rehearsal), KvCodec::kivi4, *device_, rooms);
+  check(mended, KvCodec::f16, *device_, rooms);
+  check(policy(KvRetention::all, KvSelector::bounds), KvCodec::f16, *device_, rooms);
+  check(policy(KvRetention::heavy), KvCodec::f16, *device_, rooms);
+  check(policy(KvRetention::window), KvCodec::f16, *device_, rooms);
+  EXPECT_EQ(together_, (std::set<int>{1, 2, 4}));
+}
+
+TEST_F(ChoosingTogether, EachAnswersAsAloneOnAGpu) {
+  begin_on_gpu_under_test(5);
+  const auto gpu = gpu_under_test();
+  take(2, 2 * kPageTokens + 42, 2);  // emulation is slow
+  check(policy(KvRetention::all, KvSelector::rehearsal), KvCodec::f16, *gpu, {2});
+  EXPECT_EQ(together_, std::set<int>{2});
 }
 
 // Every sequence has its own part of the hot set: turns do not empty it.
