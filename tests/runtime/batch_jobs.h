@@ -133,6 +133,7 @@ struct World {
   int positions = 256;  // of a request
   int rounds = kRounds;
   bool endless = false;  // most requests say no max_tokens, and there is room for two that take all they may
+  int sequences = 8;     // then; else as many as a round says
 };
 
 // Long enough that KV leaves the device.
@@ -161,6 +162,10 @@ inline void make_endless(std::vector<BatchRequest>& requests, const World& world
     request.options.max_tokens = number == 5 ? 200 : -1;
     if (number % 2 == 0) request.options.sampling = {.temp = 0.8F, .seed = request.key};
     if (number % 3 == 0) request.prompt = random_ids(request.key, world.positions - 2, vocab);
+    if (number == 2 || number == 4) {  // they begin alike
+      const std::vector<int32_t> common = random_ids(world.tiny.seed, 70, vocab);
+      request.prompt.insert(request.prompt.begin(), common.begin(), common.end());
+    }
   }
 }
 
@@ -212,7 +217,7 @@ class BatchTest : public ::testing::Test {
       const auto device = make();
       Options options = world.options;
       options.batch = options.sequences = options.logit_rows = round == 0 ? 16 : 3 + static_cast<int>(random() % 2);
-      if (world.endless) options.batch = options.sequences = options.logit_rows = 8;
+      if (world.endless) options.batch = options.sequences = options.logit_rows = world.sequences;
       if (round == 2) options.logit_rows = 2;
       options.positions = world.positions;
       options.context = world.positions * (world.endless ? 2 : round == 0 ? 8 : 3);
@@ -227,7 +232,7 @@ class BatchTest : public ::testing::Test {
       std::shuffle(requests.begin(), requests.end(), random);
       if (world.endless) {
         std::stable_partition(requests.begin(), requests.end(), [&](const BatchRequest& request) {
-          return static_cast<int>(request.prompt.size()) > world.longest;
+          return static_cast<int>(request.prompt.size()) > world.positions / 2;
         });
       }
       const Job job = run(engine, *model_->tokenizer, requests, {.deterministic = deterministic});

@@ -15,6 +15,9 @@ TEST_F(BatchPutBack, WhoIsPutBackAnswersAsAlone) {
   World world = endless_world();
   world.tiny.name = "batch_put_back";
   world.tiny.type = DType::q4_0;
+  world.options.chunk = 64;
+  world.positions = 640;  // so that KV leaves the device
+  world.sequences = 4;
   for (const bool deterministic : {true, false}) {
     check(
         world, [] { return make_cpu_device({.threads = 2}); }, deterministic);
@@ -26,7 +29,6 @@ TEST_F(BatchPutBack, WhoIsPutBackAnswersAsAlone) {
 TEST_F(BatchPutBack, WhoIsPutBackAnswersAsAloneWhateverIsComputed) {
   World world = endless_world();
   world.rounds = 1;
-  world.requests = 9;
   const auto expect = [&](const char* name, const MakeDevice& make) {
     SCOPED_TRACE(name);
     world.tiny.name = fmt::format("batch_put_back_{}", name);
@@ -42,7 +44,8 @@ TEST_F(BatchPutBack, WhoIsPutBackAnswersAsAloneWhateverIsComputed) {
   world.options.kv_codec = KvCodec::f32;
   expect("single", cpu);
   world.options.kv_codec = KvCodec::f16;
-  world.tiny.layers = 1;
+  world.tiny.layers = 2;
+  world.sequences = 12;
   expect("reference", [] { return make_reference_device(); });
 }
 
