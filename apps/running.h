@@ -51,6 +51,9 @@ class Running {
   // has changed.
   bool share(const BatchWishes& wishes);
   int sequences() const { return options_.sequences; }
+  // What keeps tokens that were decoded from giving the same as a prompt (Engine::recomputes), as a person asked for
+  // it; empty: nothing. Known before the engine is.
+  std::string why_not_recomputed(bool any_kernel) const;
   // What no flag has said, and answers follow from all the same: of a rehearsal the skew, and the partial keys that
   // were chosen for it. Empty where nothing is rehearsed. After start().
   std::vector<std::pair<std::string, std::string>> found() const;

@@ -61,6 +61,12 @@ bool Running::share(const BatchWishes& wishes) {
   return true;
 }
 
+std::string Running::why_not_recomputed(bool any_kernel) const {
+  if (options_.selection.on()) return options_.selection.flag();
+  if (packs(options_.kv_codec)) return fmt::format("--kv-type {}", info(options_.kv_codec).name);
+  return any_kernel || device_.device->ops().few_rows() == 0 ? "" : "--deterministic on a GPU";
+}
+
 // Nothing where weights stream, or the CPU computes some beside the device. A later run's process may be larger.
 std::optional<Plan> Running::if_weights_stay(int context) const {
   Options options = options_;

@@ -44,7 +44,6 @@ class BatchRun {
       if (one.sequence) engine_.close_sequence(*one.sequence);
     }
     report_.seconds = now() - begin_;
-    report_.tokens_shared = schedule_.tokens_shared();
     report_.bytes = LinkBytes::of(engine_.traffic()).since(loaded);
     report_.waits.bytes = WaitSeconds::of(engine_.waits()).since(waited);
     const auto rate = [](int64_t count, double seconds) {
@@ -60,7 +59,8 @@ class BatchRun {
   struct Running {
     std::unique_ptr<Continuation> growing;
     int32_t token = 0;                   // that its decode step reads
-    std::optional<SequenceId> sequence;  // none: it waits for another one's beginning
+    std::optional<SequenceId> sequence;  // none: it waits for another one's beginning, or for a place
+    int held = 0;                        // tokens that it had when it was put back, at most
     bool goes_on = true;
     std::optional<Error> error = {};
     std::exception_ptr failure = {};  // of the job
@@ -85,6 +85,7 @@ class BatchRun {
 
   // Asks for requests, and gives those that fit a place, until one waits: so it is known whether any does.
   void refill() {
+    for (const RequestId id : schedule_.make_room()) put_back(id);
     do {
       while (!exhausted_ && schedule_.waiting() == 0) take_next();
       schedule_.admit();
@@ -105,18 +106,37 @@ class BatchRun {
       auto growing = std::make_unique<Continuation>(std::move(*request), tokenizer_, positions_);
       report_.tokens_in += static_cast<int64_t>(growing->prompt().size());
       if (!growing->wants_logits()) return answer(growing->finish());
-      const RequestId id = next_id_++;
-      schedule_.add(id, growing->prompt(), growing->most_positions());
-      running_[id].growing = std::move(growing);
+      running_[next_id_].growing = std::move(growing);
+      add(next_id_++);
     } catch (const Error& error) {
       answer({.key = key, .generation = {}, .logprobs = {}, .error = error.what(), .error_kind = error.kind()});
     }
   }
 
+  void add(RequestId id) {
+    const Continuation& growing = *running_.at(id).growing;
+    schedule_.add(id, growing.prompt(), growing.most_positions(), recomputes_ && growing.endless(), growing.tokens());
+  }
+
+  // All but its KV stays, so its answer will be what it would have been.
+  void put_back(RequestId id) {
+    Running& one = running_.at(id);
+    if (one.sequence) {
+      one.held = std::max(one.held, engine_.tokens(*one.sequence));
+      engine_.close_sequence(*one.sequence);
+      one.sequence.reset();
+    }
+    one.growing->put_back();
+    add(id);
+    ++report_.put_back;
+  }
+
   void make_forks() {
     for (const ScheduledFork& fork : schedule_.forks()) {
       const SequenceId sequence = engine_.fork_sequence(*running_.at(fork.from).sequence);
-      running_.at(fork.request).sequence = sequence;
+      Running& one = running_.at(fork.request);
+      one.sequence = sequence;
+      report_.tokens_shared += std::max(0, fork.tokens - one.held);
       const int kept = engine_.truncate_sequence(sequence, fork.tokens);
       SPILLWAY_CHECK(kept == fork.tokens);
     }
@@ -139,6 +159,7 @@ class BatchRun {
                         .decode = part.decode,
                         .logit_rows = part.decode || part.ends_prompt ? 1 : 0});
       (part.decode ? load.decoded : load.prefilled) += part.count;
+      if (!part.decode) report_.tokens_recomputed += std::clamp(one.held - part.first, 0, part.count);
       load.logit_rows += wanted.back().logit_rows;
       if (part.decode) load.positions += part.first + 1;
     }
@@ -252,6 +273,7 @@ class BatchRun {
   const BatchOptions& options_;
   const BatchHooks& hooks_;
   const int positions_;
+  const bool recomputes_ = engine_.recomputes(!options_.deterministic);
   BatchSchedule schedule_;
   Team drawers_;
   std::map<RequestId, Running> running_;  // and waiting

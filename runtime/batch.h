@@ -70,7 +70,9 @@ struct BatchReport {
   int64_t requests = 0, failed = 0;  // answered, and of those the ones with an error
   int64_t tokens_in = 0, tokens_out = 0;
   int64_t tokens_shared = 0;  // of tokens_in: not computed, for another request's pages held them
-  int64_t steps = 0;          // passes
+  int64_t put_back = 0;       // how often a request without max_tokens gave its pages to older ones (BatchSchedule),
+  int64_t tokens_recomputed = 0;  // and tokens that were computed again therefore; of prefill_rows
+  int64_t steps = 0;              // passes
   int64_t decode_rows = 0, prefill_rows = 0;
   double seconds = 0;
   double decode_s = 0, prefill_s = 0;  // of passes, shared out by their rows
@@ -79,8 +81,8 @@ struct BatchReport {
   double expected_s = 0;   // that these passes should have taken together; 0: not known
   double mean_batch = 0;   // rows of a decode step, over the passes that had any
   int most_sequences = 0;  // that ran at once
-  // Passes beside which a request waited: for pages of the KV, those of all positions that it may take (BatchSchedule),
-  // or for a place, as many running as may. Beside the others none did.
+  // Passes beside which a request waited: for pages of the KV, those of all positions that it may take, or is expected
+  // to (BatchSchedule), or for a place, as many running as may. Beside the others none did.
   int64_t short_of_pages = 0, short_of_places = 0;
   LinkBytes bytes;
   BatchWaits waits;

@@ -34,21 +34,7 @@ std::string reason_for(const std::vector<Tried>& tried, size_t best, bool refuse
   return text;
 }
 
-}  // namespace
-
-Options batch_options(const Options& options, const BatchWishes& wishes, int sequences) {
-  Options all = options;
-  all.batch = all.sequences = sequences;
-  all.logit_rows = std::max(options.logit_rows, sequences);
-  all.positions = wishes.positions;
-  const int64_t mean = wishes.mean_positions > 0 ? std::min(wishes.mean_positions, wishes.positions) : wishes.positions;
-  // In whole pages, as they are given out.
-  const int64_t context = std::max<int64_t>(wishes.positions, int64_t{kPageTokens} * page_rows(mean) * sequences);
-  all.context = static_cast<int>(std::min<int64_t>(context, int64_t{1} << 30));
-  return all;
-}
-
-std::optional<BatchPlan> plan_batch(const Options& options, const BatchWishes& wishes, const MakePlan& make) {
+std::optional<BatchPlan> fastest(const Options& options, const BatchWishes& wishes, const MakePlan& make) {
   const auto of = [&](int sequences) -> std::optional<BatchPlan> {
     Options all = batch_options(options, wishes, sequences);
     std::optional<Plan> plan = make(all);
@@ -72,6 +58,42 @@ std::optional<BatchPlan> plan_batch(const Options& options, const BatchWishes& w
   }
   tried[best].batch.plan.reasons.push_back(reason_for(tried, best, refused));
   return std::move(tried[best].batch);
+}
+
+// Requests that take more than the mean are put back for want of pages (BatchSchedule): what costs no speed may spare
+// them that.
+BatchPlan with_spare_room(BatchPlan batch, const Options& options, BatchWishes wishes, const MakePlan& make) {
+  const auto stays = [](const Plan& plan) { return !plan.streams() && !plan.spills_kv() && plan.before.empty(); };
+  const int mean = wishes.mean_positions;
+  for (int more = wishes.roomy_positions - mean; more >= kPageTokens && stays(batch.plan); more /= 2) {
+    wishes.mean_positions = mean + more;
+    Options roomy = batch_options(options, wishes, batch.options.batch);
+    std::optional<Plan> plan = make(roomy);
+    if (!plan || !stays(*plan)) continue;
+    plan->reasons = std::move(batch.plan.reasons);
+    return {std::move(roomy), std::move(*plan)};
+  }
+  return batch;
+}
+
+}  // namespace
+
+Options batch_options(const Options& options, const BatchWishes& wishes, int sequences) {
+  Options all = options;
+  all.batch = all.sequences = sequences;
+  all.logit_rows = std::max(options.logit_rows, sequences);
+  all.positions = wishes.positions;
+  const int64_t mean = wishes.mean_positions > 0 ? std::min(wishes.mean_positions, wishes.positions) : wishes.positions;
+  // In whole pages, as they are given out.
+  const int64_t context = std::max<int64_t>(wishes.positions, int64_t{kPageTokens} * page_rows(mean) * sequences);
+  all.context = static_cast<int>(std::min<int64_t>(context, int64_t{1} << 30));
+  return all;
+}
+
+std::optional<BatchPlan> plan_batch(const Options& options, const BatchWishes& wishes, const MakePlan& make) {
+  std::optional<BatchPlan> batch = fastest(options, wishes, make);
+  if (batch) batch = with_spare_room(std::move(*batch), options, wishes, make);
+  return batch;
 }
 
 }  // namespace spillway

@@ -13,9 +13,10 @@
 namespace spillway {
 
 struct BatchWishes {
-  int positions = 0;       // of one request at most, its prompt and answer
-  int mean_positions = 0;  // of a request; 0: as many as at most
-  int sequences = 0;       // that share a pass; 0: chosen, up to kMostSequences
+  int positions = 0;        // of one request at most, its prompt and answer
+  int mean_positions = 0;   // of a request, as is expected; 0: as many as at most
+  int roomy_positions = 0;  // so, where memory is to spare: were each to take all that it may; 0: no more than the mean
+  int sequences = 0;        // that share a pass; 0: chosen, up to kMostSequences
   static constexpr int kMostSequences = 256;
 };
 
@@ -26,7 +27,9 @@ struct BatchPlan {
   Options options;
   Plan plan;  // with what decided, in words, among its reasons
 };
-// make: of given options; none where they do not fit. Throws what `make` throws; none where not even one sequence fits.
+// With room for the mean; where weights and KV all stay on the device, for as much of what is roomy as leaves them
+// there. make: of given options; none where they do not fit. Throws what `make` throws; none where not even one
+// sequence fits.
 using MakePlan = std::function<std::optional<Plan>(const Options& options)>;
 std::optional<BatchPlan> plan_batch(const Options& options, const BatchWishes& wishes, const MakePlan& make);
 

@@ -22,10 +22,16 @@ BatchSchedule::Request& BatchSchedule::of(RequestId request) {
   return *found;
 }
 
-void BatchSchedule::add(RequestId request, std::span<const int32_t> prompt, int positions) {
+void BatchSchedule::add(RequestId request, std::span<const int32_t> prompt, int positions, bool endless, int drawn) {
   SPILLWAY_CHECK(request >= 0 && !prompt.empty() && positions >= static_cast<int>(prompt.size()));
-  SPILLWAY_CHECK(page_rows(positions) <= limits_.pages);
-  waiting_.push_back({.id = request, .prompt = prompt, .positions = positions, .pages = {}});
+  SPILLWAY_CHECK(page_rows(positions) <= limits_.pages && !(endless && limits_.own_pages > 0));
+  queue({.id = request, .prompt = prompt, .positions = positions, .endless = endless, .drawn = drawn, .pages = {}});
+}
+
+void BatchSchedule::queue(Request request) {
+  const auto after =
+      std::find_if(waiting_.begin(), waiting_.end(), [&](const Request& r) { return r.id > request.id; });
+  waiting_.insert(after, std::move(request));
 }
 
 // The running request with the longest beginning in common: all of the prompt but its last token, whose logits are
@@ -46,31 +52,71 @@ const BatchSchedule::Request* BatchSchedule::likest(const Request& request, int*
   return best;
 }
 
+// Positions that it will take, as far as can be told. Of answers under way only the beginning is known, and short ones
+// end first, so their mean would be too low: this is the mean of which all that has been drawn is likeliest, were an
+// answer as likely to end at any token (Epstein and Sobel, Life Testing, 1953). The first guess counts as one answer.
+int BatchSchedule::expected(const Request& request) const {
+  if (!request.endless) return request.positions;
+  const int prompt = static_cast<int>(request.prompt.size()), held = std::max(request.computed, prompt);
+  const int64_t more = (kExpectedAnswer + drawn_) / (1 + ended_) - (request.drawn + held - prompt);
+  return static_cast<int>(std::min<int64_t>(request.positions, held + std::max<int64_t>(more, kLeastGrowth)));
+}
+
 bool BatchSchedule::place(Request& request) {
   int shared = 0;
   const Request* other = likest(request, &shared);
-  const auto kept = static_cast<size_t>(std::max(0, shared / kPageTokens - limits_.own_pages));
-  const size_t own = static_cast<size_t>(page_rows(request.positions)) - kept;
-  if (own > free_.size()) return false;
+  const int kept = std::max(0, shared / kPageTokens - limits_.own_pages);
+  int wanted = page_rows(expected(request)) - kept;
+  for (const Request& r : running_) wanted += std::max(0, page_rows(expected(r)) - static_cast<int>(r.pages.size()));
+  if (wanted > static_cast<int>(free_.size())) return false;
   if (other != nullptr) {
     request.from = other->id;
     request.shared = shared;
-    request.pages.assign(other->pages.begin(), other->pages.begin() + static_cast<ptrdiff_t>(kept));
+    request.pages.assign(other->pages.begin(), other->pages.begin() + kept);
+    for (const int page : request.pages) ++references_[static_cast<size_t>(page)];
   }
-  request.pages.insert(request.pages.end(), free_.end() - static_cast<ptrdiff_t>(own), free_.end());
-  free_.resize(free_.size() - own);
-  for (const int page : request.pages) ++references_[static_cast<size_t>(page)];
+  const auto now = request.endless ? static_cast<int>(request.prompt.size()) : request.positions;
+  take_pages(request, static_cast<size_t>(page_rows(now) - kept));
   return true;
+}
+
+void BatchSchedule::take_pages(Request& request, size_t count) {
+  for (; count > 0; --count) {
+    ++references_[static_cast<size_t>(free_.back())];
+    request.pages.push_back(free_.back());
+    free_.pop_back();
+  }
+}
+
+std::vector<RequestId> BatchSchedule::make_room() {
+  std::vector<RequestId> back;
+  for (;;) {
+    const auto lacking =
+        std::find_if(running_.begin(), running_.end(), [](const Request& r) { return r.lacks_page(); });
+    if (lacking == running_.end()) return back;
+    if (!free_.empty()) {
+      take_pages(*lacking, 1);
+      continue;
+    }
+    const auto youngest = std::find_if(running_.rbegin(), running_.rend(), [](const Request& r) { return r.endless; });
+    // To give its own pages up would help nobody: it keeps them until an older one needs them, or a page is free. None
+    // is admitted meanwhile, and what runs beside it ends.
+    if (youngest->id == lacking->id) return back;
+    back.push_back(youngest->id);
+    leave(youngest->id);
+  }
 }
 
 // First come, first served: what is behind one that has no room waits too, or the large ones would wait for ever.
 std::vector<RequestId> BatchSchedule::admit() {
   std::vector<RequestId> admitted;
   while (!waiting_.empty() && has_place() && place(waiting_.front())) {
-    running_.push_back(std::move(waiting_.front()));
-    running_.back().last_pass = passes_;
+    waiting_.front().last_pass = passes_;
+    admitted.push_back(waiting_.front().id);
+    const auto after =
+        std::find_if(running_.begin(), running_.end(), [&](const Request& r) { return r.id > admitted.back(); });
+    running_.insert(after, std::move(waiting_.front()));
     waiting_.pop_front();
-    admitted.push_back(running_.back().id);
   }
   return admitted;
 }
@@ -78,11 +124,10 @@ std::vector<RequestId> BatchSchedule::admit() {
 std::vector<ScheduledFork> BatchSchedule::forks() {
   std::vector<ScheduledFork> forks;
   for (Request& request : running_) {
-    if (can_run(request) || of(request.from).computed < request.shared) continue;
+    if (request.from == kNobody || of(request.from).computed < request.shared) continue;
     forks.push_back({request.id, request.from, request.shared});
     request.from = kNobody;
     request.computed = request.shared;
-    tokens_shared_ += request.shared;
   }
   return forks;
 }
@@ -147,27 +192,33 @@ void BatchSchedule::computed(std::span<const ScheduledPart> parts) {
   for (const ScheduledPart& part : parts) {
     Request& request = of(part.request);
     SPILLWAY_CHECK(request.computed == part.first && part.first + part.count <= request.positions);
+    SPILLWAY_CHECK(page_rows(part.first + part.count) <= static_cast<int>(request.pages.size()));
     request.computed += part.count;
+    drawn_ += request.endless && part.decode ? 1 : 0;
   }
 }
 
 void BatchSchedule::end(RequestId id) {
+  ended_ += of(id).endless && of(id).decodes() ? 1 : 0;
+  leave(id);
+}
+
+void BatchSchedule::leave(RequestId id) {
   for (const int page : of(id).pages) {
     if (--references_[static_cast<size_t>(page)] == 0) free_.push_back(page);
   }
-  inherit(id);
   std::erase_if(running_, [&](const Request& request) { return request.id == id; });
-}
-
-// What others waited for never came: the one that shares most of it computes it in their place.
-void BatchSchedule::inherit(RequestId id) {
-  Request* heir = nullptr;
-  for (Request& request : running_) {
-    if (request.from == id && (heir == nullptr || request.shared > heir->shared)) heir = &request;
-  }
-  if (heir == nullptr) return;
-  for (Request& request : running_) {
-    if (request.from == id) request.from = &request == heir ? kNobody : heir->id;
+  // Those that waited for its beginning, which never came, have begun nothing: they look for a place, and for another
+  // one's beginning, once more.
+  for (;;) {
+    const auto next = std::find_if(running_.begin(), running_.end(), [&](const Request& r) { return r.from == id; });
+    if (next == running_.end()) return;
+    Request again = *next;
+    leave(again.id);
+    again.from = kNobody;
+    again.shared = 0;
+    again.pages.clear();
+    queue(std::move(again));
   }
 }
 

@@ -67,6 +67,12 @@ bool Continuation::take(std::span<const float> logits) {
   return goes_on;
 }
 
+void Continuation::put_back() {
+  const Generation& answer = answer_.generation;
+  const auto there = static_cast<ptrdiff_t>(request_.prompt.size()) - answer.prompt_tokens;
+  request_.prompt.insert(request_.prompt.end(), answer.tokens.begin() + there, answer.tokens.end());
+}
+
 BatchAnswer Continuation::finish() {
   growing_.finish();
   return std::move(answer_);

@@ -21,9 +21,14 @@ class Continuation {
   Continuation(BatchRequest request, const Tokenizer& tokenizer, int positions);
   Continuation(const Continuation&) = delete;
 
+  // After put_back() with what has been drawn.
   std::span<const int32_t> prompt() const { return request_.prompt; }
+  // What has been computed is lost: all tokens there are, are computed again as a prompt, and the answer goes on.
+  void put_back();
   // Positions that the request takes at most: the prompt and all of the answer but its last token.
   int most_positions() const { return most_positions_; }
+  // Whether only the context bounds the answer.
+  bool endless() const { return request_.options.max_tokens < 0; }
   // Whether any token is wanted at all.
   bool wants_logits() const { return request_.options.max_tokens != 0; }
 

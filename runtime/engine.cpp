@@ -262,6 +262,13 @@ int Engine::most_apart() const {
   return most;
 }
 
+bool Engine::recomputes(bool any_kernel) const {
+  return std::all_of(parts_->units.begin(), parts_->units.end(), [&](const auto& unit) {
+    return !unit->rehearsal && unit->kv->layout().packed_layers() == 0 &&
+           (any_kernel || unit->device.ops().few_rows() == 0);
+  });
+}
+
 int Engine::identical_prefix() const {
   const bool by_chunk = std::any_of(parts_->units.begin(), parts_->units.end(), [](const auto& unit) {
     return unit->kv->layout().packed_layers() > 0 || unit->device.ops().few_rows() > 0;

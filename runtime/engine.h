@@ -95,6 +95,9 @@ class Engine {
   int most_apart() const;
   // Whether tokens are let go (KvRetention): then no sequence can be cut back to what another one begins with.
   bool lets_go() const;
+  // Whether tokens that were decoded give the same when they are computed again as a prompt; any_kernel (as Step's):
+  // but for rounding. Not where decode steps read other KV than chunks do: chosen, or packed.
+  bool recomputes(bool any_kernel) const;
   // Beginnings that sequences share in multiples of so many tokens leave every bit as it is without: of a prompt that
   // is packed as it is computed, or whose kernels follow from the rows at once, whole chunks. 0: none do.
   int identical_prefix() const;

@@ -106,7 +106,7 @@ class BatchJob {
 
   // Reads what is to be answered once, so that the engine's shape fits it.
   BatchNeeds needs() {
-    BatchNeeds needs;
+    BatchNeeds needs{.guesses = why_not_recomputed().empty()};
     Prompts making = prompts(limit_);
     RequestReader reader(input_, journal_, flags_.shard);
     const auto showing = progress("reading");
@@ -138,13 +138,26 @@ class BatchJob {
     sequences_ = plan.batch;
     say(fmt::format("batch: up to {} requests at once, on {} positions; the longest may take {}", sequences_,
                     plan.context, needs.longest));
-    if (needs.endless > 0 && static_cast<uint64_t>(sequences_) < needs.requests && flags_.most_sequences == 0) {
-      say(
-          fmt::format("{} requests say no max_tokens: room for {} positions is kept for each of them while it runs; -n "
-                      "bounds them, and lets more run at once",
-                      needs.endless, needs.longest));
-    }
+    say_of_endless(needs);
     SPILLWAY_CHECK(plan.positions >= needs.longest);
+  }
+
+  std::string why_not_recomputed() const { return running_.why_not_recomputed(!flags_.deterministic); }
+
+  void say_of_endless(const BatchNeeds& needs) const {
+    if (needs.endless == 0) return;
+    if (!engine_->recomputes(!flags_.deterministic)) {
+      if (static_cast<uint64_t>(sequences_) >= needs.requests || flags_.most_sequences > 0) return;
+      say(fmt::format(
+          "{} requests say no max_tokens: room for {} positions is kept for each of them while it runs, for "
+          "with {} it cannot be given up and computed again; -n bounds them, and lets more run at once",
+          needs.endless, needs.longest, why_not_recomputed()));
+    } else if (engine_->plan().context < int64_t{sequences_} * needs.longest) {
+      say(fmt::format(
+          "{} requests say no max_tokens: each gets room as it grows; where there is none the newest of them "
+          "waits, and is computed again; -n bounds them",
+          needs.endless));
+    }
   }
 
   // As many at once as was asked for, or half as many until they fit; or as many as are fastest, and as there are.

@@ -75,6 +75,14 @@ std::string batch_stats_text(const BatchReport& report, const Plan& plan, const 
         "held back        the next request in {:.0f}% of the passes for want of pages, in {:.0f}% of a place (-np)\n",
         share(report.short_of_pages), share(report.short_of_places));
   }
+  if (report.put_back > 0) {
+    text += fmt::format(
+        "put back         {} times a request without max_tokens, for want of pages; {} tokens computed "
+        "again ({:.1f}% of all)\n",
+        report.put_back, report.tokens_recomputed,
+        percent(static_cast<double>(report.tokens_recomputed),
+                static_cast<double>(report.decode_rows + report.prefill_rows)));
+  }
   // Of the passes as they were: prompts share them with answers, and few answers cost nearly what many do.
   if (const double took = report.decode_s + report.prefill_s; report.expected_s > 0 && took > 0) {
     text += fmt::format("bound            {}: {:.1f} s expected for these passes, {:.0f}% of that speed reached\n",
@@ -114,6 +122,8 @@ nlohmann::json batch_json(const BatchCounts& counts, const BatchReport& report, 
   json["tokens_in"] = report.tokens_in;
   json["tokens_out"] = report.tokens_out;
   json["tokens_shared"] = report.tokens_shared;
+  json["put_back"] = report.put_back;
+  json["tokens_recomputed"] = report.tokens_recomputed;
   json["seconds"] = report.seconds;
   json["tokens_per_second"] = speed_of(report);
   json["passes"] = report.steps;

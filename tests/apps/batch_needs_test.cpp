@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "apps/batch/needs.h"
+#include "runtime/batch_schedule.h"
 
 namespace spillway {
 namespace {
@@ -28,7 +29,24 @@ TEST(BatchNeeds, CountWholePagesUpToTheLimit) {
   const BatchWishes wishes = needs.wishes(4);
   EXPECT_EQ(wishes.positions, 1000);
   EXPECT_EQ(wishes.mean_positions, 704);
+  EXPECT_EQ(wishes.roomy_positions, 704);
   EXPECT_EQ(wishes.sequences, 4);
+}
+
+// Of an answer without an end the mean has what is expected, and the longest all that it may take.
+TEST(BatchNeeds, OfEndlessOnesWhatIsExpected) {
+  BatchNeeds needs{.guesses = true};
+  needs.add(request(10, -1), 4096);
+  needs.add(request(4000, -1), 4096);
+  needs.add(request(10, 100), 4096);
+  EXPECT_EQ(needs.endless, 2u);
+  EXPECT_EQ(needs.longest, 4096);
+  EXPECT_EQ(needs.positions, 576u + 4096u + 128u);
+  EXPECT_GE(576, 10 + kExpectedAnswer);
+  const BatchWishes wishes = needs.wishes(4);
+  EXPECT_EQ(wishes.positions, 4096);
+  EXPECT_EQ(wishes.mean_positions, 1600);
+  EXPECT_EQ(wishes.roomy_positions, (2 * 4096 + 128 + 2) / 3);
 }
 
 }  // namespace

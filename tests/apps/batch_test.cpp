@@ -21,6 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST_F(Batch, AnswersAreGeneratesAndFaultsAreLines) {
   program_.write("in.jsonl",
@@ -93,6 +94,43 @@ TEST_F(Batch, WhatHoldsRequestsBackIsSaid) {
   EXPECT_GT(pages, 0) << "where the other one of two has ended";
   EXPECT_GT(places, 0) << "while two run";
   EXPECT_LT(pages + places, report["passes"]) << "nobody waits for the last one";
+}
+
+// Chats without max_tokens begin with room for what is expected, and make room for older ones as these grow.
+TEST_F(Batch, ChatsWithoutMaxTokensArePutBackAndSaid) {
+  std::string text;
+  for (int i = 0; i < 5; ++i) {
+    text += request("r" + std::to_string(i),
+                    {{"messages", {{{"role", "user"}, {"content", "spill " + std::to_string(i)}}}},
+                     {"seed", i},
+                     {"ignore_eos", true}},
+                    "/v1/chat/completions");
+  }
+  program_.write("in.jsonl", text);
+  const auto answer = [&](std::vector<std::string> words, const char* name) {
+    words.insert(words.end(), {"--template", "chatml", "-c", "1536", "--json", "--stats"});
+    const Result result = run(command(words, name));
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result;
+  };
+  // Of 4 requests 36 pages are expected, and 96 the most: here are about 50.
+  const Result tight = answer({"--np", "4", "--kv-device-mem", "2600000"}, "tight");
+  const json report = json::parse(tight.out);
+  EXPECT_GT(report["put_back"], 0);
+  EXPECT_GT(report["tokens_recomputed"], 0);
+  EXPECT_EQ(report["most_sequences"], 4);
+  EXPECT_THAT(tight.err, HasSubstr("5 requests say no max_tokens: each gets room as it grows"));
+  EXPECT_THAT(tight.err, HasSubstr("put back         " + report["put_back"].dump() + " times"));
+  const Result ample = answer({"--np", "4"}, "ample");
+  EXPECT_EQ(json::parse(ample.out)["put_back"], 0) << "memory to spare is room";
+  EXPECT_THAT(ample.err, Not(HasSubstr("max_tokens")));
+  EXPECT_THAT(ample.err, Not(HasSubstr("put back")));
+  EXPECT_EQ(answers(out("tight")), answers(out("ample")));
+  const Result packed = answer({"--kv-type", "kivi4", "--kv-edge-layers", "0", "--kv-device-mem", "1500000"}, "packed");
+  EXPECT_EQ(json::parse(packed.out)["put_back"], 0);
+  EXPECT_THAT(packed.err,
+              HasSubstr("room for 1536 positions is kept for each of them while it runs, for with --kv-type "
+                        "kivi4 it cannot be given up"));
 }
 
 TEST_F(Batch, LinesHaveOpenAisForm) {

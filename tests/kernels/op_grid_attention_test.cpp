@@ -339,8 +339,10 @@ std::vector<float> decode(OpBench& bench, Kv& kv, const AttendShape& shape, Benc
   const auto count = static_cast<int>(spans.size());
   BenchMatrix states(bench.device(), DType::f32, count, states_width(shape));
   BenchMatrix out(bench.device(), DType::f32, 1, query_width(shape));
+  const int first = shape.window > 0 ? std::max(0, tokens - shape.window) : 0;
   for (int i = count - 1; i >= 0; i--) {  // as they arrive
-    const SpanTask task{spans[i], tokens - 1, i};
+    const int hidden = std::clamp(first - spans[i].first_position, 0, spans[i].tokens);
+    const SpanTask task{spans[i], tokens - 1, i, hidden};
     bench.ops().attend(bench.stream(), q.there(), shape, {&task, 1}, states.there());
   }
   const MergeTask merge{0, 0, count};
@@ -377,18 +379,21 @@ TEST_P(OpGridAttention, DecodeTakesTheStepsOfPrefill) {
   if (!GetParam().decodes_as_prefill) GTEST_SKIP() << GetParam().name << " has kernels of its own for decoding";
   constexpr int kTokens = 1100;
   for (const Shape& s : {Shape{3, 2, 64}, Shape{8, 1, 40}, Shape{3, 1, 64, DType::f32}, Shape{2, 1, 40, DType::f32}}) {
-    const AttendShape shape = attend_shape(s);
+    AttendShape shape = attend_shape(s);
     OpBench bench(GetParam(), model_shape(s));
     Kv kv(bench, shape.format, kTokens);
     BenchMatrix q(bench.device(), DType::f32, kTokens, query_width(shape));
     q.fill(6);
     q.upload(bench.stream());
-    const std::vector<float> whole = prefill(bench, kv, shape, q, kTokens, kTokens);
-    for (int tokens : {1, 16, 64, 65, 511, 512, 513, 1024, 1100}) {
-      const std::vector<float> last = decode(bench, kv, shape, q, tokens);
-      ASSERT_EQ(std::memcmp(last.data(), whole.data() + (tokens - 1) * query_width(shape), last.size() * sizeof(float)),
-                0)
-          << tokens << " tokens";
+    for (const int window : {0, 1, 70, 600}) {
+      shape.window = window;
+      const std::vector<float> whole = prefill(bench, kv, shape, q, kTokens, kTokens);
+      for (int tokens : {1, 16, 64, 65, 511, 512, 513, 1024, 1100}) {
+        const std::vector<float> last = decode(bench, kv, shape, q, tokens);
+        ASSERT_EQ(
+            std::memcmp(last.data(), whole.data() + (tokens - 1) * query_width(shape), last.size() * sizeof(float)), 0)
+            << tokens << " tokens, window " << window;
+      }
     }
   }
 }

@@ -97,6 +97,37 @@ TEST_F(BatchPlanTest, NoMoreThanFit) {
   EXPECT_FALSE(plan_batch(budget(1 << 16), wishes, make(kMeasured)));
 }
 
+// What requests may take beyond what is expected of them has the memory that nothing else wants.
+TEST_F(BatchPlanTest, RoomToSpareIsGivenToTheContext) {
+  BatchWishes wishes{.positions = 1024, .mean_positions = 200, .sequences = 8};
+  const auto mean = plan_batch(budget(1 << 30), wishes, make(kMeasured));
+  wishes.roomy_positions = 1024;
+  const auto roomy = plan_batch(budget(1 << 30), wishes, make(kMeasured));
+  ASSERT_TRUE(mean && roomy);
+  EXPECT_EQ(mean->plan.context, 8 * 256);
+  EXPECT_EQ(roomy->plan.context, 8 * 1024);
+  EXPECT_EQ(roomy->options.context, roomy->plan.context);
+  int between = 0, streaming = 0;
+  for (uint64_t bytes = 8 << 20; bytes < 72 << 20; bytes += 4 << 20) {
+    SCOPED_TRACE(bytes);
+    wishes.roomy_positions = 0;
+    const auto tight = plan_batch(budget(bytes), wishes, make(kMeasured));
+    wishes.roomy_positions = 1024;
+    const auto spare = plan_batch(budget(bytes), wishes, make(kMeasured));
+    ASSERT_EQ(tight.has_value(), spare.has_value());
+    if (!tight) continue;
+    EXPECT_EQ(spare->plan.streams_weights(), tight->plan.streams_weights()) << "the room costs no speed";
+    EXPECT_LE(spare->plan.tier(Tier::device).total(), bytes);
+    streaming += tight->plan.streams_weights() ? 1 : 0;
+    between += spare->plan.context > 8 * 256 && spare->plan.context < 8 * 1024 ? 1 : 0;
+    if (tight->plan.streams_weights()) {
+      EXPECT_EQ(spare->plan.context, tight->plan.context);
+    }
+  }
+  EXPECT_GT(between, 0);
+  EXPECT_GT(streaming, 0);
+}
+
 TEST_F(BatchPlanTest, WhatIsAskedForAndWhatIsNotKnown) {
   const auto asked = plan_batch(budget(1 << 30), {.positions = 128, .sequences = 5}, make(kMeasured));
   ASSERT_TRUE(asked);
