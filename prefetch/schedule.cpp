@@ -20,7 +20,7 @@ Fetch RingPlanner::place(uint32_t item, uint64_t bytes, int64_t step) {
     fetch.after = it->step;
     keep = it + 1;
   }
-  live_.erase(live_.begin(), keep);
+  if (keep != live_.begin()) live_.erase(live_.begin(), keep);
   live_.push_back({head_, end, step});
   head_ = end;
 

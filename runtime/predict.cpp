@@ -37,6 +37,8 @@ double steady_seconds(const Pass& pass, uint64_t ring_bytes, int lookahead) {
   RingPlanner ring(ring_bytes, lookahead);
   std::vector<Fetch> fetches;
   std::vector<double> fetch_s, step_s, latency_s;
+  fetches.reserve(2 * pass.stops.size());
+  for (std::vector<double>* seconds : {&fetch_s, &step_s, &latency_s}) seconds->reserve(2 * pass.stops.size());
   for (int round = 0; round < 2; ++round) {
     ring.rewind();
     for (const Pass::Stop& stop : pass.stops) {

@@ -11,6 +11,9 @@ Simulation simulate(std::span<const Fetch> fetches, std::span<const double> fetc
   SPILLWAY_CHECK(fetches.size() == step_seconds.size() && fetches.size() == fetch_seconds.size());
   SPILLWAY_CHECK(latency_seconds.empty() || latency_seconds.size() == fetches.size());
   Simulation sim;
+  sim.fetches.reserve(fetches.size());
+  sim.step_begin.reserve(fetches.size());
+  sim.step_end.reserve(fetches.size());
   double link_free = 0, compute_free = 0;
   for (size_t i = 0; i < fetches.size(); ++i) {
     const Fetch& fetch = fetches[i];
