@@ -49,15 +49,22 @@ Handover Pass::run(const PassInput& input, const Handover& from, const OnLogits&
   if (from.free != nullptr) take_over(from);
   blocks(input);
   for (const Placed& one : parts_) p_.kv.advance(one.part.sequence, one.rows());
-  if (const NextPass& next = input.next; !next.sequences.empty()) {
-    const bool alone = next.sequences.size() == 1;
-    p_.kv_feed.begin_pass(next.sequences, alone || !next.decodes
-                                              ? reading(next.decodes, p_.kv.tokens(next.sequences[0]) + 1)
-                                              : KvReading{});
-  }
+  expect(input.next);
   if (!p_.spec.has_head()) return {x_, p_.compute.record(), &x_free_};
   head(input, on_logits);
   return {};
+}
+
+// Steps of which only some will choose share no pass, so of which of them the next one is, is not known.
+void Pass::expect(const NextPass& next) {
+  if (next.sequences.empty()) return;
+  const auto chooses = [&](SequenceId sequence) {
+    return next.decodes && p_.rehearsal != nullptr && p_.rehearsal->chooses(p_.kv.tokens(sequence) + 1);
+  };
+  const SequenceId first = next.sequences.front();
+  const bool alike = std::all_of(next.sequences.begin(), next.sequences.end(),
+                                 [&](SequenceId sequence) { return chooses(sequence) == chooses(first); });
+  if (alike) p_.kv_feed.begin_pass(next.sequences, reading(next.decodes, p_.kv.tokens(first) + 1));
 }
 
 void Pass::place_parts(const PassInput& input) {

@@ -145,6 +145,7 @@ class Pass {
   KvGrowth grow(int layer);
   View angles(int layer, int rows) const;
   void find_choosers();
+  void expect(const NextPass& next);
   KvReading reading(bool decode, int tokens) const;
   int attend_part(int layer, const Placed& one, const AttendShape& shape, int first_state);
   void attend_chosen(int layer, const AttendShape& shape);

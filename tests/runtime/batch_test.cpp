@@ -88,6 +88,19 @@ TEST_F(BatchTest, EachChoosesAmongItsOwnKv) {
   expect_counts({kPlaced[1], "jobs that share beginnings"});
 }
 
+TEST_F(BatchTest, EachKeepsItsOwnKv) {
+  World world = long_world();
+  world.tiny.name = "batch_kept";
+  world.tiny.layers = 4;
+  world.tiny.type = DType::q8_0;
+  for (const KvRetention keep : {KvRetention::heavy, KvRetention::window}) {
+    world.options.selection = {.keep = keep, .tokens = 72, .whole_layers = 1};
+    check(world, [] { return make_cpu_device({.threads = 2}); });
+    if (HasFatalFailure()) return;
+  }
+  expect_counts({"jobs of more than one row a step"});
+}
+
 TEST_F(BatchTest, ExpertsAnswerAsAlone) {
   World world;
   world.tiny.name = "batch_experts";

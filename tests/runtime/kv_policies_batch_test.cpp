@@ -81,7 +81,11 @@ class ChoosingTogether : public KvPolicies {
                            .decode = true,
                            .logit_rows = 1});
         }
-        on.step({.parts = parts}, [&](std::span<const Engine::PartRow> some) {
+        const bool again = most >= sequences() && step + 1 < steps_;
+        const NextPass next{.logit_rows = again ? sequences() : NextPass::kNone,
+                            .decodes = true,
+                            .sequences = std::span(ids).first(again ? ids.size() : 0)};
+        on.step({.parts = parts, .next = next}, [&](std::span<const Engine::PartRow> some) {
           for (const auto& row : some) {
             auto& to = rows[static_cast<size_t>(first) + row.part];
             to.insert(to.end(), row.logits.begin(), row.logits.end());
