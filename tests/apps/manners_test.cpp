@@ -249,6 +249,7 @@ TEST_F(Manners, RefusalsNameWhatWasGiven) {
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
   };
   refused({"generate", "-p", "x", "--stop", ""}, "--stop: an empty text");
+  refused({"plan", "--parallel", "2"}, "--parallel: -c says");
   refused({"generate", "-p", "x", "--stop", "a", "--stop", ""}, "--stop: an empty text");
   refused({"generate", "-p", "x", "--stop", "a", "b"}, "not expected: b");
   refused({"generate", "-p", "x", "--stop=", "a"}, "--stop: no value after the =");

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -31,7 +32,7 @@ uint64_t bytes_read() {
 class SimulatedBlockTest : public ::testing::Test {
  protected:
   SimulatedBlockTest()
-      : path_(std::filesystem::path(::testing::TempDir()) / "simulated_block.gguf"),
+      : path_(std::filesystem::path(::testing::TempDir()) / ("simulated_block_" + std::to_string(getpid()) + ".gguf")),
         checkpoint_(open_model(write_model_outline(shape(), path_))),
         spec_(read_model_spec(checkpoint_)) {}
   ~SimulatedBlockTest() override { std::filesystem::remove(path_); }
