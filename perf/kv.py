@@ -111,7 +111,7 @@ def device_items(plan):
 
 
 def within_cap(bench, flags, budget, cap, place):
-    """The plan, its budgets and whether the cap was too little for it: then its nearest fit is what the device holds of the KV."""
+    """The plan, its budgets and whether the cap was too little for it: then its nearest fit and a little more is what it gets."""
     def planned(kv_bytes, over):
         budgets = ["--device-mem", budget + max(0, kv_bytes - cap), "--kv-device-mem", kv_bytes, *place]
         return bench.plan([*flags, *budgets]), budgets, over

@@ -11,7 +11,7 @@ namespace {
 
 // Of one read: below any piece of staging. What lies between two needed blocks of the drive is read with them where
 // that costs no more than a read of its own: a drive of 2.9 GB/s took 5 to 10 us for each, beside its bytes
-// (perf/README.md), one of 0.5 GB/s behind a limit of reads a second takes 60.
+// (perf/README.md).
 constexpr uint64_t kMostStretch = 64 << 10;
 constexpr uint64_t kGap = 16 << 10;
 

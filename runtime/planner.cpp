@@ -321,7 +321,8 @@ std::optional<Plan> best_ample_plan(const PlanInput& input) {
     std::optional<Plan> other = with(smaller);
     if (!best) {
       best = std::move(other);
-      if (best) best->reasons.push_back(fmt::format("{}, for {:g} do not fit", hot_set_text(*best, smaller), wish));
+      if (best)
+        best->reasons.push_back(fmt::format("{}, for {:g} times does not fit", hot_set_text(*best, smaller), wish));
     } else if (const double before = best->expected.decode_tps; improve(*best, std::move(other), kWorthIt)) {
       best->reasons.push_back(fmt::format("{}, which leaves more to other KV: {:.2f} tokens/s in place of {:.2f}",
                                           hot_set_text(*best, smaller), best->expected.decode_tps, before));
